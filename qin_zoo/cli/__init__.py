@@ -1,0 +1,1 @@
+"""The `qin-zoo` command: one module per command."""

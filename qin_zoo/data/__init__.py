@@ -1,0 +1,1 @@
+"""The data path: files to columns, columns to batches."""

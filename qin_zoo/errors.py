@@ -1,0 +1,37 @@
+"""What goes wrong at the border, said once and clearly.
+
+Every error a user can cause is a :class:`QinZooError`: what was expected, what came, where, how to mend it.
+The command line prints its message and exits with a status other than 0; anything else is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QinZooError(Exception):
+    """A mistake in the input; its message is meant for the person who made it."""
+
+
+class ConfigError(QinZooError):
+    """A configuration file, key or value that cannot be used."""
+
+
+class DataError(QinZooError):
+    """A data file that does not keep to its layout."""
+
+
+class CheckpointError(QinZooError):
+    """A checkpoint that cannot be loaded into this model."""
+
+
+class ModelError(QinZooError):
+    """A model that is unknown, doubly defined, or given inputs it cannot take."""
+
+
+def suggest(name: object, known: Iterable[object]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest of ``known``, or ``""`` when none is near."""
+    names = {str(k).lower(): str(k) for k in known}
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
+    return f" Did you mean '{names[near[0]]}'?" if near else ""

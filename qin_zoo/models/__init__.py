@@ -1,0 +1,1 @@
+"""What every model shares: the FuxiCTR base class and the one value it hands to a model."""

@@ -1,0 +1,1 @@
+"""From a configuration to a trained model and everything that is kept of it."""
