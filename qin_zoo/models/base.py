@@ -1,0 +1,268 @@
+"""The base class of the zoo's models: everything that is not the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.files import replace_file
+from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
+from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.models.inputs import Embedder, ModelInput, make_inputs, row_columns
+
+
+class _FinishedAfterInit(type):
+    """Calls ``finish()`` once the outermost constructor is done, so that no model has to remember to."""
+
+    def __call__(cls, *args, **kwargs):
+        model = super().__call__(*args, **kwargs)
+        model.finish()
+        return model
+
+
+class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
+    """A FuxiCTR ``BaseModel`` whose subclasses only say how interest is drawn and how features interact.
+
+    A subclass builds its layers from ``self.item_dim`` (D) and ``self.context_dim`` (C) and implements
+    :meth:`logits`. Embedding, devices, labels, loss, accumulation, checkpoints and evaluation are here. One
+    model runs on both kinds of input: an item table (features with ``source: item``), and FuxiCTR's named
+    fields (``target_field`` and ``sequence_field``); which one is a matter of the dataset.
+
+    Args:
+        feature_map: FuxiCTR's feature map of the dataset.
+        model_id: name of checkpoint and log, usually the experiment id.
+        gpu: index of the GPU, -1 for the CPU.
+        task: ``binary_classification`` or ``regression``.
+        learning_rate: of the optimiser.
+        optimizer: name of a ``torch.optim`` class; ``adam`` for ``Adam``.
+        loss: FuxiCTR's name of a loss on probabilities.
+        metrics: metrics of every evaluation.
+        embedding_dim: size of the embedding of features that do not give their own.
+        embedding_initializer: FuxiCTR's initialiser string for embedding tables.
+        embedding_regularizer: L2 weight, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``, on embeddings.
+        net_regularizer: the same on all other weights.
+        accumulation_steps: batches whose gradients make one optimiser step.
+        factor: what the learning rate is multiplied by when the monitor does not improve.
+        min_lr: floor of the learning rate.
+        target_field: FuxiCTR fields only: feature, or list of features, of the target item.
+        sequence_field: FuxiCTR fields only: the history's feature or features, in the same order.
+        model_root: folder of checkpoints.
+        verbose: 0 for no progress bars.
+        **kwargs: FuxiCTR's further parameters (``monitor``, ``early_stop_patience``, …).
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "ZooModel",
+        gpu: int = -1,
+        task: str = "binary_classification",
+        learning_rate: float = 1e-3,
+        optimizer: str = "adam",
+        loss: str = "binary_crossentropy",
+        metrics: Iterable[str] = ("AUC", "logloss"),
+        embedding_dim: int = 10,
+        embedding_initializer: str = "partial(nn.init.normal_, std=1e-4)",
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        accumulation_steps: int = 1,
+        factor: float = 0.1,
+        min_lr: float = 1e-6,
+        target_field: str | list | tuple | None = None,
+        sequence_field: str | list | tuple | None = None,
+        model_root: str = "./checkpoints/",
+        verbose: int = 1,
+        **kwargs,
+    ):
+        if gpu >= 0 and gpu >= torch.cuda.device_count():
+            raise QinZooError(
+                f"GPU {gpu} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s) on "
+                "this machine. Use --gpu -1 for the CPU, or install a CUDA build of torch."
+            )
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            task=task,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            metrics=list(metrics),
+            model_root=model_root,
+            verbose=verbose,
+            **kwargs,
+        )
+        self._optimizer_args = (optimizer, loss, learning_rate)
+        self._accumulation_steps = accumulation_steps
+        self._factor = factor
+        self._min_lr = min_lr
+        self.embedding_dim = embedding_dim
+        self.embedding_layer = FeatureEmbedding(
+            feature_map, embedding_dim, embedding_initializer=embedding_initializer
+        )
+        embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
+        self._inputs = make_inputs(embedder, target_field, sequence_field)
+        self.item_dim = self._inputs.item_dim
+        self.context_dim = self._inputs.context_dim
+
+    def logits(self, x: ModelInput) -> Tensor:
+        """The model itself: (B,) or (B, 1) logits from context, target, history and mask."""
+        raise NotImplementedError(f"{type(self).__name__} must implement logits(x).")
+
+    def finish(self) -> None:
+        """FuxiCTR's last three lines of every constructor: optimiser and loss, initialisation, device."""
+        optimizer, loss, learning_rate = self._optimizer_args
+        self.compile(optimizer, loss, learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    # ---- one batch
+
+    def forward(self, inputs) -> dict[str, Tensor]:
+        """Predictions of a batch.
+
+        Args:
+            inputs: the public triple ``(batch_dict, item_dict, mask)`` or an ``ItemBatch`` for a dataset
+                with an item table; FuxiCTR's row dictionary for one with named fields.
+
+        Returns:
+            ``{"y_pred": (B, 1)}``, probabilities for ``task: binary_classification``.
+        """
+        logits = self.logits(self._inputs(inputs))
+        return {"y_pred": self.output_activation(logits.view(-1, 1))}
+
+    def get_labels(self, inputs) -> Tensor:
+        """Labels of a batch of any kind, (B, 1) float32 on the model's device."""
+        y = row_columns(inputs)[self.feature_map.labels[0]]
+        return y.to(self.device, non_blocking=True).float().view(-1, 1)
+
+    def get_group_id(self, inputs) -> Tensor:
+        """Group ids of a batch of any kind, (B,)."""
+        return row_columns(inputs)[self.feature_map.group_id]
+
+    def train_step(self, batch_data) -> Tensor:
+        """One step of training: loss with regularisation, backward, and every ``accumulation_steps`` an update.
+
+        Returns:
+            the batch's loss, a detached scalar on the device.
+        """
+        loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
+        (loss / self._accumulation_steps).backward()
+        step = self._batch_index + 1
+        if step % self._accumulation_steps == 0 or step == self._steps_per_epoch:
+            nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return loss.detach()
+
+    def lr_decay(self, factor: float | None = None, min_lr: float | None = None) -> float:
+        """Multiplies the learning rate by ``factor``, not below ``min_lr``; both default to the model's own."""
+        return super().lr_decay(
+            self._factor if factor is None else factor, self._min_lr if min_lr is None else min_lr
+        )
+
+    # ---- a whole split
+
+    @torch.no_grad()
+    def _score(self, data_generator, labels: bool):
+        """Predictions, and where wanted labels and group ids, of a split as float64 and integer arrays."""
+        self.eval()
+        y_pred, y_true, group_id = [], [], []
+        wants_groups = labels and self.feature_map.group_id is not None
+        # None: a bar on a terminal only
+        bar = tqdm(data_generator, desc="scoring", leave=False, disable=None if self._verbose else True)
+        for batch in bar:
+            y_pred.append(self.forward(batch)["y_pred"].view(-1).float())
+            if labels:
+                y_true.append(self.get_labels(batch).view(-1))
+            if wants_groups:
+                group_id.append(self.get_group_id(batch).view(-1))
+        predictions = _to_numpy(y_pred).astype(np.float64)
+        if not labels:
+            return predictions, None, None
+        return predictions, _to_numpy(y_true).astype(np.float64), _to_numpy(group_id) if group_id else None
+
+    def evaluate(self, data_generator, metrics: list[str] | None = None) -> dict[str, float]:
+        """Metrics of a labelled split; ``metrics`` defaults to the model's own."""
+        y_pred, y_true, group_id = self._score(data_generator, labels=True)
+        logs = self.evaluate_metrics(y_true, y_pred, metrics or self.validation_metrics, group_id)
+        logging.info("[Metrics] " + " - ".join(f"{k}: {v:.6f}" for k, v in logs.items()))
+        return logs
+
+    def evaluate_metrics(self, y_true, y_pred, metrics, group_id=None) -> dict[str, float]:
+        """FuxiCTR's metrics, grouped ones for all groups at once; see :mod:`qin_zoo.metrics`."""
+        return evaluate_metrics(y_true, y_pred, metrics, group_id)
+
+    def predict(self, data_generator) -> np.ndarray:
+        """Predictions of a split, (N,) float64; it needs no labels."""
+        return self._score(data_generator, labels=False)[0]
+
+    # ---- checkpoints
+
+    def save_weights(self, checkpoint: str) -> None:
+        """Writes the ``state_dict`` as FuxiCTR does, but never leaves a half-written file behind."""
+        with replace_file(Path(checkpoint)) as temporary:
+            torch.save(self.state_dict(), temporary)
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Loads a ``state_dict`` written by :meth:`save_weights`, by FuxiCTR or by the published code.
+
+        Raises:
+            CheckpointError: the file is missing, is no checkpoint, or belongs to another model or configuration.
+        """
+        self.to(self.device)
+        self.load_state_dict(_read_state(checkpoint, self.state_dict()))
+
+    def count_parameters(self, count_embedding: bool = True) -> int:
+        """Number of trainable parameters, logged as FuxiCTR does and returned."""
+        total = sum(
+            p.numel()
+            for name, p in self.named_parameters()
+            if p.requires_grad and (count_embedding or "embedding" not in name)
+        )
+        logging.info(f"Total number of parameters: {total}.")
+        return total
+
+
+def _to_numpy(parts: list[Tensor]) -> np.ndarray:
+    return torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+
+
+def _read_state(checkpoint: str, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in a checkpoint file, checked against the names and shapes a model expects."""
+    if not os.path.isfile(checkpoint):
+        raise CheckpointError(f"No checkpoint at {checkpoint}. Train the experiment first, or name another file.")
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged or foreign files
+        raise CheckpointError(
+            f"{checkpoint} cannot be read as a checkpoint (a state_dict written by torch.save): it is damaged, cut "
+            f"short, or holds objects other than tensors. {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{checkpoint} holds no state_dict (names to tensors) but {type(state).__name__}.")
+    missing = [k for k in expected if k not in state]
+    extra = [k for k in state if k not in expected]
+    shapes = [
+        f"{k}: checkpoint {tuple(state[k].shape)}, model {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    problems = [
+        f"{len(found)} {what} (first: {found[0]})"
+        for what, found in (("weights missing", missing), ("unknown weights", extra), ("other shapes", shapes))
+        if found
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint} is of another model or configuration: {'; '.join(problems)}. Use the checkpoint of this "
+            "experiment, or the configuration it was trained with."
+        )
+    return state

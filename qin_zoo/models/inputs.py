@@ -1,0 +1,212 @@
+"""From a batch, of whichever kind, to the one value a model receives.
+
+A dataset comes as an item table with histories of item ids, or as FuxiCTR's named fields. Each kind is a
+small class here that knows which features make the context and which make an item; models do not see the
+difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qin_zoo.batch import ItemBatch
+from qin_zoo.errors import ModelError, suggest
+from qin_zoo.fuxi import FeatureEmbedding, FeatureMap, MaskedAveragePooling
+from qin_zoo.layers import History, ItemRows
+
+_mean_pooling = MaskedAveragePooling()
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """What a model sees of a batch.
+
+    Attributes:
+        context: (B, C) row features, embedded and concatenated; C may be 0.
+        target: (B, D) representation of the target item.
+        history: (B, L, D), or :class:`~qin_zoo.layers.ItemRows`: what the user acted on, oldest first.
+        mask: (B, L) bool, true where the history has an item.
+    """
+
+    context: Tensor
+    target: Tensor
+    history: History
+    mask: Tensor
+
+
+class Embedder:
+    """Embeds named features through FuxiCTR's ``FeatureEmbedding`` and concatenates them.
+
+    Args:
+        feature_map: FuxiCTR's feature map.
+        layer: the embedding layer, owned by the model.
+        embedding_dim: size for the features that do not give their own.
+        device: where inputs go.
+    """
+
+    def __init__(self, feature_map: FeatureMap, layer: FeatureEmbedding, embedding_dim: int, device):
+        self.feature_map = feature_map
+        self.layer = layer.embedding_layer  # FuxiCTR's FeatureEmbeddingDict
+        self.embedding_dim = embedding_dim
+        self.device = device
+
+    def dim(self, names: Iterable[str]) -> int:
+        """Size of the concatenated embeddings of ``names``."""
+        total = 0
+        for name in names:
+            spec = self.feature_map.features[name]
+            owner = self.feature_map.features.get(spec.get("share_embedding"), spec)
+            total += spec.get("emb_output_dim") or owner.get("embedding_dim", self.embedding_dim)
+        return total
+
+    def _fetch(self, names: list[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise ModelError(
+                f"The batch has no feature '{missing[0]}'; it has {sorted(values)}. The feature map of dataset "
+                f"'{self.feature_map.dataset_id}' asks for it: load it, or leave it out of feature_cols."
+            )
+        return {name: values[name].to(self.device, non_blocking=True) for name in names}
+
+    def embed(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
+        """Features (N, …) to their embeddings (N, dim), lists pooled (by their mean where nothing is said)."""
+        inputs = self._fetch(names, values)
+        embedded = self.layer(inputs)
+        parts = [_mean_pooling(e) if e.dim() == 3 else e for e in (embedded[name] for name in names)]
+        if parts:
+            return torch.cat(parts, dim=-1)
+        rows = next(iter(values.values())).shape[0]
+        return torch.zeros(rows, 0, device=self.device)
+
+    def embed_positions(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
+        """Sequences of ids (B, L) each to one embedding per position (B, L, dim); nothing is pooled."""
+        inputs = self._fetch(names, values)
+        return torch.cat([self.layer.embedding_layers[name](inputs[name].long()) for name in names], dim=-1)
+
+
+class ItemTableInputs:
+    """Features with ``source: item`` describe items; histories and targets are rows of the item table.
+
+    Reads the public triple ``(batch_dict, item_dict, mask)`` and :class:`~qin_zoo.batch.ItemBatch`; of the
+    latter every distinct item is represented only once.
+    """
+
+    def __init__(self, embedder: Embedder):
+        self.embedder = embedder
+        features = embedder.feature_map.features
+        self.item_features = [n for n, s in features.items() if s.get("source") == "item" and s["type"] != "meta"]
+        self.context_features = [n for n, s in features.items() if s.get("source") != "item" and s["type"] != "meta"]
+        self.item_dim = embedder.dim(self.item_features)
+        self.context_dim = embedder.dim(self.context_features)
+
+    def __call__(self, batch) -> ModelInput:
+        if isinstance(batch, ItemBatch):
+            return self._from_table(batch)
+        if isinstance(batch, (tuple, list)) and len(batch) == 3:
+            return self._from_triple(*batch)
+        raise ModelError(
+            "This model was built for an item table (features with source: item) and expects ItemBatch or the triple "
+            f"(batch_dict, item_dict, mask); it got {type(batch).__name__}. For FuxiCTR's named fields set "
+            "target_field and sequence_field."
+        )
+
+    def _from_triple(self, rows: Mapping[str, Tensor], items: Mapping[str, Tensor], mask: Tensor) -> ModelInput:
+        batch, length = mask.shape
+        embedded = self.embedder.embed(self.item_features, items).view(batch, length + 1, self.item_dim)
+        return ModelInput(
+            context=self.embedder.embed(self.context_features, rows),
+            target=embedded[:, -1],
+            history=embedded[:, :-1],
+            mask=mask.to(self.embedder.device).bool(),
+        )
+
+    def _from_table(self, batch: ItemBatch) -> ModelInput:
+        distinct, index = torch.unique(batch.item_ids, return_inverse=True)  # (U,), (B, L + 1)
+        table = self.embedder.embed(self.item_features, {n: t[distinct] for n, t in batch.items.items()})  # (U, D)
+        index = index.to(self.embedder.device, non_blocking=True)
+        return ModelInput(
+            context=self.embedder.embed(self.context_features, batch.rows),
+            target=table[index[:, -1]],
+            history=ItemRows(table, index[:, :-1]),
+            mask=batch.mask.to(self.embedder.device, non_blocking=True),
+        )
+
+
+class FieldInputs:
+    """FuxiCTR's classic layout: one row dictionary in which named fields hold the target and the history.
+
+    Args:
+        embedder: embeds the fields.
+        target_field: field of the target item, or a tuple of fields that together describe it.
+        sequence_field: the history's field or fields, in the same order.
+    """
+
+    def __init__(self, embedder: Embedder, target_field, sequence_field):
+        self.embedder = embedder
+        features = embedder.feature_map.features
+        self.target_features = _flatten(target_field)
+        self.sequence_features = _flatten(sequence_field)
+        for key, names in (("target_field", self.target_features), ("sequence_field", self.sequence_features)):
+            unknown = [n for n in names if n not in features]
+            if unknown or not names:
+                name = unknown[0] if unknown else ""
+                raise ModelError(
+                    f"{key} names '{name}', which is no feature of dataset '{embedder.feature_map.dataset_id}'."
+                    f"{suggest(name, features)} Features: {', '.join(features)}."
+                )
+        used = {*self.target_features, *self.sequence_features}
+        self.context_features = [n for n, s in features.items() if s["type"] != "meta" and n not in used]
+        self.item_dim = embedder.dim(self.target_features)
+        self.context_dim = embedder.dim(self.context_features)
+        history_dim = embedder.dim(self.sequence_features)
+        if history_dim != self.item_dim:
+            raise ModelError(
+                f"target_field {self.target_features} has {self.item_dim} dimensions, but sequence_field "
+                f"{self.sequence_features} has {history_dim}: give each sequence the embedding of its target "
+                "(share_embedding), in the same order."
+            )
+
+    def __call__(self, batch) -> ModelInput:
+        if not isinstance(batch, Mapping):
+            raise ModelError(
+                f"This model was built for named fields (target_field {self.target_features}) and expects one "
+                f"dictionary per batch; it got {type(batch).__name__}."
+            )
+        first = self.sequence_features[0]
+        padding = self.embedder.feature_map.features[first].get("padding_idx") or 0
+        return ModelInput(
+            context=self.embedder.embed(self.context_features, batch),
+            target=self.embedder.embed(self.target_features, batch),
+            history=self.embedder.embed_positions(self.sequence_features, batch),
+            mask=batch[first].to(self.embedder.device).long() != padding,
+        )
+
+
+def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> ItemTableInputs | FieldInputs:
+    """The kind of input a dataset has: named fields where they are named, else an item table."""
+    if target_field or sequence_field:
+        return FieldInputs(embedder, target_field or [], sequence_field or [])
+    inputs = ItemTableInputs(embedder)
+    if not inputs.item_features:
+        raise ModelError(
+            f"Dataset '{embedder.feature_map.dataset_id}' has neither features with source: item (item table) nor "
+            "target_field and sequence_field (FuxiCTR's named fields): the model cannot tell target and history."
+        )
+    return inputs
+
+
+def row_columns(batch) -> Mapping[str, Tensor]:
+    """The row dictionary of any kind of batch; it holds labels and group ids."""
+    if isinstance(batch, ItemBatch):
+        return batch.rows
+    return batch if isinstance(batch, Mapping) else batch[0]
+
+
+def _flatten(names) -> list[str]:
+    if isinstance(names, str):
+        return [names]
+    return [flat for name in names for flat in _flatten(name)]

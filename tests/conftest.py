@@ -1,0 +1,92 @@
+"""Fixtures shared by all tests: feature maps and batches of both kinds of input, and where real data lies."""
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+
+from qin_zoo.batch import ItemBatch
+from qin_zoo.fuxi import FeatureMap
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def make_feature_map(features: dict, dataset_id: str = "test", labels=("label",), group_id=None) -> FeatureMap:
+    feature_map = FeatureMap(dataset_id, ".")
+    feature_map.features = OrderedDict(features)
+    feature_map.labels = list(labels)
+    feature_map.group_id = group_id
+    feature_map.num_fields = feature_map.get_num_fields()
+    feature_map.set_column_index()
+    return feature_map
+
+
+def item_table_feature_map(vocab: dict, item_emb_dim: int, group_id=None) -> FeatureMap:
+    """The challenge's features, in the order of the published checkpoints."""
+
+    def categorical(name, **spec):
+        return {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": vocab[name], **spec}
+
+    return make_feature_map(
+        {
+            "user_id": {"type": "meta"},
+            "likes_level": categorical("likes_level"),
+            "views_level": categorical("views_level"),
+            "item_id": categorical("item_id", source="item"),
+            "item_tags": categorical(
+                "item_tags",
+                type="sequence",
+                source="item",
+                max_len=5,
+                feature_encoder="layers.MaskedAveragePooling()",
+            ),
+            "item_emb_d128": {
+                "type": "embedding",
+                "source": "item",
+                "embedding_dim": item_emb_dim,
+                "pretrain_dim": item_emb_dim,
+            },
+        },
+        group_id=group_id,
+    )
+
+
+def random_item_batch(vocab: dict, item_emb_dim: int, batch: int = 16, length: int = 6, seed: int = 0) -> ItemBatch:
+    """Rows with left-padded histories; the first has none, the second a full one."""
+    g = torch.Generator().manual_seed(seed)
+    n = vocab["item_id"]
+    tags = torch.randint(0, vocab["item_tags"], (n, 5), generator=g)
+    emb = torch.randn(n, item_emb_dim, generator=g)
+    tags[0], emb[0] = 0, 0
+    lengths = torch.randint(0, length + 1, (batch,), generator=g)
+    lengths[0], lengths[1] = 0, length
+    history = torch.randint(1, n, (batch, length), generator=g)
+    history[torch.arange(length).expand(batch, -1) < (length - lengths).unsqueeze(1)] = 0
+    rows = {
+        "user_id": torch.randint(0, 5, (batch,), generator=g),
+        "likes_level": torch.randint(0, 11, (batch,), generator=g),
+        "views_level": torch.randint(0, 11, (batch,), generator=g),
+        "label": torch.randint(0, 2, (batch,), generator=g).float(),
+    }
+    target = torch.randint(1, n, (batch,), generator=g)
+    return ItemBatch(rows, history, target, {"item_id": torch.arange(n), "item_tags": tags, "item_emb_d128": emb})
+
+
+VOCAB = {"item_id": 30, "item_tags": 12, "likes_level": 11, "views_level": 11}
+
+
+@pytest.fixture
+def feature_map():
+    return item_table_feature_map(VOCAB, 8, group_id="user_id")
+
+
+@pytest.fixture
+def item_batch():
+    return random_item_batch(VOCAB, 8)
+
+
+def shared_data() -> Path:
+    """Folder of real datasets that are never committed; ``QIN_ZOO_DATA`` overrides its place."""
+    return Path(os.environ.get("QIN_ZOO_DATA", REPOSITORY.parent / "shared" / "data"))
