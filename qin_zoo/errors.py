@@ -35,3 +35,9 @@ def suggest(name: object, known: Iterable[object]) -> str:
     names = {str(k).lower(): str(k) for k in known}
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
     return f" Did you mean '{names[near[0]]}'?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind and the first line of an exception's text, for quoting it in a message of ours."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

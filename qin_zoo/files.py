@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import QinZooError, first_line
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a failed write as RuntimeError
-        cause = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        cause = error.strerror if isinstance(error, OSError) else first_line(error)
         raise QinZooError(
             f"Could not write {path}: {cause}. What was there before is unchanged; free space or choose a "
             "folder you may write to (model_root)."

@@ -11,7 +11,7 @@ m·σ(a + b + c·q) + (1 − m)·σ(a + c·q) with m = P(z ∈ S | history, z wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class Rules:
 
     Attributes:
         topics: T.
+        tag_vocabulary: number of tag ids, padding 0 included.
         interests: k, topics a user is interested in.
         stray: ε, share of history items drawn from all topics.
         exposure: ρ, share of targets drawn from the user's interests.
@@ -34,7 +35,10 @@ class Rules:
         quality_effect: c.
         click_rate: expected share of clicks.
         popularity_spread: standard deviation of the log of an item's exposure weight.
-        tag_vocabulary: number of tag ids, padding 0 included.
+        shortest_history: histories have this many items at least, except those of newcomers.
+        newcomers: share of users without a history.
+        history_alpha, history_beta: Beta distribution of a history's length between the shortest and the
+            longest; about 40 items of 100 on average.
         tag_slots: tags an item can have.
         tag_fidelity: probability that a tag is one of its item's topic.
         embedding_noise: standard deviation per coordinate around the topic's unit vector.
@@ -51,6 +55,10 @@ class Rules:
     quality_effect: float = 1.5
     click_rate: float = 0.25
     popularity_spread: float = 1.0
+    shortest_history: int = 5
+    newcomers: float = 0.01
+    history_alpha: float = 1.25
+    history_beta: float = 2.0
     tag_slots: int = 5
     tag_fidelity: float = 0.8
     embedding_noise: float = 0.2
@@ -178,7 +186,7 @@ def membership(counts: IntArray | None, target: IntArray, rules: Rules) -> Float
     """
     n = target.size
     if counts is None:
-        odds = np.full(n, np.log(rules.interests) - np.log(rules.topics - rules.interests))
+        log_odds = np.full(n, np.log(rules.interests) - np.log(rules.topics - rules.interests))
     else:
         log_w = counts * np.log(rules.history_ratio)
         at = np.arange(n)
@@ -189,8 +197,8 @@ def membership(counts: IntArray | None, target: IntArray, rules: Rules) -> Float
         for t in range(rules.topics):
             for j in range(rules.interests, 0, -1):
                 log_e[j] = np.logaddexp(log_e[j], log_w[:, t] + log_e[j - 1])
-        odds = log_wz + log_e[-2] - log_e[-1]
-    return sigmoid(odds + np.log(rules.shown_given_member) - np.log(rules.shown_given_stranger))
+        log_odds = log_wz + log_e[-2] - log_e[-1]
+    return sigmoid(log_odds + np.log(rules.shown_given_member) - np.log(rules.shown_given_stranger))
 
 
 def draw_interests(users: int, rules: Rules, rng: np.random.Generator) -> IntArray:
@@ -226,7 +234,7 @@ def _solve_intercept(rules: Rules, quality: FloatArray, shown: FloatArray) -> Ru
         base = middle + rules.quality_effect * quality
         rate = shown @ (member * sigmoid(base + rules.match_effect) + (1 - member) * sigmoid(base))
         low, high = (middle, high) if rate < rules.click_rate else (low, middle)
-    return Rules(**{**vars(rules), "intercept": low})
+    return replace(rules, intercept=low)
 
 
 def _draw_tags(topic: IntArray, rules: Rules, rng: np.random.Generator) -> IntArray:
@@ -234,7 +242,8 @@ def _draw_tags(topic: IntArray, rules: Rules, rng: np.random.Generator) -> IntAr
     shape = (topic.size, rules.tag_slots)
     deck = 1 + rng.permutation(rules.tag_vocabulary - 1)  # tag ids in an order in which topics own stretches
     edges = np.linspace(0, deck.size, rules.topics + 1).astype(np.int64)
-    start, size = edges[topic, None], np.diff(edges)[topic, None]
+    own_topic = np.maximum(topic, 0)[:, None]  # the padding item has none; its row is zeroed below
+    start, size = edges[own_topic], np.diff(edges)[own_topic]
     own = start + (rng.random(shape) * size).astype(np.int64)
     place = np.where(rng.random(shape) < rules.tag_fidelity, own, rng.integers(deck.size, size=shape))
     tags = deck[place]

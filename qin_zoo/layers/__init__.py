@@ -5,4 +5,4 @@ from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.history import History, ItemRows, dense
 from qin_zoo.layers.qnn import QNN
 
-__all__ = ["ASTA", "DINAttention", "History", "ItemRows", "QNN", "dense"]
+__all__ = ["ASTA", "QNN", "DINAttention", "History", "ItemRows", "dense"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.errors import CheckpointError, QinZooError, first_line
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
 from qin_zoo.metrics import evaluate_metrics
@@ -244,7 +244,7 @@ def _read_state(checkpoint: str, expected: dict[str, Tensor]) -> dict[str, Tenso
     except Exception as error:  # torch raises many kinds for damaged or foreign files
         raise CheckpointError(
             f"{checkpoint} cannot be read as a checkpoint (a state_dict written by torch.save): it is damaged, cut "
-            f"short, or holds objects other than tensors. {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"short, or holds objects other than tensors. {first_line(error)}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{checkpoint} holds no state_dict (names to tensors) but {type(state).__name__}.")

@@ -1,0 +1,44 @@
+"""``qin-zoo data``: commands that make data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Make data.", no_args_is_help=True)
+
+
+@app.callback()
+def data() -> None:
+    """Make data."""  # a callback keeps `sample` a subcommand while it is the only one
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", show_default=False)],
+    rows: Annotated[int, typer.Option(help="Training rows.")] = 60_000,
+    items: Annotated[int, typer.Option(help="Items in the catalogue.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 1,
+    force: Annotated[bool, typer.Option(help="Make it again, replacing a sample that is there.")] = False,
+) -> None:
+    """Write a sample dataset in the challenge's layout, whose best reachable AUC is known.
+
+    The files are those of MicroLens_1M_x1; beside them lie sample.json and, in truth/, the exact click
+    probability of every validation and test row. A sample of the same parameters is not made twice.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from qin_zoo.data.sample import write_sample
+
+    summary = write_sample(out, rows, items, seed, force=force)
+    table = Table(title=f"{summary.path}: {summary.items:,} items, seed {summary.seed}", title_justify="left")
+    table.add_column("split")
+    for heading in ("rows", "users", "click rate", "best reachable AUC", "AUC blind to the history"):
+        table.add_column(heading, justify="right")
+    for name, split in summary.splits.items():
+        aucs = ("" if auc is None else f"{auc:.4f}" for auc in (split.best_auc, split.blind_auc))
+        table.add_row(name, f"{split.rows:,}", f"{split.users:,}", f"{split.click_rate:.4f}", *aucs)
+    Console().print(table)

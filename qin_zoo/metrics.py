@@ -1,0 +1,252 @@
+"""FuxiCTR's metrics, the grouped ones for all groups at once.
+
+===============  =====================================================================
+``AUC``          area under the ROC curve (scikit-learn's)
+``logloss``      binary cross-entropy (scikit-learn's), also as ``binary_crossentropy``
+``gAUC``         AUC within each group, averaged with the groups' sizes as weights
+``avgAUC``       AUC within each group, averaged with equal weights
+``MRR``          mean over groups of the mean reciprocal rank of a group's clicks
+``NDCG(k=n)``    mean over groups of NDCG among the first n; ``NDCG`` is ``NDCG(k=1)``
+===============  =====================================================================
+
+Groups with clicks only, or without any, have no AUC: ``gAUC`` and ``avgAUC`` leave them out. A group without
+clicks counts as 0 in ``MRR`` and ``NDCG``, as in FuxiCTR.
+
+Equal scores never depend on the order of the rows, nor on the machine's sort: a tie counts one half in an
+AUC, and each row of a tie gets the mean reciprocal rank (or discount) of the places the tie takes, which is
+the expectation over all orders. Without ties the values are FuxiCTR's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from qin_zoo.errors import ConfigError, DataError, QinZooError, suggest
+
+_LOGLOSS = ("logloss", "binary_crossentropy")
+_NAMES = ("AUC", *_LOGLOSS, "gAUC", "avgAUC", "MRR", "NDCG")
+_GROUPED = ("gAUC", "avgAUC", "MRR", "NDCG")
+_NDCG = re.compile(r"NDCG(?:\(\s*(?:k\s*=\s*)?(\d{1,9})?\s*\))?")
+
+
+def known_metrics() -> list[str]:
+    """Names of the metrics; ``NDCG`` also takes its cutoff: ``NDCG(k=5)``."""
+    return [*_NAMES, "NDCG(k=n)"]
+
+
+def needs_groups(metric: str) -> bool:
+    """Whether a metric is computed within groups, and so needs ``group_id``."""
+    return metric.split("(")[0] in _GROUPED
+
+
+def check_metrics(metrics: Iterable[str]) -> None:
+    """Checks names before anything is trained or computed.
+
+    Args:
+        metrics: names of metrics.
+
+    Raises:
+        ConfigError: a name is unknown, or the cutoff of an ``NDCG`` is not a number of at least 1.
+    """
+    if isinstance(metrics, str):
+        raise ConfigError(f"metrics must be a list of names, got the text '{metrics}'. Write [{metrics}].")
+    for metric in metrics:
+        if isinstance(metric, str) and (metric in _NAMES or _cutoff(metric)):
+            continue
+        hint = suggest(metric, known_metrics()) if isinstance(metric, str) else ""
+        raise ConfigError(f"Unknown metric {metric!r}.{hint} Known metrics: {', '.join(known_metrics())}.")
+
+
+def evaluate_metrics(
+    y_true: Sequence[float],
+    y_pred: Sequence[float],
+    metrics: list[str],
+    group_id: Sequence[int] | None = None,
+) -> dict[str, float]:
+    """Metrics of a split's predictions.
+
+    A split with one class only (a tiny validation split, say) has no AUC: ``AUC``, ``gAUC`` and ``avgAUC`` are
+    then NaN, without an error or a warning, and ``logloss`` is computed all the same. Likewise ``gAUC`` and
+    ``avgAUC`` are NaN where no group has both classes.
+
+    Args:
+        y_true: (N,) labels, each 0 or 1.
+        y_pred: (N,) predictions; probabilities for ``logloss``, any finite scores for the others.
+        metrics: names, see :func:`known_metrics`.
+        group_id: (N,) group of every row, integers of any size or strings; needed by ``gAUC``, ``avgAUC``,
+            ``MRR`` and ``NDCG`` only. Default: None.
+
+    Returns:
+        metric -> value, in the order of ``metrics``.
+
+    Raises:
+        ConfigError: a metric is unknown, or needs groups and there is no ``group_id``.
+        DataError: no rows, unequal lengths, labels other than 0 and 1, missing group ids, or predictions
+            outside [0, 1] for ``logloss``.
+        QinZooError: predictions that are NaN or infinite.
+    """
+    check_metrics(metrics)
+    y_true, y_pred = _checked_columns(y_true, y_pred)
+    groups = None
+    values: dict[str, float] = {}
+    for metric in metrics:
+        if metric in _LOGLOSS:
+            values[metric] = _logloss(y_true, y_pred)
+        elif metric == "AUC":
+            values[metric] = _auc(y_true, y_pred)
+        else:
+            if groups is None:
+                groups = _Groups(y_true, y_pred, _checked_groups(group_id, len(y_true), metric))
+            values[metric] = groups.value(metric)
+    return values
+
+
+class _Groups:
+    """Rows sorted by group and score, as runs of equal score ("ties") within groups.
+
+    Everything is counted per tie: its first place ``start`` and the place after its last ``stop`` among its
+    group's ascending scores, from 0, and its clicks. So N rows need one sort, and the metrics are a few passes.
+
+    Args:
+        y_true: (N,) float64 labels in {0, 1}.
+        y_pred: (N,) float64 finite scores.
+        group_id: (N,) sortable ids.
+    """
+
+    def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, group_id: np.ndarray):
+        order = np.lexsort((y_pred, group_id))
+        group_id, y_pred, y_true = group_id[order], y_pred[order], y_true[order]
+        new_group = np.ones(len(order), dtype=bool)
+        np.not_equal(group_id[1:], group_id[:-1], out=new_group[1:])
+        new_tie = new_group.copy()
+        new_tie[1:] |= y_pred[1:] != y_pred[:-1]
+
+        group_start = np.flatnonzero(new_group)
+        tie_start = np.flatnonzero(new_tie)
+        self.size = np.diff(group_start, append=len(order))  # (G,) rows
+        self.clicks = np.add.reduceat(y_true, group_start)  # (G,)
+        self.group = np.cumsum(new_group)[tie_start] - 1  # (T,) group of each tie
+        self.start = tie_start - group_start[self.group]  # (T,)
+        self.stop = self.start + np.diff(tie_start, append=len(order))  # (T,)
+        self.tie_clicks = np.add.reduceat(y_true, tie_start)  # (T,)
+
+    def _sum(self, per_tie: np.ndarray) -> np.ndarray:
+        """(T,) to sums per group (G,)."""
+        return np.bincount(self.group, weights=per_tie, minlength=len(self.size))
+
+    def value(self, metric: str) -> float:
+        if metric == "gAUC":
+            return self._mean_auc(weighted=True)
+        if metric == "avgAUC":
+            return self._mean_auc(weighted=False)
+        if metric == "MRR":
+            return self._mrr()
+        return self._ndcg(_cutoff(metric))
+
+    def _mean_auc(self, weighted: bool) -> float:
+        others = self.size - self.clicks
+        both = (self.clicks > 0) & (others > 0)
+        if not both.any():
+            return float("nan")
+        # Mann and Whitney: the clicks' ranks, ties at their mean rank, less what the clicks alone would add up to.
+        ranks = self._sum((self.start + self.stop + 1) / 2 * self.tie_clicks)[both]
+        clicks = self.clicks[both]
+        auc = (ranks - clicks * (clicks + 1) / 2) / (clicks * others[both])
+        return float(np.average(auc, weights=self.size[both] if weighted else None))
+
+    def _gain(self, weight_of_place: np.ndarray) -> np.ndarray:
+        """Sum over a group's clicks of the weight of their places.
+
+        Args:
+            weight_of_place: (largest group,) weight of the first, second, … place by descending score.
+
+        Returns:
+            (G,); a tie's clicks get the mean weight of the tie's places.
+        """
+        total = np.concatenate([[0.0], np.cumsum(weight_of_place)])
+        size = self.size[self.group]
+        weight = total[size - self.start] - total[size - self.stop]
+        return self._sum(self.tie_clicks * weight / (self.stop - self.start))
+
+    def _mrr(self) -> float:
+        reciprocal = 1 / np.arange(1, self.size.max() + 1)
+        return float(np.mean(self._gain(reciprocal) / np.maximum(self.clicks, 1)))
+
+    def _ndcg(self, k: int) -> float:
+        places = np.arange(self.size.max())
+        discount = np.where(places < k, 1 / np.log2(places + 2), 0)
+        best = np.concatenate([[0.0], np.cumsum(discount)])[self.clicks.astype(np.int64)]  # (G,)
+        return float(np.mean(self._gain(discount) / np.where(best > 0, best, 1)))
+
+
+def _cutoff(metric: str) -> int:
+    """The k of an ``NDCG``; 0 for anything that is not one."""
+    match = _NDCG.fullmatch(metric)
+    return int(match.group(1) or 1) if match else 0
+
+
+def _auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    if y_true.min() == y_true.max():
+        return float("nan")
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(y_true, y_pred))
+
+
+def _logloss(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    low, high = y_pred.min(), y_pred.max()
+    if low < 0 or high > 1:
+        raise DataError(
+            f"logloss needs probabilities, but predictions lie between {low:.6g} and {high:.6g}. Use task: "
+            "binary_classification, or leave logloss out of metrics."
+        )
+    from sklearn.metrics import log_loss
+
+    return float(log_loss(y_true, y_pred, labels=[0, 1]))
+
+
+def _checked_columns(y_true: Sequence[float], y_pred: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        y_true, y_pred = (np.asarray(column, dtype=np.float64).reshape(-1) for column in (y_true, y_pred))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Labels and predictions must be columns of numbers: {error}.") from error
+    if len(y_true) != len(y_pred):
+        raise DataError(f"{len(y_true)} labels but {len(y_pred)} predictions: each row needs one of each.")
+    if not len(y_true):
+        raise DataError("There are no rows to evaluate: the split is empty.")
+    broken = int(np.count_nonzero(~np.isfinite(y_pred)))
+    if broken:
+        raise QinZooError(
+            f"{broken} of {len(y_pred)} predictions are NaN or infinite, so there are no metrics: the model's "
+            "weights or the rows' features hold such values. A smaller learning_rate often mends it."
+        )
+    wrong = y_true[(y_true != 0) & (y_true != 1)]
+    if len(wrong):
+        raise DataError(
+            f"Labels must be 0 or 1; {len(wrong)} of {len(y_true)} are not (the first is {wrong[0]:g}). A split "
+            "without labels can be predicted but not evaluated."
+        )
+    return y_true, y_pred
+
+
+def _checked_groups(group_id: Sequence[int] | None, rows: int, metric: str) -> np.ndarray:
+    if group_id is None:
+        raise ConfigError(
+            f"Metric {metric} is computed within groups. Set group_id in the configuration to the column that "
+            f"says which group (user, session, …) a row is of, or leave {metric} out."
+        )
+    groups = np.asarray(group_id).reshape(-1)
+    if len(groups) != rows:
+        raise DataError(f"{rows} labels but {len(groups)} group ids: each row needs one.")
+    if groups.dtype.kind in "OUS":
+        # objects sort slowly or, if they are of several types, not at all; their codes do
+        codes = {g: i for i, g in enumerate(dict.fromkeys(groups.tolist()))}
+        if any(g is None or g != g for g in codes):
+            raise DataError("group_id has rows without a group. Give every row one.")
+        groups = np.fromiter((codes[g] for g in groups.tolist()), dtype=np.int64, count=rows)
+    elif groups.dtype.kind == "f" and np.isnan(groups).any():
+        raise DataError(f"group_id is NaN in {int(np.isnan(groups).sum())} rows. Give every row a group.")
+    return groups

@@ -1,0 +1,311 @@
+"""FuxiCTR's configuration folders: experiments found by id, and read safely.
+
+A folder holds ``model_config.yaml`` (or ``model_config/*.yaml``) with a block ``Base`` and one block per
+experiment id, and ``dataset_config.yaml`` (or ``dataset_config/*.yaml``) with one block per dataset id. A folder
+without a dataset configuration uses the datasets of ``dataset_configs/`` in the current directory or in this
+repository. What the keys may hold is the matter of :mod:`qin_zoo.training.schema`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.training.safe_yaml import parse_yaml, read_yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_BASE = "Base"
+_LISTED = 20  # names in a message
+
+
+class ExperimentParams(dict):
+    """Parameters of an experiment; a plain dict that also knows where each value was written.
+
+    Attributes:
+        origin: key -> ``"FILE, line N"``, or ``"command line"``.
+    """
+
+    def __init__(self, *args, origin: dict[str, str] | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.origin: dict[str, str] = dict(origin or {})
+
+    def copy(self) -> ExperimentParams:
+        return ExperimentParams(self, origin=self.origin)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment that can be run by its id.
+
+    Attributes:
+        expid: experiment id.
+        model: name of its model.
+        dataset_id: id of its dataset.
+        config_dir: folder of its configuration.
+        file: file that holds its block.
+    """
+
+    expid: str
+    model: str
+    dataset_id: str
+    config_dir: Path
+    file: Path
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One mapping of a configuration file's top level."""
+
+    name: str
+    file: Path
+    values: dict[str, object]
+    lines: dict[object, int] = field(repr=False)
+
+    def origin(self) -> dict[str, str]:
+        """Where each key was written; keys that came through ``<<`` count as written with the block."""
+        return {key: f"{self.file}, line {self.lines.get(key, self.lines.get('', 1))}" for key in self.values}
+
+
+def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
+    """Reads one experiment: ``Base``, its block, and its dataset's block, later ones overriding earlier ones.
+
+    The result equals that of ``fuxictr.utils.load_config`` for every folder that one can read.
+
+    Args:
+        config_dir: the folder of the configuration.
+        expid: id of the experiment, a block of its model configuration.
+
+    Returns:
+        parameters as written, with ``model_id`` set to ``expid``; not yet checked, see
+        :func:`qin_zoo.training.schema.check_params`.
+
+    Raises:
+        ConfigError: the folder or a file is missing, cannot be read or is not valid; the experiment or its
+            dataset is unknown, or defined twice; an id cannot serve as a file name; ``model`` is missing.
+    """
+    check_id(expid, "experiment id")
+    folder = Path(config_dir)
+    blocks = _model_blocks(folder)
+    block = _only(expid, [b for b in blocks if b.name == expid and expid != _BASE], "experiment")
+    if block is None:
+        known = sorted({b.name for b in blocks} - {_BASE})
+        raise ConfigError(f"No experiment '{expid}' in {folder}.{suggest(expid, known)} {_listing(known)}")
+    base = _base_of(block, blocks)
+    params = ExperimentParams(_merged(base, block), origin={**(base.origin() if base else {}), **block.origin()})
+    for key in ("dataset_id", "model"):
+        if key not in params:
+            raise ConfigError(f"Experiment '{expid}' in {block.file} has no '{key}', nor has {_BASE}. Add {key}: NAME.")
+    params["model_id"] = expid
+
+    dataset_id = params["dataset_id"]
+    check_id(dataset_id, "dataset_id", params.origin["dataset_id"])
+    dataset = _find_dataset(folder, dataset_id)
+    params.update(dataset.values)
+    params.origin.update(dataset.origin())
+    return params
+
+
+def find_experiments(
+    roots: Iterable[str | Path] | None = None, problems: list[str] | None = None
+) -> list[Experiment]:
+    """All experiments in ``experiments/*/`` of some folders; reads configuration files only, no data.
+
+    Args:
+        roots: folders that may have a folder ``experiments``. Default: the current directory and this
+            repository.
+        problems: receives a message for each folder that cannot be read, which is then left out.
+
+    Raises:
+        ConfigError: a configuration cannot be read, and ``problems`` is None.
+    """
+    found: list[Experiment] = []
+    for folder in _experiment_folders([Path.cwd(), REPOSITORY] if roots is None else roots):
+        try:
+            blocks = _model_blocks(folder)
+            for block in blocks:
+                params = {} if block.name == _BASE else _merged(_base_of(block, blocks), block)
+                # blocks without these two are there to be merged into others
+                if isinstance(params.get("model"), str) and isinstance(params.get("dataset_id"), str):
+                    found.append(Experiment(block.name, params["model"], params["dataset_id"], folder, block.file))
+        except ConfigError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return found
+
+
+def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path:
+    """The configuration folder of an experiment id.
+
+    Args:
+        expid: id of the experiment.
+        config_dir: the folder, where the user named one. Default: search with :func:`find_experiments`.
+
+    Raises:
+        ConfigError: the id is unknown, or several folders define it, or it cannot serve as a file name.
+    """
+    check_id(expid, "experiment id")
+    if config_dir is not None:
+        return Path(config_dir)
+    problems: list[str] = []
+    experiments = find_experiments(problems=problems)
+    folders = list(dict.fromkeys(e.config_dir for e in experiments if e.expid == expid))
+    if len(folders) == 1:
+        return folders[0]
+    if folders:
+        raise ConfigError(
+            f"Experiment '{expid}' is defined in several folders: {', '.join(map(str, folders))}. Say which with "
+            "--config FOLDER."
+        )
+    known = sorted({e.expid for e in experiments})
+    unread = f" Not read: {' '.join(problems)}" if problems else ""
+    raise ConfigError(
+        f"No experiment '{expid}' in ./experiments or {REPOSITORY / 'experiments'}.{suggest(expid, known)} "
+        f"{_listing(known)} For one elsewhere, name its folder with --config FOLDER.{unread}"
+    )
+
+
+def apply_overrides(params: dict, overrides: Iterable[str]) -> ExperimentParams:
+    """Parameters with values from the command line; unknown keys are left to ``check_params``.
+
+    Args:
+        params: parameters; not changed.
+        overrides: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``.
+
+    Raises:
+        ConfigError: no ``=``, a key that is no name, a value that is not YAML, or the key ``dataset_id``, whose
+            dataset's parameters would stay behind.
+    """
+    changed = ExperimentParams(params, origin=getattr(params, "origin", None))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        key = key.strip()
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"Expected KEY=VALUE, as in epochs=3, got '{override}'.")
+        if key == "dataset_id":
+            raise ConfigError(
+                f"dataset_id cannot be overridden ('{override}'): the rest of the parameters would still be those "
+                "of the experiment's own dataset. Add an experiment with that dataset_id to the configuration."
+            )
+        changed[key] = parse_yaml(value, f"value of {key} on the command line").data
+        changed.origin[key] = "command line"
+    return changed
+
+
+def check_id(value: object, what: str, where: str = "") -> None:
+    """Checks an id, which becomes a file name: ``<model_root>/<dataset_id>/<expid>.model``.
+
+    Raises:
+        ConfigError: it is not text, empty, too long, holds a character file names cannot have on some system,
+            or would lead to another folder.
+    """
+    problem = None
+    if not isinstance(value, str):
+        problem = "must be text; put it in quotes"
+    elif not value.strip() or value != value.strip() or len(value.encode("utf-8", "replace")) > 200:
+        problem = "must have 1 to 200 bytes and no space at its ends"
+    elif any(c in '/\\<>:"|?*' or not c.isprintable() for c in value) or ".." in value or value == ".":
+        problem = "becomes a file name, so it must hold no path ('/', '\\', '..') and none of <>:\"|?*"
+    if problem:
+        raise ConfigError(f"{what} {value!r}{f' ({where})' if where else ''} {problem}.")
+
+
+def _experiment_folders(roots: Iterable[str | Path]) -> list[Path]:
+    folders = {}
+    for root in roots:
+        parent = Path(root) / "experiments"
+        if parent.is_dir():
+            for folder in _listdir(parent):
+                if folder.is_dir() and _config_files(folder, "model_config"):
+                    folders.setdefault(folder.resolve(), folder)
+    return list(folders.values())
+
+
+def _listdir(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"Could not read the folder {folder}: {error.strerror or error}.") from error
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return [f for f in _listdir(folder) if f.suffix == ".yaml"] if folder.is_dir() else []
+
+
+def _config_files(folder: Path, stem: str) -> list[Path]:
+    single = folder / f"{stem}.yaml"
+    return [single] if os.path.lexists(single) else _yaml_files(folder / stem)
+
+
+def _model_blocks(folder: Path) -> list[_Block]:
+    if not folder.is_dir():
+        what = "is a file; name the folder it lies in" if folder.exists() else "does not exist"
+        raise ConfigError(f"The configuration folder {folder} {what}.")
+    files = _config_files(folder, "model_config")
+    if not files:
+        raise ConfigError(f"{folder} has neither model_config.yaml nor model_config/*.yaml.")
+    return [block for file in files for block in _read_blocks(file)]
+
+
+def _read_blocks(file: Path) -> list[_Block]:
+    document = read_yaml(file)
+    data = {} if document.data is None else document.data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: expected blocks of the form 'ID: {{key: value}}', got {type(data).__name__}.")
+    blocks = []
+    for name, values in data.items():
+        lines = document.lines.get(name, {})
+        place = f"{file}, line {lines.get('', 1)}"
+        if not isinstance(name, str):
+            raise ConfigError(f"{place}: the id {name!r} is not text but {type(name).__name__}; put it in quotes.")
+        values = {} if values is None else values
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise ConfigError(f"{place}: block '{name}' must be a mapping of names to values.")
+        blocks.append(_Block(name, file, values, lines))
+    return blocks
+
+
+def _merged(base: _Block | None, block: _Block) -> dict[str, object]:
+    return {**(base.values if base else {}), **block.values}
+
+
+def _only(name: str, blocks: list[_Block], what: str) -> _Block | None:
+    """The one block of that name; equal repetitions in several files are one."""
+    if any(b.values != blocks[0].values for b in blocks):
+        files = ", ".join(str(b.file) for b in blocks)
+        raise ConfigError(f"The {what} '{name}' is defined differently in {files}. Keep one of them.")
+    return blocks[0] if blocks else None
+
+
+def _base_of(block: _Block, blocks: list[_Block]) -> _Block | None:
+    """``Base`` of the block's own file, otherwise of the folder."""
+    bases = [b for b in blocks if b.name == _BASE]
+    own = [b for b in bases if b.file == block.file]
+    return own[0] if own else _only(_BASE, bases, "block")
+
+
+def _find_dataset(folder: Path, dataset_id: str) -> _Block:
+    places = [_config_files(folder, "dataset_config")]
+    if not places[0]:
+        shared = dict.fromkeys((Path.cwd() / "dataset_configs", REPOSITORY / "dataset_configs"))
+        places = [_yaml_files(place) for place in shared]
+    known: set[str] = set()
+    for files in places:
+        blocks = [block for file in files for block in _read_blocks(file)]
+        dataset = _only(dataset_id, [b for b in blocks if b.name == dataset_id], "dataset")
+        if dataset is not None:
+            return dataset
+        known.update(b.name for b in blocks)
+    files = ", ".join(str(file) for place in places for file in place)
+    looked = f"in {files}" if files else f"({folder} has no dataset_config.yaml, and there is no dataset_configs/)"
+    raise ConfigError(f"No dataset '{dataset_id}' {looked}.{suggest(dataset_id, known)} {_listing(sorted(known))}")
+
+
+def _listing(names: list[str]) -> str:
+    if not names:
+        return "There are none."
+    more = f", … ({len(names)} in all)" if len(names) > _LISTED else ""
+    return f"There are: {', '.join(names[:_LISTED])}{more}."

@@ -1,0 +1,54 @@
+"""The training curves of a run, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qin_zoo.files import replace_file
+from qin_zoo.training.trainer import Evaluation
+
+
+def draw_curves(evaluations: list[Evaluation], path: Path, title: str, reachable: float | None = None) -> None:
+    """Draws loss, validation metrics and learning rate against the epoch.
+
+    Args:
+        evaluations: of one training, in order.
+        path: PNG file to write.
+        title: headline.
+        reachable: best reachable AUC, drawn as a line where it is known.
+    """
+    from matplotlib.figure import Figure  # plotting is imported only when something is drawn
+    from matplotlib.ticker import MaxNLocator
+
+    metrics = list(evaluations[0].metrics)
+    x = [e.epoch for e in evaluations]
+    if len(set(x)) < len(x):  # several evaluations an epoch: the step tells them apart
+        x = [e.step for e in evaluations]
+    curves = [
+        ("training loss", [e.train_loss for e in evaluations]),
+        *((f"valid {m}", [e.metrics[m] for e in evaluations]) for m in metrics),
+        ("learning rate", [e.learning_rate for e in evaluations]),
+    ]
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.1 * rows), layout="constrained")
+    best = max((i for i, e in enumerate(evaluations) if e.best), default=None)
+    for i, (name, values) in enumerate(curves):
+        ax = figure.add_subplot(rows, columns, i + 1)
+        ax.plot(x, values, marker="o", markersize=3, color="#2b6cb0")
+        ax.set_title(name, fontsize=10)
+        ax.set_xlabel("epoch" if x[-1] == evaluations[-1].epoch else "step", fontsize=9)
+        ax.grid(alpha=0.3)
+        ax.tick_params(labelsize=8)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if best is not None and name.startswith("valid"):
+            ax.plot(x[best], values[best], marker="*", markersize=11, color="#dd6b20", linestyle="none", label="kept")
+        if reachable is not None and name == "valid AUC":
+            ax.axhline(reachable, color="#38a169", linestyle="--", linewidth=1, label="best reachable")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=8)
+        if name == "learning rate":
+            ax.set_yscale("log")
+    figure.suptitle(title, fontsize=11)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -1,0 +1,71 @@
+"""A run's report: what was trained, how well, and where everything lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qin_zoo.files import replace_file
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def render_report(record: dict) -> str:
+    """The Markdown report of a run's record (see :func:`qin_zoo.training.run.run_experiment`)."""
+    evaluations = record["evaluations"]
+    best = max((e for e in evaluations if e["best"]), key=lambda e: e["step"])
+    metrics = list(best["metrics"])
+    reachable = record["reachable"]
+    parts = [
+        f"# {record['expid']}",
+        f"{record['model']} on {record['dataset_id']}: {record['rows']['train']:,} training rows, "
+        f"{record['parameters']:,} parameters, {len(evaluations)} evaluations in {evaluations[-1]['seconds']:.0f} s; "
+        f"the weights kept are those of epoch {best['epoch']}.",
+        "## Result",
+        markdown_table(
+            ["split", *metrics],
+            [
+                [split, *(f"{record[split].get(m, float('nan')):.6f}" for m in metrics)]
+                for split in ("valid", "test")
+                if record[split]
+            ],
+        ),
+    ]
+    if reachable:
+        gap = reachable["best_auc"] - record["valid"]["AUC"]
+        parts += [
+            f"The click probabilities of this sample are known: the best reachable valid AUC is "
+            f"{reachable['best_auc']:.4f}, **{gap:.4f}** above this run; a model that does not see the history "
+            f"can reach {reachable['blind_auc']:.4f}."
+        ]
+    parts += [
+        "## Training",
+        f"![training curves]({Path(record['files']['curves']).name})",
+        markdown_table(
+            ["epoch", "step", "train loss", *(f"valid {m}" for m in metrics), "learning rate", "seconds", "kept"],
+            [
+                [
+                    str(e["epoch"]),
+                    str(e["step"]),
+                    f"{e['train_loss']:.6f}",
+                    *(f"{e['metrics'][m]:.6f}" for m in metrics),
+                    f"{e['learning_rate']:.2e}",
+                    f"{e['seconds']:.1f}",
+                    "★" if e is best else "",
+                ]
+                for e in evaluations
+            ],
+        ),
+        "## Files",
+        "\n".join(f"- {name}: `{path}`" for name, path in record["files"].items() if path),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(path: Path, record: dict) -> None:
+    """Writes :func:`render_report` to ``path``."""
+    with replace_file(path) as temporary:
+        temporary.write_text(render_report(record), encoding="utf-8")

@@ -1,0 +1,198 @@
+"""YAML from strangers: read by the safe loader, within limits, with the place of every mistake.
+
+Nothing in a file is ever constructed but mappings, lists and scalars. Refused besides broken YAML: tags of
+Python objects, keys written twice, files that are too large, nested too deep or referring to themselves,
+and aliases that would unfold into more than :data:`MAX_NODES` values.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from qin_zoo.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 32
+MAX_NODES = 100_000
+
+_PYTHON_TAG = "tag:yaml.org,2002:python/"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML file says, and where.
+
+    Attributes:
+        data: mappings, lists and scalars; None for an empty file.
+        lines: of each mapping at the top level, the line (from 1) of each of its keys; ``""`` stands for the
+            line of the mapping's own key.
+    """
+
+    data: object
+    lines: dict[object, dict[object, int]] = field(default_factory=dict)
+
+
+def read_yaml(path: Path) -> Document:
+    """Reads a YAML file of at most :data:`MAX_BYTES`.
+
+    Raises:
+        ConfigError: it cannot be opened, is no regular file, or is refused by :func:`parse_yaml`.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which waits forever on a named pipe
+            raise ConfigError(f"{path} is not a regular file; a configuration must be a YAML file.")
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"Could not read {path}: {error.strerror or error}.") from error
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_BYTES:,} bytes; no configuration is. Is it a data file?")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text. Save the file with the encoding UTF-8.") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Document:
+    """Parses YAML text.
+
+    Args:
+        text: one YAML document.
+        where: what to call the text in messages, its file for instance.
+
+    Raises:
+        ConfigError: the text is not YAML, or holds what the module's docstring says is refused.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return Document(None)
+            _Inspection(where).visit(root)
+            lines = _lines(root)
+            return Document(loader.construct_document(root), lines)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}, line {mark.line + 1}" if mark else where
+        raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML lets a few of Python's own errors through, for instance for the escape "\UFFFFFFFF"
+        raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}.") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader that stops at :data:`MAX_DEPTH` and blames a line for every bad scalar."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent, index):
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # of many kinds: int("0x_"), date(2024, 13, 1), an int of 5000 digits, …
+            kind = node.tag.rsplit(":", 1)[-1]
+            problem = f"this cannot be read as {kind} ({error}); put it in quotes if it is meant as text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+    def construct_scalar(self, node):
+        value = super().construct_scalar(node)
+        # such text can be neither a file name nor be printed or logged
+        if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+            problem = "text with a NUL character or half a surrogate pair"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+
+class _Inspection:
+    """Walks a graph of nodes before anything is constructed from it; aliases make it a graph."""
+
+    def __init__(self, where: str):
+        self._where = where
+        self._open: set[int] = set()
+        self._measured: dict[int, tuple[int, int]] = {}  # node -> (values it unfolds into, levels)
+
+    def _refuse(self, node: yaml.Node, problem: str):
+        raise ConfigError(f"{self._where}, line {node.start_mark.line + 1}: {problem}")
+
+    def visit(self, node: yaml.Node) -> tuple[int, int]:
+        if id(node) in self._measured:
+            return self._measured[id(node)]
+        if id(node) in self._open:
+            self._refuse(node, "this value contains itself through an alias (*name). Write it out instead.")
+        self._check_tag(node)
+        self._open.add(id(node))
+        size, levels = 1, 0
+        for child in self._children(node):
+            child_size, child_levels = self.visit(child)
+            size += child_size
+            levels = max(levels, child_levels)
+        self._open.remove(id(node))
+        if size > MAX_NODES or levels >= MAX_DEPTH:
+            self._refuse(
+                node,
+                f"with its aliases (*name) written out this holds more than {MAX_NODES:,} values or {MAX_DEPTH} "
+                "levels; no configuration needs that.",
+            )
+        self._measured[id(node)] = (size, levels + 1)
+        return self._measured[id(node)]
+
+    def _check_tag(self, node: yaml.Node) -> None:
+        if not node.tag.startswith(_PYTHON_TAG):
+            return
+        tag = node.tag.replace(_PYTHON_TAG, "!!python/")
+        mend = "Remove the tag."
+        if tag == "!!python/tuple":
+            mend = "For a tuple write a nested list, as in [[item_id, cate_id]]."
+        self._refuse(node, f"the tag {tag} is refused, since such tags can run code. {mend}")
+
+    def _children(self, node: yaml.Node) -> list[yaml.Node]:
+        if isinstance(node, yaml.SequenceNode):
+            return node.value
+        if not isinstance(node, yaml.MappingNode):
+            return []
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE_TAG:
+                continue
+            name = (key.tag, key.value)
+            if name in seen:
+                self._refuse(key, f"the key '{key.value}' stands on line {seen[name]} already. Keep one of the two.")
+            seen[name] = key.start_mark.line + 1
+        return [child for pair in node.value for child in pair]
+
+
+def _lines(root: yaml.Node) -> dict[object, dict[object, int]]:
+    """Lines of the keys of the top level's mappings; before construction, which unfolds ``<<`` in place."""
+    lines: dict[object, dict[object, int]] = {}
+    if isinstance(root, yaml.MappingNode):
+        for key, value in root.value:
+            own = lines.setdefault(key.value, {}) if isinstance(key, yaml.ScalarNode) else {}
+            own[""] = key.start_mark.line + 1
+            if isinstance(value, yaml.MappingNode):
+                own.update(
+                    (k.value, k.start_mark.line + 1) for k, _ in value.value if isinstance(k, yaml.ScalarNode)
+                )
+    return lines
