@@ -1,9 +1,11 @@
 """Fixtures shared by all tests: feature maps and batches of both kinds of input, and where real data lies."""
 
+import json
 import os
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,3 +92,44 @@ def item_batch():
 def shared_data() -> Path:
     """Folder of real datasets that are never committed; ``QIN_ZOO_DATA`` overrides its place."""
     return Path(os.environ.get("QIN_ZOO_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    """A small sample dataset; do not write into it."""
+    from qin_zoo.data.sample import write_sample
+
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    write_sample(folder, rows=3000, items=100, seed=1, valid_rows=600, test_rows=500, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_seq(tmp_path_factory) -> Path:
+    """FuxiCTR's tiny_seq where it is at hand, else files of the same form with random values."""
+    real = shared_data() / "tiny_seq"
+    if real.is_dir():
+        return real
+    folder = tmp_path_factory.mktemp("tiny_seq")
+    sizes = {
+        "userid": 26, "adgroup_id": 96, "pid": 4, "cate_id": 49, "campaign_id": 99, "customer": 98, "brand": 67,
+        "cms_segid": 11, "cms_group_id": 11, "final_gender_code": 4, "age_level": 7, "pvalue_level": 4,
+        "shopping_level": 5, "occupation": 4,
+    }  # fmt: skip
+    specs = {n: {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": v} for n, v in sizes.items()}
+    specs["click_sequence"] = {
+        "source": "", "type": "sequence", "share_embedding": "adgroup_id", "padding_idx": 0, "vocab_size": 96,
+        "max_len": 5,
+    }  # fmt: skip
+    feature_map = {
+        "dataset_id": "tiny_seq", "num_fields": 15, "total_features": 485, "input_length": 19, "labels": ["clk"],
+        "features": [{n: s} for n, s in specs.items()],
+    }  # fmt: skip
+    (folder / "feature_map.json").write_text(json.dumps(feature_map))
+    for seed, split in enumerate(("train", "valid", "test")):
+        g = np.random.default_rng(seed)
+        columns = {n: g.integers(1, v, 100) for n, v in sizes.items()}
+        columns["click_sequence"] = g.integers(0, 96, (100, 5)).astype(np.int32)
+        columns["clk"] = (g.random(100) < 0.2).astype(np.float64)
+        np.savez(folder / f"{split}.npz", **columns)
+    return folder

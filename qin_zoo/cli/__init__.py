@@ -1,1 +1,51 @@
-"""The `qin-zoo` command: one module per command."""
+"""The `qin-zoo` command: one module per command, each importing what it needs only when it runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from qin_zoo import __version__
+from qin_zoo.cli import data, demo, info, list_models, predict, run
+from qin_zoo.errors import QinZooError
+
+app = typer.Typer(
+    help="A plugin model zoo for multimodal click-through-rate prediction on FuxiCTR and PyTorch.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("predict")(predict.predict)
+app.command("list")(list_models.list_models)
+app.command("info")(info.info)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"qin-zoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2."""
+    # The terminal shows warnings; the rest of FuxiCTR's log and ours goes to the run's own file.
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(terminal)
+    try:
+        app(args=argv)
+    except QinZooError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)

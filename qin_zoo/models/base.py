@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from qin_zoo.errors import CheckpointError, QinZooError, first_line
@@ -133,10 +134,16 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
                 with an item table; FuxiCTR's row dictionary for one with named fields.
 
         Returns:
-            ``{"y_pred": (B, 1)}``, probabilities for ``task: binary_classification``.
+            ``{"y_pred": (B, 1), "logits": (B, 1)}``; ``y_pred`` are probabilities for binary classification.
         """
-        logits = self.logits(self._inputs(inputs))
-        return {"y_pred": self.output_activation(logits.view(-1, 1))}
+        logits = self.logits(self._inputs(inputs)).view(-1, 1)
+        return {"y_pred": self.output_activation(logits), "logits": logits}
+
+    def add_loss(self, return_dict, y_true) -> Tensor:
+        """FuxiCTR's loss; binary cross entropy from the logits, where it neither saturates nor refuses a NaN."""
+        if self.loss_fn is F.binary_cross_entropy and "logits" in return_dict:
+            return F.binary_cross_entropy_with_logits(return_dict["logits"], y_true)
+        return super().add_loss(return_dict, y_true)
 
     def get_labels(self, inputs) -> Tensor:
         """Labels of a batch of any kind, (B, 1) float32 on the model's device."""

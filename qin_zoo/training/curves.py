@@ -52,3 +52,35 @@ def draw_curves(evaluations: list[Evaluation], path: Path, title: str, reachable
     figure.suptitle(title, fontsize=11)
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def draw_comparison(
+    runs: dict[str, list[Evaluation]], levels: dict[str, float], path: Path, title: str, metric: str = "AUC"
+) -> None:
+    """Draws one validation metric of several runs against the epoch, with horizontal lines to compare with.
+
+    Args:
+        runs: name -> evaluations.
+        levels: name -> value drawn as a line.
+        path: PNG file to write.
+        title: headline.
+        metric: what is drawn.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    ax = figure.add_subplot()
+    for name, evaluations in runs.items():
+        values = [e.metrics[metric] for e in evaluations]
+        ax.plot([e.epoch for e in evaluations], values, marker="o", markersize=4, label=name)
+    for (name, value), color in zip(levels.items(), ("#38a169", "#718096", "#b7791f")):
+        ax.axhline(value, linestyle="--", linewidth=1, color=color, label=f"{name}: {value:.4f}")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(f"valid {metric}")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8, loc="center right")
+    ax.set_title(title, fontsize=11)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

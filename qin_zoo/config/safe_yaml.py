@@ -92,17 +92,18 @@ def parse_yaml(text: str, where: str) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that stops at :data:`MAX_DEPTH` and blames a line for every bad scalar."""
+    """PyYAML's safe loader that stops at the limits and blames a line for every bad scalar."""
 
     def __init__(self, text: str):
         super().__init__(text)
-        self._depth = 0
+        self._depth = self._nodes = 0
 
     def compose_node(self, parent, index):
         self._depth += 1
-        if self._depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+        self._nodes += 1
+        if self._depth > MAX_DEPTH or self._nodes > MAX_NODES:
+            much = f"nested deeper than {MAX_DEPTH} levels" if self._depth > MAX_DEPTH else f"over {MAX_NODES:,} values"
+            raise yaml.composer.ComposerError(None, None, much, self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -192,7 +193,5 @@ def _lines(root: yaml.Node) -> dict[object, dict[object, int]]:
             own = lines.setdefault(key.value, {}) if isinstance(key, yaml.ScalarNode) else {}
             own[""] = key.start_mark.line + 1
             if isinstance(value, yaml.MappingNode):
-                own.update(
-                    (k.value, k.start_mark.line + 1) for k, _ in value.value if isinstance(k, yaml.ScalarNode)
-                )
+                own.update((k.value, k.start_mark.line + 1) for k, _ in value.value if isinstance(k, yaml.ScalarNode))
     return lines

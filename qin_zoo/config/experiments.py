@@ -3,18 +3,18 @@
 A folder holds ``model_config.yaml`` (or ``model_config/*.yaml``) with a block ``Base`` and one block per
 experiment id, and ``dataset_config.yaml`` (or ``dataset_config/*.yaml``) with one block per dataset id. A folder
 without a dataset configuration uses the datasets of ``dataset_configs/`` in the current directory or in this
-repository. What the keys may hold is the matter of :mod:`qin_zoo.training.schema`.
+repository. What the keys may hold is the matter of :mod:`qin_zoo.config.schema`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from qin_zoo.config.blocks import Block, check_id, config_files, list_folder, only_block, read_blocks, yaml_files
+from qin_zoo.config.safe_yaml import parse_yaml
 from qin_zoo.errors import ConfigError, suggest
-from qin_zoo.training.safe_yaml import parse_yaml, read_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _BASE = "Base"
@@ -55,20 +55,6 @@ class Experiment:
     file: Path
 
 
-@dataclass(frozen=True)
-class _Block:
-    """One mapping of a configuration file's top level."""
-
-    name: str
-    file: Path
-    values: dict[str, object]
-    lines: dict[object, int] = field(repr=False)
-
-    def origin(self) -> dict[str, str]:
-        """Where each key was written; keys that came through ``<<`` count as written with the block."""
-        return {key: f"{self.file}, line {self.lines.get(key, self.lines.get('', 1))}" for key in self.values}
-
-
 def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
     """Reads one experiment: ``Base``, its block, and its dataset's block, later ones overriding earlier ones.
 
@@ -80,7 +66,7 @@ def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
 
     Returns:
         parameters as written, with ``model_id`` set to ``expid``; not yet checked, see
-        :func:`qin_zoo.training.schema.check_params`.
+        :func:`qin_zoo.config.schema.check_params`.
 
     Raises:
         ConfigError: the folder or a file is missing, cannot be read or is not valid; the experiment or its
@@ -89,7 +75,7 @@ def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
     check_id(expid, "experiment id")
     folder = Path(config_dir)
     blocks = _model_blocks(folder)
-    block = _only(expid, [b for b in blocks if b.name == expid and expid != _BASE], "experiment")
+    block = only_block(expid, [b for b in blocks if b.name == expid and expid != _BASE], "experiment")
     if block is None:
         known = sorted({b.name for b in blocks} - {_BASE})
         raise ConfigError(f"No experiment '{expid}' in {folder}.{suggest(expid, known)} {_listing(known)}")
@@ -108,9 +94,7 @@ def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
     return params
 
 
-def find_experiments(
-    roots: Iterable[str | Path] | None = None, problems: list[str] | None = None
-) -> list[Experiment]:
+def find_experiments(roots: Iterable[str | Path] | None = None, problems: list[str] | None = None) -> list[Experiment]:
     """All experiments in ``experiments/*/`` of some folders; reads configuration files only, no data.
 
     Args:
@@ -122,7 +106,7 @@ def find_experiments(
         ConfigError: a configuration cannot be read, and ``problems`` is None.
     """
     found: list[Experiment] = []
-    for folder in _experiment_folders([Path.cwd(), REPOSITORY] if roots is None else roots):
+    for folder in _experiment_folders([Path.cwd(), REPOSITORY] if roots is None else roots, problems):
         try:
             blocks = _model_blocks(folder)
             for block in blocks:
@@ -195,107 +179,55 @@ def apply_overrides(params: dict, overrides: Iterable[str]) -> ExperimentParams:
     return changed
 
 
-def check_id(value: object, what: str, where: str = "") -> None:
-    """Checks an id, which becomes a file name: ``<model_root>/<dataset_id>/<expid>.model``.
+def check_params(params: dict, model_class: type) -> dict[str, object]:
+    """:func:`qin_zoo.config.schema.check_params`, imported when it is used: listing experiments needs no pydantic."""
+    from qin_zoo.config import schema
 
-    Raises:
-        ConfigError: it is not text, empty, too long, holds a character file names cannot have on some system,
-            or would lead to another folder.
-    """
-    problem = None
-    if not isinstance(value, str):
-        problem = "must be text; put it in quotes"
-    elif not value.strip() or value != value.strip() or len(value.encode("utf-8", "replace")) > 200:
-        problem = "must have 1 to 200 bytes and no space at its ends"
-    elif any(c in '/\\<>:"|?*' or not c.isprintable() for c in value) or ".." in value or value == ".":
-        problem = "becomes a file name, so it must hold no path ('/', '\\', '..') and none of <>:\"|?*"
-    if problem:
-        raise ConfigError(f"{what} {value!r}{f' ({where})' if where else ''} {problem}.")
+    return schema.check_params(params, model_class)
 
 
-def _experiment_folders(roots: Iterable[str | Path]) -> list[Path]:
-    folders = {}
+def _experiment_folders(roots: Iterable[str | Path], problems: list[str] | None) -> list[Path]:
+    folders: dict[Path, Path] = {}
     for root in roots:
         parent = Path(root) / "experiments"
-        if parent.is_dir():
-            for folder in _listdir(parent):
-                if folder.is_dir() and _config_files(folder, "model_config"):
+        try:
+            for folder in list_folder(parent) if parent.is_dir() else ():
+                if folder.is_dir() and config_files(folder, "model_config"):
                     folders.setdefault(folder.resolve(), folder)
+        except ConfigError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
     return list(folders.values())
 
 
-def _listdir(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder / name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise ConfigError(f"Could not read the folder {folder}: {error.strerror or error}.") from error
-
-
-def _yaml_files(folder: Path) -> list[Path]:
-    return [f for f in _listdir(folder) if f.suffix == ".yaml"] if folder.is_dir() else []
-
-
-def _config_files(folder: Path, stem: str) -> list[Path]:
-    single = folder / f"{stem}.yaml"
-    return [single] if os.path.lexists(single) else _yaml_files(folder / stem)
-
-
-def _model_blocks(folder: Path) -> list[_Block]:
-    if not folder.is_dir():
-        what = "is a file; name the folder it lies in" if folder.exists() else "does not exist"
-        raise ConfigError(f"The configuration folder {folder} {what}.")
-    files = _config_files(folder, "model_config")
+def _model_blocks(folder: Path) -> list[Block]:
+    files = config_files(folder, "model_config")
     if not files:
         raise ConfigError(f"{folder} has neither model_config.yaml nor model_config/*.yaml.")
-    return [block for file in files for block in _read_blocks(file)]
+    return [block for file in files for block in read_blocks(file)]
 
 
-def _read_blocks(file: Path) -> list[_Block]:
-    document = read_yaml(file)
-    data = {} if document.data is None else document.data
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file}: expected blocks of the form 'ID: {{key: value}}', got {type(data).__name__}.")
-    blocks = []
-    for name, values in data.items():
-        lines = document.lines.get(name, {})
-        place = f"{file}, line {lines.get('', 1)}"
-        if not isinstance(name, str):
-            raise ConfigError(f"{place}: the id {name!r} is not text but {type(name).__name__}; put it in quotes.")
-        values = {} if values is None else values
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise ConfigError(f"{place}: block '{name}' must be a mapping of names to values.")
-        blocks.append(_Block(name, file, values, lines))
-    return blocks
-
-
-def _merged(base: _Block | None, block: _Block) -> dict[str, object]:
+def _merged(base: Block | None, block: Block) -> dict[str, object]:
     return {**(base.values if base else {}), **block.values}
 
 
-def _only(name: str, blocks: list[_Block], what: str) -> _Block | None:
-    """The one block of that name; equal repetitions in several files are one."""
-    if any(b.values != blocks[0].values for b in blocks):
-        files = ", ".join(str(b.file) for b in blocks)
-        raise ConfigError(f"The {what} '{name}' is defined differently in {files}. Keep one of them.")
-    return blocks[0] if blocks else None
-
-
-def _base_of(block: _Block, blocks: list[_Block]) -> _Block | None:
+def _base_of(block: Block, blocks: list[Block]) -> Block | None:
     """``Base`` of the block's own file, otherwise of the folder."""
     bases = [b for b in blocks if b.name == _BASE]
     own = [b for b in bases if b.file == block.file]
-    return own[0] if own else _only(_BASE, bases, "block")
+    return own[0] if own else only_block(_BASE, bases, "block")
 
 
-def _find_dataset(folder: Path, dataset_id: str) -> _Block:
-    places = [_config_files(folder, "dataset_config")]
+def _find_dataset(folder: Path, dataset_id: str) -> Block:
+    places = [config_files(folder, "dataset_config")]
     if not places[0]:
         shared = dict.fromkeys((Path.cwd() / "dataset_configs", REPOSITORY / "dataset_configs"))
-        places = [_yaml_files(place) for place in shared]
+        places = [yaml_files(place) for place in shared]
     known: set[str] = set()
     for files in places:
-        blocks = [block for file in files for block in _read_blocks(file)]
-        dataset = _only(dataset_id, [b for b in blocks if b.name == dataset_id], "dataset")
+        blocks = [block for file in files for block in read_blocks(file)]
+        dataset = only_block(dataset_id, [b for b in blocks if b.name == dataset_id], "dataset")
         if dataset is not None:
             return dataset
         known.update(b.name for b in blocks)

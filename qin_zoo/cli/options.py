@@ -1,0 +1,24 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="Folder with model_config.yaml; by default the experiment is looked up by its id."),
+]
+Gpu = Annotated[int, typer.Option("--gpu", help="Index of the GPU, -1 for the CPU.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="File or folder with further models; may be repeated.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Overrides a parameter of the experiment; may be repeated."),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder that holds the dataset's files, instead of the configured one.")
+]

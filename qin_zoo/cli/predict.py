@@ -1,0 +1,29 @@
+"""`qin-zoo predict`: predictions and submission from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qin_zoo.cli import options
+
+
+def predict(
+    experiment: Annotated[str, typer.Argument(help="Experiment id.")],
+    config: options.Config = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to use. Default: those of the experiment.")] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for the predictions. Default: beside the weights.")] = None,
+    gpu: options.Gpu = -1,
+    data: options.Data = None,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+) -> None:
+    """Predict a split with trained weights; write predictions and the zipped submission."""
+    from qin_zoo.training.prepare import prepare
+    from qin_zoo.training.run import predict_split
+
+    prepared = prepare(experiment, config, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
+    predict_split(prepared, split, checkpoint=checkpoint, out=out, echo=typer.echo)

@@ -1,0 +1,189 @@
+"""Checks an experiment's parameters before FuxiCTR, a loader or a model sees them.
+
+A key must be in the tables of :mod:`qin_zoo.config.known_params` or a named parameter of the model's
+constructors; anything else is a mistake, most often of spelling. Values are checked against the tables'
+types, those of a model's own parameters against the constructor's annotations where it has any.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Union
+
+from pydantic import BaseModel, ValidationError
+
+from qin_zoo.config.known_params import FeatureColumn, LabelColumn, RunParams
+from qin_zoo.config.signature import Rejected, constructor_params
+from qin_zoo.config.values import Expect
+from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.metrics import needs_groups
+
+
+def check_params(params: Mapping[str, object], model_class: type) -> dict[str, object]:
+    """Checks every key and value.
+
+    Args:
+        params: parameters of an experiment, as :func:`~qin_zoo.config.experiments.load_experiment` returns them;
+            from any other mapping it works as well, only that messages cannot name files.
+        model_class: class of the model; the named parameters of its constructor, and of those it inherits from,
+            are keys too.
+
+    Returns:
+        the parameters with numbers converted to the type they are to have, otherwise unchanged: nothing is
+        added, defaults are those of the signatures.
+
+    Raises:
+        ConfigError: unknown keys (with the nearest known one), values of a wrong type or out of range, metrics
+            that need a ``group_id``, features that are named but not defined. All mistakes are in one message.
+    """
+    origin = getattr(params, "origin", {})
+    problems: list[str] = []
+    constructor = constructor_params(model_class)
+    known = [*constructor, *RunParams.model_fields]
+    checked: dict[str, object] = {}
+    for key, value in params.items():
+        place = f" ({origin[key]})" if key in origin else ""
+        if not isinstance(key, str) or key not in known:
+            mend = suggest(key, known) or f" Remove it, or make it a parameter of {model_class.__name__}."
+            problems.append(f"Unknown key {key!r:.80}{place}.{mend}")
+            continue
+        try:
+            in_table = key in RunParams.model_fields
+            checked[key] = _check_known(RunParams, key, value) if in_table else constructor[key](value)
+        except Rejected as error:
+            problems.append(f"Key '{key}'{place}: {error}")
+    _check_columns(checked, origin, problems)
+    _check_references(checked, params, problems)
+    if problems:
+        expid = params.get("model_id")
+        of = f" of experiment '{expid}'" if isinstance(expid, str) else ""
+        if len(problems) == 1:
+            raise ConfigError(f"Configuration{of}: {problems[0]}")
+        raise ConfigError(f"{len(problems)} mistakes in the configuration{of}:\n- " + "\n- ".join(problems))
+    return checked
+
+
+def known_params() -> dict[str, str]:
+    """Keys that do not belong to a model, each with a line of description."""
+    return {key: field.description or "" for key, field in RunParams.model_fields.items()}
+
+
+# ---- the tables
+
+
+def _check_known(table: type[BaseModel], key: str, value: object) -> object:
+    if key == "label_col" and table is RunParams and isinstance(value, dict):
+        return _check_known(table, key, [value])[0]  # FuxiCTR takes one label without the list
+    try:
+        return getattr(table.model_validate({key: value}), key)
+    except ValidationError as error:
+        field = table.model_fields[key]
+        expected = _expected(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
+        causes = (e.get("ctx", {}).get("error") for e in error.errors(include_url=False))
+        raise Rejected(expected, value, next((str(c) for c in causes if str(c or "")), "")) from None
+
+
+def _expected(annotation: object) -> str:
+    if annotation is type(None):
+        return "null"
+    text = next((m.text for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Expect)), None)
+    if text:
+        return text
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(map(_expected, arguments))
+    return f"a list of {_expected(arguments[0])}" if typing.get_origin(annotation) is list else str(annotation)
+
+
+def _check_columns(params: dict[str, object], origin: Mapping[str, str], problems: list[str]) -> None:
+    """Checks the entries of ``feature_cols`` and its like, and puts the converted ones in ``params``."""
+    for key, table, required in (
+        ("feature_cols", FeatureColumn, ("name", "dtype", "type")),
+        ("label_col", LabelColumn, ("name", "dtype")),
+        ("feature_specs", FeatureColumn, ("name",)),
+        ("feature_config", FeatureColumn, ("name",)),
+    ):
+        entries = params.get(key)
+        if entries is None:
+            continue
+        place = f" ({origin[key]})" if key in origin else ""
+        single = isinstance(entries, dict)
+        checked = []
+        for index, entry in enumerate([entries] if single else entries):
+            name = entry.get("name")
+            where = f"{key}[{index}] ({name:.60})" if isinstance(name, str) else f"{key}[{index}]"
+            checked.append(_check_entry(entry, table, required, f"{where}{place}", problems))
+        params[key] = checked[0] if single else checked
+
+
+def _check_entry(entry: dict, table: type[BaseModel], required: Sequence[str], where: str, problems: list[str]) -> dict:
+    checked = {}
+    for key, value in entry.items():
+        if key not in table.model_fields:
+            known = table.model_fields
+            mend = suggest(key, known) or f" Known: {', '.join(known)}."
+            problems.append(f"{where}: unknown key {key!r:.80}.{mend}")
+            continue
+        try:
+            checked[key] = _check_known(table, key, value)
+        except Rejected as error:
+            problems.append(f"{where}: key '{key}': {error}")
+    missing = [key for key in required if key not in entry]
+    if missing:
+        problems.append(f"{where}: has no {' and no '.join(missing)}.")
+    return checked
+
+
+# ---- what keys say about each other
+
+
+def _check_references(params: dict[str, object], written: Mapping[str, object], problems: list[str]) -> None:
+    monitor = params.get("monitor") or ()
+    wanted = [*params.get("metrics", ()), *([monitor] if isinstance(monitor, str) else monitor)]
+    grouped = list(dict.fromkeys(metric for metric in wanted if needs_groups(metric)))
+    if grouped and written.get("group_id") is None:
+        problems.append(
+            f"Metric {grouped[0]} is computed within groups: set group_id to the column that says which group "
+            "(user, session, …) a row is of."
+        )
+    if not params.get("feature_cols"):
+        return  # the features are those of a feature map, which is not read here
+    features = [name for column in params["feature_cols"] for name in _names(column.get("name"))]
+    known = dict.fromkeys(features)
+    if len(known) < len(features):
+        twice = next(name for name in known if features.count(name) > 1)
+        problems.append(f"feature_cols defines the feature '{twice}' twice. Keep one of the two.")
+    problems += _misnamed(params["feature_cols"])
+    references = [(key, params.get(key)) for key in ("group_id", "use_features", "target_field", "sequence_field")]
+    for key in ("feature_specs", "feature_config"):
+        references += [(key, entry.get("name")) for entry in params.get(key) or ()]
+    references += [("share_embedding", column.get("share_embedding")) for column in params["feature_cols"]]
+    for key, value in references:
+        for name in _names(value):
+            if name not in known:
+                problems.append(f"{key} names '{name}', which is no feature of feature_cols.{suggest(name, known)}")
+
+
+def _misnamed(columns: list[dict]) -> list[str]:
+    """Embedded features whose names a ``ModuleDict``, in which FuxiCTR keeps embeddings, does not take."""
+    from torch.nn import ModuleDict
+
+    taken = ModuleDict()
+
+    return [
+        f"The feature '{name}' cannot be embedded under this name (it holds a dot, or torch modules have an attribute "
+        f"of that name). Rename the column."
+        for column in columns
+        if column.get("type") != "meta" and column.get("active") is not False
+        for name in _names(column.get("name"))
+        if "." in name or hasattr(taken, name)
+    ]
+
+
+def _names(value: object) -> list[str]:
+    """The names in a name, a list of names, or a list of lists of names."""
+    if isinstance(value, str):
+        return [value]
+    return [name for part in value for name in _names(part)] if isinstance(value, list) else []

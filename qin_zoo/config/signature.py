@@ -1,0 +1,119 @@
+"""What a model's constructors say about its parameters: their names and, where annotated, their types."""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Annotated, Any, Union
+
+from pydantic import BeforeValidator, PydanticUserError, Strict, TypeAdapter, ValidationError
+
+from qin_zoo.config.initializer import INITIALIZERS, check_initializer
+from qin_zoo.config.values import to_real, to_whole
+
+_NOT_CONFIGURABLE = ("self", "feature_map")
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 60
+
+
+class Rejected(Exception):
+    """A value that is not of its key's type; the message says "expected …, got …"."""
+
+    def __init__(self, expected: str, value: object, reason: str = ""):
+        super().__init__(f"expected {expected}, got {_SHOWN.repr(value)}.{' ' * bool(reason)}{reason}")
+
+
+def constructor_params(model_class: type) -> dict[str, Callable[[object], object]]:
+    """Named parameters of a class's constructor and of those it inherits from, up to ``torch.nn.Module``.
+
+    Returns:
+        name -> a check of its values that returns the value, numbers converted, or raises :class:`Rejected`.
+    """
+    checks: dict[str, Callable[[object], object]] = {}
+    for cls in model_class.__mro__:
+        if cls is object or (cls.__module__.startswith("torch.nn.") and cls.__name__ == "Module"):
+            break
+        init = vars(cls).get("__init__")
+        if init is None:
+            continue
+        for name, parameter in inspect.signature(init).parameters.items():
+            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if named and name not in _NOT_CONFIGURABLE:
+                checks.setdefault(name, _annotated_check(parameter, init, cls.__name__))
+    return checks
+
+
+def _annotated_check(parameter: inspect.Parameter, init: Callable, owner: str) -> Callable[[object], object]:
+    annotation = _resolved(parameter, init)
+    adapter = _adapter(annotation)
+    shown = inspect.formatannotation(annotation) if adapter else ""
+
+    def check(value: object) -> object:
+        if parameter.name.endswith("_initializer") and isinstance(
+            value, str
+        ):  # FuxiCTR's get_initializer evaluates these too
+            try:
+                return check_initializer(value)
+            except ValueError as error:
+                raise Rejected(INITIALIZERS, value, str(error)) from None
+        _check_plain(value)
+        if adapter is None or (value is None and parameter.default is None):
+            return value
+        try:
+            return adapter.validate_python(value)
+        except ValidationError:
+            raise Rejected(f"{shown}, as {owner} declares it", value) from None
+
+    return check
+
+
+def _check_plain(value: object) -> None:
+    """Refuses what YAML has beside null, booleans, numbers, text, lists and mappings."""
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _check_plain(part)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise Rejected("text as keys", key, "Put it in quotes.")
+            _check_plain(part)
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise Rejected("text, a number, true, false, null, a list or a mapping", value, "Put text in quotes.")
+
+
+def _resolved(parameter: inspect.Parameter, init: Callable) -> object:
+    """The annotation as a type; ``parameter.empty`` where there is none or it cannot be told at run time."""
+    holder = types.SimpleNamespace(__annotations__={"it": parameter.annotation})
+    try:
+        return typing.get_type_hints(holder, globalns=getattr(init, "__globals__", {}), include_extras=True)["it"]
+    except Exception:  # a name imported under TYPE_CHECKING only, or anything else in somebody's code
+        return parameter.empty
+
+
+def _adapter(annotation: object) -> TypeAdapter | None:
+    if annotation in (inspect.Parameter.empty, Any, object):
+        return None
+    try:
+        return TypeAdapter(_strict(annotation))
+    except (PydanticUserError, TypeError):
+        return None  # no type of values a file could hold
+
+
+def _strict(annotation: object) -> object:
+    """The annotation with our notion of numbers: text like ``1e-3`` counts, booleans do not."""
+    leaf = {int: BeforeValidator(to_whole), float: BeforeValidator(to_real), bool: Strict(), str: Strict()}
+    if isinstance(annotation, type) and annotation in leaf:
+        return Annotated[annotation, leaf[annotation]]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(_strict(arguments[0]), *arguments[1:])]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(_strict, arguments))]  # noqa: UP007 - there is no such X | Y
+    if origin in (Iterable, Collection, Sequence):
+        origin = list  # pydantic would make a generator of an Iterable
+    if origin in (list, tuple, dict):
+        return origin[tuple(a if a is Ellipsis else _strict(a) for a in arguments)]
+    return annotation

@@ -1,0 +1,218 @@
+"""Types of configuration values: what is accepted, what is converted, and how to say what was expected.
+
+Each type is a pydantic annotation with an :class:`Expect` that completes "expected …". Strings that FuxiCTR
+hands to ``eval``, or takes as the name of a method to call, have types here that let through only a known
+shape, without evaluating it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict
+
+from qin_zoo.config.blocks import check_id
+from qin_zoo.config.initializer import INITIALIZERS, check_initializer
+from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.metrics import check_metrics
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Expect:
+    """Completes the sentence "expected …" in messages about the type that carries it."""
+
+    text: str
+
+
+def to_number(value: object) -> float | int:
+    """A number as it is; text like ``1e-3``, which YAML 1.1 does not read as a number, as a float."""
+    if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError
+    if (isinstance(value, int) and abs(value) > 10**300) or math.isnan(value):
+        raise ValueError
+    return value
+
+
+def to_whole(value: object) -> int:
+    """A number without a fraction as int."""
+    number = to_number(value)
+    if number != number // 1 or math.isinf(number):
+        raise ValueError
+    return int(number)
+
+
+def to_real(value: object) -> float:
+    return float(to_number(value))
+
+
+def whole(low: int, high: int = _LARGEST):
+    """Whole numbers from ``low`` to ``high``."""
+    text = f"a whole number from {low} to {high}" if high != _LARGEST else f"a whole number of at least {low}"
+    return Annotated[int, BeforeValidator(to_whole), Field(ge=low, le=high), Expect(text)]
+
+
+def one_of(*names: str):
+    """One of a few words."""
+
+    def check(value: object) -> str:
+        if value not in names or not isinstance(value, str):
+            raise ValueError(suggest(value, names).strip())
+        return value
+
+    return Annotated[str, PlainValidator(check), Expect(f"one of {', '.join(names)}")]
+
+
+def _no_nul(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _scalar(value: object) -> str | float:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError
+    return value
+
+
+def _id(value: str) -> str:
+    try:
+        check_id(value, "it")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _class_name(value: str) -> str:
+    if not value.isidentifier():
+        raise ValueError
+    return value
+
+
+def _feature_name(value: str) -> str:
+    # it becomes part of file names (pretrained_<name>.npz) and of module names
+    if not value.strip() or ".." in value or any(c in "/\\\0" for c in value):
+        raise ValueError("Feature names become parts of file names.")
+    return value
+
+
+def _regularizer(value: object) -> float | str | None:
+    if value is None:
+        return None
+    pattern = rf"(?:l1|l2)\({_NUMBER}\)|l1_l2\({_NUMBER}, ?{_NUMBER}\)"
+    if isinstance(value, str) and re.fullmatch(pattern, value):
+        if "-" in re.sub(r"[eE]-", "", value):
+            raise ValueError("Weights cannot be negative.")
+        return value
+    weight = to_real(value)
+    if weight < 0 or math.isinf(weight):
+        raise ValueError("Weights cannot be negative or infinite.")
+    return weight
+
+
+def _optimizer(value: str) -> str:
+    from torch import optim
+
+    known = [
+        n for n, c in vars(optim).items()
+        if inspect.isclass(c) and issubclass(c, optim.Optimizer) and n not in ("Optimizer", "LBFGS")
+    ]  # fmt: skip
+    if value.lower() != "adam" and value not in known:  # FuxiCTR spells only this one both ways
+        raise ValueError(suggest(value, known).strip())
+    return value
+
+
+def _metrics(value: list[str]) -> list[str]:
+    try:
+        check_metrics(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _monitor(value: object) -> str | dict[str, float]:
+    if isinstance(value, str):
+        return _metrics([value])[0]
+    if not isinstance(value, dict) or not value:
+        raise ValueError
+    _metrics(list(value))
+    return {metric: to_real(weight) for metric, weight in value.items()}
+
+
+def _preprocess(value: str) -> str:
+    # FuxiCTR calls the method of that name, and its processor has methods that load pickles and write files
+    match = re.fullmatch(r"(\w+)(?:\([^()\0]*\))?", value)
+    if not match or match[1] not in PREPROCESSORS:
+        raise ValueError(suggest(match[1], PREPROCESSORS).strip() if match else "")
+    return value
+
+
+def _pretrained(value: str) -> str:
+    if not value.endswith((".h5", ".npz", ".parquet")):
+        raise ValueError
+    return value
+
+
+PREPROCESSORS = (
+    "copy_from",
+    "convert_to_bucket",
+    "convert_hour",
+    "convert_weekday",
+    "convert_weekend",
+    "extract_country_code",
+    "bucketize_age",
+)
+_LOSSES = ("binary_crossentropy", "binary_cross_entropy", "bce", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+Flag = Annotated[bool, Strict(), Expect("true or false")]
+Count = whole(1)
+Index = whole(0)
+Positive = Annotated[
+    float, BeforeValidator(to_real), Field(gt=0, allow_inf_nan=False), Expect("a number greater than 0")
+]
+NonNegative = Annotated[
+    float, BeforeValidator(to_real), Field(ge=0, allow_inf_nan=False), Expect("a number of at least 0")
+]
+Norm = Annotated[float, BeforeValidator(to_real), Field(gt=0), Expect("a number greater than 0; .inf for no limit")]
+Fraction = Annotated[float, BeforeValidator(to_real), Field(gt=0, lt=1), Expect("a number between 0 and 1")]
+AnyText = Annotated[str, Strict(), Expect("text")]
+Text = Annotated[str, Strict(), AfterValidator(_no_nul), Expect("text that is not empty")]
+Character = Annotated[str, Strict(), Field(min_length=1, max_length=1), Expect("one character")]
+Scalar = Annotated[Any, PlainValidator(_scalar), Expect("text or a number")]
+Id = Annotated[str, Strict(), AfterValidator(_id), Expect("an id that can be a file name")]
+ClassName = Annotated[str, Strict(), AfterValidator(_class_name), Expect("the name of a class")]
+FeatureName = Annotated[str, Strict(), AfterValidator(_feature_name), Expect("a name without '/', '\\' and '..'")]
+Names = Annotated[list[FeatureName], Field(min_length=1), Expect("a list of names")]
+Mappings = Annotated[list[dict[str, Any]], Expect("a list of mappings, as in [{name: item_id, dtype: int, …}]")]
+Fields = Annotated[
+    FeatureName | list[FeatureName | list[FeatureName]],
+    Expect("the name of a feature, a list of names, or a list of such lists"),
+]
+Encoder = Annotated[Text | list[Text], Expect("text or a list of texts")]
+Optimizer = Annotated[str, Strict(), AfterValidator(_optimizer), Expect("the name of a torch.optim class")]
+_Loss = one_of(*_LOSSES)
+_Task = one_of("binary_classification", "regression")
+Losses = Annotated[_Loss | list[_Loss], Expect(f"one of {', '.join(_LOSSES)}, or a list of them")]
+Tasks = Annotated[_Task | list[_Task], Expect("binary_classification or regression, or a list of them")]
+Metrics = Annotated[
+    list[str], Field(min_length=1), AfterValidator(_metrics), Expect("a list of metrics, as in [AUC, logloss]")
+]
+Monitor = Annotated[
+    Any, PlainValidator(_monitor), Expect("a metric, or weights of metrics as in {AUC: 1, logloss: -1}")
+]
+Regularizer = Annotated[
+    Any, PlainValidator(_regularizer), Expect("a number of at least 0, null, l1(x), l2(x) or l1_l2(x,y)")
+]
+Initializer = Annotated[str, PlainValidator(check_initializer), Expect(INITIALIZERS)]
+Preprocess = Annotated[
+    str, Strict(), AfterValidator(_preprocess), Expect(f"one of {', '.join(PREPROCESSORS)}, with or without (column)")
+]
+Pretrained = Annotated[str, Strict(), AfterValidator(_pretrained), Expect("a file .h5, .npz or .parquet")]

@@ -1,0 +1,81 @@
+"""The demonstration: sample data, QIN, and the same model blind to the history, held against what is reachable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from qin_zoo.data.sample import write_sample
+from qin_zoo.files import replace_file
+from qin_zoo.training.prepare import prepare
+from qin_zoo.training.report import markdown_table
+from qin_zoo.training.run import run_experiment
+
+_EXPERIMENT = "QIN_sample"
+_BLIND = "QIN_sample_blind"
+
+
+def run_demo(
+    data: Path, rows: int, items: int, seed: int, argv: Iterable[str] = (), echo: Callable[[str], None] = print
+) -> Path:
+    """Makes the sample, runs both experiments, and writes ``demo.md`` and ``demo.png`` beside their results.
+
+    Args:
+        data: folder of the sample; one made with the same numbers is reused.
+        rows: training rows.
+        items: items of the catalogue.
+        seed: of the sample.
+        argv: command line, for the results CSV.
+        echo: receives what a person wants to see.
+
+    Returns:
+        the report.
+    """
+    from qin_zoo.training.curves import draw_comparison
+
+    echo(f"Sample data: {rows:,} rows, {items:,} items in {data}")
+    summary = write_sample(data, rows, items, seed)
+    records, evaluations = {}, {}
+    for expid in (_EXPERIMENT, _BLIND):
+        prepared = prepare(expid, data=data)
+        evaluations[expid] = []
+        records[expid] = run_experiment(
+            prepared, Path.cwd(), argv=argv, echo=echo, on_evaluation=evaluations[expid].append
+        )
+    folder = prepared.files.folder
+    best, blind_best = summary.best_auc["valid"], summary.blind_auc["valid"]
+    auc = {expid: record["valid"]["AUC"] for expid, record in records.items()}
+    draw_comparison(
+        evaluations,
+        {"best reachable": best, "best without the history": blind_best},
+        folder / "demo.png",
+        f"QIN on the sample: {rows:,} rows, {items:,} items",
+    )
+    report = folder / "demo.md"
+    text = "\n\n".join(
+        [
+            "# The demonstration",
+            f"{rows:,} training rows, {items:,} items, seed {seed}; the click probability of every row is known, "
+            "and so is the AUC of the best possible model.",
+            markdown_table(
+                ["", "valid AUC", "to the best reachable"],
+                [
+                    ["best reachable", f"{best:.4f}", ""],
+                    [f"QIN (`{_EXPERIMENT}`)", f"{auc[_EXPERIMENT]:.4f}", f"{auc[_EXPERIMENT] - best:+.4f}"],
+                    ["best reachable without the history", f"{blind_best:.4f}", f"{blind_best - best:+.4f}"],
+                    [f"QIN blind to it (`{_BLIND}`)", f"{auc[_BLIND]:.4f}", f"{auc[_BLIND] - best:+.4f}"],
+                ],
+            ),
+            f"The history is worth **{auc[_EXPERIMENT] - auc[_BLIND]:.4f}** AUC to QIN.",
+            "![valid AUC by epoch](demo.png)",
+            f"Full reports: [{_EXPERIMENT}]({_EXPERIMENT}.md), [{_BLIND}]({_BLIND}.md). "
+            f"Submission for the challenge: `{records[_EXPERIMENT]['files']['submission']}`.",
+        ]
+    )
+    with replace_file(report) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    echo(
+        f"\nbest reachable AUC {best:.4f}   QIN {auc[_EXPERIMENT]:.4f}   blind to the history {auc[_BLIND]:.4f}\n"
+        f"demo report: {report}"
+    )
+    return report

@@ -1,0 +1,157 @@
+"""An experiment, read and checked: its parameters, its model class, its data, and where its results lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from qin_zoo.config.experiments import apply_overrides, check_params, load_experiment, resolve_experiment
+from qin_zoo.data.splits import Dataset, open_feature_map, relocate
+from qin_zoo.errors import ModelError, QinZooError, first_line
+from qin_zoo.registry import get_model
+
+# What a configuration may leave out; models give the defaults of their own parameters.
+_DEFAULTS = {
+    "seed": 1029,
+    "epochs": 1,
+    "batch_size": 1024,
+    "shuffle": True,
+    "max_gradient_norm": 10.0,
+    "model_root": "./checkpoints/",
+    "metrics": ["AUC", "logloss"],
+    "optimizer": "adam",
+    "loss": "binary_crossentropy",
+    "verbose": 1,
+}
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run's results lie: ``<model_root>/<dataset_id>/<expid>.*``."""
+
+    folder: Path
+    expid: str
+
+    def _file(self, suffix: str) -> Path:
+        return self.folder / f"{self.expid}{suffix}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self._file(".model")
+
+    @property
+    def log(self) -> Path:
+        return self._file(".log")
+
+    @property
+    def record(self) -> Path:
+        return self._file(".json")
+
+    @property
+    def report(self) -> Path:
+        return self._file(".md")
+
+    @property
+    def curves(self) -> Path:
+        return self._file(".png")
+
+    @property
+    def prediction(self) -> Path:
+        return self._file(".prediction.csv")
+
+    @property
+    def submission(self) -> Path:
+        return self._file(".submission.zip")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment whose configuration has been read and checked, and whose model class has been found."""
+
+    expid: str
+    params: dict
+    model_class: type
+    config_dir: Path
+
+    @property
+    def files(self) -> RunFiles:
+        return RunFiles(Path(self.params["model_root"]) / self.params["dataset_id"], self.expid)
+
+    def open_dataset(self) -> Dataset:
+        from qin_zoo.models import ZooModel
+
+        # Our own models read indices into the item table; any other reads the public triple.
+        return Dataset(self.params, "index" if issubclass(self.model_class, ZooModel) else "triple", _show_conversion)
+
+
+def prepare(
+    expid: str,
+    config_dir: Path | None = None,
+    *,
+    gpu: int = -1,
+    data: Path | None = None,
+    overrides: Iterable[str] | None = None,
+    plugins: Iterable[Path] | None = None,
+) -> Prepared:
+    """Reads and checks an experiment; touches no data and writes nothing.
+
+    Args:
+        expid: experiment id.
+        config_dir: folder with ``model_config.yaml``. Default: found by the id.
+        gpu: index of the GPU, -1 for the CPU.
+        data: folder that replaces the configured folder of the dataset's files.
+        overrides: ``key=value`` pairs.
+        plugins: files or folders with further models.
+
+    Raises:
+        QinZooError: anything in configuration or command line that cannot be used.
+    """
+    config_dir = resolve_experiment(expid, config_dir)
+    params = apply_overrides(load_experiment(config_dir, expid), list(overrides or []))
+    for key, value in _DEFAULTS.items():
+        params.setdefault(key, value)
+    params["gpu"] = gpu
+    model_class = get_model(params["model"], plugins or [])
+    params = check_params(params, model_class)
+    if data is not None:
+        params = relocate(params, data)
+    return Prepared(expid, params, model_class, config_dir)
+
+
+def build_model(prepared: Prepared, dataset: Dataset | None = None):
+    """The experiment's model, freshly initialised from its seed.
+
+    Args:
+        prepared: the experiment.
+        dataset: its data. Default: only the feature map is built, from the configuration where it is complete.
+    """
+    from qin_zoo.fuxi import seed_everything
+
+    feature_map = dataset.feature_map if dataset else open_feature_map(prepared.params)
+    seed_everything(prepared.params["seed"])
+    try:
+        return prepared.model_class(feature_map, **prepared.params)
+    except QinZooError:
+        raise
+    except Exception as error:  # whatever a layer says of parameters that pass the checks one by one
+        raise ModelError(
+            f"Experiment '{prepared.expid}': {prepared.model_class.__name__} cannot be built with these parameters. "
+            f"{first_line(error)}"
+        ) from error
+
+
+_bars: dict[str, tqdm] = {}
+
+
+def _show_conversion(name: str, done: int, total: int) -> None:
+    """A bar while a data file is read for the first time; only large files take long enough for one."""
+    if total < 200_000:
+        return
+    if name not in _bars:
+        _bars[name] = tqdm(total=total, desc=f"reading {name}", unit=" rows", disable=None)
+    _bars[name].update(done - _bars[name].n)
+    if done >= total:
+        _bars.pop(name).close()

@@ -1,0 +1,213 @@
+"""The command line, as a person uses it: on the item table and on FuxiCTR's fields, and twice."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from qin_zoo.cli import main
+
+SMALL = ["--set", "epochs=2", "--set", "embedding_dim=4", "--set", "batch_size=256"]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def qin_zoo(*args) -> int:
+    """Runs a command in this process; its exit status."""
+    with pytest.raises(SystemExit) as done:
+        main([str(a) for a in args])
+    return done.value.code or 0
+
+
+class TestRun:
+    def test_everything_is_written(self, sample, capsys):
+        assert qin_zoo("run", "QIN_sample", "--data", sample, *SMALL) == 0
+        out = capsys.readouterr()
+        assert "Error" not in out.err
+        assert re.search(r"epoch +1 .*valid AUC", out.out)
+        folder = Path("checkpoints/sample")
+        names = {f.name for f in folder.iterdir()}
+        suffixes = (".model", ".log", ".json", ".md", ".png", ".prediction.csv", ".submission.zip")
+        assert names == {f"QIN_sample{s}" for s in suffixes}
+
+        record = json.loads((folder / "QIN_sample.json").read_text())
+        assert record["params"]["embedding_dim"] == 4
+        assert [e["epoch"] for e in record["evaluations"]] == [1, 2]
+        assert record["valid"].keys() == {"AUC", "logloss", "gAUC"}
+        assert record["rows"] == {"train": 3000, "valid": 600, "test": 500}
+        assert {"torch", "fuxictr", "qin_zoo"} <= record["environment"].keys()
+        assert re.fullmatch("[0-9a-f]{32}", record["data"]["train"]["blake2b"])
+        assert record["reachable"]["best_auc"] > record["reachable"]["blind_auc"] > 0.5
+
+        rows = list(csv.DictReader(io.StringIO((folder / "QIN_sample.prediction.csv").read_text())))
+        assert [r["ID"] for r in rows] == [str(i) for i in range(500)]
+        assert all(0 < float(r["Task2"]) < 1 for r in rows)
+        with zipfile.ZipFile(folder / "QIN_sample.submission.zip") as z:
+            assert z.namelist() == ["prediction.csv"]
+            assert z.read("prediction.csv") == (folder / "QIN_sample.prediction.csv").read_bytes()
+        report = (folder / "QIN_sample.md").read_text()
+        assert "best reachable valid AUC" in report
+        assert "QIN_sample.png" in report
+        line = Path("QIN.csv").read_text()
+        assert "[exp_id] QIN_sample,[dataset_id] sample,[train] N.A.,[val] AUC: " in line
+        assert "[Metrics]" in (folder / "QIN_sample.log").read_text()
+
+    def test_twice_gives_the_same_and_a_second_line(self, sample, capsys):
+        records = []
+        for _ in range(2):
+            assert qin_zoo("run", "DIN_sample", "--data", sample, *SMALL) == 0
+            records.append(json.loads(Path("checkpoints/sample/DIN_sample.json").read_text()))
+        assert records[0]["valid"] == records[1]["valid"]
+        assert len(Path("DIN.csv").read_text().splitlines()) == 2
+
+    @pytest.mark.parametrize("model", ["QIN", "DIN"])
+    def test_fuxictr_fields(self, model, tiny_seq, capsys):
+        assert qin_zoo("run", "--expid", f"{model}_tiny_seq", "--data", tiny_seq) == 0
+        record = json.loads(Path(f"checkpoints/tiny_seq/{model}_tiny_seq.json").read_text())
+        assert record["test"].keys() == {"AUC", "logloss"}
+        assert record["reachable"] is None
+
+    def test_predict_repeats_the_run(self, sample, capsys):
+        qin_zoo("run", "QIN_sample", "--data", sample, *SMALL)
+        first = Path("checkpoints/sample/QIN_sample.prediction.csv").read_bytes()
+        assert qin_zoo("predict", "QIN_sample", "--data", sample, "--out", "elsewhere", *SMALL) == 0
+        assert Path("elsewhere/QIN_sample.prediction.csv").read_bytes() == first
+        assert qin_zoo("predict", "QIN_sample", "--data", sample, "--split", "valid", *SMALL) == 0
+        record = json.loads(Path("checkpoints/sample/QIN_sample.json").read_text())
+        assert f"AUC {record['valid']['AUC']:.6f}" in capsys.readouterr().out
+
+    def test_run_expid_does_the_same(self, sample, tmp_path):
+        script = REPOSITORY / "experiments" / "run_expid.py"
+        # as FuxiCTR's, the script works from a fixed folder, so a copy of the experiments stands in for it
+        home = tmp_path / "repository"
+        (home / "experiments").mkdir(parents=True)
+        (home / "experiments" / "run_expid.py").write_text(script.read_text())
+        (home / "data").mkdir()
+        (home / "data" / "sample").symlink_to(sample)
+        config = REPOSITORY / "experiments" / "QIN"
+        small = tmp_path / "config"
+        small.mkdir()
+        text = (config / "model_config.yaml").read_text().replace("epochs: 8", "epochs: 1")
+        (small / "model_config.yaml").write_text(text)
+        (small / "dataset_config").symlink_to(REPOSITORY / "dataset_configs")
+        done = subprocess.run(
+            [sys.executable, home / "experiments/run_expid.py", "--config", small, "--expid", "QIN_sample", "--gpu=-1"],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert (home / "checkpoints/sample/QIN_sample.submission.zip").exists()
+        assert (home / "config.csv").exists()
+
+    def test_a_model_that_knows_only_fuxictr(self, sample, tmp_path):
+        """Written for the public triple; neither Ray nor this project is needed for it to train."""
+        (tmp_path / "plain.py").write_text(PUBLIC_MODEL)
+        (tmp_path / "model_config.yaml").write_text(
+            "Base: {metrics: [AUC, logloss], early_stop_patience: 2}\n"
+            "Plain_sample: {model: PlainPooling, dataset_id: sample, epochs: 1, batch_size: 256, learning_rate: 0.01}\n"
+        )
+        (tmp_path / "dataset_config").symlink_to(REPOSITORY / "dataset_configs")
+        args = ["run", "Plain_sample", "--config", tmp_path, "--plugin", tmp_path / "plain.py", "--data", sample]
+        assert qin_zoo(*args) == 0
+        assert json.loads(Path("checkpoints/sample/Plain_sample.json").read_text())["valid"]["AUC"] > 0
+
+
+PUBLIC_MODEL = '''
+import torch
+from torch import nn
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import FeatureEmbedding
+
+
+class PlainPooling(BaseModel):
+    def __init__(self, feature_map, model_id="PlainPooling", gpu=-1, embedding_dim=8, learning_rate=1e-3, **kwargs):
+        super().__init__(feature_map, model_id=model_id, gpu=gpu, **kwargs)
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        self.dim = sum(
+            s.get("embedding_dim", embedding_dim) for s in feature_map.features.values() if s.get("source") == "item"
+        )
+        self.out = nn.Linear(2 * self.dim + 2 * embedding_dim, 1)
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs):
+        batch_dict, item_dict, mask = inputs
+        names = ("likes_level", "views_level")
+        context = self.embedding_layer({n: batch_dict[n] for n in names}, flatten_emb=True)
+        items = self.embedding_layer(item_dict, flatten_emb=True).view(mask.shape[0], -1, self.dim)
+        history = (items[:, :-1] * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return {"y_pred": torch.sigmoid(self.out(torch.cat([context, items[:, -1], history], -1)))}
+
+    def get_labels(self, inputs):
+        return super().get_labels(inputs[0])
+'''
+
+
+class TestListAndInfo:
+    def test_list(self, capsys):
+        assert qin_zoo("list") == 0
+        out = capsys.readouterr().out
+        assert "QIN" in out
+        assert "DIN" in out
+        assert qin_zoo("list", "q*") == 0
+        assert "DIN_" not in capsys.readouterr().out
+
+    def test_list_is_quick(self):
+        best = 9.0
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", "from qin_zoo.cli import main; main(['list'])"], check=True,
+                           capture_output=True)  # fmt: skip
+            best = min(best, time.perf_counter() - start)
+        assert best < 2
+
+    def test_info(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "160")
+        assert qin_zoo("info", "QIN") == 0
+        out = capsys.readouterr().out
+        assert "31,244,293 parameters" in out
+        assert re.search(r"num_row .*linear maps summed", out)
+        assert re.search(r"learning_rate .*0.001 .*of the optimiser", out)
+        assert "QIN_sample: needs its data" in out
+
+    @pytest.mark.parametrize("command", [[], ["run"], ["predict"], ["list"], ["info"], ["demo"], ["data", "sample"]])
+    def test_help(self, command, capsys):
+        assert qin_zoo(*command, "--help") == 0
+        assert "Usage" in capsys.readouterr().out
+
+    def test_version(self, capsys):
+        assert qin_zoo("--version") == 0
+        assert capsys.readouterr().out.startswith("qin-zoo ")
+
+
+class TestSample:
+    def test_data_sample(self, capsys):
+        args = ["data", "sample", "--rows", "500", "--items", "60", "--seed", "3", "out"]
+        assert qin_zoo(*args) == 0
+        assert "reachable" in capsys.readouterr().out
+        assert {"train.parquet", "valid.parquet", "test.parquet", "item_info.parquet"} <= set(os.listdir("out"))
+
+
+def test_training_on_the_item_table_imports_no_ray(sample, tmp_path):
+    program = (
+        "import sys; from qin_zoo.cli import main\n"
+        f"try: main(['run', 'QIN_sample', '--data', {str(sample)!r}, '--set', 'epochs=1', '--set', 'max_len=8'])\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "print('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    assert done.stderr == ""
