@@ -10,7 +10,7 @@ import typer
 
 
 def demo(
-    rows: Annotated[int, typer.Option(help="Training rows of the sample.")] = 60_000,
+    rows: Annotated[int, typer.Option(help="Training rows of the sample.")] = 100_000,
     items: Annotated[int, typer.Option(help="Items of the sample.")] = 2_000,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 1,
     data: Annotated[Path, typer.Option(help="Folder of the sample.")] = Path("data/sample"),

@@ -194,7 +194,8 @@ def write_sample(
     with _os_errors(out):
         out = out.resolve()
         found = _read(out)
-        if found is not None and not force and _same(found.parameters, {**parameters, "rules": asdict(rules)}):
+        wanted = {**parameters, "rules": asdict(rules)}
+        if found is not None and not force and _same(found.parameters, wanted):
             return found
         if found is None or not force:
             _refuse_occupied(out, found)
@@ -232,11 +233,12 @@ def _read(folder: Path) -> SampleSummary | None:
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         splits = {name: SplitSummary(**content["splits"][name]) for name in ("train", "valid", "test")}
-        parameters = dict(content["parameters"])
-        known = {"items", "seed", "rules"} <= parameters.keys()
-        return SampleSummary(folder, parameters, splits) if known else None
-    except (ValueError, KeyError, TypeError):  # a sample.json of another make
-        return None
+        parameters = content["parameters"]
+        if {"items", "seed"} <= parameters.keys() and isinstance(parameters["rules"], dict):
+            return SampleSummary(folder, parameters, splits)
+    except (ValueError, KeyError, TypeError, AttributeError):  # a sample.json of another make
+        pass
+    return None
 
 
 def _generate(folder: Path, out: Path, parameters: dict, rules: Rules, progress: bool) -> SampleSummary:
@@ -356,9 +358,7 @@ def _chunks(per_user: IntArray) -> list[int]:
     return [int(cut) for cut in np.unique(np.concatenate([[0], inner, [per_user.size]]))]
 
 
-def _draw_rows(
-    world: World, per_user: IntArray, length: int, with_counts: bool, rng: np.random.Generator
-) -> _Rows:
+def _draw_rows(world: World, per_user: IntArray, length: int, with_counts: bool, rng: np.random.Generator) -> _Rows:
     """Rows of users of their own interests, shuffled.
 
     A user's history grows by one item from each of their rows to the next, as far as it is long enough.
@@ -507,8 +507,7 @@ def _refuse_occupied(out: Path, found: SampleSummary | None) -> None:
     if found is not None:
         have = ", ".join(f"{k} {found.parameters.get(k)}" for k in ("rows", "items", "seed"))
         raise DataError(
-            f"{out} already holds a sample of other parameters ({have}). "
-            "Give another folder, or delete this one first."
+            f"{out} already holds a sample of other parameters ({have}). Give another folder, or delete this one first."
         )
     names = sorted(entry.name for entry in out.iterdir())
     listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

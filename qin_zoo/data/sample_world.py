@@ -24,6 +24,10 @@ IntArray = NDArray[np.int64]
 class Rules:
     """The constants of the generative model.
 
+    The defaults are chosen so that about 100,000 rows bring a model of QIN's kind within 0.01 of the best AUC:
+    its attention sums a count of like items, so histories vary less in length and hold fewer strays than real
+    ones, and labels are as sure as a best AUC of 0.92 to 0.94 allows.
+
     Attributes:
         topics: T.
         tag_vocabulary: number of tag ids, padding 0 included.
@@ -48,20 +52,20 @@ class Rules:
     topics: int
     tag_vocabulary: int
     interests: int = 3
-    stray: float = 0.1
-    exposure: float = 0.5
+    stray: float = 0.05
+    exposure: float = 0.3
     intercept: float = 0.0
     match_effect: float = 5.0
-    quality_effect: float = 1.5
+    quality_effect: float = 1.0
     click_rate: float = 0.25
     popularity_spread: float = 1.0
-    shortest_history: int = 5
-    newcomers: float = 0.01
-    history_alpha: float = 1.25
-    history_beta: float = 2.0
+    shortest_history: int = 10
+    newcomers: float = 0.002
+    history_alpha: float = 2.7
+    history_beta: float = 5.0
     tag_slots: int = 5
     tag_fidelity: float = 0.8
-    embedding_noise: float = 0.2
+    embedding_noise: float = 0.08
     level_noise: float = 0.25
 
     @classmethod

@@ -99,7 +99,7 @@ class TestRun:
         config = REPOSITORY / "experiments" / "QIN"
         small = tmp_path / "config"
         small.mkdir()
-        text = (config / "model_config.yaml").read_text().replace("epochs: 8", "epochs: 1")
+        text = (config / "model_config.yaml").read_text().replace("epochs: 6", "epochs: 1")
         (small / "model_config.yaml").write_text(text)
         (small / "dataset_config").symlink_to(REPOSITORY / "dataset_configs")
         done = subprocess.run(
