@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/qin-zoo demo $(DEMO_ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ def draw_comparison(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     ax = figure.add_subplot()
     for name, evaluations in runs.items():
         values = [e.metrics[metric] for e in evaluations]
@@ -80,7 +80,7 @@ def draw_comparison(
     ax.set_ylabel(f"valid {metric}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8, loc="center right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     ax.set_title(title, fontsize=11)
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -1,0 +1,250 @@
+"""Loaders: classes for FuxiCTR's ``RankDataLoader(data_loader=…)`` that make batches by slicing columns.
+
+    train, valid = RankDataLoader(feature_map, stage="train", data_loader=ItemTableLoader, **params)
+
+No worker processes and no Python per row: a batch is a handful of array look-ups.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qin_zoo.batch import ItemBatch
+from qin_zoo.data.columns import Table, open_table
+from qin_zoo.data.convert import Progress
+from qin_zoo.data.dataset import (
+    HISTORY,
+    PER_ROW,
+    PER_USER,
+    USER_HISTORY,
+    data_file,
+    item_info_of,
+    item_specs,
+    open_split,
+    row_specs,
+)
+from qin_zoo.data.histories import Histories, RowHistories, UserHistories
+from qin_zoo.data.item_table import load_item_table, open_item_table
+from qin_zoo.data.rows import RowReader, check_spec, row_kinds
+from qin_zoo.errors import ConfigError, suggest
+
+Triple = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
+
+
+class ColumnLoader(ABC):
+    """Batches of a table's rows: in order, or shuffled in an order that follows from (seed, epoch).
+
+    Each ``iter()`` is one epoch; the last, smaller batch is kept. Only the train split is ever shuffled.
+
+    Args:
+        feature_map: FuxiCTR's feature map.
+        table: the split.
+        split: ``train``, ``valid`` or ``test``.
+        batch_size: rows per batch.
+        shuffle: whether the train split is shuffled.
+        seed: a whole number; the same seed repeats the same epochs.
+
+    Attributes:
+        num_samples, num_batches, num_blocks: rows, batches per epoch, files (1).
+        table: the open split.
+        has_label: whether its rows hold every label; only a test split may lack them.
+        fingerprint: file name, rows and content hash, for the record of a run.
+    """
+
+    num_blocks = 1
+
+    def __init__(self, feature_map: Any, table: Table, split: str, batch_size: int, shuffle: bool, seed: int) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size: expected a positive whole number, found {batch_size!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError(f"seed: expected a whole number, found {seed!r}.")
+        self.feature_map, self.table, self.split, self.batch_size = feature_map, table, split, batch_size
+        self.shuffle = bool(shuffle) and split == "train"
+        self.has_label = all(label in table for label in feature_map.labels)
+        self.num_samples = table.num_rows
+        self.num_batches = -(-table.num_rows // batch_size)
+        self.fingerprint: dict[str, object] = dict(table.fingerprint)
+        self._seed = seed % 2**64  # seeds of numpy count from 0
+        self._next_epoch = 0
+        self._columns = list(table.columns.values())  # what an epoch reads
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
+        if self.shuffle:
+            for column in self._columns:
+                column.prefetch()
+        return self._batches(self.order(epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next ``iter()`` epoch number ``epoch``, counted from 0."""
+        self._next_epoch = epoch
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The rows in the order in which an epoch visits them, (num_samples,) int64."""
+        if not self.shuffle:
+            return np.arange(self.num_samples)
+        return np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self.num_samples)
+
+    def _batches(self, order: np.ndarray) -> Iterator[Any]:
+        for start in range(0, self.num_samples, self.batch_size):
+            yield self.batch(order[start : start + self.batch_size])
+
+    @abstractmethod
+    def batch(self, rows: np.ndarray) -> Any:
+        """The batch of these rows, (B,) int64."""
+
+
+class ItemTableLoader(ColumnLoader):
+    """Rows, histories and targets over an item table.
+
+    Args:
+        feature_map, split, batch_size, shuffle, seed: see :class:`ColumnLoader`.
+        data_path: the split's parquet file. Rows hold ``item_id`` and ``item_seq``; or, with ``user_info``,
+            ``item_index``, ``user_index`` and ``seq_len``.
+        item_info: the item table, row i describing item i and row 0 padding. Default: ``item_info.parquet``
+            beside the data.
+        user_info: the users' histories, column ``full_item_seq``, row i being user i. Default: histories stand in
+            the rows.
+        max_len: items per history, the newest; 0 for none, None for the longest there is. Default: 100.
+        batch_layout: ``triple``, the public ``(batch_dict, item_dict, mask)``, or ``index``, an
+            :class:`~qin_zoo.batch.ItemBatch`. Default: ``triple``.
+        cache_dir: where converted columns are kept. Default: see ``cache.py``.
+        task: ``binary_classification`` (labels 0 and 1) or ``regression``.
+        progress: called with (file name, rows done, rows in all) while a file is converted.
+        kwargs: whatever else a configuration holds; ignored.
+
+    Attributes:
+        histories: the history of every row.
+        items: the item table, name -> (N, …); the same tensors in every loader of it.
+        target: the column with each row's item.
+
+    Raises:
+        DataError: a file or column that cannot be used, an id beyond the item table or a vocabulary.
+        ConfigError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        feature_map: Any,
+        data_path: str | Path,
+        split: str = "train",
+        batch_size: int = 32,
+        shuffle: bool = False,
+        item_info: str | Path | None = None,
+        user_info: str | Path | None = None,
+        max_len: int | None = 100,
+        seed: int = 0,
+        batch_layout: str = "triple",
+        cache_dir: str | Path | None = None,
+        task: str = "binary_classification",
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if batch_layout not in ("triple", "index"):
+            raise ConfigError(
+                f"batch_layout: expected 'triple' or 'index', found {batch_layout!r}."
+                f"{suggest(batch_layout, ('triple', 'index'))}"
+            )
+        specs, path, layout = feature_map.features, data_file(data_path), PER_USER if user_info else PER_ROW
+        table = open_split(path, specs, feature_map.labels, split, layout, task, cache_dir, progress)
+        super().__init__(feature_map, table, split, batch_size, shuffle, seed)
+        self.batch_layout = batch_layout
+        self.target = table[layout.target]
+        self._read = RowReader(table, row_specs(specs), feature_map.labels)
+
+        info, features = item_info_of({"item_info": item_info}, path), item_specs(specs)
+        items = open_item_table(info, {name: spec["type"] for name, spec in features.items()}, layout.target, cache_dir)
+        for name, spec in features.items():
+            check_spec(items[name], name, spec)
+        self.items: dict[str, Tensor] = load_item_table(info, features, layout.target, cache_dir)
+        self.fingerprint["item_info"] = items.fingerprint
+
+        self.histories: Histories
+        if user_info:
+            users = open_table(data_file(user_info), {USER_HISTORY: "ids"}, cache_dir=cache_dir, progress=progress)
+            self.histories = UserHistories(users[USER_HISTORY], table["user_index"], table["seq_len"], max_len)
+            self.fingerprint["user_info"] = users.fingerprint
+            history = users[USER_HISTORY]
+        else:
+            history = table[HISTORY]
+            self.histories = RowHistories(history, max_len)
+        for column in (self.target, history):
+            column.check_below(items.num_rows, f"the rows of the item table {info}")
+        if user_info:
+            self._columns.append(history)
+
+    def _batches(self, order: np.ndarray) -> Iterator[ItemBatch | Triple]:
+        ahead = self.histories.rows_ahead(self.batch_size)
+        for start in range(0, self.num_samples, ahead):
+            rows = order[start : start + ahead]
+            histories = None  # lets go of the last ones first
+            histories = self.histories.gather(rows, np.int32)
+            for first in range(0, len(rows), self.batch_size):
+                part = slice(first, first + self.batch_size)
+                yield self._batch(rows[part], histories[part])
+
+    def batch(self, rows: np.ndarray) -> ItemBatch | Triple:
+        return self._batch(rows, self.histories.gather(rows))
+
+    def _batch(self, rows: np.ndarray, history: np.ndarray) -> ItemBatch | Triple:
+        batch = ItemBatch(
+            rows=self._read(rows),
+            history=torch.from_numpy(history.astype(np.int64, copy=False)),
+            target=torch.from_numpy(self.target.take(rows).astype(np.int64)),
+            items=self.items,
+        )
+        return batch if self.batch_layout == "index" else batch.triple()
+
+
+class FieldsLoader(ColumnLoader):
+    """FuxiCTR's classic fields: one dictionary of columns per batch, from an npz or an encoded parquet file.
+
+    A batch maps categorical and meta features to (B,) int64, sequences to (B, max_len) int64 (shorter ones
+    padded with 0 at the end), numeric features and labels to (B,) float32, embeddings to (B, dim) float32.
+
+    Args:
+        feature_map, split, batch_size, shuffle, seed: see :class:`ColumnLoader`.
+        data_path: the split's ``.npz`` or ``.parquet`` file; the suffix may be left out.
+        cache_dir, task, progress, kwargs: see :class:`ItemTableLoader`.
+
+    Raises:
+        DataError: a file or column that cannot be used, an id beyond a feature's vocabulary.
+        ConfigError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        feature_map: Any,
+        data_path: str | Path,
+        split: str = "train",
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        task: str = "binary_classification",
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kinds = row_kinds(feature_map.features, feature_map.labels, task)
+        table = open_table(
+            data_file(data_path, (".npz", ".parquet")),
+            kinds,
+            cache_dir=cache_dir,
+            progress=progress,
+            optional=feature_map.labels if split == "test" else (),
+        )
+        super().__init__(feature_map, table, split, batch_size, shuffle, seed)
+        self._read = RowReader(table, feature_map.features, feature_map.labels)
+
+    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return self._read(rows)

@@ -1,0 +1,83 @@
+"""The features and labels that stand in the rows of a split, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qin_zoo.data.columns import Table
+from qin_zoo.data.histories import gather_lists
+from qin_zoo.data.item_table import ITEM_KINDS
+from qin_zoo.data.mapped import Column
+from qin_zoo.errors import DataError
+
+Specs = Mapping[str, Mapping[str, object]]
+
+
+def row_kinds(specs: Specs, labels: Sequence[str], task: str = "binary_classification") -> dict[str, str]:
+    """The kinds of the columns to open for these features and labels."""
+    label = "response" if task == "regression" else "label"
+    return {name: ITEM_KINDS[str(spec["type"])] for name, spec in specs.items()} | dict.fromkeys(labels, label)
+
+
+class RowReader:
+    """Reads row features and labels as tensors.
+
+    Args:
+        table: an open split.
+        specs: feature name -> specification, of the features that stand in the rows.
+        labels: label columns; those the table lacks are left out.
+
+    Raises:
+        DataError: an id beyond a feature's ``vocab_size``, a list longer than its ``max_len``, a vector of
+            another length than its ``pretrain_dim``.
+    """
+
+    def __init__(self, table: Table, specs: Specs, labels: Sequence[str]) -> None:
+        for name, spec in specs.items():
+            check_spec(table[name], name, spec)
+        self._lists = {
+            name: (table[name], int(spec.get("max_len") or table[name].longest))
+            for name, spec in specs.items()
+            if table[name].kind == "ids"
+        }
+        self._scalars = {
+            name: (table[name], np.float32 if table[name].values.dtype.kind == "f" else np.int64)
+            for name in specs
+            if name not in self._lists
+        }
+        self._scalars |= {name: (table[name], np.float32) for name in labels if name in table}
+
+    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Name -> (B,) int64 ids or float32 numbers and labels, (B, max_len) int64 lists, (B, dim) vectors."""
+        out = {name: column.take(rows).astype(dtype, copy=False) for name, (column, dtype) in self._scalars.items()}
+        for name, (column, length) in self._lists.items():
+            out[name] = gather_lists(column.values, *column.bounds(rows), length, align="left")
+        return {name: torch.from_numpy(values) for name, values in out.items()}
+
+
+def check_spec(column: Column, feature: str, spec: Mapping[str, object]) -> None:
+    """Raises DataError when a column holds what the feature's specification has no room for."""
+    if "vocab_size" in spec and column.kind in ("id", "ids", "history"):
+        size = int(spec["vocab_size"])
+        column.check_below(
+            size, f"the vocab_size of feature '{feature}': set it to {column.max + 1} or correct the data"
+        )
+    if (
+        spec.get("max_len")
+        and column.kind == "ids"
+        and spec.get("source") != "item"
+        and column.longest > int(spec["max_len"])
+    ):
+        raise DataError(
+            f"{column.path}, column '{column.name}': expected lists of at most {spec['max_len']} ids, the "
+            f"max_len of feature '{feature}'; found one of {column.longest}. Set max_len to that."
+        )
+    if "pretrain_dim" in spec and column.kind == "floats" and column.width != spec["pretrain_dim"]:
+        raise DataError(
+            f"{column.path}, column '{column.name}': expected vectors of {spec['pretrain_dim']} numbers, "
+            f"the pretrain_dim of feature '{feature}'; found {column.width}. Set pretrain_dim to that."
+        )

@@ -1,0 +1,141 @@
+"""Feature specifications: from ``feature_cols`` of a dataset configuration, and what makes one sound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qin_zoo.data.encoders import check_encoder
+from qin_zoo.errors import ConfigError, suggest
+
+_log = logging.getLogger(__name__)
+
+TYPES = ("meta", "categorical", "sequence", "embedding", "numeric")
+_SIZES = ("vocab_size", "embedding_dim", "emb_output_dim", "pretrain_dim")
+_KEPT = (*_SIZES, "max_len", "share_embedding")
+# What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
+_PREPROCESSING = {"fill_na", "min_categr_count", "splitter", "padding", "remap", "padding_idx"}
+_WITHOUT_EFFECT = {"preprocess", "normalizer"}
+_UNSUPPORTED = {"category_processor", "num_buckets", "pretrained_emb", "freeze_emb", "pretrain_usage"}
+_KEYS = {
+    "name",
+    "active",
+    "dtype",
+    "type",
+    "source",
+    "feature_encoder",
+    *_KEPT,
+    *_PREPROCESSING,
+    *_WITHOUT_EFFECT,
+    *_UNSUPPORTED,
+}
+
+Spec = dict[str, Any]
+
+
+def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
+    """The active features of a dataset configuration, in its order, as specifications of a feature map.
+
+    Args:
+        params: a configuration with ``feature_cols``: a list of ``{name, type, source, …}``, where ``name`` may be
+            a list and ``active: False`` skips an entry.
+
+    Raises:
+        ConfigError: no ``feature_cols``, an unknown type or key, a name given twice, a size that is not a positive
+            whole number, a ``feature_encoder`` that is not allowed.
+    """
+    columns = params.get("feature_cols")
+    where = f"dataset '{params.get('dataset_id')}'"
+    if not isinstance(columns, list) or not columns:
+        raise ConfigError(f"{where}: expected feature_cols, a list of features, found {columns!r}.")
+    specs: dict[str, Spec] = {}
+    for column in columns:
+        if not isinstance(column, Mapping) or not column.get("name"):
+            raise ConfigError(f"{where}: expected each of feature_cols to be {{name: …, type: …}}, found {column!r}.")
+        names = column["name"] if isinstance(column["name"], list) else [column["name"]]
+        for name in names:
+            if column.get("active", True) is False:
+                continue
+            if not isinstance(name, str):
+                raise ConfigError(f"{where}: expected a feature's name to be text, found {name!r}.")
+            if name in specs:
+                raise ConfigError(f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them.")
+            specs[name] = _spec(name, column, f"{where}, feature '{name}'")
+            check_spec_shape(specs[name], f"{where}, feature '{name}'")
+    return specs
+
+
+def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
+    for key in column:
+        if key not in _KEYS:
+            raise ConfigError(f"{where}: unknown key '{key}'.{suggest(key, _KEYS)}")
+        if key in _UNSUPPORTED:
+            raise ConfigError(
+                f"{where}: '{key}' has no meaning where items stand in a table of encoded columns. "
+                "Remove it; a vector per item is a feature of type embedding."
+            )
+        if key in _WITHOUT_EFFECT and column[key]:
+            _log.warning("%s: '%s' has no effect: the data is read as it is", where, key)
+    spec: Spec = {"source": column.get("source") or "", "type": column.get("type")}
+    spec |= {key: column[key] for key in _KEPT if column.get(key) is not None}
+    if spec["type"] in ("categorical", "sequence"):
+        spec["padding_idx"] = 0
+    encoder = column.get("feature_encoder", "layers.MaskedAveragePooling()" if spec["type"] == "sequence" else None)
+    if encoder not in (None, "null", "None", "none"):  # FuxiCTR reads these words as null
+        spec["feature_encoder"] = encoder
+    return spec
+
+
+def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
+    """Raises ConfigError unless ``spec`` is a sound specification.
+
+    Args:
+        spec: the specification.
+        where: the file or data set, and the feature, for the message.
+        complete: whether the sizes that a model is built from must all be there.
+    """
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{where}: expected a specification {{type: …, …}}, found {spec!r}.")
+    kind = spec.get("type")
+    if kind not in TYPES:
+        raise ConfigError(f"{where}: expected a type among {', '.join(TYPES)}, found {kind!r}.{suggest(kind, TYPES)}")
+    for key in (*_SIZES, "max_len"):
+        value, least = spec.get(key), 0 if key == "max_len" else 1
+        if value is not None and (type(value) is not int or value < least):
+            raise ConfigError(f"{where}: expected {key} to be a positive whole number, found {value!r}.")
+    for key in ("source", "share_embedding"):
+        if not isinstance(spec.get(key, ""), str):
+            raise ConfigError(f"{where}: expected {key} to be text, found {spec[key]!r}.")
+    check_encoder(spec.get("feature_encoder"), where)
+    if not complete:
+        return
+    needed = {"categorical": ["vocab_size"], "sequence": ["vocab_size", "max_len"], "embedding": ["pretrain_dim"]}
+    for key in needed.get(str(kind), []):
+        if spec.get(key) is None:
+            what = "the length of its vectors" if key == "pretrain_dim" else "the greatest id + 1"
+            raise ConfigError(
+                f"{where}: {key} is missing and no data is at hand to take it from. Add {key}: …"
+                + ("" if key == "max_len" else f" ({what})")
+                + ", or name the data files."
+            )
+
+
+def label_names(params: Mapping[str, Any]) -> list[str]:
+    """The names of the label columns; ``label_col`` is one ``{name: …}`` or a list of them."""
+    columns = params.get("label_col")
+    columns = columns if isinstance(columns, list) else [columns]
+    if not all(isinstance(c, Mapping) and isinstance(c.get("name"), str) for c in columns) or not columns:
+        raise ConfigError(
+            f"dataset '{params.get('dataset_id')}': expected label_col to be {{name: …, dtype: float}}, "
+            f"found {params.get('label_col')!r}."
+        )
+    return [c["name"] for c in columns]
+
+
+def check_known(names: Iterable[object], known: Iterable[str], where: str) -> None:
+    """Raises ConfigError for the first of ``names`` that is not a known feature."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown feature {name!r}.{suggest(name, known)} Known: {', '.join(known)}.")
