@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.errors import ModelError, suggest
@@ -130,7 +131,7 @@ class ItemTableInputs:
         index = index.to(self.embedder.device, non_blocking=True)
         return ModelInput(
             context=self.embedder.embed(self.context_features, batch.rows),
-            target=table[index[:, -1]],
+            target=F.embedding(index[:, -1], table),
             history=ItemRows(table, index[:, :-1]),
             mask=batch.mask.to(self.embedder.device, non_blocking=True),
         )
