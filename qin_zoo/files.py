@@ -26,8 +26,9 @@ def replace_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch.save reports a failed write as RuntimeError
-        cause = error.strerror if isinstance(error, OSError) else first_line(error)
+        # torch.save turns a failed write into a RuntimeError of its own
+        failed = error if isinstance(error, OSError) else error.__context__
+        cause = failed.strerror if isinstance(failed, OSError) else first_line(error)
         raise QinZooError(
             f"Could not write {path}: {cause}. What was there before is unchanged; free space or choose a "
             "folder you may write to (model_root)."

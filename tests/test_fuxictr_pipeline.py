@@ -127,7 +127,7 @@ def test_every_experiment_resolves_in_both_ways():
 def test_published_qin_has_31244293_parameters():
     from fuxictr.utils import load_config
 
-    from qin_zoo.data.splits import open_feature_map
+    from qin_zoo.data.dataset import open_feature_map
 
     params = load_config(str(REPOSITORY / "experiments" / "QIN"), "QIN_MicroLens_1M_x1")
     model = qin_zoo.create_model("QIN", open_feature_map(params), **params)

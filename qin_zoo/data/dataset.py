@@ -1,139 +1,141 @@
-"""The files of an item-table data set: which columns tie rows, histories and items together, and opening them."""
+"""The dataset of an experiment, whichever layout it has: feature map, splits, loaders, labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qin_zoo.data.columns import Table, open_table
+import numpy as np
+
 from qin_zoo.data.convert import Progress
-from qin_zoo.data.item_table import open_item_table
-from qin_zoo.data.rows import Specs, row_kinds
-from qin_zoo.data.specs import feature_specs, label_names
-from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.data.feature_map import build_feature_map, load_feature_map
+from qin_zoo.data.item_layout import open_data
+from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
+from qin_zoo.errors import DataError
 
-HISTORY = "item_seq"
-USER_HISTORY = "full_item_seq"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a row names its item and its history.
-
-    Attributes:
-        target: the row's column with the target item; also the column that numbers the item table.
-        kinds: the columns that tie the row to the rest, with their kinds.
-    """
-
-    target: str
-    kinds: Mapping[str, str]
+SPLITS = ("train", "valid", "test")
+_FILES = ("train_data", "valid_data", "test_data", "item_info", "user_info")
 
 
-PER_ROW = Layout("item_id", {"item_id": "id", HISTORY: "history"})
-PER_USER = Layout("item_index", {"item_index": "id", "user_index": "id", "seq_len": "id"})
-
-
-def row_specs(specs: Specs) -> Specs:
-    """The features that stand in the rows; the history is none of them."""
-    return {name: spec for name, spec in specs.items() if spec.get("source") != "item" and name != HISTORY}
-
-
-def item_specs(specs: Specs) -> Specs:
-    """The features that are columns of the item table."""
-    return {name: spec for name, spec in specs.items() if spec.get("source") == "item"}
-
-
-def data_file(path: str | Path, suffixes: Sequence[str] = (".parquet",)) -> Path:
-    """``path``, with the suffix added that FuxiCTR's users may leave out."""
-    if not path or not isinstance(path, (str, Path)):
-        raise ConfigError(
-            f"expected the path of a data file, found {path!r}. Set train_data, valid_data and test_data "
-            "in the dataset configuration."
-        )
-    path = Path(path)
-    if path.suffix in suffixes or path.exists():
-        return path
-    longer = [path.with_name(path.name + suffix) for suffix in suffixes]
-    return next((p for p in longer if p.exists()), longer[0] if not path.suffix else path)
-
-
-def open_split(
-    path: Path,
-    specs: Specs,
-    labels: Sequence[str],
-    split: str,
-    layout: Layout,
-    task: str = "binary_classification",
-    cache_dir: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Table:
-    """The columns of one split: row features, labels (which the test split may lack), target and history."""
-    kinds = row_kinds(row_specs(specs), labels, task) | dict(layout.kinds)
-    optional = labels if split == "test" else ()
-    return open_table(path, kinds, optional=optional, cache_dir=cache_dir, progress=progress)
-
-
-@dataclass(frozen=True)
-class ItemTableData:
-    """An open item-table data set.
-
-    Attributes:
-        layout: how rows name items and histories.
-        splits: ``train``, ``valid``, ``test`` -> table, of those that the configuration names.
-        items: the item table; row i is item i.
-    """
-
-    layout: Layout
-    splits: dict[str, Table]
-    items: Table
-
-    def columns_of(self, feature: str, spec: Mapping[str, Any]) -> list:
-        """Every column that holds the feature."""
-        tables = [self.items] if spec.get("source") == "item" else list(self.splits.values())
-        return [table[feature] for table in tables if feature in table]
-
-
-def item_info_of(params: Mapping[str, Any], data_path: Path | None) -> Path:
-    """The item table's path: ``item_info``, or ``item_info.parquet`` beside the data file."""
-    if params.get("item_info"):
-        return data_file(params["item_info"])
-    if data_path is None:
-        raise ConfigError("item_info is missing: the path of the item table (item_info.parquet).")
-    path = data_path.parent / "item_info.parquet"
-    if not path.exists():
-        raise DataError(f"{path}: no item table there. Name it: item_info: PATH in the dataset configuration.")
-    return path
-
-
-def open_data(
-    params: Mapping[str, Any], cache_dir: str | Path | None = None, progress: Progress | None = None
-) -> ItemTableData:
-    """Opens the splits and the item table that a configuration names.
+class Dataset:
+    """An open dataset.
 
     Args:
-        params: ``train_data``, ``valid_data``, ``test_data``, ``item_info``, ``user_info``, ``feature_cols``,
-            ``label_col``, ``task``, as in FuxiCTR's configurations.
+        params: the experiment's parameters, FuxiCTR's names.
+        batch_layout: ``index`` or ``triple``, for a dataset with an item table; see ``ItemTableLoader``.
+        progress: called with (file name, rows done, rows in all) while files are converted for the first time.
+
+    Attributes:
+        feature_map: FuxiCTR's feature map.
 
     Raises:
-        DataError: a file or column that cannot be used.
-        ConfigError: a configuration that cannot be used.
+        QinZooError: a file or a configuration that cannot be used.
     """
-    specs, labels = feature_specs(params), label_names(params)
-    layout = PER_USER if params.get("user_info") else PER_ROW
-    paths = {
-        split: data_file(params[f"{split}_data"]) for split in ("train", "valid", "test") if params.get(f"{split}_data")
-    }
-    items = open_item_table(
-        item_info_of(params, next(iter(paths.values()), None)),
-        {name: spec["type"] for name, spec in item_specs(specs).items()},
-        layout.target,
-        cache_dir,
+
+    def __init__(self, params: Mapping[str, Any], batch_layout: str = "index", progress: Progress | None = None):
+        self._params = params
+        self._options = {"progress": progress, "cache_dir": params.get("cache_dir")}
+        self._loaders: dict[str, ColumnLoader] = {}
+        if has_item_table(params):
+            data = open_data(params, cache_dir=params.get("cache_dir"), progress=progress)
+            self.feature_map = build_feature_map(params, data)
+            self._loader_class: type[ColumnLoader] = ItemTableLoader
+            self._options["batch_layout"] = batch_layout
+        else:
+            self.feature_map = open_feature_map(params)
+            self._loader_class = FieldsLoader
+
+    @property
+    def folder(self) -> Path:
+        """Where the training rows lie."""
+        return Path(self._params["train_data"]).parent
+
+    def has(self, split: str) -> bool:
+        """Whether the configuration names a file for the split."""
+        return bool(self._params.get(f"{split}_data"))
+
+    def loader(self, split: str, shuffle: bool | None = None) -> ColumnLoader:
+        """A loader of the split, shuffled as configured; its epochs count from the first ``iter()``.
+
+        Args:
+            split: ``train``, ``valid`` or ``test``.
+            shuffle: overrides the configuration's.
+        """
+        self.require(split)
+        params = {**self._params, **self._options}
+        if shuffle is not None:
+            params["shuffle"] = shuffle
+        return self._loader_class(self.feature_map, params[f"{split}_data"], split=split, **params)
+
+    def require(self, split: str, labels: bool = False) -> None:
+        """Raises DataError unless the configuration has the split, and where wanted its rows have labels."""
+        if not self.has(split):
+            raise DataError(
+                f"Dataset '{self._params['dataset_id']}' names no file for its {split} split: add {split}_data to its "
+                "configuration."
+            )
+        if labels and not self.has_labels(split):
+            raise DataError(
+                f"{self._params[f'{split}_data']}: no label column {self.feature_map.labels}, which the {split} split "
+                "must have."
+            )
+
+    def rows(self, split: str) -> int:
+        """Number of rows of the split."""
+        return self._opened(split).num_samples
+
+    def has_labels(self, split: str) -> bool:
+        """Whether the split's rows have labels."""
+        return self._opened(split).table.has_label
+
+    def labels(self, split: str) -> np.ndarray:
+        """(N,) float64 labels of the split, in row order."""
+        return self._column(split, self.feature_map.labels[0]).astype(np.float64)
+
+    def group_ids(self, split: str) -> np.ndarray | None:
+        """(N,) ids by which grouped metrics group the split's rows; None without a ``group_id``."""
+        return self._column(split, self.feature_map.group_id) if self.feature_map.group_id else None
+
+    def fingerprints(self) -> dict[str, dict]:
+        """Name, rows and content hash of every file, for the record of a run."""
+        return {split: self._opened(split).fingerprint for split in SPLITS if self.has(split)}
+
+    def _opened(self, split: str) -> ColumnLoader:
+        if split not in self._loaders:
+            self._loaders[split] = self.loader(split, shuffle=False)
+        return self._loaders[split]
+
+    def _column(self, split: str, name: str) -> np.ndarray:
+        return self._opened(split).table[name].take(slice(None))
+
+
+def has_item_table(params: Mapping[str, Any]) -> bool:
+    """Whether a dataset's histories are item ids of an item table; otherwise its fields are FuxiCTR's."""
+    return bool(params.get("item_info")) or any(
+        column.get("source") == "item" for column in params.get("feature_cols") or []
     )
-    task = params.get("task") or "binary_classification"
-    splits = {
-        split: open_split(path, specs, labels, split, layout, task, cache_dir, progress)
-        for split, path in paths.items()
-    }
-    return ItemTableData(layout, splits, items)
+
+
+def open_feature_map(params: Mapping[str, Any]):
+    """The feature map of a dataset from its configuration, or its ``feature_map.json``; no rows are read.
+
+    Raises:
+        QinZooError: the configuration leaves sizes to the data, or the file is missing or of another dataset.
+    """
+    if has_item_table(params):
+        return build_feature_map(params)
+    default = Path(params.get("data_root", "./data/")) / params["dataset_id"] / "feature_map.json"
+    return load_feature_map(params.get("feature_map_json", default), params)
+
+
+def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same dataset with all its files in another folder."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with {', '.join(_file_names(params).values())}.")
+    moved = {key: str(folder / name) for key, name in _file_names(params).items()}
+    return {**params, **moved, "feature_map_json": str(folder / "feature_map.json")}
+
+
+def _file_names(params: Mapping[str, Any]) -> dict[str, str]:
+    return {key: Path(params[key]).name for key in _FILES if params.get(key)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from fuxictr.features import FeatureMap
 
-from qin_zoo.data.dataset import HISTORY, ItemTableData
+from qin_zoo.data.item_layout import HISTORY, ItemTableData
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.specs import Spec, check_known, check_spec_shape, feature_specs, label_names
 from qin_zoo.errors import ConfigError, DataError
@@ -22,7 +22,7 @@ def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = No
     Args:
         params: ``dataset_id``, ``feature_cols``, ``label_col``, and optionally ``data_root`` ("../data/"),
             ``group_id``, ``embedding_dim``, ``use_features``, ``feature_specs``, as FuxiCTR reads them.
-        data: the open data set (``dataset.open_data(params)``), from which a missing ``vocab_size``, ``max_len``
+        data: the open data set (``item_layout.open_data(params)``), from which a missing ``vocab_size``, ``max_len``
             or ``pretrain_dim`` is filled and against which given ones are checked. None: nothing is read, and
             nothing may be missing.
 

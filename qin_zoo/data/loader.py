@@ -19,7 +19,8 @@ from torch import Tensor
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.convert import Progress
-from qin_zoo.data.dataset import (
+from qin_zoo.data.histories import Histories, RowHistories, UserHistories
+from qin_zoo.data.item_layout import (
     HISTORY,
     PER_ROW,
     PER_USER,
@@ -30,7 +31,6 @@ from qin_zoo.data.dataset import (
     open_split,
     row_specs,
 )
-from qin_zoo.data.histories import Histories, RowHistories, UserHistories
 from qin_zoo.data.item_table import load_item_table, open_item_table
 from qin_zoo.data.rows import RowReader, check_spec, row_kinds
 from qin_zoo.errors import ConfigError, suggest

@@ -215,8 +215,8 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     def save_weights(self, checkpoint: str) -> None:
         """Writes the ``state_dict`` as FuxiCTR does, but never leaves a half-written file behind."""
-        with replace_file(Path(checkpoint)) as temporary:
-            torch.save(self.state_dict(), temporary)
+        with replace_file(Path(checkpoint)) as temporary, open(temporary, "wb") as file:
+            torch.save(self.state_dict(), file)
 
     def load_weights(self, checkpoint: str) -> None:
         """Loads a ``state_dict`` written by :meth:`save_weights`, by FuxiCTR or by the published code.

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from qin_zoo.config.experiments import apply_overrides, check_params, load_experiment, resolve_experiment
-from qin_zoo.data.splits import Dataset, open_feature_map, relocate
+from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
 from qin_zoo.errors import ModelError, QinZooError, first_line
 from qin_zoo.registry import get_model
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
-from qin_zoo.data.splits import SPLITS, Dataset
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import SCHEMA_VERSION, append_results_line, environment, write_record

@@ -6,8 +6,8 @@ import sys
 import pytest
 from data_path_files import ITEMS, DataSet, write
 
-from qin_zoo.data.dataset import open_data
 from qin_zoo.data.feature_map import FeatureMap, build_feature_map, load_feature_map
+from qin_zoo.data.item_layout import open_data
 from qin_zoo.errors import ConfigError, DataError, QinZooError
 
 MICROLENS = {

@@ -241,8 +241,8 @@ class TestCheckpoints:
         model.save_weights(model.checkpoint)
         before = open(model.checkpoint, "rb").read()
 
-        def full(state, path):
-            open(path, "wb").write(b"half")
+        def full(state, file):
+            file.write(b"half")
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(torch, "save", full)
