@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -30,3 +31,10 @@ History = Tensor | ItemRows
 def dense(history: History) -> Tensor:
     """``history`` as vectors (B, L, D), whichever way it came."""
     return history.dense() if isinstance(history, ItemRows) else history
+
+
+def map_items(function: Callable[[Tensor], Tensor], history: History) -> History:
+    """Applies a function of single items, (…, D) -> (…, E), to a history: once per distinct item where it can."""
+    if isinstance(history, ItemRows):
+        return ItemRows(function(history.table), history.index)
+    return function(history)

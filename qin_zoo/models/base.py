@@ -32,8 +32,9 @@ class _FinishedAfterInit(type):
 class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
     """A FuxiCTR ``BaseModel`` whose subclasses only say how interest is drawn and how features interact.
 
-    A subclass builds its layers from ``self.item_dim`` (D) and ``self.context_dim`` (C) and implements
-    :meth:`logits`. Embedding, devices, labels, loss, accumulation, checkpoints and evaluation are here. One
+    A subclass builds its layers from ``self.item_dim`` (D) and ``self.context_dim`` (C), or from the sizes of the
+    single features, ``self.item_dims`` and ``self.context_dims`` (name -> size, in the order in which they are
+    concatenated), and implements :meth:`logits`. Embedding, devices, labels, loss, accumulation, checkpoints and evaluation are here. One
     model runs on both kinds of input: an item table (features with ``source: item``), and FuxiCTR's named
     fields (``target_field`` and ``sequence_field``); which one is a matter of the dataset.
 
@@ -110,8 +111,10 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         )
         embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
         self._inputs = make_inputs(embedder, target_field, sequence_field)
-        self.item_dim = self._inputs.item_dim
-        self.context_dim = self._inputs.context_dim
+        self.item_dims = self._inputs.item_dims
+        self.context_dims = self._inputs.context_dims
+        self.item_dim = sum(self.item_dims.values())
+        self.context_dim = sum(self.context_dims.values())
 
     def logits(self, x: ModelInput) -> Tensor:
         """The model itself: (B,) or (B, 1) logits from context, target, history and mask."""

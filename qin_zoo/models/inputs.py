@@ -55,14 +55,14 @@ class Embedder:
         self.embedding_dim = embedding_dim
         self.device = device
 
-    def dim(self, names: Iterable[str]) -> int:
-        """Size of the concatenated embeddings of ``names``."""
-        total = 0
+    def dims(self, names: Iterable[str]) -> dict[str, int]:
+        """Size of the embedding of each of ``names``, in their order."""
+        dims = {}
         for name in names:
             spec = self.feature_map.features[name]
             owner = self.feature_map.features.get(spec.get("share_embedding"), spec)
-            total += spec.get("emb_output_dim") or owner.get("embedding_dim", self.embedding_dim)
-        return total
+            dims[name] = spec.get("emb_output_dim") or owner.get("embedding_dim", self.embedding_dim)
+        return dims
 
     def _fetch(self, names: list[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         missing = [name for name in names if name not in values]
@@ -101,8 +101,8 @@ class ItemTableInputs:
         features = embedder.feature_map.features
         self.item_features = [n for n, s in features.items() if s.get("source") == "item" and s["type"] != "meta"]
         self.context_features = [n for n, s in features.items() if s.get("source") != "item" and s["type"] != "meta"]
-        self.item_dim = embedder.dim(self.item_features)
-        self.context_dim = embedder.dim(self.context_features)
+        self.item_dims = embedder.dims(self.item_features)
+        self.context_dims = embedder.dims(self.context_features)
 
     def __call__(self, batch) -> ModelInput:
         if isinstance(batch, ItemBatch):
@@ -117,7 +117,7 @@ class ItemTableInputs:
 
     def _from_triple(self, rows: Mapping[str, Tensor], items: Mapping[str, Tensor], mask: Tensor) -> ModelInput:
         batch, length = mask.shape
-        embedded = self.embedder.embed(self.item_features, items).view(batch, length + 1, self.item_dim)
+        embedded = self.embedder.embed(self.item_features, items).view(batch, length + 1, -1)
         return ModelInput(
             context=self.embedder.embed(self.context_features, rows),
             target=embedded[:, -1],
@@ -161,13 +161,13 @@ class FieldInputs:
                 )
         used = {*self.target_features, *self.sequence_features}
         self.context_features = [n for n, s in features.items() if s["type"] != "meta" and n not in used]
-        self.item_dim = embedder.dim(self.target_features)
-        self.context_dim = embedder.dim(self.context_features)
-        history_dim = embedder.dim(self.sequence_features)
-        if history_dim != self.item_dim:
+        self.item_dims = embedder.dims(self.target_features)
+        self.context_dims = embedder.dims(self.context_features)
+        target, history = list(self.item_dims.values()), list(embedder.dims(self.sequence_features).values())
+        if target != history:
             raise ModelError(
-                f"target_field {self.target_features} has {self.item_dim} dimensions, but sequence_field "
-                f"{self.sequence_features} has {history_dim}: give each sequence the embedding of its target "
+                f"target_field {self.target_features} has {target} dimensions, but sequence_field "
+                f"{self.sequence_features} has {history}: give each sequence the embedding of its target "
                 "(share_embedding), in the same order."
             )
 

@@ -5,7 +5,7 @@ import reference
 import torch
 from torch import nn
 
-from qin_zoo.layers import ASTA, QNN, DINAttention, ItemRows, dense
+from qin_zoo.layers import ASTA, QNN, DINAttention, ItemRows, dense, map_items
 
 B, L, D = 5, 4, 6
 
@@ -120,3 +120,12 @@ def test_dense_of_both_forms(table, inputs):
     _, index, _ = inputs
     assert torch.equal(dense(ItemRows(table, index)), table[index])
     assert dense(table) is table
+
+
+def test_map_items_works_once_per_distinct_item(table, inputs):
+    _, index, _ = inputs
+    seen = []
+    double = lambda x: seen.append(x.shape[:-1].numel()) or 2 * x  # noqa: E731
+    torch.testing.assert_close(dense(map_items(double, ItemRows(table, index))), 2 * table[index])
+    torch.testing.assert_close(map_items(double, table[index]), 2 * table[index])
+    assert seen == [9, B * L]

@@ -76,7 +76,9 @@ class TestInputs:
         batch = fields_batch()
         x = model._inputs(batch)
         emb = model.embedding_layer.embedding_layer.embedding_layers
-        assert (model.item_dim, model.context_dim) == (6 + 4, 4 + 4 + 4 + 3)
+        assert model.item_dims == {"item": 6, "cate": 4}
+        assert model.context_dims == {"age": 4, "price": 4, "tags": 4, "text": 3}
+        assert (model.item_dim, model.context_dim) == (10, 15)
         torch.testing.assert_close(x.target, torch.cat([emb["item"](batch["item"]), emb["cate"](batch["cate"])], 1))
         torch.testing.assert_close(
             x.history, torch.cat([emb["item"](batch["clicks"]), emb["cate"](batch["cates"])], dim=-1)
