@@ -5,4 +5,4 @@ from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.history import History, ItemRows, dense, map_items
 from qin_zoo.layers.qnn import QNN
 
-__all__ = ["ASTA", "QNN", "DINAttention", "History", "ItemRows", "dense"]
+__all__ = ["ASTA", "QNN", "DINAttention", "History", "ItemRows", "dense", "map_items"]

@@ -34,9 +34,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     A subclass builds its layers from ``self.item_dim`` (D) and ``self.context_dim`` (C), or from the sizes of the
     single features, ``self.item_dims`` and ``self.context_dims`` (name -> size, in the order in which they are
-    concatenated), and implements :meth:`logits`. Embedding, devices, labels, loss, accumulation, checkpoints and evaluation are here. One
-    model runs on both kinds of input: an item table (features with ``source: item``), and FuxiCTR's named
-    fields (``target_field`` and ``sequence_field``); which one is a matter of the dataset.
+    concatenated), and implements :meth:`logits`. Embedding, devices, labels, loss, accumulation, checkpoints and
+    evaluation are here. One model runs on both kinds of input: an item table (features with ``source: item``), and
+    FuxiCTR's named fields (``target_field`` and ``sequence_field``); which one is a matter of the dataset.
 
     Args:
         feature_map: FuxiCTR's feature map of the dataset.
