@@ -8,7 +8,7 @@ import sys
 import typer
 
 from qin_zoo import __version__
-from qin_zoo.cli import data, demo, info, list_models, predict, run
+from qin_zoo.cli import data, demo, info, list_models, new, predict, run
 from qin_zoo.errors import QinZooError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("run")(run.run)
 app.command("predict")(predict.predict)
 app.command("list")(list_models.list_models)
 app.command("info")(info.info)
+app.command("new")(new.new)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 

@@ -24,13 +24,14 @@ def list_models(
     problems: list[str] = []
     experiments = find_experiments(problems=problems)
     table = Table(show_lines=True)
-    for column in ("model", "paper", "published", "experiments"):
+    for column in ("model", "paper", "inputs", "published", "experiments"):
         table.add_column(column, overflow="fold")
     for entry in discover(plugin or []).values():
         if fnmatch.fnmatch(entry.name.lower(), pattern.lower()):
             table.add_row(
                 f"{entry.name}\n{entry.summary}",
                 entry.card.get("paper", ""),
+                entry.card.get("inputs", "item table, named fields"),
                 "\n".join(f"{dataset}: {figure}" for dataset, figure in entry.card.get("published", {}).items()),
                 "\n".join(e.expid for e in experiments if e.model == entry.name),
             )

@@ -16,7 +16,9 @@ from qin_zoo.config.blocks import Block, check_id, config_files, list_folder, on
 from qin_zoo.config.safe_yaml import parse_yaml
 from qin_zoo.errors import ConfigError, suggest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+# The checkout around the package, or what an installed package carries of it.
+REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "dataset_configs").is_dir() else _PACKAGE / "_repository"
 _BASE = "Base"
 _LISTED = 20  # names in a message
 
