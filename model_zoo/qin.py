@@ -1,9 +1,21 @@
 """QIN, the Quadratic Interest Network."""
 
+from functools import partial
+from typing import Literal
+
 import torch
+from torch import nn
 
 from qin_zoo import ZooModel, register_model
-from qin_zoo.layers import ASTA, QNN
+from qin_zoo.fuxi import CrossNetV2, MLP_Block
+from qin_zoo.layers import ASTA, QNN, MeanPooling, choose
+
+ATTENTIONS = {
+    "asta": ASTA,
+    "softmax": partial(ASTA, normalize=True),
+    "mean": lambda item_dim: MeanPooling(),
+    "none": lambda item_dim: None,
+}
 
 
 @register_model(
@@ -14,10 +26,14 @@ class QIN(ZooModel):
     """Sparse target attention over the history, then quadratic interaction of all features.
 
     Args:
-        num_layers: layers of the quadratic network.
+        num_layers: layers of the quadratic network, or of the cross network.
         num_row: linear maps summed in each layer; 4 is published, 3 is advised where training is unstable.
-        net_dropout: dropout rate of the quadratic network.
-        batch_norm: normalise each layer's product over the batch.
+        net_dropout: dropout rate of the quadratic network, or of the MLP.
+        batch_norm: normalise each layer's product over the batch; the hidden layers of the MLP.
+        attention: ``asta``; for ablations ``softmax`` (the same projections, weights that sum to one), ``mean`` of
+            the history, or ``none``: the history is not used.
+        interaction: ``qnn``; for ablations ``mlp``, or ``cross`` (DCNv2's cross network, then a linear output).
+        dnn_hidden_units: sizes of the MLP's hidden layers; of no meaning without it.
     """
 
     def __init__(
@@ -28,18 +44,26 @@ class QIN(ZooModel):
         num_row: int = 2,
         net_dropout: float = 0.0,
         batch_norm: bool = False,
+        attention: Literal["asta", "softmax", "mean", "none"] = "asta",
+        interaction: Literal["qnn", "mlp", "cross"] = "qnn",
+        dnn_hidden_units: list[int] = (512, 128, 64),
         **kwargs,
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
-        self.attention_layers = ASTA(self.item_dim)
-        self.qnn = QNN(
-            self.context_dim + 2 * self.item_dim,
-            num_layers=num_layers,
-            num_row=num_row,
-            net_dropout=net_dropout,
-            batch_norm=batch_norm,
-        )
+        self.attention_layers = choose(ATTENTIONS, attention, "attention")(self.item_dim)
+        n = self.context_dim + self.item_dim * (1 if attention == "none" else 2)
+        heads = {
+            "qnn": lambda: QNN(n, num_layers, num_row, net_dropout, batch_norm),
+            "mlp": lambda: MLP_Block(
+                n, list(dnn_hidden_units), output_dim=1, dropout_rates=net_dropout, batch_norm=batch_norm
+            ),
+            "cross": lambda: nn.Sequential(CrossNetV2(n, num_layers), nn.Linear(n, 1)),
+        }
+        self.interaction = interaction
+        self.add_module(interaction, choose(heads, interaction, "interaction")())  # self.qnn in published checkpoints
 
     def logits(self, x):
-        interest = self.attention_layers(x.target, x.history, x.mask)  # (B, D)
-        return self.qnn(torch.cat([x.context, x.target, interest], dim=-1))
+        features = [x.context, x.target]
+        if self.attention_layers is not None:
+            features.append(self.attention_layers(x.target, x.history, x.mask))  # (B, D)
+        return self.get_submodule(self.interaction)(torch.cat(features, dim=-1))

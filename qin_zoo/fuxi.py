@@ -38,15 +38,25 @@ def _without_preprocess_package():
 
 with _without_preprocess_package():
     from fuxictr.features import FeatureMap
-    from fuxictr.pytorch.layers import FeatureEmbedding, MaskedAveragePooling, MLP_Block
+    from fuxictr.pytorch.layers import (
+        CrossNetMix,
+        CrossNetV2,
+        FeatureEmbedding,
+        MaskedAveragePooling,
+        MLP_Block,
+        SqueezeExcitation,
+    )
     from fuxictr.pytorch.models import BaseModel
     from fuxictr.pytorch.torch_utils import seed_everything
 
 __all__ = [
     "BaseModel",
+    "CrossNetMix",
+    "CrossNetV2",
     "FeatureEmbedding",
     "FeatureMap",
     "MLP_Block",
     "MaskedAveragePooling",
+    "SqueezeExcitation",
     "seed_everything",
 ]

@@ -37,7 +37,8 @@ def new(
         target: Template((templates / source).read_text(encoding="utf-8")).substitute(name=name, module=module)
         for target, source in targets.items()
     }
-    contents[experiment / "dataset_config.yaml"] = (REPOSITORY / "dataset_configs" / "sample.yaml").read_text(encoding="utf-8")
+    sample = REPOSITORY / "dataset_configs" / "sample.yaml"
+    contents[experiment / "dataset_config.yaml"] = sample.read_text(encoding="utf-8")
     for target in contents:
         if target.exists():
             raise ModelError(f"{target} exists; nothing was written. Choose another name, or another folder (--out).")

@@ -1,8 +1,33 @@
 """Layers: plain PyTorch modules, each the fast exact form of a formula of the design. They know torch only."""
 
 from qin_zoo.layers.asta import ASTA
+from qin_zoo.layers.bilinear import BilinearInteraction
+from qin_zoo.layers.choice import choose
 from qin_zoo.layers.din_attention import DINAttention
+from qin_zoo.layers.fusion import FUSIONS, make_fusion
 from qin_zoo.layers.history import History, ItemRows, dense, map_items
+from qin_zoo.layers.pooling import MeanPooling, TargetAttentionPooling, masked_softmax
 from qin_zoo.layers.qnn import QNN
+from qin_zoo.layers.target_attention import MultiHeadTargetAttention
+from qin_zoo.layers.target_transformer import TargetTransformer
+from qin_zoo.layers.unified_embedding import UnifiedEmbedding
 
-__all__ = ["ASTA", "QNN", "DINAttention", "History", "ItemRows", "dense", "map_items"]
+__all__ = [
+    "ASTA",
+    "FUSIONS",
+    "QNN",
+    "BilinearInteraction",
+    "DINAttention",
+    "History",
+    "ItemRows",
+    "MeanPooling",
+    "MultiHeadTargetAttention",
+    "TargetAttentionPooling",
+    "TargetTransformer",
+    "UnifiedEmbedding",
+    "choose",
+    "dense",
+    "make_fusion",
+    "map_items",
+    "masked_softmax",
+]

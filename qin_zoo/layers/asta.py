@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.pooling import masked_softmax, weighted_sum
 
 
 class ASTA(nn.Module):
@@ -19,12 +20,15 @@ class ASTA(nn.Module):
     Args:
         input_dim: D, size of an item representation.
         attention_dim: d_a, size of the projections. Default: ``2 * input_dim``, as published.
+        normalize: weigh by a softmax over the history's real items instead, the ordinary target attention that
+            the paper compares with; without any history ``o = t`` either way. Default: the ReLU.
     """
 
-    def __init__(self, input_dim: int, attention_dim: int | None = None):
+    def __init__(self, input_dim: int, attention_dim: int | None = None, normalize: bool = False):
         super().__init__()
         attention_dim = attention_dim or 2 * input_dim
         self.scale = attention_dim**-0.5
+        self.normalize = normalize
         self.W_q = nn.Linear(input_dim, attention_dim, bias=False)
         self.W_k = nn.Linear(input_dim, attention_dim, bias=False)
         self.W_v = nn.Linear(input_dim, attention_dim, bias=False)
@@ -43,7 +47,6 @@ class ASTA(nn.Module):
         """
         h = dense(history)  # (B, L, D)
         query = F.linear(self.W_q(target), self.W_k.weight.t())  # (B, D)
-        score = torch.bmm(h, query.unsqueeze(2)).squeeze(2)  # (B, L)
-        weight = F.relu(score * self.scale) * mask  # (B, L)
-        pooled = torch.bmm(weight.unsqueeze(1), h).squeeze(1)  # (B, D)
-        return self.W_o(self.W_v(pooled)) + target
+        score = torch.bmm(h, query.unsqueeze(2)).squeeze(2) * self.scale  # (B, L)
+        weight = masked_softmax(score, mask) if self.normalize else F.relu(score) * mask  # (B, L)
+        return self.W_o(self.W_v(weighted_sum(weight, h))) + target

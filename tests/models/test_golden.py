@@ -17,6 +17,7 @@ CASES = {
     "qin_batchnorm": "QIN",
     "din_baseline": "DIN",
     "din_baseline_dice_softmax": "DIN",
+    "transformer_dcn": "Transformer_DCN",
 }
 
 
