@@ -54,12 +54,9 @@ class FusionNet(ZooModel):
             raise ModelError(str(error)) from None
         poolings = {"mean": MeanPooling, "attention": lambda: TargetAttentionPooling(fusion_dim)}
         self.pooling = choose(poolings, pooling, "pooling")()
+        size = self.context_dim + 2 * fusion_dim
         self.dnn = MLP_Block(
-            self.context_dim + 2 * fusion_dim,
-            list(dnn_hidden_units),
-            output_dim=1,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
+            size, list(dnn_hidden_units), output_dim=1, dropout_rates=net_dropout, batch_norm=batch_norm
         )
 
     def fuse(self, items):

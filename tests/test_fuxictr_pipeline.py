@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from synthetic import write_dataset
 from torch import nn
 
 import qin_zoo
+from qin_zoo.config.experiments import find_experiments
 
 
 def fuxictr_params(model: str, tiny_seq, tmp_path) -> dict:
@@ -111,7 +113,7 @@ def test_every_experiment_resolves_in_both_ways():
     """Ours and FuxiCTR's reading of every experiment id in the repository agree."""
     from fuxictr.utils import load_config
 
-    from qin_zoo.config.experiments import check_params, find_experiments, load_experiment
+    from qin_zoo.config.experiments import check_params, load_experiment
     from qin_zoo.registry import get_model
 
     experiments = find_experiments([REPOSITORY])
@@ -124,11 +126,29 @@ def test_every_experiment_resolves_in_both_ways():
         assert check_params(ours, get_model(experiment.model)) == ours
 
 
-def test_published_qin_has_31244293_parameters():
+@pytest.mark.parametrize("experiment", find_experiments([REPOSITORY]), ids=lambda e: e.expid)
+def test_every_experiment_builds_its_model(experiment, tiny_seq, tmp_path, monkeypatch):
+    """Through our runner, and from what FuxiCTR's load_config reads; the published sizes need no data."""
     from fuxictr.utils import load_config
 
     from qin_zoo.data.dataset import open_feature_map
+    from qin_zoo.errors import QinZooError
+    from qin_zoo.training.prepare import build_model, prepare
 
-    params = load_config(str(REPOSITORY / "experiments" / "QIN"), "QIN_MicroLens_1M_x1")
-    model = qin_zoo.create_model("QIN", open_feature_map(params), **params)
-    assert model.count_parameters() == 31_244_293
+    monkeypatch.chdir(tmp_path)
+    params = load_config(str(experiment.config_dir), experiment.expid)
+    prepared, dataset = prepare(experiment.expid, experiment.config_dir), None
+    try:
+        feature_map = open_feature_map(prepared.params)
+    except QinZooError:  # sizes that the configuration leaves to the data
+        assert not experiment.dataset_id.startswith("MicroLens")
+        data = tiny_seq if experiment.dataset_id == "tiny_seq" else write_dataset(params, tmp_path / "data")
+        cache = ["cache_dir=cache", "data_root=encoded"]
+        prepared = prepare(experiment.expid, experiment.config_dir, data=data, overrides=cache)
+        dataset = prepared.open_dataset()
+        feature_map = dataset.feature_map
+    ours = build_model(prepared, dataset)
+    theirs = qin_zoo.create_model(params["model"], feature_map, **params)
+    assert ours.count_parameters() == theirs.count_parameters() > 0
+    if experiment.expid == "QIN_MicroLens_1M_x1":
+        assert ours.count_parameters() == 31_244_293

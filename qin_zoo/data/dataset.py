@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qin_zoo.data.convert import Progress
+from qin_zoo.data.encode import encode_fields, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
 from qin_zoo.data.item_layout import open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
@@ -43,7 +44,8 @@ class Dataset:
             self._loader_class: type[ColumnLoader] = ItemTableLoader
             self._options["batch_layout"] = batch_layout
         else:
-            self.feature_map = open_feature_map(params)
+            self._params = encode_fields(params, progress)
+            self.feature_map = open_feature_map(self._params)
             self._loader_class = FieldsLoader
 
     @property
@@ -125,6 +127,7 @@ def open_feature_map(params: Mapping[str, Any]):
     """
     if has_item_table(params):
         return build_feature_map(params)
+    params = find_encoded(params) or params
     default = Path(params.get("data_root", "./data/")) / params["dataset_id"] / "feature_map.json"
     return load_feature_map(params.get("feature_map_json", default), params)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.convert import Progress
+from qin_zoo.data.item_codes import source_column
 from qin_zoo.data.item_table import open_item_table
 from qin_zoo.data.rows import Specs, row_kinds
 from qin_zoo.data.specs import feature_specs, label_names
@@ -41,8 +42,16 @@ def row_specs(specs: Specs) -> Specs:
 
 
 def item_specs(specs: Specs) -> Specs:
-    """The features that are columns of the item table."""
+    """The features of items, columns of the item table or computed from one."""
     return {name: spec for name, spec in specs.items() if spec.get("source") == "item"}
+
+
+def item_column_types(specs: Specs) -> dict[str, str]:
+    """The columns of the item table that the features need, with their types."""
+    items = item_specs(specs)
+    stored = {name: str(spec["type"]) for name, spec in items.items() if not source_column(spec)}
+    computed = {source: "embedding" for spec in items.values() if (source := source_column(spec))}
+    return computed | stored
 
 
 def data_file(path: str | Path, suffixes: Sequence[str] = (".parquet",)) -> Path:
@@ -91,6 +100,8 @@ class ItemTableData:
 
     def columns_of(self, feature: str, spec: Mapping[str, Any]) -> list:
         """Every column that holds the feature."""
+        if source_column(spec):
+            return []  # computed: its sizes follow from its specification
         tables = [self.items] if spec.get("source") == "item" else list(self.splits.values())
         return [table[feature] for table in tables if feature in table]
 
@@ -127,7 +138,7 @@ def open_data(
     }
     items = open_item_table(
         item_info_of(params, next(iter(paths.values()), None)),
-        {name: spec["type"] for name, spec in item_specs(specs).items()},
+        item_column_types(specs),
         layout.target,
         cache_dir,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from qin_zoo.data.cache import source_key
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.histories import gather_lists
+from qin_zoo.data.item_codes import compute, source_column
 from qin_zoo.data.mapped import Column
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.errors import DataError
@@ -78,8 +79,13 @@ def load_item_table(
     """
     path = Path(path)
     check_file(path)
-    types = tuple((name, str(spec["type"])) for name, spec in specs.items())
-    return dict(_load(path.resolve(), source_key(path), types, index_column, cache_dir))
+    columns = {source_column(spec) or name: spec for name, spec in specs.items()}
+    types = tuple((name, "embedding" if source_column(spec) else str(spec["type"])) for name, spec in columns.items())
+    stored = _load(path.resolve(), source_key(path), types, index_column, cache_dir)
+    return {
+        name: compute(spec, stored[source], path, cache_dir) if (source := source_column(spec)) else stored[name]
+        for name, spec in specs.items()
+    }
 
 
 @lru_cache(maxsize=2)  # the table in use and one more: each can be hundreds of megabytes

@@ -26,6 +26,7 @@ from qin_zoo.data.item_layout import (
     PER_USER,
     USER_HISTORY,
     data_file,
+    item_column_types,
     item_info_of,
     item_specs,
     open_split,
@@ -163,9 +164,10 @@ class ItemTableLoader(ColumnLoader):
         self._read = RowReader(table, row_specs(specs), feature_map.labels)
 
         info, features = item_info_of({"item_info": item_info}, path), item_specs(specs)
-        items = open_item_table(info, {name: spec["type"] for name, spec in features.items()}, layout.target, cache_dir)
+        items = open_item_table(info, item_column_types(specs), layout.target, cache_dir)
         for name, spec in features.items():
-            check_spec(items[name], name, spec)
+            if name in items:
+                check_spec(items[name], name, spec)
         self.items: dict[str, Tensor] = load_item_table(info, features, layout.target, cache_dir)
         self.fingerprint["item_info"] = items.fingerprint
 

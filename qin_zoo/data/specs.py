@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from qin_zoo.data import item_codes
 from qin_zoo.data.encoders import check_encoder
 from qin_zoo.errors import ConfigError, suggest
 
@@ -13,7 +14,8 @@ _log = logging.getLogger(__name__)
 
 TYPES = ("meta", "categorical", "sequence", "embedding", "numeric")
 _SIZES = ("vocab_size", "embedding_dim", "emb_output_dim", "pretrain_dim")
-_KEPT = (*_SIZES, "max_len", "share_embedding")
+_COMPUTED = ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")
+_KEPT = (*_SIZES, "max_len", "share_embedding", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
 _PREPROCESSING = {"fill_na", "min_categr_count", "splitter", "padding", "remap", "padding_idx"}
 _WITHOUT_EFFECT = {"preprocess", "normalizer"}
@@ -79,6 +81,8 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
             _log.warning("%s: '%s' has no effect: the data is read as it is", where, key)
     spec: Spec = {"source": column.get("source") or "", "type": column.get("type")}
     spec |= {key: column[key] for key in _KEPT if column.get(key) is not None}
+    if item_codes.source_column(spec):
+        spec |= item_codes.sizes(spec, where)
     if spec["type"] in ("categorical", "sequence"):
         spec["padding_idx"] = 0
     encoder = column.get("feature_encoder", "layers.MaskedAveragePooling()" if spec["type"] == "sequence" else None)

@@ -1,0 +1,274 @@
+"""Raw csv and parquet files of named fields, encoded once: ids, scaled numbers, and the feature map to read them with.
+
+What FuxiCTR's preprocessing does, with its vocabularies and its ``feature_map.json``, streamed through polars. The
+result lies in ``<data_root>/<dataset_id>/encoded-<key>/``; the key follows the configuration and the sources' sizes
+and modification times, so it is used again until one of them changes. The folder appears in one step, complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from qin_zoo.data import cache
+from qin_zoo.data.convert import Progress
+from qin_zoo.data.feature_map import FeatureMap
+from qin_zoo.data.raw_fields import RawField, raw_fields
+from qin_zoo.data.raw_files import RawFile, raw_files, reading
+from qin_zoo.data.specs import label_names
+from qin_zoo.data.vocabulary import Vocabulary
+from qin_zoo.errors import ConfigError, DataError
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1  # raise it whenever what is written changes
+_SPLITS = ("train", "valid", "test")
+_READ = ("dataset_id", "feature_cols", "label_col", "min_categr_count", "sep", "n_rows")
+
+
+def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+    """Encodes the raw files of a dataset of named fields, unless that was done before.
+
+    Args:
+        params: FuxiCTR's: ``dataset_id``, ``data_root``, ``data_format`` (csv or parquet), ``train_data``,
+            ``valid_data``, ``test_data`` (a file, or a folder of them), ``feature_cols``, ``label_col``,
+            ``min_categr_count``, ``sep``, ``n_rows``, ``rebuild_dataset``.
+        progress: called with (split, rows done, rows in all).
+
+    Returns:
+        the parameters with ``train_data``, ``valid_data``, ``test_data`` and ``feature_map_json`` naming encoded
+        files; the same parameters where the files are encoded already.
+
+    Raises:
+        ConfigError: a configuration that cannot be used.
+        DataError: a file, column or value that cannot be used; a folder that cannot be written.
+    """
+    if not is_raw(params):
+        return dict(params)
+    entry, splits = _entry(params)
+    if not _complete(entry):
+        with cache.workspace([entry]) as (work, _):
+            _encode(params, splits, work, progress or (lambda *_: None))
+            if _entry(params)[0] != entry:
+                raise DataError(f"{params['train_data']}: the data changed while it was read. Run again.")
+            cache.write_json(work / "sources.json", {name: str(params[f"{name}_data"]) for name in splits})
+            cache.publish(work, entry)
+        for other in entry.parent.glob(f"{entry.name.rpartition('-')[0]}-*"):
+            if other != entry:  # the same configuration, of earlier versions of the files
+                shutil.rmtree(other, ignore_errors=True)
+    return _encoded(params, entry, splits)
+
+
+def find_encoded(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What :func:`encode_fields` would return, if it need not encode anything; None if it must."""
+    if not is_raw(params):
+        return dict(params)
+    entry, splits = _entry(params)
+    return _encoded(params, entry, splits) if _complete(entry) else None
+
+
+def is_raw(params: Mapping[str, Any]) -> bool:
+    """Whether the data files hold values as they were collected, not ids."""
+    path = Path(str(params.get("train_data") or ""))
+    kind = params.get("data_format") or path.suffix[1:]
+    if kind not in ("csv", "parquet") or not params.get("feature_cols"):
+        return False
+    rebuild = params.get("rebuild_dataset")
+    known = Path(params.get("feature_map_json") or _folder(params) / "feature_map.json").is_file()
+    if kind == "csv":
+        return not (rebuild is False and known and path.suffix != ".csv")
+    return bool(rebuild) or (rebuild is None and not known)
+
+
+def _folder(params: Mapping[str, Any]) -> Path:
+    return Path(params.get("data_root") or "./data/") / str(params.get("dataset_id"))
+
+
+def _entry(params: Mapping[str, Any]) -> tuple[Path, dict[str, list[Path]]]:
+    """The folder of the encoded files, and the raw files of each split."""
+    for key in ("valid_size", "test_size"):
+        if params.get(key):
+            raise ConfigError(f"{key}: splitting rows off train_data is not supported. Write a file per split.")
+    if not params.get("train_data"):
+        raise ConfigError(f"dataset '{params.get('dataset_id')}': expected train_data, the file of training rows.")
+    splits = {
+        name: raw_files(Path(params[f"{name}_data"]), _kind(params)) for name in _SPLITS if params.get(f"{name}_data")
+    }
+    files = [file for files in splits.values() for file in files]
+    read = [_FORMAT, _kind(params), *(params.get(key) for key in _READ)]
+    read += [{name: [str(file.resolve()) for file in files] for name, files in splits.items()}]
+    sources = [cache.source_key(file) for file in files]
+    return _folder(params) / f"encoded-{_key(read)}-{_key(sources)}", splits
+
+
+def _key(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value, default=str).encode(), digest_size=6).hexdigest()
+
+
+def _kind(params: Mapping[str, Any]) -> str:
+    return str(params.get("data_format") or Path(str(params["train_data"])).suffix[1:])
+
+
+def _complete(entry: Path) -> bool:
+    return (entry / "sources.json").is_file()
+
+
+def _encoded(params: Mapping[str, Any], entry: Path, splits: Iterable[str]) -> dict[str, Any]:
+    paths = {f"{name}_data": str(entry / f"{name}.parquet") for name in splits}
+    changed = params.copy() if isinstance(params, dict) else dict(params)
+    changed.update(
+        paths, feature_map_json=str(entry / "feature_map.json"), data_format="parquet", rebuild_dataset=False
+    )
+    return changed
+
+
+def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: Path, progress: Progress) -> None:
+    fields, labels = raw_fields(params), _labels(params)
+    options = (_kind(params), params.get("sep") or ",", params.get("n_rows"))
+    raw = {name: [RawFile(file, *options) for file in files] for name, files in splits.items()}
+    widths, rows, labelled = _widths(fields, raw["train"][0]), {}, {}
+    for split, files in raw.items():
+        labelled[split] = [name for name in labels if split != "test" or _has_label(files, name)]
+        rows[split] = sum(_checked(file, fields, {n: labels[n] for n in labelled[split]}, widths) for file in files)
+    vocabularies = _vocabularies(fields, raw)
+    lengths, scales = _statistics(fields, raw["train"])
+
+    def columns(file: RawFile, split: str) -> pl.LazyFrame:
+        out = []
+        for name, field in fields.items():
+            stored = file.schema[name]
+            if field.type == "numeric":
+                shift, scale = scales.get(name, (0.0, 1.0))
+                value = ((field.numbers(stored) - shift) / scale).cast(pl.Float32)
+            elif field.type == "embedding":
+                value = field.vectors(stored).cast(pl.List(pl.Float32))
+            else:
+                value = field.ids(stored, vocabularies.get(name), lengths.get(name, 0))
+            out.append(value.alias(name))
+        return file.frame.select(*out, *(_label(file, name, labels[name]).alias(name) for name in labelled[split]))
+
+    for split, files in raw.items():
+        progress(f"{split} (encoding)", 0, rows[split])
+        frame = pl.concat([columns(file, split) for file in files])
+        target = work / f"{split}.parquet"
+        reading(files[0].path, lambda frame=frame, target=target: frame.sink_parquet(target))
+        progress(f"{split} (encoding)", rows[split], rows[split])
+    _write_maps(params, fields, vocabularies, lengths, widths, work)
+    _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
+
+
+def _checked(file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str, Any], widths: Mapping) -> int:
+    for name in (*fields, *labels):
+        file.require(name)
+    wrong = {name: field.wrong(file.schema[name], widths.get(name)) for name, field in fields.items()}
+    wrong |= {
+        name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label")
+        for name, fill in labels.items()
+    }
+    return file.check({name: check for name, check in wrong.items() if check})
+
+
+def _labels(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Label -> what stands for a missing one, None for nothing."""
+    columns = params.get("label_col")
+    columns = columns if isinstance(columns, list) else [columns]
+    names = label_names(params)
+    if any(column.get("preprocess") for column in columns):
+        raise ConfigError("label_col: 'preprocess' is not supported: make its result a column of the file.")
+    return {name: column.get("fill_na") for name, column in zip(names, columns)}
+
+
+def _label(file: RawFile, name: str, fill: float | None) -> pl.Expr:
+    column = pl.col(name).str.strip_chars() if file.schema[name] == pl.String else pl.col(name)
+    number = column.cast(pl.Float64, strict=False)
+    return number if fill is None else pl.when(column.is_null()).then(float(fill)).otherwise(number)
+
+
+def _has_label(files: list[RawFile], name: str) -> bool:
+    """Whether a test split has the label: not if no file has the column, or it is empty throughout."""
+    if not all(name in file.schema for file in files):
+        return False
+    return any(file.read(lambda f=file: f.frame.select(pl.col(name).count()).collect().item()) for file in files)
+
+
+def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:
+    """The length of every embedding's vectors, as configured or as in the first row."""
+    widths = {}
+    for name, field in fields.items():
+        if field.type == "embedding":
+            file.require(name)
+            first = file.frame.head(1).select(field.vectors(file.schema[name]).list.len())
+            known = file.read(lambda first=first: first.collect().to_series().to_list())
+            widths[name] = field.column.get("pretrain_dim") or (known and known[0]) or 1
+    return widths
+
+
+def _vocabularies(fields: Mapping[str, RawField], raw: Mapping[str, list[RawFile]]) -> dict[str, Vocabulary]:
+    """Of the training rows; of meta features, such as group ids, of all rows."""
+    found, owner_of = {}, {}
+    for name, field in fields.items():
+        if not field.has_vocabulary:
+            continue
+        files = [file for files in raw.values() for file in files] if field.type == "meta" else raw["train"]
+        parts = [file.frame.select(field.words(file.schema[name]).alias("value")) for file in files]
+        counts = pl.concat(parts).group_by("value").len("count")
+        vocabulary = field.vocabulary(reading(files[0].path, lambda c=counts: c.collect(engine="streaming")))
+        shared = field.column.get("share_embedding")
+        owner = owner_of[name] = owner_of[shared] if shared else name
+        found[owner] = found[owner].merged(vocabulary) if shared else vocabulary
+    return {name: found[owner] for name, owner in owner_of.items()}
+
+
+def _statistics(
+    fields: Mapping[str, RawField], files: list[RawFile]
+) -> tuple[dict[str, int], dict[str, tuple[float, float]]]:
+    """Lengths of sequences; what is subtracted from scaled numbers, and what they are then divided by."""
+    lengths = {name: field.column.get("max_len") or 0 for name, field in fields.items() if field.type == "sequence"}
+    scales: dict[str, tuple[float, float]] = {}
+    for name, field in fields.items():
+        normalizer = field.column.get("normalizer") if field.type == "numeric" else None
+        if lengths.get(name) == 0:
+            parts = [f.frame.select(field.tokens(f.schema[name]).list.len().max().alias("n")) for f in files]
+            longest = reading(files[0].path, lambda p=parts: pl.concat(p).collect(engine="streaming"))["n"].max()
+            lengths[name] = max(1, longest or 0)
+        elif normalizer:
+            values = pl.concat([f.frame.select(field.numbers(f.schema[name]).alias("x")) for f in files])
+            x = pl.col("x")
+            stats = values.select(x.min().alias("a"), x.max().alias("b"), x.mean().alias("m"), x.std(ddof=0).alias("s"))
+            low, high, mean, std = reading(files[0].path, lambda q=stats: q.collect(engine="streaming")).row(0)
+            shift, scale = (mean, std) if normalizer == "StandardScaler" else (low, high - low)
+            scales[name] = (shift, scale or 1.0)
+    return lengths, scales
+
+
+def _write_maps(
+    params: Mapping[str, Any],
+    fields: Mapping[str, RawField],
+    vocabularies: Mapping[str, Vocabulary],
+    lengths: Mapping[str, int],
+    widths: Mapping[str, int],
+    work: Path,
+) -> None:
+    """``feature_map.json`` and ``feature_vocab.json``, as FuxiCTR writes them."""
+    feature_map = FeatureMap(params["dataset_id"], str(work))
+    feature_map.labels = label_names(params)
+    for name, field in fields.items():
+        spec = feature_map.features[name] = field.spec()
+        if field.type == "embedding":
+            spec["pretrain_dim"] = widths[name]
+        if field.type in ("categorical", "sequence"):
+            spec |= {"padding_idx": 0, **({"max_len": lengths[name]} if name in lengths else {})}
+            spec["vocab_size"] = vocabularies[name].size
+            feature_map.total_features += 0 if "share_embedding" in spec else spec["vocab_size"]
+        feature_map.total_features += field.type == "numeric"
+    feature_map.num_fields = feature_map.get_num_fields()
+    feature_map.set_column_index()
+    feature_map.save(str(work / "feature_map.json"))
+    named = {name: vocabularies[name].as_dict() for name, f in fields.items() if f.type in ("categorical", "sequence")}
+    (work / "feature_vocab.json").write_text(json.dumps(named, indent=4, ensure_ascii=False), encoding="utf-8")

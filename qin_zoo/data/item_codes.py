@@ -1,0 +1,93 @@
+"""Item features that are computed from an embedding column of the item table, once, and kept.
+
+In a dataset's ``feature_cols``, beside ordinary columns of the item table:
+
+    - {name: codes, type: sequence, source: item, codes_of: item_emb_d128, codebook_size: 256, num_levels: 3}
+    - {name: near, type: sequence, source: item, neighbours_of: item_emb_d128, top_k: 10, share_embedding: item_id}
+
+``codes`` are residual-quantisation codes, one id per level; ``near`` holds the ids of the nearest items.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qin_zoo.data import cache
+from qin_zoo.errors import ConfigError
+from qin_zoo.layers.quantize import nearest_neighbours, residual_codes
+
+_SEED = 2025  # of the codebooks: the same table gives the same codes everywhere
+
+
+def source_column(spec: Mapping[str, Any]) -> str | None:
+    """The embedding column that a feature is computed from; None for a feature that is a column itself."""
+    return spec.get("codes_of") or spec.get("neighbours_of")
+
+
+def sizes(spec: Mapping[str, Any], where: str) -> dict[str, int]:
+    """``max_len``, and for codes ``vocab_size``, of a computed feature.
+
+    Raises:
+        ConfigError: the feature is no item sequence, or a number it needs is missing.
+    """
+    needed = ("codebook_size", "num_levels") if spec.get("codes_of") else ("top_k",)
+    for key in needed:
+        if type(spec.get(key)) is not int or spec[key] < 1:
+            raise ConfigError(f"{where}: expected {key} to be a positive whole number, found {spec.get(key)!r}.")
+    if spec.get("type") != "sequence" or spec.get("source") != "item":
+        raise ConfigError(f"{where}: expected type: sequence and source: item, as it is computed from the item table.")
+    if spec.get("codes_of"):
+        return {"max_len": spec["num_levels"], "vocab_size": spec["num_levels"] * spec["codebook_size"] + 1}
+    return {"max_len": spec["top_k"]}
+
+
+def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: str | Path | None = None) -> Tensor:
+    """The feature's ids for every item, from the cache where they were computed before.
+
+    Args:
+        spec: the feature's specification.
+        embeddings: (N, d) float32, row 0 padding.
+        path: the item table's file, beside whose converted columns the ids are kept.
+        cache_dir: see ``cache.py``.
+
+    Returns:
+        (N, num_levels) int64, ids of level l in l·codebook_size + 1 … (l + 1)·codebook_size, or (N, top_k) item
+        ids; 0 for the padding row.
+    """
+    wanted = {key: spec.get(key) for key in ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")}
+    digest = hashlib.blake2b(json.dumps([wanted, _SEED], sort_keys=True).encode(), digest_size=8).hexdigest()
+    for entry in cache.entries(path, cache_dir):
+        with contextlib.suppress(OSError, ValueError):
+            ids = torch.from_numpy(np.load(entry / f"{digest}.npy", allow_pickle=False))
+            if len(ids) == len(embeddings):
+                return ids.long()
+    logging.info(f"Computing {wanted} for {len(embeddings)} items")
+    if spec.get("codes_of"):
+        size = spec["codebook_size"]
+        codes, _ = residual_codes(embeddings, size, spec["num_levels"], _SEED)
+        ids = torch.where(codes > 0, codes + size * torch.arange(spec["num_levels"]), 0)
+    else:
+        ids = nearest_neighbours(embeddings, spec["top_k"])
+    _keep(ids, path, digest, cache_dir)
+    return ids
+
+
+def _keep(ids: Tensor, path: Path, digest: str, cache_dir: str | Path | None) -> None:
+    """Saves the ids beside the converted columns; a cache that cannot be written only costs time."""
+    for entry in cache.entries(path, cache_dir):
+        with contextlib.suppress(OSError):
+            temporary = entry / f".{digest}.{os.getpid()}.npy"
+            np.save(temporary, ids.int().numpy())
+            os.replace(temporary, entry / f"{digest}.npy")
+            return

@@ -1,0 +1,238 @@
+"""Named fields as they stand in raw files: what each must hold, its vocabulary, and the numbers it becomes.
+
+Every value is described by a polars expression, so that files are read piece by piece and never as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from qin_zoo.data.specs import Spec, check_known, check_spec_shape
+from qin_zoo.data.vocabulary import Vocabulary
+from qin_zoo.errors import ConfigError
+
+_NUMBERS = {"int": pl.Int64, "float": pl.Float64}
+_UNSUPPORTED = {
+    "category_processor": "make the buckets a column of the file",
+    "num_buckets": "make the buckets a column of the file",
+    "preprocess": "make its result a column of the file",
+    "pretrained_emb": "give the vectors as a feature of type embedding",
+    "codes_of": "it belongs to an item table",
+    "neighbours_of": "it belongs to an item table",
+}
+_ENCODERS = (None, "null", "None", "none")  # FuxiCTR reads these words as null
+_KEPT = ("embedding_dim", "emb_output_dim", "share_embedding")
+_element = pl.element()
+
+
+@dataclass(frozen=True)
+class RawField:
+    """A feature of raw files.
+
+    Attributes:
+        name: its column.
+        column: its entry of ``feature_cols``.
+        min_count: rarer values are unknown.
+    """
+
+    name: str
+    column: Mapping[str, Any]
+    min_count: int
+
+    @property
+    def type(self) -> str:
+        return self.column["type"]
+
+    @cached_property
+    def dtype(self) -> str:
+        return str(self.column.get("dtype") or ("float" if self.type in ("numeric", "embedding") else "str"))
+
+    @property
+    def remap(self) -> bool:
+        return self.column.get("remap", True) is not False
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return self.type in ("categorical", "sequence") or (self.type == "meta" and self.remap)
+
+    @cached_property
+    def fill(self) -> str:
+        """What stands for a missing value, as text."""
+        given = self.column.get("fill_na", self.column.get("na_value"))
+        if given is None:
+            return {"int": "0", "float": "0.0"}.get(self.dtype, "") if self.type != "sequence" else ""
+        return str(_plain_number(given, self.dtype)) if self.type != "sequence" else str(given)
+
+    @property
+    def _missing(self) -> str:
+        """The word that is no value of its own."""
+        return self.fill if self.column.get("fill_na", self.column.get("na_value")) is not None else ""
+
+    @property
+    def _splitter(self) -> str:
+        return self.column.get("splitter") or "^"
+
+    def spec(self) -> Spec:
+        """Its entry of a feature map, without the sizes that the data decide."""
+        if self.type == "meta":
+            return {"type": "meta"}
+        spec: Spec = {"source": self.column.get("source") or "", "type": self.type}
+        default = "layers.MaskedAveragePooling()" if self.type == "sequence" else None
+        encoder = self.column.get("feature_encoder", default)
+        if encoder not in _ENCODERS:
+            spec["feature_encoder"] = encoder
+        spec |= {key: self.column[key] for key in _KEPT if self.column.get(key) is not None}
+        return spec
+
+    # What stands in the files ------------------------------------------------------------------------------------
+
+    def tokens(self, stored: pl.DataType) -> pl.Expr:
+        """The value as text, or a sequence's list of texts; missing ones filled."""
+        if self.type == "sequence":
+            return self._entries(stored)
+        number = _NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
+        if number is None:
+            return pl.col(self.name).cast(pl.String).fill_null(self.fill)
+        return _number(pl.col(self.name), stored, number).cast(pl.String).fill_null(self.fill)
+
+    def words(self, stored: pl.DataType) -> pl.Expr:
+        """Every value it holds, in one column."""
+        tokens = self.tokens(stored)
+        return tokens.list.explode() if self.type == "sequence" else tokens
+
+    def numbers(self, stored: pl.DataType) -> pl.Expr:
+        """A numeric feature's values; missing ones filled."""
+        return _number(pl.col(self.name), stored, pl.Float64).fill_null(float(self.fill or 0))
+
+    def vectors(self, stored: pl.DataType) -> pl.Expr:
+        """An embedding's lists of numbers."""
+        inner, lists = pl.String, pl.col(self.name)
+        if isinstance(stored, (pl.List, pl.Array)):
+            inner = stored.inner
+            lists = lists.arr.to_list() if isinstance(stored, pl.Array) else lists
+        else:
+            lists = lists.cast(pl.String).str.split(self._splitter)
+        return lists.list.eval(_number(_element, inner, pl.Float64))
+
+    def _entries(self, stored: pl.DataType) -> pl.Expr:
+        column = pl.col(self.name)
+        if isinstance(stored, pl.Array):
+            column = column.arr.to_list()
+        if isinstance(stored, (pl.List, pl.Array)):
+            column = column.cast(pl.List(pl.String)).fill_null(pl.lit([], dtype=pl.List(pl.String)))
+        else:
+            column = column.cast(pl.String).fill_null(self.fill).str.split(self._splitter)
+        if self.dtype != "int" and self.remap:
+            return column
+        whole = _number(_element, pl.String, pl.Int64).cast(pl.String)
+        return column.list.eval(pl.when(_element == self._missing).then(_element).otherwise(whole))
+
+    def wrong(self, stored: pl.DataType, width: int | None) -> tuple[pl.Expr, str] | None:
+        """Where a row holds what it must not, with what it must hold; None where anything goes.
+
+        Args:
+            stored: type of the column in the file.
+            width: numbers in each vector of an embedding.
+        """
+        column = pl.col(self.name)
+        if self.type == "embedding":
+            v = self.vectors(stored)
+            bad = v.list.eval(_element.is_null() | ~_element.is_finite()).list.any()
+            return (bad | (v.list.len() != width)).fill_null(True), f"{width} finite numbers"
+        if self.type == "numeric":
+            number = _number(column, stored, pl.Float64)
+            return (number.is_null() & _given(column, stored)) | ~number.is_finite().fill_null(True), "a finite number"
+        if self.type == "sequence":
+            if self.dtype != "int" and self.remap:
+                return None
+            return self._entries(stored).list.eval(_element.is_null()).list.any(), "whole numbers"
+        number = _NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
+        if number is None:
+            return None
+        expected = "a number" if number == pl.Float64 else "a whole number"
+        return _number(column, stored, number).is_null() & _given(column, stored), expected
+
+    # What becomes of it ------------------------------------------------------------------------------------------
+
+    def vocabulary(self, counts: pl.DataFrame) -> Vocabulary:
+        """From ``value`` and ``count``, one row per distinct value."""
+        least = 1 if self.type == "meta" else self.min_count
+        kept = counts.filter(
+            pl.col("value").is_not_null() & (pl.col("value") != self._missing) & (pl.col("count") >= least)
+        )
+        if self.dtype in _NUMBERS and self.type != "sequence":
+            return Vocabulary(kept.sort(pl.col("value").cast(_NUMBERS[self.dtype]))["value"], self.remap)
+        return Vocabulary(kept.sort(["count", "value"], descending=[True, False])["value"], self.remap)
+
+    def ids(self, stored: pl.DataType, vocabulary: Vocabulary | None, max_len: int = 0) -> pl.Expr:
+        """The ids of a categorical or meta feature, or a sequence's ``max_len`` ids, padded and cut on one side."""
+        tokens = self.tokens(stored)
+        if vocabulary is None:  # meta that is not numbered anew
+            return tokens.cast(pl.Int64, strict=False)
+        if self.type != "sequence":
+            return vocabulary.encode(tokens)
+        missing = _element.is_null() | (_element == self._missing)
+        ids = tokens.list.eval(pl.when(missing).then(pl.lit(0, pl.Int64)).otherwise(vocabulary.encode(_element)))
+        padding = pl.lit([0] * max_len, dtype=pl.List(pl.Int64))
+        if self.column.get("padding", "post") == "pre":
+            return pl.concat_list([padding, ids.list.tail(max_len)]).list.tail(max_len)
+        return pl.concat_list([ids.list.head(max_len), padding]).list.head(max_len)
+
+
+def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
+    """The active features of a dataset configuration, in its order.
+
+    Raises:
+        ConfigError: an entry that cannot be used, a name given twice, or what FuxiCTR's preprocessing offers and
+            this one does not.
+    """
+    where = f"dataset '{params.get('dataset_id')}'"
+    fields: dict[str, RawField] = {}
+    owners: list[str] = []
+    for column in params.get("feature_cols") or []:
+        if not isinstance(column, Mapping) or not column.get("name"):
+            raise ConfigError(f"{where}: expected each of feature_cols to be {{name: …, type: …}}, found {column!r}.")
+        if column.get("active", True) is False:
+            continue
+        for name in column["name"] if isinstance(column["name"], list) else [column["name"]]:
+            at = f"{where}, feature '{name}'"
+            if name in fields:
+                raise ConfigError(f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them.")
+            for key, mend in _UNSUPPORTED.items():
+                if column.get(key):
+                    raise ConfigError(f"{at}: '{key}' is not supported when files are encoded here: {mend}.")
+            if column.get("normalizer") not in (None, "StandardScaler", "MinMaxScaler"):
+                raise ConfigError(
+                    f"{at}: expected normalizer StandardScaler or MinMaxScaler, found {column['normalizer']!r}."
+                )
+            sizes = {key: column[key] for key in ("max_len", "pretrain_dim") if column.get(key) is not None}
+            fields[name] = RawField(name, column, column.get("min_categr_count") or params.get("min_categr_count") or 1)
+            check_spec_shape({"type": column.get("type"), **fields[name].spec(), **sizes}, at)
+            _ = fields[name].fill  # raises where it is no number and must be one
+            if "share_embedding" in fields[name].spec():
+                check_known([column["share_embedding"]], owners, f"{at}, share_embedding (it must come earlier)")
+            owners += [name] if fields[name].type in ("categorical", "sequence") else []
+    if not fields:
+        raise ConfigError(f"{where}: expected feature_cols, a list of features, found none that is active.")
+    return fields
+
+
+def _plain_number(value: object, dtype: str) -> object:
+    try:
+        return {"int": int, "float": float}[dtype](str(value)) if dtype in _NUMBERS else value
+    except ValueError:
+        raise ConfigError(f"fill_na: expected a number for a column of dtype {dtype}, found {value!r}.") from None
+
+
+def _given(column: pl.Expr, stored: pl.DataType) -> pl.Expr:
+    return column.is_not_null() & (column.str.strip_chars() != "") if stored == pl.String else column.is_not_null()
+
+
+def _number(column: pl.Expr, stored: pl.DataType, number: type[pl.DataType]) -> pl.Expr:
+    """As a number; null where it is none."""
+    return (column.str.strip_chars() if stored == pl.String else column).cast(number, strict=False)

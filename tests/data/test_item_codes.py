@@ -1,0 +1,77 @@
+"""Item features computed from an embedding column: right, computed once, kept, and refused when misdescribed."""
+
+import copy
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+
+import qin_zoo
+from qin_zoo.data import item_codes
+from qin_zoo.data.dataset import Dataset, relocate
+from qin_zoo.errors import ConfigError, ModelError
+from qin_zoo.layers.quantize import nearest_neighbours, residual_codes
+
+
+@pytest.fixture
+def params(sample, tmp_path):
+    config = yaml.safe_load((REPOSITORY / "dataset_configs" / "codes.yaml").read_text())["sample_codes"]
+    return relocate({**config, "dataset_id": "sample_codes", "cache_dir": str(tmp_path), "batch_size": 64}, sample)
+
+
+def test_codes_and_neighbours_of_every_item(params):
+    items = Dataset(params).loader("train").items
+    embeddings = items["item_emb_d128"]
+    codes, _ = residual_codes(embeddings, 16, 3, item_codes._SEED)
+    assert torch.equal(items["item_codes"][1:], codes[1:] + 16 * torch.arange(3))
+    assert not items["item_codes"][0].any()
+    assert items["item_codes"].max() < 3 * 16 + 1
+    assert torch.equal(items["item_neighbours"], nearest_neighbours(embeddings, 10))
+
+
+def test_computed_once(params, monkeypatch):
+    first = Dataset(params).loader("train").items["item_codes"]
+    monkeypatch.setattr(item_codes, "residual_codes", None)  # would fail if it were called
+    assert torch.equal(Dataset(params).loader("valid").items["item_codes"], first)
+    other = copy.deepcopy(params)
+    other["feature_cols"][6]["codebook_size"] = 8
+    with pytest.raises(TypeError):
+        Dataset(other).loader("train")
+
+
+def test_sizes_follow_from_the_description(params):
+    features = Dataset(params).feature_map.features
+    assert features["item_codes"]["vocab_size"] == 49
+    assert features["item_neighbours"]["vocab_size"] == features["item_id"]["vocab_size"] == 101
+
+
+def test_any_model_uses_them_and_quant_insists(params, feature_map):
+    dataset = Dataset(params)
+    batch = next(iter(dataset.loader("train")))
+    torch.manual_seed(0)
+    qin = qin_zoo.create_model("QIN", dataset.feature_map, embedding_dim=4)
+    assert qin.item_dims["item_codes"] == 4
+    qin.eval()
+    torch.testing.assert_close(qin(batch)["y_pred"], qin(batch.triple())["y_pred"])
+    small = {"dcn_hidden_units": [8], "mlp_hidden_units": [4], "dim_feedforward": 8, "first_k_cols": 2}
+    quant = qin_zoo.create_model("Transformer_DCN_Quant", dataset.feature_map, embedding_dim=4, **small)
+    assert quant(batch)["y_pred"].shape == (64, 1)
+    with pytest.raises(ModelError, match="codes_of"):
+        qin_zoo.create_model("Transformer_DCN_Quant", feature_map, embedding_dim=4, **small)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"codebook_size": 0}, "codebook_size"),
+        ({"num_levels": None}, "num_levels"),
+        ({"type": "categorical"}, "type: sequence"),
+        ({"source": ""}, "source: item"),
+    ],
+)
+def test_misdescribed(params, change, words):
+    params = copy.deepcopy(params)
+    params["feature_cols"][6].update(change)
+    with pytest.raises(ConfigError, match=words):
+        Dataset(params)

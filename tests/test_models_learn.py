@@ -1,0 +1,72 @@
+"""Every model of the zoo trains: on the sample, on real data where it is at hand, and on FuxiCTR's fields."""
+
+import pytest
+import real_data
+import yaml
+from conftest import REPOSITORY, shared_data
+
+from qin_zoo.config.experiments import find_experiments
+from qin_zoo.registry import list_models
+from qin_zoo.training.prepare import prepare
+from qin_zoo.training.run import run_experiment
+
+SAMPLES = {e.model: e for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"}
+BLIND = {"QNN", "MLP"}
+# What a short training must reach at least. Heads that do not see the history are held to what items alone tell.
+MARGINS = {"sample": 0.75, "ml-100k": 0.56, "tiktok": 0.56}
+BLIND_MARGINS = {"sample": 0.55, "ml-100k": 0.56, "tiktok": 0.52}
+
+
+def test_every_model_has_a_sample_experiment():
+    assert set(list_models()) == set(SAMPLES)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory, request):
+    """name -> dataset configuration, of the real datasets that are at hand."""
+    made = {}
+    for name, convert in (("ml-100k", real_data.movielens), ("tiktok", real_data.tiktok)):
+        raw = shared_data() / name
+        if raw.is_dir():
+            out = tmp_path_factory.mktemp("real") / name
+            out.mkdir()
+            made[name] = convert(raw, out)
+    return made
+
+
+def learns(model, dataset_id, config_dir, expid, margin, tmp_path, overrides=(), data=None):
+    prepared = prepare(expid, config_dir, data=data, overrides=[*overrides, f"model_root={tmp_path}"])
+    record = run_experiment(prepared, results_folder=tmp_path, echo=lambda line: None)
+    losses = [e["train_loss"] for e in record["evaluations"]]
+    assert min(losses[1:]) < losses[0]
+    assert record["valid"]["AUC"] > margin, record["valid"]
+    return record
+
+
+@pytest.mark.parametrize("model", SAMPLES)
+def test_on_the_sample(model, tmp_path, tmp_path_factory):
+    from qin_zoo.data.sample import write_sample
+
+    folder = tmp_path_factory.getbasetemp() / "learnable" / "data"
+    write_sample(folder, rows=12_000, items=200, seed=1, valid_rows=2000, test_rows=500, progress=False)
+    experiment = SAMPLES[model]
+    overrides = ["epochs=4", "batch_size=256"]
+    margin = (BLIND_MARGINS if model in BLIND else MARGINS)["sample"]
+    learns(model, "sample", experiment.config_dir, experiment.expid, margin, tmp_path, overrides, folder)
+
+
+@pytest.mark.parametrize("dataset_id", ["ml-100k", "tiktok"])
+@pytest.mark.parametrize("model", SAMPLES)
+def test_on_real_data(model, dataset_id, datasets, tmp_path):
+    if dataset_id not in datasets:
+        pytest.skip(f"{dataset_id} is not at hand (QIN_ZOO_DATA names the folder of real datasets)")
+    config = tmp_path / "config"
+    config.mkdir()
+    blocks = yaml.safe_load((SAMPLES[model].config_dir / "model_config.yaml").read_text())
+    params = {**blocks.get("Base", {}), **blocks[SAMPLES[model].expid], "dataset_id": dataset_id}
+    params |= {"epochs": 3, "batch_size": 256, "max_len": 30, "embedding_regularizer": 1e-4, "learning_rate": 2e-3}
+    dataset = datasets[dataset_id]
+    (config / "model_config.yaml").write_text(yaml.safe_dump({"real": params}))
+    (config / "dataset_config.yaml").write_text(yaml.safe_dump({dataset_id: dataset}))
+    margin = (BLIND_MARGINS if model in BLIND else MARGINS)[dataset_id]
+    learns(model, dataset_id, config, "real", margin, tmp_path)
