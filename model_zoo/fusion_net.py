@@ -23,8 +23,8 @@ class FusionNet(ZooModel):
             ``(tensor_dim + 1)`` to the power of the number of features.
         pooling: ``mean`` of the history's items, or ``attention`` by the target.
         dnn_hidden_units: sizes of the DNN's hidden layers.
-        net_dropout: dropout rate of the DNN, or one for each layer.
         batch_norm: batch normalisation in the DNN.
+        net_dropout: dropout rate of the DNN, or one for each layer.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class FusionNet(ZooModel):
         tensor_dim: int = 4,
         pooling: Literal["mean", "attention"] = "attention",
         dnn_hidden_units: list[int] = (512, 128, 64),
-        net_dropout: float | list[float] = 0.0,
         batch_norm: bool = False,
+        net_dropout: float | list[float] = 0.0,
         **kwargs,
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
