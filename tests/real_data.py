@@ -5,19 +5,21 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-HISTORY = 30
+HISTORY = 20
 
 
-def movielens(raw: Path, out: Path, rows: int = 24_000) -> dict:
+def movielens(raw: Path, out: Path, rows: int = 16_000) -> dict:
     """MovieLens-100K: a click is a rating of 4 or 5; the history holds the user's earlier clicks; split by time."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    read = lambda name: pl.read_csv(raw / f"ml-100k.{name}", separator="\t", quote_char=None)  # noqa: E731
+    read = lambda name: pl.read_csv(raw / f"ml-100k.{name}", separator="\t", quote_char=None, infer_schema=False)  # noqa: E731
     inter, items, users = read("inter"), read("item"), read("user")
     inter.columns, items.columns = ["user", "item", "rating", "time"], ["item", "title", "year", "genres"]
     users.columns = ["user", "age", "gender", "job", "zip"]
-    items = items.sort("item").with_columns(pl.col("genres").fill_null(""))
+    inter = inter.cast({"user": int, "item": int, "rating": int, "time": int})
+    users = users.cast({"user": int, "age": int})
+    items = items.cast({"item": int}).sort("item").with_columns(pl.col("title", "genres").fill_null(""))
     index = {item: i + 1 for i, item in enumerate(items["item"].to_list())}
     genres = sorted({g for text in items["genres"].to_list() for g in text.split()})
     tags = [[genres.index(g) + 1 for g in text.split()][:5] for text in items["genres"].to_list()]
@@ -48,7 +50,7 @@ def movielens(raw: Path, out: Path, rows: int = 24_000) -> dict:
     return _dataset("ml-100k", out, ["job", "age"], ["text_emb"], tags=True)
 
 
-def tiktok(raw: Path, out: Path, users: int = 2500) -> dict:
+def tiktok(raw: Path, out: Path, users: int = 3000) -> dict:
     """TikTok: given splits of clicks without times; one random video beside each; two modalities."""
     inter = pl.read_csv(raw / "tiktok.inter", separator="\t").filter(pl.col("userID") < users)
     image, audio = (np.load(raw / f"{m}_feat.npy").astype(np.float32) for m in ("image", "audio"))

@@ -48,7 +48,7 @@ def test_on_the_sample(model, tmp_path, tmp_path_factory):
     from qin_zoo.data.sample import write_sample
 
     folder = tmp_path_factory.getbasetemp() / "learnable" / "data"
-    write_sample(folder, rows=12_000, items=200, seed=1, valid_rows=2000, test_rows=500, progress=False)
+    write_sample(folder, rows=16_000, items=200, seed=1, valid_rows=2000, test_rows=500, progress=False)
     experiment = SAMPLES[model]
     overrides = ["epochs=4", "batch_size=256"]
     margin = (BLIND_MARGINS if model in BLIND else MARGINS)["sample"]
@@ -64,8 +64,13 @@ def test_on_real_data(model, dataset_id, datasets, tmp_path):
     config.mkdir()
     blocks = yaml.safe_load((SAMPLES[model].config_dir / "model_config.yaml").read_text())
     params = {**blocks.get("Base", {}), **blocks[SAMPLES[model].expid], "dataset_id": dataset_id}
-    params |= {"epochs": 3, "batch_size": 256, "max_len": 30, "embedding_regularizer": 1e-4, "learning_rate": 2e-3}
+    params |= {"epochs": 3, "batch_size": 128, "max_len": 20, "embedding_regularizer": 1e-4, "learning_rate": 2e-3}
     dataset = datasets[dataset_id]
+    if model == "Transformer_DCN_Quant":
+        modality = next(c["name"] for c in dataset["feature_cols"] if c["type"] == "embedding")
+        codes = {"name": "codes", "type": "sequence", "source": "item", "dtype": "int", "codes_of": modality}
+        codes |= {"codebook_size": 16, "num_levels": 2}
+        dataset = {**dataset, "feature_cols": [*dataset["feature_cols"], codes]}
     (config / "model_config.yaml").write_text(yaml.safe_dump({"real": params}))
     (config / "dataset_config.yaml").write_text(yaml.safe_dump({dataset_id: dataset}))
     margin = (BLIND_MARGINS if model in BLIND else MARGINS)[dataset_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,7 +54,7 @@ def parameters(cls: type) -> list[tuple[str, str, str]]:
                 continue
             default = "" if parameter.default is inspect.Parameter.empty else repr(parameter.default)
             meaning = documented[name].description if name in documented else ""
-            rows[name] = (name, default, " ".join((meaning or "").split()))
+            rows[name] = (name, default, " ".join((meaning or "").replace("``", "").split()))
         if owner.__name__ == "BaseModel":
             break
     return list(rows.values())
@@ -68,9 +69,11 @@ def _experiment_sizes(model: str, plugins):
     for experiment in find_experiments(problems=[]):
         if experiment.model != model:
             continue
+        prepared = prepare(experiment.expid, experiment.config_dir, plugins=plugins)
         try:
-            prepared = prepare(experiment.expid, experiment.config_dir, plugins=plugins)
-            count = sum(p.numel() for p in build_model(prepared).parameters() if p.requires_grad)
+            # Sizes that the configuration leaves to the data are taken from it where it is at hand.
+            dataset = prepared.open_dataset() if Path(prepared.params["train_data"]).exists() else None
+            count = sum(p.numel() for p in build_model(prepared, dataset).parameters() if p.requires_grad)
             yield experiment.expid, f"{count:,} parameters"
         except QinZooError as error:
             yield experiment.expid, f"needs its data ({str(error).splitlines()[0]})"

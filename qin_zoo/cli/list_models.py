@@ -24,12 +24,13 @@ def list_models(
     problems: list[str] = []
     experiments = find_experiments(problems=problems)
     table = Table(show_lines=True)
-    for column in ("model", "paper", "inputs", "published", "experiments"):
+    for column in ("model", "paper", "inputs", "published"):
         table.add_column(column, overflow="fold")
+    table.add_column("experiments", no_wrap=True)
     for entry in discover(plugin or []).values():
         if fnmatch.fnmatch(entry.name.lower(), pattern.lower()):
             table.add_row(
-                f"{entry.name}\n{entry.summary}",
+                f"{entry.name}\n{entry.summary.replace('``', '')}",
                 entry.card.get("paper", ""),
                 entry.card.get("inputs", "item table, named fields"),
                 "\n".join(f"{dataset}: {figure}" for dataset, figure in entry.card.get("published", {}).items()),

@@ -261,6 +261,8 @@ def test_a_gpu_that_is_not_there(feature_map):
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit():
     """With batches large enough for several threads: scattered gradients must be summed in a fixed order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     vocab = {**VOCAB, "item_id": 3000}
     batch = random_item_batch(vocab, 8, batch=4096, length=32)
     states = []
@@ -268,5 +270,6 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit():
         model = build("QIN", item_table_feature_map(vocab, 8), net_dropout=0.1, batch_norm=True)
         train(model, [batch] * 3)
         states.append(model.state_dict())
+    torch.set_num_threads(threads)
     for name, weight in states[0].items():
         assert all(torch.equal(weight, state[name]) for state in states[1:]), name
