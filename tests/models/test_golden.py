@@ -70,8 +70,8 @@ def test_training(golden, form):
     assert {n for n, p in model.named_parameters() if p.grad is not None} == set(gradients)
     for name, parameter in model.named_parameters():
         want = gradients[name]
-        # 1e-8: a bias in front of a batch norm or a softmax has gradient 0, computed as rounding noise
-        tolerance = max(1e-5 * want.abs().max().item(), 1e-8)
+        # 1e-7: a bias in front of a batch norm or a softmax has gradient 0, computed as rounding noise of float32
+        tolerance = max(1e-5 * want.abs().max().item(), 1e-7)
         np.testing.assert_allclose(parameter.grad, want, atol=tolerance, rtol=0, err_msg=name)
 
 
