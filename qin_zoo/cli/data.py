@@ -18,7 +18,7 @@ def data() -> None:
 @app.command()
 def sample(
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", show_default=False)],
-    rows: Annotated[int, typer.Option(help="Training rows.")] = 60_000,
+    rows: Annotated[int, typer.Option(help="Training rows.")] = 100_000,
     items: Annotated[int, typer.Option(help="Items in the catalogue.")] = 2000,
     seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 1,
     force: Annotated[bool, typer.Option(help="Make it again, replacing a sample that is there.")] = False,
