@@ -1,0 +1,47 @@
+"""Imports point one way: cli → training → config, data, models → layers; layers know torch only."""
+
+import ast
+
+import pytest
+from conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "qin_zoo"
+LEAVES = {"errors", "files", "batch", "metrics", "fuxi", "registry"}
+ALLOWED = {
+    "layers": set(),
+    "data": {"layers"},
+    "models": {"layers"},
+    "config": set(),
+    "training": {"config", "data", "models"},
+    "cli": {"config", "data", "models", "training"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(file) -> set[str]:
+    """Every module a file imports, functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_direction(file):
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    ours = {name.split(".")[1] for name in imported(file) if name.startswith("qin_zoo.")}
+    if part in ALLOWED:
+        assert ours - {part, "__version__", *LEAVES} <= ALLOWED[part]
+    else:
+        assert "cli" not in ours
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda f: f.name)
+def test_layers_know_torch_only(file):
+    roots = {name.split(".")[0] for name in imported(file)}
+    standard = {"__future__", "collections", "functools", "itertools", "math", "typing"}
+    assert roots <= {"torch", "qin_zoo", *standard}
+    assert all(n.startswith("qin_zoo.layers") for n in imported(file) if n.startswith("qin_zoo"))
