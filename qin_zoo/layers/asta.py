@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax, weighted_sum
 
 
-class ASTA(nn.Module):
+class ASTA(InterestLayer):
     """Adaptive sparse target attention: ReLU weights, neither normalised nor dropped out.
 
     ``a_l = ReLU(mask_l · (W_q t)·(W_k h_l) / √d_a)``, ``o = W_o Σ_l a_l W_v h_l + t``, with bias-free
@@ -35,16 +36,6 @@ class ASTA(nn.Module):
         self.W_o = nn.Linear(attention_dim, input_dim, bias=False)
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        """Interest of the user in the target.
-
-        Args:
-            target: (B, D).
-            history: (B, L, D), or item rows.
-            mask: (B, L), true where the history has an item.
-
-        Returns:
-            (B, D).
-        """
         h = dense(history)  # (B, L, D)
         query = F.linear(self.W_q(target), self.W_k.weight.t())  # (B, D)
         score = torch.bmm(h, query.unsqueeze(2)).squeeze(2) * self.scale  # (B, L)

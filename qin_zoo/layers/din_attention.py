@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.interest import InterestLayer
+from qin_zoo.layers.pooling import weighted_sum
 
 
-class DINAttention(nn.Module):
+class DINAttention(InterestLayer):
     """Pools the history with weights from an MLP on ``[t; h_l; t − h_l; t ⊙ h_l]``.
 
     The MLP runs over every position, padding too: statistics of a batch norm or Dice inside it depend on
@@ -25,16 +27,6 @@ class DINAttention(nn.Module):
         self.use_softmax = use_softmax
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        """Interest of the user in the target.
-
-        Args:
-            target: (B, D).
-            history: (B, L, D), or item rows.
-            mask: (B, L), true where the history has an item.
-
-        Returns:
-            (B, D).
-        """
         h = dense(history)  # (B, L, D)
         batch, length, dim = h.shape
         if length == 0:  # an MLP with batch norm cannot run on no rows
@@ -44,4 +36,4 @@ class DINAttention(nn.Module):
         weight = self.attention_layer(features).view(batch, length) * mask  # (B, L)
         if self.use_softmax:
             weight = (weight - 1e9 * (~mask.bool()).float()).softmax(dim=-1)
-        return torch.bmm(weight.unsqueeze(1), h).squeeze(1)
+        return weighted_sum(weight, h)

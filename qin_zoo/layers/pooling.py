@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.interest import InterestLayer
 
 
 def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:
@@ -27,26 +28,16 @@ def weighted_sum(weight: Tensor, h: Tensor) -> Tensor:
     return torch.bmm(weight.unsqueeze(1), h).squeeze(1)
 
 
-class MeanPooling(nn.Module):
+class MeanPooling(InterestLayer):
     """The mean of the history's real items; zeros for a row without any. It ignores the target."""
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        """Interest of the user.
-
-        Args:
-            target: (B, D); not used, there so that poolings can replace each other.
-            history: (B, L, D), or item rows.
-            mask: (B, L), true where the history has an item.
-
-        Returns:
-            (B, D).
-        """
         h = dense(history)  # (B, L, D)
         real = mask.to(h.dtype)
         return weighted_sum(real / real.sum(dim=1, keepdim=True).clamp(min=1), h)
 
 
-class TargetAttentionPooling(nn.Module):
+class TargetAttentionPooling(InterestLayer):
     """Softmax attention by the target: ``a_l ∝ exp((W t)·h_l / √D)`` over real items, ``o = Σ_l a_l h_l``.
 
     The multiplicative ("general") attention of Luong et al., EMNLP 2015, scaled as in Vaswani et al., NeurIPS
@@ -62,16 +53,6 @@ class TargetAttentionPooling(nn.Module):
         self.query = nn.Linear(input_dim, input_dim, bias=False)
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        """Interest of the user in the target.
-
-        Args:
-            target: (B, D).
-            history: (B, L, D), or item rows.
-            mask: (B, L), true where the history has an item.
-
-        Returns:
-            (B, D).
-        """
         h = dense(history)  # (B, L, D)
         score = torch.bmm(h, self.query(target).unsqueeze(2)).squeeze(2) * self.scale  # (B, L)
         return weighted_sum(masked_softmax(score, mask), h)

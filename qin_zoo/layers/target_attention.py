@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.interest import InterestLayer
+from qin_zoo.layers.pooling import masked_softmax
 
 
-class MultiHeadTargetAttention(nn.Module):
+class MultiHeadTargetAttention(InterestLayer):
     """The target attends to the history: softmax of scaled dot products, one for each head.
 
     Head k has the rows ``W_q^k``, ``W_k^k``, ``W_v^k`` of bias-free projections:
@@ -54,23 +56,11 @@ class MultiHeadTargetAttention(nn.Module):
         return linear.weight.unflatten(0, (self.num_heads, -1))
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        """Interest of the user in the target.
-
-        Args:
-            target: (B, D).
-            history: (B, L, D), or item rows.
-            mask: (B, L), true where the history has an item.
-
-        Returns:
-            (B, D).
-        """
         h = dense(history)  # (B, L, D)
-        padding = ~mask.bool().unsqueeze(1)  # (B, 1, L)
         query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
         query = torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k))  # (B, K, D)
         score = torch.bmm(query, h.transpose(1, 2)) * self.scale  # (B, K, L)
-        weight = score.masked_fill(padding, torch.finfo(score.dtype).min).softmax(dim=-1)
-        weight = self.dropout(weight.masked_fill(padding, 0.0))  # changes rows without history only
+        weight = self.dropout(masked_softmax(score, mask.unsqueeze(1)))
         pooled = torch.bmm(weight.to(h.dtype), h)  # (B, K, D)
         value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v))  # (B, K, d)
         return self.W_o(value.flatten(1))

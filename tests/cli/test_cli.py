@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -164,14 +163,16 @@ class TestListAndInfo:
         assert qin_zoo("list", "q*") == 0
         assert "DIN_" not in capsys.readouterr().out
 
-    def test_list_is_quick(self):
-        best = 9.0
-        for _ in range(3):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "from qin_zoo.cli import main; main(['list'])"], check=True,
-                           capture_output=True)  # fmt: skip
-            best = min(best, time.perf_counter() - start)
-        assert best < 2
+    def test_list_imports_nothing_heavy(self):
+        """What makes it answer at once: neither torch nor FuxiCTR nor a plotting library is loaded for it."""
+        program = (
+            "import sys; from qin_zoo.cli import main\n"
+            "try: main(['list'])\n"
+            "except SystemExit as e: assert not e.code\n"
+            "print([m for m in ('torch', 'fuxictr', 'ray', 'pandas', 'sklearn', 'matplotlib') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "[]"
 
     def test_info(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "160")

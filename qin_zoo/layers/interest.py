@@ -1,0 +1,24 @@
+"""What the layers that draw an interest from a history have in common."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from qin_zoo.layers.history import History
+
+
+class InterestLayer(nn.Module):
+    """A layer that draws the user's interest in a target from the history; any of them can replace another."""
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        """Interest of the user in the target.
+
+        Args:
+            target: (B, D); a pooling may leave it out of account.
+            history: (B, L, D), or item rows.
+            mask: (B, L), true where the history has an item.
+
+        Returns:
+            (B, D).
+        """
+        raise NotImplementedError
