@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.history import History, item_scores, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
-from qin_zoo.layers.pooling import masked_softmax, weighted_sum
+from qin_zoo.layers.pooling import masked_softmax
 
 
 class ASTA(InterestLayer):
@@ -36,8 +35,15 @@ class ASTA(InterestLayer):
         self.W_o = nn.Linear(attention_dim, input_dim, bias=False)
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        h = dense(history)  # (B, L, D)
-        query = F.linear(self.W_q(target), self.W_k.weight.t())  # (B, D)
-        score = torch.bmm(h, query.unsqueeze(2)).squeeze(2) * self.scale  # (B, L)
+        query = _chain(target, self.W_q.weight, self.W_k.weight.t())  # (B, D)
+        score = item_scores(query, history) * self.scale  # (B, L)
         weight = masked_softmax(score, mask) if self.normalize else F.relu(score) * mask  # (B, L)
-        return self.W_o(self.W_v(weighted_sum(weight, h))) + target
+        return _chain(weighted_sum(weight, history), self.W_v.weight, self.W_o.weight) + target
+
+
+def _chain(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """``second · first · x`` of each row of x, (B, D) to (B, D'); the matrices are multiplied first if that is less."""
+    batch, (inner, width), out = len(x), first.shape, len(second)
+    if inner * width * out + batch * width * out < batch * inner * (width + out):
+        return F.linear(x, second @ first)
+    return F.linear(F.linear(x, first), second)

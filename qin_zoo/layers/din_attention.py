@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.chunks import in_chunks
+from qin_zoo.layers.history import History, ItemRows, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
-from qin_zoo.layers.pooling import weighted_sum
 
 
 class DINAttention(InterestLayer):
     """Pools the history with weights from an MLP on ``[t; h_l; t − h_l; t ⊙ h_l]``.
 
-    The MLP runs over every position, padding too: statistics of a batch norm or Dice inside it depend on
-    that, and the published checkpoints were trained so.
+    The MLP's first layer is linear in its four parts, ``(W_1 + W_3) t + (W_2 − W_3) h + W_4 (t ⊙ h)``: the first
+    needs computing once per row, the second once per distinct item, only the last at every position. Padding is
+    left out, unless the MLP takes statistics over a batch (Dice or a batch norm, in training): those include the
+    padding, and the published checkpoints were trained so.
 
     Args:
-        attention_layer: module (B·L, 4·D) -> (B·L, 1), such as FuxiCTR's ``MLP_Block``.
+        attention_layer: an MLP (N, 4·D) -> (N, 1): FuxiCTR's ``MLP_Block`` or an ``nn.Sequential``, its first layer
+            linear.
         use_softmax: normalise the weights over the history. Default: the plain, unnormalised weights.
     """
 
@@ -25,15 +32,46 @@ class DINAttention(InterestLayer):
         super().__init__()
         self.attention_layer = attention_layer
         self.use_softmax = use_softmax
+        if not isinstance(self._steps()[0], nn.Linear):
+            raise ValueError(f"attention_layer must begin with a linear layer, not {type(self._steps()[0]).__name__}.")
+
+    def _steps(self) -> nn.Sequential:
+        return getattr(self.attention_layer, "mlp", self.attention_layer)
+
+    def _places(self, mask: Tensor) -> Tensor:
+        """Which positions the MLP has to see: indices of the flattened (B·L,) positions, (N,)."""
+        takes_statistics = any(isinstance(m, _BatchNorm) and m.training for m in self.attention_layer.modules())
+        if takes_statistics or mask.is_cuda:  # to know how many are real, a GPU would have to be waited for
+            return torch.arange(mask.numel(), device=mask.device)
+        return mask.flatten().nonzero().squeeze(1)
+
+    def _scores(self, target: Tensor, history: History, length: int) -> Callable[[Tensor], Tensor]:
+        """What the MLP gives at places (N,), (N, 1)."""
+        first, *rest = self._steps()
+        w_t, w_h, w_difference, w_product = first.weight.chunk(4, dim=1)  # (H, D) each
+        by_target = F.linear(target, w_t + w_difference, first.bias)  # (B, H)
+        items, index = history if isinstance(history, ItemRows) else (history.flatten(0, 1), None)
+        by_item = F.linear(items, w_h - w_difference)  # (U, H)
+
+        def scores(places: Tensor) -> Tensor:
+            row = places // length
+            item = places if index is None else index.flatten()[places]
+            x = F.linear(F.embedding(row, target) * F.embedding(item, items), w_product)  # (N, H)
+            x = x + F.embedding(row, by_target) + F.embedding(item, by_item)
+            for step in rest:
+                x = step(x)
+            return x
+
+        return scores
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        h = dense(history)  # (B, L, D)
-        batch, length, dim = h.shape
-        if length == 0:  # an MLP with batch norm cannot run on no rows
+        batch, length = mask.shape
+        mask, places = mask.bool(), self._places(mask.bool())
+        if not len(places):  # an MLP with batch norm cannot run on no rows
             return torch.zeros_like(target)
-        t = target.unsqueeze(1).expand(-1, length, -1)  # (B, L, D)
-        features = torch.cat([t, h, t - h, t * h], dim=-1).view(-1, 4 * dim)
-        weight = self.attention_layer(features).view(batch, length) * mask  # (B, L)
+        scores = self._scores(target, history, length)
+        x = scores(places) if self.training else in_chunks(scores, places, rows=4096)
+        weight = x.new_zeros(batch * length).index_copy(0, places, x.flatten()).view(batch, length) * mask
         if self.use_softmax:
-            weight = (weight - 1e9 * (~mask.bool()).float()).softmax(dim=-1)
-        return weighted_sum(weight, h)
+            weight = (weight - 1e9 * (~mask).float()).softmax(dim=-1)
+        return weighted_sum(weight, history)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.history import History, item_scores, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 
 
@@ -23,18 +23,12 @@ def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:
     return score.masked_fill(~mask, torch.finfo(score.dtype).min).softmax(dim=-1) * mask
 
 
-def weighted_sum(weight: Tensor, h: Tensor) -> Tensor:
-    """``Σ_l weight_l h_l``: (B, L) and (B, L, D) to (B, D)."""
-    return torch.bmm(weight.unsqueeze(1), h).squeeze(1)
-
-
 class MeanPooling(InterestLayer):
     """The mean of the history's real items; zeros for a row without any. It ignores the target."""
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        h = dense(history)  # (B, L, D)
-        real = mask.to(h.dtype)
-        return weighted_sum(real / real.sum(dim=1, keepdim=True).clamp(min=1), h)
+        real = mask.float()  # (B, L)
+        return weighted_sum(real / real.sum(dim=1, keepdim=True).clamp(min=1), history)
 
 
 class TargetAttentionPooling(InterestLayer):
@@ -53,6 +47,5 @@ class TargetAttentionPooling(InterestLayer):
         self.query = nn.Linear(input_dim, input_dim, bias=False)
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        h = dense(history)  # (B, L, D)
-        score = torch.bmm(h, self.query(target).unsqueeze(2)).squeeze(2) * self.scale  # (B, L)
-        return weighted_sum(masked_softmax(score, mask), h)
+        score = item_scores(self.query(target), history) * self.scale  # (B, L)
+        return weighted_sum(masked_softmax(score, mask), history)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from qin_zoo.layers.chunks import in_chunks
+from qin_zoo.layers.dropout import sum_of_dropped_rows
+from qin_zoo.layers.quadratic import quadratic
 
 
 class QNN(nn.Module):
@@ -41,14 +47,13 @@ class QNN(nn.Module):
         self.activation = nn.ModuleList(nn.PReLU() for _ in range(num_layers))
         self.fc = nn.Linear(input_dim, 1)
 
-    def _sum_of_rows(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """``Σ_r Dropout(W_r x + b_r)``: (B, n) -> (B, n)."""
-        n = x.shape[1]
+    def _map(self, linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+        """``x -> Σ_r Dropout(W_r x + b_r)``, (B, n) -> (B, n)."""
         if self.training and self.dropout.p > 0:
-            return self.dropout(linear(x)).view(-1, self.num_row, n).sum(dim=1)
-        weight = linear.weight.view(self.num_row, n, n).sum(dim=0)
-        bias = linear.bias.view(self.num_row, n).sum(dim=0)
-        return F.linear(x, weight, bias)
+            return lambda x: sum_of_dropped_rows(x, linear.weight, linear.bias, self.num_row, self.dropout.p)
+        weight = linear.weight.unflatten(0, (self.num_row, -1)).sum(dim=0)
+        bias = linear.bias.unflatten(0, (self.num_row, -1)).sum(dim=0)
+        return lambda x: F.linear(x, weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits.
@@ -59,9 +64,12 @@ class QNN(nn.Module):
         Returns:
             (B, 1).
         """
-        for i, layer in enumerate(self.layer):
-            product = x * self._sum_of_rows(layer["linear"][0], x)  # (B, n)
-            if self.norm:
-                product = self.norm[i](product)
-            x = self.dropout(self.activation[i](product)) + x
-        return self.fc(x)
+        maps = [self._map(layer["linear"][0]) for layer in self.layer]
+
+        def logits(x: Tensor) -> Tensor:
+            for i, linear_map in enumerate(maps):
+                norm = self.norm[i] if self.norm else None
+                x = quadratic(x, linear_map(x), norm, self.activation[i], self.dropout)
+            return self.fc(x)
+
+        return logits(x) if self.training else in_chunks(logits, x, rows=1024)

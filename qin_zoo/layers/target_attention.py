@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.history import History, item_scores, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
 
@@ -56,11 +56,10 @@ class MultiHeadTargetAttention(InterestLayer):
         return linear.weight.unflatten(0, (self.num_heads, -1))
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        h = dense(history)  # (B, L, D)
         query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
         query = torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k))  # (B, K, D)
-        score = torch.bmm(query, h.transpose(1, 2)) * self.scale  # (B, K, L)
+        score = item_scores(query, history) * self.scale  # (B, K, L)
         weight = self.dropout(masked_softmax(score, mask.unsqueeze(1)))
-        pooled = torch.bmm(weight.to(h.dtype), h)  # (B, K, D)
+        pooled = weighted_sum(weight, history)  # (B, K, D)
         value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v))  # (B, K, d)
         return self.W_o(value.flatten(1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.layers.history import History, dense
+from qin_zoo.layers.history import History, dense, shorten
 
 MASK_CONVENTIONS = ("published", "history")
 
@@ -81,6 +81,8 @@ class TargetTransformer(nn.Module):
         Returns:
             (B, output_dim): the last K outputs of 2·D numbers, oldest first, then the maximum's 2·D.
         """
+        if self.hides_padding:  # what nobody has changes nothing then
+            history, mask = shorten(history, mask)
         h, mask = dense(history), mask.bool()  # (B, L, D), (B, L)
         if mask.shape[1] == 0:  # as one position of padding
             h, mask = h.new_zeros(len(h), 1, target.shape[1]), mask.new_zeros(len(h), 1)
