@@ -42,21 +42,24 @@ with _without_preprocess_package():
         CrossNetMix,
         CrossNetV2,
         FeatureEmbedding,
+        FeatureEmbeddingDict,
         MaskedAveragePooling,
         MLP_Block,
         SqueezeExcitation,
     )
     from fuxictr.pytorch.models import BaseModel
-    from fuxictr.pytorch.torch_utils import seed_everything
+    from fuxictr.pytorch.torch_utils import get_regularizer, seed_everything
 
 __all__ = [
     "BaseModel",
     "CrossNetMix",
     "CrossNetV2",
     "FeatureEmbedding",
+    "FeatureEmbeddingDict",
     "FeatureMap",
     "MLP_Block",
     "MaskedAveragePooling",
     "SqueezeExcitation",
+    "get_regularizer",
     "seed_everything",
 ]

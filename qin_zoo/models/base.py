@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models.inputs import Embedder, ModelInput, make_inputs, row_columns
+from qin_zoo.models.penalty import Penalty
+from qin_zoo.models.precision import Precision
 
 
 class _FinishedAfterInit(type):
@@ -52,6 +56,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         embedding_regularizer: L2 weight, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``, on embeddings.
         net_regularizer: the same on all other weights.
         accumulation_steps: batches whose gradients make one optimiser step.
+        precision: ``fp32``; ``bf16``, matrix products in bfloat16, with float32 weights, logits and loss; ``tf32``,
+            GPUs' shorter float32 products.
+        compile: compile ``logits`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
         factor: what the learning rate is multiplied by when the monitor does not improve.
         min_lr: floor of the learning rate.
         target_field: FuxiCTR fields only: feature, or list of features, of the target item.
@@ -76,6 +83,8 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         embedding_regularizer: float | str | None = None,
         net_regularizer: float | str | None = None,
         accumulation_steps: int = 1,
+        precision: Literal["fp32", "tf32", "bf16"] = "fp32",
+        compile: bool = False,
         factor: float = 0.1,
         min_lr: float = 1e-6,
         target_field: str | list | tuple | None = None,
@@ -103,12 +112,12 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         )
         self._optimizer_args = (optimizer, loss, learning_rate)
         self._accumulation_steps = accumulation_steps
+        self._compile_logits = compile
+        self._precision = Precision(precision, self.device)
         self._factor = factor
         self._min_lr = min_lr
         self.embedding_dim = embedding_dim
-        self.embedding_layer = FeatureEmbedding(
-            feature_map, embedding_dim, embedding_initializer=embedding_initializer
-        )
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim, embedding_initializer=embedding_initializer)
         embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
         self._inputs = make_inputs(embedder, target_field, sequence_field)
         self.item_dims = self._inputs.item_dims
@@ -126,6 +135,17 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self.compile(optimizer, loss, learning_rate)
         self.reset_parameters()
         self.model_to_device()
+        self._penalty = Penalty(self, self._embedding_regularizer, self._net_regularizer)
+        self._precision.prepare(self)
+        if self._compile_logits:
+            self.logits = torch.compile(self.logits, dynamic=True)
+
+    def compile(self, optimizer: str, loss: str, lr: float) -> None:
+        """FuxiCTR's: sets optimiser and loss; the optimiser updates all weights in one pass where it knows how to."""
+        super().compile(optimizer, loss, lr)
+        kind = type(self.optimizer)
+        if "fused" in inspect.signature(kind).parameters:
+            self.optimizer = kind(self.parameters(), lr=lr, fused=True)
 
     # ---- one batch
 
@@ -139,7 +159,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         Returns:
             ``{"y_pred": (B, 1), "logits": (B, 1)}``; ``y_pred`` are probabilities for binary classification.
         """
-        logits = self.logits(self._inputs(inputs)).view(-1, 1)
+        with self._precision.context():
+            logits = self.logits(self._inputs(inputs))
+        logits = logits.float().view(-1, 1)
         return {"y_pred": self.output_activation(logits), "logits": logits}
 
     def add_loss(self, return_dict, y_true) -> Tensor:
@@ -147,6 +169,10 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         if self.loss_fn is F.binary_cross_entropy and "logits" in return_dict:
             return F.binary_cross_entropy_with_logits(return_dict["logits"], y_true)
         return super().add_loss(return_dict, y_true)
+
+    def regularization_loss(self) -> Tensor | float:
+        """FuxiCTR's regularisation of embeddings and other weights, a scalar."""
+        return self._penalty()
 
     def get_labels(self, inputs) -> Tensor:
         """Labels of a batch of any kind, (B, 1) float32 on the model's device."""
@@ -174,9 +200,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     def lr_decay(self, factor: float | None = None, min_lr: float | None = None) -> float:
         """Multiplies the learning rate by ``factor``, not below ``min_lr``; both default to the model's own."""
-        return super().lr_decay(
-            self._factor if factor is None else factor, self._min_lr if min_lr is None else min_lr
-        )
+        return super().lr_decay(self._factor if factor is None else factor, self._min_lr if min_lr is None else min_lr)
 
     # ---- a whole split
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qin_zoo.batch import ItemBatch
@@ -76,12 +76,27 @@ class Embedder:
     def embed(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Features (N, …) to their embeddings (N, dim), lists pooled (by their mean where nothing is said)."""
         inputs = self._fetch(names, values)
-        embedded = self.layer(inputs)
+        lists = {name: self._mean(name, inputs.pop(name)) for name in names if self._is_plain_list(name)}
+        embedded = self.layer(inputs) | lists
         parts = [_mean_pooling(e) if e.dim() == 3 else e for e in (embedded[name] for name in names)]
         if parts:
             return torch.cat(parts, dim=-1)
         rows = next(iter(values.values())).shape[0]
         return torch.zeros(rows, 0, device=self.device)
+
+    def _is_plain_list(self, name: str) -> bool:
+        """Whether a feature is a list of ids whose embeddings only have to be averaged."""
+        encoder = dict(self.layer.feature_encoders).get(name, _mean_pooling)
+        return (
+            self.feature_map.features[name]["type"] == "sequence"
+            and type(self.layer.embedding_layers[name]) is nn.Embedding
+            and type(encoder) is MaskedAveragePooling
+        )
+
+    def _mean(self, name: str, ids: Tensor) -> Tensor:
+        """Mean embedding of the ids (N, T) that are not padding, (N, dim), without writing out (N, T, dim)."""
+        table = self.layer.embedding_layers[name]
+        return F.embedding_bag(ids.long(), table.weight, mode="mean", padding_idx=table.padding_idx)
 
     def embed_positions(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Sequences of ids (B, L) each to one embedding per position (B, L, dim); nothing is pooled."""
@@ -126,8 +141,12 @@ class ItemTableInputs:
         )
 
     def _from_table(self, batch: ItemBatch) -> ModelInput:
-        distinct, index = torch.unique(batch.item_ids, return_inverse=True)  # (U,), (B, L + 1)
-        table = self.embedder.embed(self.item_features, {n: t[distinct] for n, t in batch.items.items()})  # (U, D)
+        index, items = batch.item_ids, batch.items  # (B, L + 1)
+        if not (index.is_cuda and len(next(iter(items.values()))) <= index.numel()):
+            distinct, index = torch.unique(index, return_inverse=True)  # (U,), (B, L + 1)
+            items = {name: t[distinct] for name, t in items.items()}
+        # Otherwise the whole catalogue: a GPU would have to be waited for to know how many items are distinct.
+        table = self.embedder.embed(self.item_features, items)  # (U, D)
         index = index.to(self.embedder.device, non_blocking=True)
         return ModelInput(
             context=self.embedder.embed(self.context_features, batch.rows),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data.feed import feed
 from qin_zoo.data.sample import read_summary
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
@@ -53,7 +54,7 @@ def run_experiment(
             f"{prepared.expid}: {params['model']} with {parameters:,} parameters on {params['dataset_id']}, "
             f"{dataset.rows('train'):,} training rows, {model.device}"
         )
-        train, valid = dataset.loader("train"), dataset.loader("valid")
+        train, valid = (feed(dataset.loader(split), model.device) for split in ("train", "valid"))
 
         def show(e):
             metrics = "  ".join(f"{k} {v:.4f}" for k, v in e.metrics.items())
@@ -157,7 +158,7 @@ def predict_split(
 
 def _predict(model, dataset: Dataset, split: str, results: dict):
     """Predictions of a split in row order; its metrics go into ``results`` where it has labels."""
-    y_pred = model.predict(dataset.loader(split, shuffle=False))
+    y_pred = model.predict(feed(dataset.loader(split, shuffle=False), model.device))
     if dataset.has_labels(split):
         y_true, group_id = dataset.labels(split), dataset.group_ids(split)
         results[split] = _plain(model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id))
@@ -203,4 +204,3 @@ def _log_to(path: Path):
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
-

@@ -1,0 +1,58 @@
+"""FuxiCTR's regularisation, ``Σ (λ/q)·‖w‖_q^q`` for q of 1 and 2: one pass over each weight, one over its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from qin_zoo.fuxi import FeatureEmbeddingDict, get_regularizer
+
+
+class Penalty:
+    """The regularisation of a model's weights.
+
+    Args:
+        model: its trainable weights are regularised; those inside a ``FeatureEmbeddingDict`` (tables, projections)
+            count as embeddings.
+        embedding: regulariser of embeddings: L2 weight, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``.
+        net: regulariser of all other weights.
+    """
+
+    def __init__(self, model: nn.Module, embedding: float | str | None, net: float | str | None):
+        embeddings = {
+            weight for m in model.modules() if isinstance(m, FeatureEmbeddingDict) for weight in m.parameters()
+        }
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        groups = (
+            (embedding, [w for w in trained if w in embeddings]),
+            (net, [w for w in trained if w not in embeddings]),
+        )
+        self._terms = [
+            (norm, strength, weights)
+            for regularizer, weights in groups
+            for norm, strength in get_regularizer(regularizer)
+            if strength and weights
+        ]
+
+    def __call__(self) -> Tensor | float:
+        """The penalty, a scalar; 0.0 where nothing is regularised."""
+        return sum(_Norm.apply(norm, strength, *weights) for norm, strength, weights in self._terms) or 0.0
+
+
+class _Norm(torch.autograd.Function):
+    """``Σ (λ/q)·‖w‖_q^q`` with the gradient λ·w, or λ·sign(w)."""
+
+    @staticmethod
+    def forward(ctx, norm, strength, *weights):
+        ctx.norm, ctx.strength = norm, strength
+        ctx.save_for_backward(*weights)
+        norms = torch.stack(torch._foreach_norm(weights, norm))
+        return (norms**norm).sum() * (strength / norm)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        scale = grad * ctx.strength
+        grads = (scale * (w if ctx.norm == 2 else w.sign()) for w in ctx.saved_tensors)
+        return None, None, *grads

@@ -1,0 +1,49 @@
+"""Arithmetic in lower precision: which products are computed in it, and which are not."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+class Precision:
+    """The precision of a model's matrix products; weights, their gradients' sums, logits and loss stay float32.
+
+    Args:
+        name: ``fp32``; ``tf32``, GPUs' products of 10 bits, of no effect on a CPU; ``bf16``, bfloat16 products.
+        device: where the model computes.
+    """
+
+    def __init__(self, name: str, device: torch.device):
+        if name not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {name!r}.")
+        self.name, self.device = name, device
+        if name == "tf32" and device.type == "cpu":
+            logging.info("precision tf32 has no effect on a CPU: products are float32.")
+
+    def prepare(self, model: nn.Module) -> None:
+        """Sets the device up for it and keeps the last layers of the model, those of one number, in float32."""
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high" if self.name == "tf32" else "highest")
+        if self.name == "bf16":
+            for module in model.modules():
+                if type(module) is nn.Linear and module.out_features == 1:
+                    module.__class__ = _FloatLinear  # names of weights and of the module stay
+
+    def context(self) -> AbstractContextManager:
+        """What a forward pass runs in."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.name == "bf16" else nullcontext()
+
+
+class _FloatLinear(nn.Linear):
+    """A linear layer outside autocast: a logit of 8 bits would tie scores that differ."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight, self.bias)

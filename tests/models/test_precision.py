@@ -1,0 +1,73 @@
+"""Training and scoring in lower precision, and compiled."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import VOCAB, item_table_feature_map, random_item_batch
+from torch import nn
+
+from qin_zoo.models.precision import Precision
+from qin_zoo.registry import create_model, list_models
+
+
+def build(name="QIN", **params):
+    torch.manual_seed(0)
+    defaults = {"metrics": ["AUC"], "embedding_dim": 8, "model_root": ".", "verbose": 0}
+    return create_model(name, item_table_feature_map(VOCAB, 8), **defaults, **params)
+
+
+def train(model, batch, steps):
+    model._max_gradient_norm, model._steps_per_epoch, model._batch_index = 10.0, 1, 0
+    model.train()
+    return [model.train_step(batch).item() for _ in range(steps)]
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name != "Transformer_DCN_Quant"])  # needs codes
+def test_bfloat16_is_close_and_the_rest_stays_float32(name):
+    batch = random_item_batch(VOCAB, 8, batch=64)
+    exact, short = build(name), build(name, precision="bf16")
+    assert exact.state_dict().keys() == short.state_dict().keys()
+    short.load_state_dict(exact.state_dict())
+    for model in (exact, short):
+        model.eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.05)  # away from the tiny initial embeddings
+    a, b = exact(batch)["logits"], short(batch)["logits"]
+    assert b.dtype == torch.float32
+    torch.testing.assert_close(b, a, atol=0.05, rtol=0.05)
+    losses = train(short, batch, 3)
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert {p.dtype for p in short.parameters()} == {torch.float32}
+
+
+def test_layers_of_one_number_are_float32():
+    layer = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1))
+    x = torch.randn(16, 64)
+    precision = Precision("bf16", torch.device("cpu"))
+    precision.prepare(layer)
+    with precision.context():
+        hidden, logits = layer[0](x), layer(x)
+    assert hidden.dtype == torch.bfloat16
+    torch.testing.assert_close(logits, hidden.float() @ layer[1].weight.T + layer[1].bias)
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match="fp32, tf32, bf16"):
+        Precision("fp16", torch.device("cpu"))
+
+
+def test_tf32_is_float32_on_a_cpu():
+    batch = random_item_batch(VOCAB, 8)
+    exact, short = build(), build(precision="tf32")
+    assert torch.equal(exact(batch)["logits"], short(batch)["logits"])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_model_is_the_same_model():
+    batch = random_item_batch(VOCAB, 8, batch=64)
+    plain, compiled = build(), build(compile=True)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for a, b in zip(train(plain, batch, 3), train(compiled, batch, 3), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
