@@ -60,6 +60,7 @@ class ColumnLoader(ABC):
     """
 
     num_blocks = 1
+    batch_layout = "fields"
 
     def __init__(self, feature_map: Any, table: Table, split: str, batch_size: int, shuffle: bool, seed: int) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -80,11 +81,15 @@ class ColumnLoader(ABC):
         return self.num_batches
 
     def __iter__(self) -> Iterator[Any]:
-        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
         if self.shuffle:
             for column in self._columns:
                 column.prefetch()
-        return self._batches(self.order(epoch))
+        return self._batches(self.next_order())
+
+    def next_order(self) -> np.ndarray:
+        """Begins an epoch: the order of its rows, (num_samples,) int64."""
+        self._next_epoch += 1
+        return self.order(self._next_epoch - 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next ``iter()`` epoch number ``epoch``, counted from 0."""
