@@ -1,9 +1,10 @@
-"""FuxiCTR's model parts, imported without Ray.
+"""FuxiCTR's model parts, imported without Ray and scikit-learn.
 
 ``fuxictr.pytorch.models`` needs one function of ``fuxictr.preprocess.tokenizer``, but importing it runs
 ``fuxictr/preprocess/__init__.py``, which starts by importing Ray (a second and a hundred megabytes that
-models never use). While FuxiCTR's models are imported here, that package is stood in for by an empty one
-with the same path; afterwards it is removed, so ``import fuxictr.preprocess`` still gets the real one.
+models never use); ``fuxictr.metrics`` imports scikit-learn (another second). While FuxiCTR's models are imported
+here, both are stood in for: by an empty package with the same path, and by a module whose function imports the real
+one when it is called. Afterwards they are removed, so ``import fuxictr.preprocess`` still gets the real one.
 """
 
 from __future__ import annotations
@@ -14,29 +15,43 @@ import types
 from contextlib import contextmanager
 from pathlib import Path
 
-_PREPROCESS = "fuxictr.preprocess"
+_PREPROCESS, _METRICS = "fuxictr.preprocess", "fuxictr.metrics"
+
+
+def _preprocess(folders: list[Path]) -> types.ModuleType:
+    package = types.ModuleType(_PREPROCESS)
+    package.__path__ = [str(folder / "preprocess") for folder in folders]
+    return package
+
+
+def _metrics(folders: list[Path]) -> types.ModuleType:
+    def evaluate_metrics(*args, **kwargs):
+        return importlib.import_module(_METRICS).evaluate_metrics(*args, **kwargs)
+
+    module = types.ModuleType(_METRICS)
+    module.evaluate_metrics = evaluate_metrics
+    return module
 
 
 @contextmanager
-def _without_preprocess_package():
-    if _PREPROCESS in sys.modules:
-        yield
-        return
+def _stand_ins():
     spec = importlib.util.find_spec("fuxictr")
     if spec is None or not spec.submodule_search_locations:
         yield  # let the import below say what is missing
         return
-    stand_in = types.ModuleType(_PREPROCESS)
-    stand_in.__path__ = [str(Path(p) / "preprocess") for p in spec.submodule_search_locations]
-    sys.modules[_PREPROCESS] = stand_in
+    folders = [Path(p) for p in spec.submodule_search_locations]
+    makers = {_PREPROCESS: _preprocess, _METRICS: _metrics}
+    placed = {name: make(folders) for name, make in makers.items() if name not in sys.modules}
+    sys.modules.update(placed)
     try:
         yield
     finally:
-        if sys.modules.get(_PREPROCESS) is stand_in:
-            del sys.modules[_PREPROCESS]
+        for name, module in placed.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
-with _without_preprocess_package():
+with _stand_ins():
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.layers import (
         CrossNetMix,

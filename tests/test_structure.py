@@ -13,7 +13,8 @@ ALLOWED = {
     "models": {"layers"},
     "config": set(),
     "training": {"config", "data", "models"},
-    "cli": {"config", "data", "models", "training"},
+    "bench": {"layers", "data", "models", "training"},
+    "cli": {"bench", "config", "data", "models", "training"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

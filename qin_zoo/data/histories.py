@@ -16,7 +16,7 @@ from qin_zoo.data.sources import at
 from qin_zoo.errors import ConfigError, DataError
 
 _WINDOW = 64 << 20  # bytes of a column that are mapped at a time
-_BUFFER = 32 << 20  # bytes of histories gathered ahead of their batches
+_BUFFER = 64 << 20  # bytes of histories gathered ahead of their batches
 
 
 class Histories(ABC):

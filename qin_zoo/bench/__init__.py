@@ -1,0 +1,1 @@
+"""Speed, measured against plain code that is written from the formulas."""

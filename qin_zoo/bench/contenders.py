@@ -1,0 +1,167 @@
+"""What runs in a race: reading, training or scoring, fast or plain, and the machine's own matrix products."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from qin_zoo.bench.plain import PlainLoader, make_plain
+from qin_zoo.data.dataset import has_item_table
+from qin_zoo.data.feed import feed
+from qin_zoo.errors import ConfigError
+from qin_zoo.training.prepare import Prepared, build_model, prepare
+
+TASKS = ("load", "train", "score")
+_PRODUCT = (8192, 1024, 4096)  # rows, inputs and outputs: a layer of QIN at its published batch size
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of a race.
+
+    Attributes:
+        task: ``load``, ``train``, ``score``, or ``product`` for matrix products alone.
+        plain: the plain reference instead of this package's way; always float32.
+        expid, config, data, overrides, plugins, gpu: of the experiment, as in ``prepare``.
+        batches: batches in each measurement.
+    """
+
+    task: str
+    plain: bool = False
+    expid: str = ""
+    config: Path | None = None
+    data: Path | None = None
+    overrides: tuple[str, ...] = ()
+    plugins: tuple[Path, ...] = ()
+    gpu: int = -1
+    batches: int = 1
+
+    @property
+    def name(self) -> str:
+        if self.task == "product":
+            return "matrix product"
+        return "plain" if self.plain else "qin-zoo"
+
+    def prepare(self) -> Prepared:
+        overrides = (*self.overrides, *(("precision=fp32", "compile=false") if self.plain else ()))
+        prepared = prepare(
+            self.expid, self.config, gpu=self.gpu, data=self.data, overrides=overrides, plugins=self.plugins
+        )
+        if not has_item_table(prepared.params):
+            raise ConfigError(f"{self.expid} has no item table: bench measures datasets with one, such as the sample.")
+        return prepared
+
+    def start(self) -> tuple[Callable[[], int], dict]:
+        """Gets ready; returns a function that runs one measurement and gives its rows, and facts about it."""
+        if self.task == "product":
+            return _products(self)
+        return _loading(self) if self.task == "load" else _computing(self)
+
+
+def product_contender(contender: Contender) -> Contender:
+    """Matrix products in the precision, and on the device, of a contender."""
+    precision = contender.prepare().params.get("precision", "fp32")
+    return replace(contender, task="product", overrides=(f"precision={precision}",), batches=2)
+
+
+def _products(contender: Contender):
+    device = torch.device("cpu" if contender.gpu < 0 else f"cuda:{contender.gpu}")
+    dtype = torch.bfloat16 if "precision=bf16" in contender.overrides else torch.float32
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if "precision=tf32" in contender.overrides else "highest")
+    rows, inputs, outputs = _PRODUCT
+    a, b = torch.randn(rows, inputs, device=device).to(dtype), torch.randn(inputs, outputs, device=device).to(dtype)
+    out = torch.empty(rows, outputs, dtype=dtype, device=device)
+
+    def measure() -> int:
+        for _ in range(contender.batches):
+            torch.mm(a, b, out=out)
+        wait(device)
+        return contender.batches
+
+    measure()
+    return measure, {"flops": 2 * rows * inputs * outputs}
+
+
+def _loading(contender: Contender):
+    prepared = contender.prepare()
+    dataset = prepared.open_dataset()
+    if contender.plain:
+        loader = PlainLoader(dataset.feature_map, prepared.params)
+    else:
+        loader = dataset.loader("train")
+    batches = _endless(loader)
+    first = next(batches)
+    rows = len(first[2]) if isinstance(first, tuple) else len(first)
+
+    def measure() -> int:
+        return sum(rows for _ in itertools.islice(batches, contender.batches))
+
+    return measure, {"batch_size": rows}
+
+
+def _computing(contender: Contender):
+    prepared = contender.prepare()
+    dataset = prepared.open_dataset()
+    model = build_model(prepared, dataset)
+    if contender.plain:
+        batches = _endless(PlainLoader(dataset.feature_map, prepared.params))
+        make_plain(model)
+    else:
+        loader = dataset.loader("train")
+        batches = _endless(feed(loader, model.device))
+    step = training_step(model, prepared) if contender.task == "train" else scoring_step(model)
+    with FlopCounterMode(display=False) as counter:
+        rows = step(next(batches))
+    wait(model.device)
+
+    def measure() -> int:
+        total = sum(step(next(batches)) for _ in range(contender.batches))
+        wait(model.device)
+        return total
+
+    parameters = sum(p.numel() for p in model.parameters())
+    return measure, {"batch_size": rows, "flops": counter.get_total_flops(), "parameters": parameters}
+
+
+def training_step(model, prepared: Prepared) -> Callable[[object], int]:
+    """A step of training as :class:`~qin_zoo.training.trainer.Trainer` takes it; gives the batch's rows."""
+    model._max_gradient_norm, model._steps_per_epoch, model._batch_index = prepared.params["max_gradient_norm"], 1, 0
+    model.train()
+
+    def step(batch) -> int:
+        model.train_step(batch)
+        return len(model.get_labels(batch))
+
+    return step
+
+
+def scoring_step(model) -> Callable[[object], int]:
+    """Scores a batch; gives its rows."""
+    model.eval()
+
+    def step(batch) -> int:
+        with torch.no_grad():
+            return len(model.forward(batch)["y_pred"])
+
+    return step
+
+
+def _endless(loader) -> Iterator:
+    """Full batches, epoch after epoch."""
+    while True:
+        for batch in loader:
+            rows = len(batch[2]) if isinstance(batch, tuple) else len(batch)
+            if rows == loader.batch_size:
+                yield batch
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

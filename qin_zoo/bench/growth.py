@@ -1,0 +1,166 @@
+"""How the time of a step grows with batch size, history length, catalogue size and embedding size."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qin_zoo.bench.contenders import wait
+from qin_zoo.bench.synthetic import random_batch
+from qin_zoo.data.dataset import open_feature_map
+from qin_zoo.files import replace_file
+from qin_zoo.registry import get_model
+from qin_zoo.training.memory import keep_freed_memory
+from qin_zoo.training.prepare import prepare
+
+AXES = {
+    "batch_size": (512, 1024, 2048, 4096, 8192),
+    "max_len": (8, 16, 32, 64, 128),
+    "items": (20_000, 50_000, 91_717, 200_000, 500_000),
+    "embedding_dim": (16, 32, 64, 128),
+}
+_LABELS = {
+    "batch_size": "rows in a batch",
+    "max_len": "items in a history",
+    "items": "items in the catalogue",
+    "embedding_dim": "embedding_dim",
+}
+_DISTINCT = 20_000  # items that occur in a batch, whatever the catalogue
+
+
+@dataclass(frozen=True)
+class Point:
+    """Seconds of a step at one setting.
+
+    Attributes:
+        axis, value: what was varied, and its value.
+        rows: rows in the batch.
+        gradient: seconds of forward and backward pass.
+        update: seconds of penalty, clipping and optimiser, which pass over every weight.
+        score: seconds of a scoring pass.
+    """
+
+    axis: str
+    value: int
+    rows: int
+    gradient: float
+    update: float
+    score: float
+
+    @property
+    def step(self) -> float:
+        """Seconds of a training step."""
+        return self.gradient + self.update
+
+
+def grow(
+    expid: str,
+    axes: Iterable[str],
+    repeats: int = 3,
+    gpu: int = -1,
+    overrides: Iterable[str] = (),
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Point]:
+    """Measures a model's step on random batches, one axis varied at a time around the experiment's own setting."""
+    points = []
+    for axis in axes:
+        for value in AXES[axis]:
+            progress(f"{axis} {value:,}")
+            points.append(_point(expid, axis, value, repeats, gpu, list(overrides)))
+    return points
+
+
+def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides: list[str]) -> Point:
+    if axis != "items":
+        overrides = [*overrides, f"{axis}={value}"]
+    params = prepare(expid, gpu=gpu, overrides=overrides).params
+    feature_map = open_feature_map(params)
+    if axis == "items":
+        for spec in feature_map.features.values():
+            if spec.get("source") == "item" and spec["type"] == "categorical":
+                spec["vocab_size"] = value + 1
+    keep_freed_memory()
+    model = get_model(params["model"])(feature_map, **params)
+    batch = random_batch(feature_map, params["batch_size"], params["max_len"], _DISTINCT, model.device)
+    seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": []}
+
+    def timed(part: str, function: Callable[[], None]) -> None:
+        wait(model.device)
+        begin = time.perf_counter()
+        function()
+        wait(model.device)
+        seconds[part].append(time.perf_counter() - begin)
+
+    def gradient() -> None:
+        model.add_loss(model.forward(batch), model.get_labels(batch)).backward()
+
+    def update() -> None:
+        penalty = model.regularization_loss()
+        if isinstance(penalty, torch.Tensor):
+            penalty.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), params["max_gradient_norm"])
+        model.optimizer.step()
+        model.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def score() -> None:
+        model.forward(batch)
+
+    for _ in range(repeats + 1):
+        model.train()
+        timed("gradient", gradient)
+        timed("update", update)
+        model.eval()
+        timed("score", score)
+    medians = {part: statistics.median(values[1:]) for part, values in seconds.items()}  # the first is slower
+    return Point(axis, value, len(batch), **medians)
+
+
+def draw_growth(points: list[Point], path: Path, title: str) -> None:
+    """Draws seconds of a step against each axis, and throughput against batch size and history length.
+
+    Args:
+        points: what :func:`grow` measured.
+        path: PNG file to write.
+        title: headline.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    axes = list(dict.fromkeys(p.axis for p in points))
+    figure = Figure(figsize=(3.9 * len(axes), 6.2), layout="constrained")
+    for column, axis in enumerate(axes):
+        mine = [p for p in points if p.axis == axis]
+        values = [p.value for p in mine]
+        top = figure.add_subplot(2, len(axes), column + 1)
+        for name, seconds in (
+            ("forward and backward", [p.gradient for p in mine]),
+            ("penalty, clipping, optimiser", [p.update for p in mine]),
+            ("scoring", [p.score for p in mine]),
+        ):
+            top.plot(values, seconds, marker="o", markersize=4, label=name)
+        below = figure.add_subplot(2, len(axes), len(axes) + column + 1)
+        for name, rates in (
+            ("training", [p.rows / p.step for p in mine]),
+            ("scoring", [p.rows / p.score for p in mine]),
+        ):
+            below.plot(values, rates, marker="o", markersize=4, label=name)
+        for ax, label in ((top, "seconds a step"), (below, "rows a second")):
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            ax.set_xticks(values, [f"{v:,}" for v in values], fontsize=8)
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.set_xlabel(_LABELS[axis], fontsize=9)
+            ax.grid(alpha=0.3, which="both")
+            ax.tick_params(labelsize=8)
+            if column == 0:
+                ax.set_ylabel(label, fontsize=9)
+                ax.legend(fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -1,0 +1,56 @@
+"""Random batches of any size for the features of an experiment, without files."""
+
+from __future__ import annotations
+
+import torch
+
+from qin_zoo.batch import ItemBatch
+
+
+def random_batch(
+    feature_map,
+    batch_size: int,
+    length: int,
+    distinct: int | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> ItemBatch:
+    """A batch whose ids are drawn evenly; three of five places of the histories are filled.
+
+    Args:
+        feature_map: FuxiCTR's feature map of a dataset with an item table.
+        batch_size: rows.
+        length: places in a history.
+        distinct: only the first so many items occur. Default: all.
+        device: where it goes.
+        seed: of the drawing.
+    """
+    g = torch.Generator().manual_seed(seed)
+    specs = feature_map.features
+    count = max(s["vocab_size"] for s in specs.values() if s.get("source") == "item" and s["type"] == "categorical")
+    rows = {n: _draw(s, batch_size, g) for n, s in specs.items() if s.get("source") != "item" and s["type"] != "meta"}
+    rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
+    items = {n: _draw(s, count, g) for n, s in specs.items() if s.get("source") == "item" and s["type"] != "meta"}
+    for name, spec in specs.items():
+        if spec.get("source") == "item" and spec["type"] == "categorical":
+            items[name] = torch.arange(count) % spec["vocab_size"]
+    ids = torch.randint(1, min(distinct or count, count), (batch_size, length + 1), generator=g)
+    filled = torch.randint(0, length + 1, (batch_size, 1), generator=g) * 6 // 5
+    history = ids[:, :length].masked_fill(torch.arange(length) < length - filled, 0)
+    place = {"device": device}
+    return ItemBatch(
+        {n: t.to(**place) for n, t in rows.items()},
+        history.to(**place),
+        ids[:, length].to(**place),
+        {n: t.to(**place) for n, t in items.items()},
+    )
+
+
+def _draw(spec: dict, count: int, g: torch.Generator) -> torch.Tensor:
+    if spec["type"] == "embedding":
+        width = spec.get("pretrain_dim") or spec["embedding_dim"]
+        return torch.randn(count, width, generator=g)
+    if spec["type"] == "numeric":
+        return torch.rand(count, generator=g)
+    size = (count, spec["max_len"]) if spec["type"] == "sequence" else (count,)
+    return torch.randint(0, spec["vocab_size"], size, generator=g)

@@ -1,0 +1,209 @@
+"""`qin-zoo bench`: how fast this machine reads, trains and scores, beside a plain reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qin_zoo.cli import options
+
+app = typer.Typer(help="Measure reading, training and scoring against a plain reference.", no_args_is_help=True)
+
+Experiment = Annotated[str, typer.Argument(help="Experiment id, of a dataset with an item table.")]
+BenchData = Annotated[
+    Path,
+    typer.Option(
+        "--data", help="Folder with the dataset's files; a sample of MicroLens' shape is made where it is missing."
+    ),
+]
+Rows = Annotated[int, typer.Option(help="Training rows of that sample.")]
+Items = Annotated[int, typer.Option(help="Items of that sample.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Measurements of each contender; the median counts.")]
+Plain = Annotated[bool, typer.Option(help="Also run the plain reference.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+_DEFAULT = "QIN_MicroLens_1M_x1"
+_FOLDER = Path("data/bench")
+
+
+@app.command()
+def load(
+    experiment: Experiment = _DEFAULT,
+    config: options.Config = None,
+    data: BenchData = _FOLDER,
+    rows: Rows = 200_000,
+    items: Items = 91_717,
+    rounds: Rounds = 5,
+    plain: Plain = True,
+    cold: Annotated[bool, typer.Option(help="Also start once without any cache.")] = True,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Read training batches: rows a second, and seconds to the first batch of a new process.
+
+    The plain reference reads as the public challenge loader does: a data frame's row for each item of each history.
+    """
+    _race("load", experiment, config, data, rows, items, rounds, plain, -1, overrides, plugin, as_json, cold=cold)
+
+
+@app.command()
+def train(
+    experiment: Experiment = _DEFAULT,
+    config: options.Config = None,
+    data: BenchData = _FOLDER,
+    rows: Rows = 200_000,
+    items: Items = 91_717,
+    rounds: Rounds = 3,
+    plain: Plain = True,
+    gpu: options.Gpu = -1,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Train, reading included: rows a second, memory, and the share of the machine's matrix-product rate."""
+    _race("train", experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json)
+
+
+@app.command()
+def score(
+    experiment: Experiment = _DEFAULT,
+    config: options.Config = None,
+    data: BenchData = _FOLDER,
+    rows: Rows = 200_000,
+    items: Items = 91_717,
+    rounds: Rounds = 5,
+    plain: Plain = True,
+    gpu: options.Gpu = -1,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Score rows with untrained weights, reading included: rows a second, memory, share of the matrix-product rate."""
+    _race("score", experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json)
+
+
+@app.command()
+def growth(
+    experiment: Experiment = _DEFAULT,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(help="batch_size, max_len, items or embedding_dim; may be repeated. Default: all."),
+    ] = None,
+    rounds: Rounds = 3,
+    gpu: options.Gpu = -1,
+    overrides: options.Overrides = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time a step on random batches against batch size, history length, catalogue size and embedding size."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from qin_zoo.bench.growth import AXES, draw_growth, grow
+    from qin_zoo.bench.report import print_growth
+    from qin_zoo.errors import ConfigError, suggest
+
+    axes = axis or list(AXES)
+    for name in axes:
+        if name not in AXES:
+            raise ConfigError(f"Unknown axis '{name}': expected {', '.join(AXES)}.{suggest(name, AXES)}")
+    with Console(stderr=True).status("measuring") as status:
+        points = grow(experiment, axes, rounds, gpu, overrides or (), progress=status.update)
+    title = f"{experiment}: seconds of a step"
+    if picture:
+        draw_growth(points, picture, title)
+    if as_json:
+        _print_json({"experiment": experiment, "points": [asdict(p) for p in points]})
+    else:
+        print_growth(points, title)
+
+
+@app.command()
+def trajectory(
+    experiment: Experiment = _DEFAULT,
+    config: options.Config = None,
+    data: BenchData = _FOLDER,
+    rows: Rows = 200_000,
+    items: Items = 91_717,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 200,
+    overrides: options.Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Train the plain and the fast model side by side, without dropout, and compare their losses."""
+    from rich.console import Console
+
+    from qin_zoo.bench.trajectory import trajectories
+
+    _make_data(data, rows, items)
+    with Console(stderr=True).status("training") as status:
+        losses = trajectories(
+            experiment, steps, config, data, overrides or (),
+            progress=lambda step, p, f: status.update(f"step {step} of {steps}: plain {p:.6f}, qin-zoo {f:.6f}"),
+        )  # fmt: skip
+    worst = max(abs(p - f) for p, f in losses)
+    if as_json:
+        _print_json({"experiment": experiment, "losses": losses, "largest_difference": worst})
+    else:
+        first, last = losses[0], losses[-1]
+        typer.echo(
+            f"{len(losses)} steps: plain {first[0]:.6f} to {last[0]:.6f}, qin-zoo {first[1]:.6f} to {last[1]:.6f}; "
+            f"largest difference of a step {worst:.1e}"
+        )
+
+
+def _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, cold=False):
+    import tempfile
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from qin_zoo.bench.contenders import Contender, product_contender
+    from qin_zoo.bench.race import race
+    from qin_zoo.bench.report import print_summary, summarise
+    from qin_zoo.training.record import environment
+
+    _make_data(data, rows, items)
+    fast = Contender(
+        task, False, experiment, config, data, tuple(overrides or ()), tuple(plugin or ()), gpu,
+        batches=100 if task == "load" else 3 if gpu < 0 else 30,
+    )  # fmt: skip
+    fast.prepare()  # a mistake in the configuration is told before anything starts
+    contenders = [fast]
+    if plain:
+        contenders.append(replace(fast, plain=True, batches=1))
+    if task != "load":
+        contenders.insert(0, product_contender(fast))
+    with Console(stderr=True).status("starting") as status:
+        summary = summarise(race(contenders, rounds, progress=status.update))
+        if cold:
+            with tempfile.TemporaryDirectory() as folder:
+                first = replace(fast, overrides=(*fast.overrides, f"cache_dir={folder}"))
+                summary["seconds_to_first_cold"] = race([first], 0, progress=status.update)[0].ready
+    if as_json:
+        _print_json({"task": task, "experiment": experiment, "environment": environment(), **summary})
+        return
+    print_summary(summary, f"{task}: {experiment}, batches of {summary['qin-zoo']['batch_size']:,} rows")
+    if cold:
+        typer.echo(
+            f"First batch without any cache: {summary['seconds_to_first_cold']:.1f} s after the process started."
+        )
+
+
+def _make_data(folder: Path, rows: int, items: int) -> None:
+    """A sample of the challenge's shape, where there is nothing yet."""
+    if folder.exists():
+        return
+    from qin_zoo.data.sample import write_sample
+
+    typer.echo(f"Making a sample of {rows:,} rows and {items:,} items in {folder}", err=True)
+    write_sample(folder, rows, items)
+
+
+def _print_json(value: dict) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
