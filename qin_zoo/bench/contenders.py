@@ -14,6 +14,7 @@ from qin_zoo.bench.plain import PlainLoader, make_plain
 from qin_zoo.data.dataset import has_item_table
 from qin_zoo.data.feed import feed
 from qin_zoo.errors import ConfigError
+from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.prepare import Prepared, build_model, prepare
 
 TASKS = ("load", "train", "score")
@@ -106,6 +107,8 @@ def _loading(contender: Contender):
 
 
 def _computing(contender: Contender):
+    if not contender.plain:
+        keep_freed_memory()
     prepared = contender.prepare()
     dataset = prepared.open_dataset()
     model = build_model(prepared, dataset)

@@ -88,6 +88,8 @@ class _Runner:
         self.result.peak_bytes, self.result.gpu_bytes = self._receive()
 
     def stop(self) -> None:
+        self._connection.close()
+        self._process.join(timeout=5)
         self._process.terminate()
         self._process.join()
 
@@ -109,14 +111,15 @@ def _serve(connection, contender: Contender, started: float) -> None:
     """The process of a contender: gets ready, then measures whenever it is told to."""
     try:
         measure, facts = contender.start()
-        connection.send(("ready", (time.time() - started, facts)))
-        measure()  # the first is slower: memory is new
+        ready = time.time() - started
+        measure()  # does not count: memory is new
+        connection.send(("ready", (ready, facts)))
         while connection.recv() == "measure":
             begin = time.perf_counter()
             amount = measure()
             connection.send(("rate", amount / (time.perf_counter() - begin)))
         connection.send(("memory", (_peak_bytes(), _gpu_bytes(contender))))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):  # nobody waits for a result any more
         pass
     except QinZooError as error:
         connection.send(("error", str(error)))

@@ -39,11 +39,12 @@ def summarise(results: list[Result]) -> dict:
 
 def print_summary(summary: dict, title: str) -> None:
     """The summary as a table on the terminal."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "rows/s (median)", "least to most", "first batch or step", "peak memory", "ratio"):
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for heading in ("", "rows/s", "range", "first after", "memory", "ratio"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, values in summary.items():
         if not isinstance(values, dict):
@@ -55,7 +56,7 @@ def print_summary(summary: dict, title: str) -> None:
         table.add_row(
             name,
             f"{values['rows_per_second']:,.0f}",
-            f"{min(rates):,.0f} to {max(rates):,.0f}",
+            f"{min(rates):,.0f}–{max(rates):,.0f}",
             f"{values['seconds_to_first']:.1f} s",
             memory,
             ratio,
@@ -72,13 +73,14 @@ def print_summary(summary: dict, title: str) -> None:
 
 
 def print_growth(points: list[Point], title: str) -> None:
-    """The growth of a step as a table on the terminal."""
+    """The growth of a step as a table on the terminal: gradient is forward and backward pass, update the rest."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("varied")
-    for heading in ("value", "forward+backward", "update", "step", "rows/s", "scoring", "rows/s scored"):
+    for heading in ("value", "gradient", "update", "step", "rows/s", "score", "rows/s"):
         table.add_column(heading, justify="right")
     previous = None
     for p in points:

@@ -161,13 +161,14 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         """
         with self._precision.context():
             logits = self.logits(self._inputs(inputs))
-        logits = logits.float().view(-1, 1)
+        logits = (logits.float() if logits.dtype == torch.bfloat16 else logits).view(-1, 1)
         return {"y_pred": self.output_activation(logits), "logits": logits}
 
     def add_loss(self, return_dict, y_true) -> Tensor:
         """FuxiCTR's loss; binary cross entropy from the logits, where it neither saturates nor refuses a NaN."""
         if self.loss_fn is F.binary_cross_entropy and "logits" in return_dict:
-            return F.binary_cross_entropy_with_logits(return_dict["logits"], y_true)
+            logits = return_dict["logits"]
+            return F.binary_cross_entropy_with_logits(logits, y_true.to(logits.dtype))
         return super().add_loss(return_dict, y_true)
 
     def regularization_loss(self) -> Tensor | float:

@@ -6,7 +6,7 @@ import ctypes
 import os
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_LARGEST_KEPT = 40 << 20  # bytes: more of it is faster, and scattered sizes cost more memory
+_LARGEST_KEPT = 35 << 20  # bytes: more of it is faster, and scattered sizes cost more memory
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,6 @@ from qin_zoo.config.experiments import apply_overrides, check_params, load_exper
 from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
 from qin_zoo.errors import ModelError, QinZooError, first_line
 from qin_zoo.registry import get_model
-from qin_zoo.training.memory import keep_freed_memory
 
 # What a configuration may leave out; models give the defaults of their own parameters.
 _DEFAULTS = {
@@ -131,7 +130,6 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
     """
     from qin_zoo.fuxi import seed_everything
 
-    keep_freed_memory()
     feature_map = dataset.feature_map if dataset else open_feature_map(prepared.params)
     seed_everything(prepared.params["seed"])
     try:

@@ -12,6 +12,7 @@ from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.data.sample import read_summary
 from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import SCHEMA_VERSION, append_results_line, environment, write_record
 from qin_zoo.training.report import write_report
@@ -42,6 +43,7 @@ def run_experiment(
 
     params, files = prepared.params, prepared.files
     started = time.perf_counter()
+    keep_freed_memory()
     dataset = prepared.open_dataset()
     for split in ("train", "valid"):
         dataset.require(split, labels=True)
@@ -141,6 +143,7 @@ def predict_split(
     """
     if split not in SPLITS:
         raise ConfigError(f"Unknown split '{split}': expected {', '.join(SPLITS)}.")
+    keep_freed_memory()
     dataset = prepared.open_dataset()
     dataset.require(split)
     model = build_model(prepared, dataset)

@@ -1,0 +1,99 @@
+"""The commands of `qin-zoo bench`, on a small sample: what they measure is real, how fast it is is not tested."""
+
+import json
+
+import pytest
+from conftest import REPOSITORY, VOCAB, item_table_feature_map
+from typer.testing import CliRunner
+
+from qin_zoo.bench.contenders import Contender
+from qin_zoo.bench.growth import AXES, draw_growth, grow
+from qin_zoo.bench.race import Result, race
+from qin_zoo.bench.report import summarise
+from qin_zoo.bench.synthetic import random_batch
+from qin_zoo.cli import app
+from qin_zoo.errors import QinZooError
+
+SMALL = ("batch_size=256", "embedding_dim=8", "num_layers=1", "max_len=8")
+
+
+@pytest.fixture
+def bench(sample, tmp_path):
+    def call(task, *arguments):
+        sets = [part for pair in (*SMALL, f"cache_dir={tmp_path}") for part in ("--set", pair)]
+        result = CliRunner().invoke(
+            app,
+            ["bench", task, "QIN_sample", "--data", str(sample), "--json", *sets, *arguments],
+            catch_exceptions=False,
+        )
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return call
+
+
+@pytest.mark.parametrize("task", ["load", "train", "score"])
+def test_a_race(bench, task):
+    found = bench(task, "--rounds", "1")
+    assert {"qin-zoo", "plain", "ratio", "environment"} <= set(found)
+    for name in ("qin-zoo", "plain"):
+        assert found[name]["rows_per_second"] > 0
+        assert found[name]["batch_size"] == 256
+        assert found[name]["peak_bytes"] > 50 << 20
+    assert found["ratio"] == pytest.approx(found["qin-zoo"]["rows_per_second"] / found["plain"]["rows_per_second"])
+    if task == "load":
+        assert found["seconds_to_first_cold"] > 0
+    else:
+        assert found["plain"]["flops"] > found["qin-zoo"]["flops"] > 0
+        assert 0 < found["product_fraction"] < 1.5
+
+
+def test_without_the_plain_reference(bench):
+    assert "plain" not in bench("score", "--rounds", "1", "--no-plain")
+
+
+def test_trajectory_command(bench):
+    found = bench("trajectory", "--steps", "5")
+    assert len(found["losses"]) == 5
+    assert found["largest_difference"] < 1e-4
+
+
+def test_growth_and_its_picture(tmp_path, monkeypatch):
+    for axis in AXES:
+        monkeypatch.setitem(AXES, axis, (4, 8))
+    points = grow("QIN_MicroLens_1M_x1", list(AXES), 1, overrides=[*SMALL, "batch_size=32"])
+    assert [(p.axis, p.value) for p in points] == [(axis, value) for axis in AXES for value in (4, 8)]
+    assert all(min(p.gradient, p.update, p.score) > 0 for p in points)
+    draw_growth(points, tmp_path / "growth.png", "a title")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mistake_of_a_contender_is_told(tmp_path):
+    with pytest.raises(QinZooError, match=r"qin-zoo: .*no such file"):
+        race([Contender("load", expid="QIN_sample", config=REPOSITORY / "experiments" / "QIN", data=tmp_path)], 1)
+
+
+def test_summary():
+    fast = Result("qin-zoo", [80.0, 100.0, 120.0], facts={"batch_size": 10, "flops": 500})
+    product = Result("matrix product", [100.0], facts={"flops": 100})
+    summary = summarise([product, fast, Result("plain", [10.0])])
+    assert summary["ratio"] == 10
+    assert summary["step_seconds"] == pytest.approx(0.1)
+    assert summary["products_alone_seconds"] == pytest.approx(0.05)
+    assert summary["product_fraction"] == pytest.approx(0.5)
+
+
+def test_random_batches():
+    feature_map = item_table_feature_map(VOCAB, 8)
+    batch = random_batch(feature_map, 64, 10, distinct=5)
+    assert batch.history.shape == (64, 10)
+    assert batch.item_ids.max() < 5
+    assert len(batch.items["item_id"]) == VOCAB["item_id"]
+    assert (batch.mask == batch.mask.sort(dim=1).values).all()  # padding on the left
+    assert 0.4 < random_batch(feature_map, 2000, 10).mask.float().mean() < 0.8
+
+
+def test_unknown_axis(tmp_path):
+    result = CliRunner().invoke(app, ["bench", "growth", "--axis", "item"])
+    assert isinstance(result.exception, QinZooError)
+    assert "Did you mean 'items'" in str(result.exception)
