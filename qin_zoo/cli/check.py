@@ -1,0 +1,146 @@
+"""``qin-zoo data check``, ``stats`` and ``head``: looking at data before training on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qin_zoo.data.check import Report
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def check(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder with train, valid, test and item_info.", show_default=False)
+    ],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a page, too.")] = None,
+    fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a mended copy; a new or empty folder.")] = None,
+    tags: Annotated[
+        int | None,
+        typer.Option(
+            help="Tag ids lie below this; 0 allows any.", show_default="11740 in the challenge's layout", min=0
+        ),
+    ] = None,
+) -> None:
+    """Check every file of a dataset against its layout and print all findings at once.
+
+    The status is 1 if there is an error, also when --fix mended it in the copy; warnings alone leave it at 0.
+    --fix leaves out rows with wrong values, contradictory labels, duplicates and users with extreme numbers of
+    rows, and replaces broken embeddings by the mean; the test split keeps its rows.
+    """
+    from rich.console import Console
+
+    from qin_zoo.data.check import check_folder
+
+    report = check_folder(folder, tags=tags, progress=True)
+    console = Console(highlight=False)
+    _print_report(report, console)
+    if html is not None:
+        from qin_zoo.data.check.page import write_page
+
+        write_page(report, html)
+        console.print(f"page: {html}", markup=False, soft_wrap=True)
+    if fix is not None:
+        from qin_zoo.data.check.fix import fix_folder
+
+        mended = fix_folder(report, fix, tags=tags, progress=True)
+        console.print(f"\nmended copy: {mended.path}", markup=False, soft_wrap=True)
+        if mended.limit:
+            console.print(f"  users of at most {mended.limit:,} training rows were kept")
+        for file, what, count in mended.changes:
+            console.print(f"  {file}: {what}: {count:,}", markup=False, soft_wrap=True)
+        if not mended.changes:
+            console.print("  nothing had to be changed")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report, console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from qin_zoo.data.check.page import split_figures, vector_figures, verdict
+
+    if report.statistics.splits:
+        table = Table(title=escape(str(report.path)), title_justify="left")
+        table.add_column("")
+        for name in report.statistics.splits:
+            table.add_column(name, justify="right")
+        for heading, cells in split_figures(report):
+            table.add_row(heading, *cells)
+        console.print(table)
+    if report.statistics.items is not None:
+        console.print(f"items: {report.statistics.items:,}")
+    for name, dim, *norms in vector_figures(report):
+        words = ", ".join(f"{w} {n}" for w, n in zip(("least", "median", "mean", "greatest"), norms))
+        console.print(f"{name}: {dim} numbers; norms: {words}", markup=False)
+    console.print()
+    for f in report.findings:
+        place = f.file + (f", {f.column}" if f.column else "")
+        count = f", {f.count:,} {'row' if f.count == 1 else 'rows'}" if f.count else ""
+        console.print(f"[{_STYLES[f.severity]}]{f.severity}[/] [bold]{f.code}[/] {escape(place + count)}")
+        console.print(f"  {f.message}.", markup=False, soft_wrap=True)
+        if f.rows and f.severity != "note":
+            more = ", …" if f.count > len(f.rows) else ""
+            console.print(
+                f"  {'row' if f.count == 1 else 'rows'} {', '.join(map(str, f.rows))}{more}",
+                markup=False,
+                soft_wrap=True,
+            )
+        if f.severity != "note":
+            console.print(f"  {f.mend}", markup=False, soft_wrap=True)
+    console.print(verdict(report))
+
+
+def stats(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE_OR_DIR", help="parquet, npz, npy, hdf5, or a folder.", show_default=False)
+    ],
+) -> None:
+    """Print what every column of a file holds: type, rows, nulls, range, mean, distinct values, list lengths."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from qin_zoo.data.check.look import abbreviated, column_stats, data_files
+
+    console = Console(highlight=False)
+    for file in data_files(path):
+        table = Table(title=Text(str(file)), title_justify="left")
+        table.add_column("column", overflow="fold")
+        table.add_column("type", overflow="fold")
+        for heading in ("rows", "nulls", "least", "greatest", "mean", "distinct", "length"):
+            table.add_column(heading, justify="right", overflow="fold")
+        for column in column_stats(file):
+            lengths = "" if column.lengths is None else "–".join(f"{n:,}" for n in sorted(set(column.lengths)))
+            values = ("" if v is None else abbreviated(v) for v in (column.low, column.high, column.mean))
+            distinct = "" if column.distinct is None else f"{column.distinct:,}"
+            cells = (column.name, column.type, f"{column.rows:,}", f"{column.nulls:,}", *values, distinct, lengths)
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print(table)
+
+
+def head(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="parquet, npz, npy or hdf5.", show_default=False)],
+    rows: Annotated[int, typer.Option("-n", "--rows", help="Rows to print.", min=1, max=10_000)] = 5,
+) -> None:
+    """Print the first rows of a file; of long lists the first and last entries."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from qin_zoo.data.check.look import abbreviated, first_rows
+
+    names, values, total = first_rows(file, rows)
+    table = Table(title=Text(f"{file}: {len(values):,} of {total:,} rows"), title_justify="left")
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for row in values:
+        table.add_row(*(Text("" if value is None else abbreviated(value)) for value in row))
+    Console(highlight=False).print(table)

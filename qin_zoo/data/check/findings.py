@@ -1,0 +1,150 @@
+"""What a check can find: the codes, how severe each is and how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SEVERITIES = ("error", "warning", "note")
+EXAMPLES = 5
+"""Rows and values a finding quotes."""
+
+_FETCH = "Fetch or write the file again."
+_ENCODE = "Encode the files again from the same table of ids."
+_FIX = "`qin-zoo data check DIR --fix OUT` mends a copy."
+
+# code -> (severity, how to mend it)
+CODES: dict[str, tuple[str, str]] = {
+    # files and columns
+    "missing-file": ("error", "Put the file into the folder under this name."),
+    "unreadable-file": ("error", _FETCH),
+    "empty-file": ("error", "Write the split again; a file without rows cannot be trained on or scored."),
+    "missing-column": ("error", "Add the column or rename the one that holds it."),
+    "wrong-type": ("error", "Cast the column and write the file again."),
+    "history-not-ids": ("error", "Store each history as a list of integer item ids, newest last."),
+    "null-value": ("error", f"Fill the nulls (ids: 0, histories: an empty list) or drop those rows. {_FIX}"),
+    # rows of a split
+    "negative-id": ("error", f"Ids count from 0, and 0 is padding: encode the column again. {_FIX}"),
+    "padding-target": ("warning", f"Item 0 is padding: give the row its item or drop it. {_FIX}"),
+    "unknown-item": ("error", f"{_ENCODE} {_FIX}"),
+    "unknown-history-item": ("error", f"{_ENCODE} {_FIX}"),
+    "unknown-user": ("error", "Write the split and user_info.parquet from the same data."),
+    "history-too-short": ("error", "Write the split and user_info.parquet from the same data."),
+    "label-not-binary": ("error", f"Labels are clicks: map them to 0 and 1. {_FIX}"),
+    "label-missing": ("error", "Join the labels to the rows; only the test split may lack them."),
+    "label-one-class": ("error", "Sample rows with both labels; AUC is undefined for one class."),
+    "level-out-of-range": ("error", f"Bucket the counts into 0…10 again. {_FIX}"),
+    "history-length-varies": ("note", "Nothing to do here; FuxiCTR's own loader wants one length."),
+    "long-history": ("note", "Nothing to do: models read the newest items."),
+    "no-history": ("warning", "Join the histories again; a sequence model has nothing to read."),
+    "padding-not-left": ("warning", "Pad on the left, newest item last: loaders cut the newest from the end."),
+    "padding-inside": ("warning", "Move the zeros to the front: a loader may count them as items."),
+    "target-in-history": ("warning", "Cut each history before its row's own click."),
+    # item table and user table
+    "item-order": ("error", "Sort by item id and give every id a row: row i has to describe item i."),
+    "missing-padding-row": ("error", "Put a row of zeros for item 0 before the first."),
+    "duplicate-item": ("error", "Keep one row for each item id."),
+    "user-order": ("error", "Sort by user index and give every index a row: row i has to describe user i."),
+    "broken-embedding": ("error", f"Replace NaN and infinite values. {_FIX}"),
+    "embedding-length": ("error", f"Give every item a vector of one length. {_FIX}"),
+    "zero-embedding": ("warning", f"Compute the item's embedding, or use the mean of the others. {_FIX}"),
+    "padding-row-not-zero": ("warning", f"Set the padding row to zeros. {_FIX}"),
+    "repeated-embedding": ("warning", "Look at those items' images and texts: a placeholder was probably embedded."),
+    "embedding-norm-outlier": ("warning", "Compute those embeddings again, or normalise all of them."),
+    "negative-tag": ("error", f"Tag ids count from 1, and 0 is padding. {_FIX}"),
+    "tag-beyond-vocabulary": ("warning", f"Encode the tags again, or name their number with --tags. {_FIX}"),
+    "tag-padding-inside": ("warning", f"Move the zeros to the end. {_FIX}"),
+    # between rows and files
+    "duplicate-rows": ("warning", f"Keep one of each. {_FIX}"),
+    "contradictory-labels": ("warning", f"Drop them: a model cannot tell them apart. {_FIX}"),
+    "extreme-user": ("warning", f"Drop them or cap their rows: probably no single person. {_FIX}"),
+    "split-leakage": ("warning", "Take those rows out of the training split before comparing models."),
+    "click-rate-shift": ("note", "Scores are not calibrated across the splits; AUC does not mind."),
+    "cold-items": ("note", "Nothing to do: the model has only their content to go by."),
+    "cold-users": ("note", "Nothing to do: the model has only their history to go by."),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        code: what it is, a key of :data:`CODES`.
+        severity: ``error`` (training fails or is wrong), ``warning`` (look at it) or ``note``.
+        file: name of the file.
+        column: the column, or None.
+        count: rows concerned; 0 where it concerns the file or column as a whole.
+        rows: the first few of them, counted from 0.
+        message: what was expected, what came.
+        mend: how to mend it.
+    """
+
+    code: str
+    severity: str
+    file: str
+    column: str | None
+    count: int
+    rows: tuple[int, ...]
+    message: str
+    mend: str
+
+
+@dataclass
+class Findings:
+    """Collects findings."""
+
+    found: list[Finding] = field(default_factory=list)
+
+    def add(
+        self,
+        code: str,
+        file: str,
+        column: str | None,
+        message: str,
+        tally: Tally | None = None,
+        severity: str | None = None,
+    ) -> None:
+        usual, mend = CODES[code]
+        if severity == "note" and usual != "note":
+            mend = "Nothing to do."  # so few, or so ordinary, that it is only said
+        tally = tally or Tally()
+        self.found.append(Finding(code, severity or usual, file, column, tally.count, tuple(tally.rows), message, mend))
+
+    def add_tally(self, code: str, file: str, column: str | None, expected: str, tally: Tally) -> None:
+        """Adds the rows of ``tally``, if there are any."""
+        if tally.count:
+            came = ", ".join(tally.values)
+            self.add(code, file, column, f"expected {expected}; found {came or 'none'}", tally)
+
+    def sorted(self) -> list[Finding]:
+        """The worst first; otherwise as they were found."""
+        return sorted(self.found, key=lambda f: SEVERITIES.index(f.severity))
+
+
+class Tally:
+    """Counts rows and keeps the first few with what they hold."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.rows: list[int] = []
+        self.values: list[str] = []
+
+    def add(self, rows: np.ndarray, values: np.ndarray | None = None) -> None:
+        """Adds row numbers, ascending and each once, and what stands there."""
+        room = EXAMPLES - len(self.rows)
+        self.count += len(rows)
+        self.rows += [int(r) for r in rows[:room]]
+        if values is not None:
+            for value in values[:room]:
+                text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+                if text not in self.values:
+                    self.values.append(text)
+
+
+def tally_of(mask: np.ndarray, values: np.ndarray | None = None) -> Tally:
+    """The tally of a whole column's mask."""
+    tally, rows = Tally(), np.flatnonzero(mask)
+    tally.add(rows, None if values is None else values[rows[:EXAMPLES]])
+    return tally

@@ -1,0 +1,315 @@
+"""A mended copy of a dataset: the filters, and what takes the place of broken embeddings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from qin_zoo.data.check.across import contradictions, duplicates, extreme_limit
+from qin_zoo.data.check.folder import Report, tag_limit
+from qin_zoo.data.check.items import ITEM_FILE, USER_FILE
+from qin_zoo.data.check.splits import LEVELS, TOP_LEVEL, Rules, Split, id_columns
+from qin_zoo.data.check.tables import BATCH_ROWS, Lists, ParquetTable, lists, matrices, scalars
+from qin_zoo.data.item_layout import HISTORY, PER_USER, USER_HISTORY
+from qin_zoo.errors import DataError
+from qin_zoo.files import replace_file
+
+# What leaving out rows and replacing values cannot mend.
+_STRUCTURAL = (
+    "missing-file",
+    "unreadable-file",
+    "empty-file",
+    "missing-column",
+    "wrong-type",
+    "history-not-ids",
+    "label-missing",
+    "item-order",
+    "missing-padding-row",
+    "duplicate-item",
+    "user-order",
+)
+_ORDER = ("wrong values", "contradictory labels", "duplicates", "extreme users")
+
+
+@dataclass
+class Mended:
+    """What was done.
+
+    Attributes:
+        path: the folder written.
+        changes: (file, what, how many), in the order of the files.
+        limit: the most rows a user of the training split may have.
+    """
+
+    path: Path
+    changes: list[tuple[str, str, int]] = field(default_factory=list)
+    limit: int = 0
+
+
+def fix_folder(report: Report, out: str | Path, tags: int | None = None, progress: bool = False) -> Mended:
+    """Writes a mended copy of a checked folder.
+
+    Left out of train and valid, in this order: rows with a value they must not hold (null, negative or unknown
+    ids, the padding item as target, labels other than 0 and 1, levels out of range); all rows whose user, item
+    and history occur with both labels; repetitions of a row, the first being kept. Left out of train besides:
+    users of more than 100 rows and more than 25 times the median user's. Rows with empty histories count neither
+    as repetitions nor as contradictory: nothing tells two showings apart.
+
+    The test split keeps every row, since a submission has one line for each: wrong ids become 0, levels are
+    clipped. Histories are padded on the left. An embedding that is null, of another length, all zeros or not
+    finite becomes the mean of the item table's other vectors, the padding row becomes zeros; tags out of range
+    are left out. Files beside those of the layout (sample.json, truth/) are not copied: their rows would no
+    longer match.
+
+    Args:
+        report: of the folder.
+        out: a new or empty folder outside of it.
+        tags: as in the check.
+        progress: whether to show a bar on a terminal.
+
+    Raises:
+        DataError: ``out`` is taken or inside the folder, or a fault that no filter mends.
+        QinZooError: ``out`` cannot be written.
+    """
+    out = _new_folder(report.path, Path(out).expanduser())
+    structural = [f for f in report.errors if f.code in _STRUCTURAL]
+    if structural:
+        listed = "; ".join(f"{f.file}: {f.message} ({f.code})" for f in structural[:5])
+        raise DataError(f"{report.path} cannot be mended by leaving out rows: {listed}. Mend that first.")
+    parts, mended = report.parts, Mended(out)
+    rules = Rules(parts.items.rows if parts.items else None, parts.users)
+    files = [f"{n}.parquet" for n in parts.splits] + [ITEM_FILE] + ([USER_FILE] if report.per_user else [])
+    tables = {file: ParquetTable(report.path / file) for file in files}
+    total = sum(table.num_rows for table in tables.values())
+    with tqdm(total=total, desc="fix", unit=" rows", unit_scale=True, disable=None if progress else True) as bar:
+        for file, table in tables.items():
+            touched = {f.code for f in report.findings if f.file == file}
+            counts: dict[str, int] = {}
+            if file == ITEM_FILE:
+                change = (
+                    _item_change(table, parts.items.dims, tag_limit(tags, parts.layout), counts) if touched else None
+                )
+            elif file == USER_FILE:
+                change = _user_change(rules, counts) if touched else None
+            else:
+                change = _split_change(parts.splits[table.path.stem], report.per_user, rules, touched, counts, mended)
+            _write(table, out / file, change, bar.update)
+            mended.changes += [(file, what, n) for what, n in counts.items() if n]
+    return mended
+
+
+Change = Callable[[int, pa.RecordBatch], pa.RecordBatch]
+
+
+def _new_folder(folder: Path, out: Path) -> Path:
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; the mended copy needs a folder. Give a new or an empty one.")
+    out = out.resolve()
+    if out == folder or folder in out.parents:
+        raise DataError(f"{out} lies in the folder that was checked, {folder}, which stays as it is. Give another one.")
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty; nothing was written. Give a new or an empty folder for the mended copy.")
+    return out
+
+
+def _write(table: ParquetTable, path: Path, change: Change | None, advance: Callable[[int], object]) -> None:
+    with replace_file(path) as temporary:
+        if change is None:
+            shutil.copyfile(table.path, temporary)
+            advance(table.num_rows)
+            return
+        with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+            held: list[pa.RecordBatch] = []
+            for row, batch in table.batches():
+                held.append(change(row, batch))
+                if sum(b.num_rows for b in held) >= 3 * BATCH_ROWS:
+                    writer.write_table(pa.Table.from_batches(held))
+                    held = []
+                advance(batch.num_rows)
+            if held:
+                writer.write_table(pa.Table.from_batches(held))
+
+
+def _split_change(
+    split: Split, per_user: bool, rules: Rules, touched: set[str], counts: dict[str, int], mended: Mended
+) -> Change | None:
+    keep = np.ones(split.rows, bool)
+    if split.name in ("train", "valid"):
+        masks = {"wrong values": split.bad, "contradictory labels": contradictions(split)}
+        masks |= {"duplicates": duplicates(split)}
+        for rule in _ORDER[:3]:
+            counts[f"rows left out: {rule}"] = int((keep & masks[rule]).sum())
+            keep &= ~masks[rule]
+    if split.name == "train":
+        before = keep.sum()
+        mended.limit = _drop_extremes(split.user, keep)
+        counts["rows left out: extreme users"] = int(before - keep.sum())
+    if not keep.any():
+        raise DataError(f"{split.file}: no row would be left. Look at the findings and mend the file by hand.")
+    values = {"null-value", "negative-id", "unknown-item", "unknown-history-item", "level-out-of-range"}
+    if keep.all() and not touched & (values | {"padding-not-left", "padding-inside"}):
+        return None
+
+    def change(row: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+        batch = batch.filter(pa.array(keep[row : row + batch.num_rows]))
+        if not batch.num_rows:
+            return batch
+        if not per_user:
+            batch = _repad(batch, rules, counts)
+        if split.name == "test":
+            batch = _clean_test(batch, per_user, rules, counts)
+        return batch
+
+    return change
+
+
+def _drop_extremes(user: np.ndarray, keep: np.ndarray) -> int:
+    """Clears ``keep`` for extreme users, until none is left; returns the last limit."""
+    while True:
+        _, place, counts = np.unique(user[keep], return_inverse=True, return_counts=True)
+        limit = extreme_limit(counts)
+        over = counts[place] > limit
+        if not over.any():
+            return limit
+        keep[np.flatnonzero(keep)[over]] = False
+
+
+def _repad(batch: pa.RecordBatch, rules: Rules, counts: dict[str, int]) -> pa.RecordBatch:
+    """Puts zeros, and ids that are none, in front of each history."""
+    history = lists(batch.column(HISTORY))
+    wrong = (history.values < 0) | rules.beyond(history.values)
+    values = np.where(wrong, 0, history.values)
+    owner = np.repeat(np.arange(batch.num_rows), history.lengths)
+    gap = np.zeros(len(values), bool)
+    gap[1:] = (values[:-1] != 0) & (values[1:] == 0) & (owner[:-1] == owner[1:])
+    moved = np.union1d(owner[gap], owner[wrong])
+    if not len(moved) and not batch.column(HISTORY).null_count and not history.null.any():
+        return batch
+    _count(counts, "histories padded on the left", len(moved))
+    _count(counts, "null histories made empty", int(history.null.sum()))
+    values = values[np.lexsort((values != 0, owner))]
+    return _set(batch, HISTORY, Lists(values, history.offsets, history.null))
+
+
+def _clean_test(batch: pa.RecordBatch, per_user: bool, rules: Rules, counts: dict[str, int]) -> pa.RecordBatch:
+    """Puts 0 for ids that are none and clips levels."""
+    user, item = id_columns(PER_USER) if per_user else ("user_id", "item_id")
+    for column in (user, item, *LEVELS):
+        if column not in batch.schema.names:
+            continue
+        values, null = scalars(batch.column(column))
+        if column in LEVELS:
+            new = np.clip(values, 0, TOP_LEVEL)
+        else:
+            new = np.where((values < 0) | (rules.beyond(values) if column == item else False), 0, values)
+        changed = null | (new != values)
+        if changed.any():
+            _count(counts, f"{column}: values replaced", int(changed.sum()))
+            batch = batch.set_column(
+                batch.schema.get_field_index(column),
+                batch.schema.field(column),
+                pa.array(new).cast(batch.schema.field(column).type),
+            )
+    return batch
+
+
+def _user_change(rules: Rules, counts: dict[str, int]) -> Change:
+    def change(row: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+        history = lists(batch.column(USER_HISTORY))
+        wrong = (history.values < 0) | rules.beyond(history.values)
+        _count(counts, "history entries set to 0", int(wrong.sum()))
+        _count(counts, "null histories made empty", int(history.null.sum()))
+        return _set(batch, USER_HISTORY, history._replace(values=np.where(wrong, 0, history.values)))
+
+    return change
+
+
+def _item_change(table: ParquetTable, dims: dict[str, int], tags: int, counts: dict[str, int]) -> Change:
+    kinds = {name: table.element(name) for name in table.names}
+    means = {name: _mean(table, name, dim) for name, dim in dims.items()}
+
+    def change(row: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+        for name in table.names:
+            if dims.get(name):
+                batch = _clean_vectors(batch, row, name, means[name], counts)
+            elif kinds[name] == (True, "int"):
+                batch = _clean_tags(batch, row, name, tags, counts)
+        return batch
+
+    return change
+
+
+def _vectors(column: Lists, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, dim) vectors, and (n,) bool where they can be used."""
+    out, good = np.zeros((len(column.null), dim), np.float32), ~column.null & (column.lengths == dim)
+    starts, ends = column.offsets[:-1][good], column.offsets[1:][good]
+    place = np.flatnonzero(good)
+    for part, matrix in matrices(column.values, starts, ends):
+        out[place[part]] = matrix
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = np.einsum("ij,ij->i", out, out, dtype=np.float64)
+    return out, good & np.isfinite(norm) & (norm > 0)
+
+
+def _mean(table: ParquetTable, name: str, dim: int) -> np.ndarray:
+    """(dim,) mean of the vectors that can be used, padding left out."""
+    total, count = np.zeros(dim), 0
+    for row, batch in table.batches([name], rows=8192):
+        vectors, good = _vectors(lists(batch.column(0), np.float32), dim)
+        good[: 1 if row == 0 else 0] = False
+        total += vectors[good].sum(axis=0, dtype=np.float64)
+        count += int(good.sum())
+    return (total / max(count, 1)).astype(np.float32)
+
+
+def _clean_vectors(
+    batch: pa.RecordBatch, row: int, name: str, mean: np.ndarray, counts: dict[str, int]
+) -> pa.RecordBatch:
+    column = lists(batch.column(name), np.float32)
+    vectors, good = _vectors(column, len(mean))
+    padding = 0
+    if row == 0:
+        padding = int(bool(vectors[0].any()) or column.lengths[0] != len(mean))
+        vectors[0], good[0] = 0, True
+    if good.all() and not padding:
+        return batch
+    vectors[~good] = mean
+    _count(counts, f"{name}: broken embeddings replaced by the mean", int((~good).sum()))
+    _count(counts, f"{name}: padding row set to zeros", padding)
+    offsets = np.arange(len(good) + 1, dtype=np.int64) * len(mean)
+    return _set(batch, name, Lists(vectors.ravel(), offsets, np.zeros(len(good), bool)))
+
+
+def _clean_tags(batch: pa.RecordBatch, row: int, name: str, limit: int, counts: dict[str, int]) -> pa.RecordBatch:
+    column = lists(batch.column(name))
+    values, owner = column.values.copy(), np.repeat(np.arange(batch.num_rows), column.lengths)
+    wrong = values < 0
+    if limit:
+        wrong |= values >= limit
+    values[wrong] = 0
+    if row == 0:
+        values[owner == 0] = 0
+    values = values[np.lexsort((values == 0, owner))]
+    changed = np.unique(owner[values != column.values])
+    if not len(changed) and not column.null.any():
+        return batch
+    _count(counts, f"{name}: lists of tags mended", len(changed))
+    return _set(batch, name, column._replace(values=values))
+
+
+def _set(batch: pa.RecordBatch, name: str, column: Lists) -> pa.RecordBatch:
+    """The batch with a list column replaced, of the type it had."""
+    place, kind = batch.schema.get_field_index(name), batch.schema.field(name)
+    made = pa.LargeListArray.from_arrays(pa.array(column.offsets), pa.array(column.values))
+    return batch.set_column(place, kind, made.cast(kind.type))
+
+
+def _count(counts: dict[str, int], what: str, n: int) -> None:
+    counts[what] = counts.get(what, 0) + n

@@ -1,0 +1,152 @@
+"""Checking a folder: every file against the layout, all findings at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from qin_zoo.data.check.across import check_rows, check_splits
+from qin_zoo.data.check.findings import CODES, Finding, Findings
+from qin_zoo.data.check.items import ITEM_FILE, TAG_VOCABULARY, USER_FILE, Items, read_items, read_users
+from qin_zoo.data.check.splits import Rules, Split, read_split
+from qin_zoo.data.check.statistics import Statistics, statistics_of
+from qin_zoo.data.check.tables import Lists, ParquetTable
+from qin_zoo.data.item_layout import PER_ROW, PER_USER, Layout
+from qin_zoo.errors import DataError
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass
+class Report:
+    """What a check says.
+
+    Attributes:
+        path: the folder.
+        per_user: whether histories stand once per user.
+        findings: the worst first.
+        statistics: the numbers a person wants to know.
+    """
+
+    path: Path
+    per_user: bool
+    findings: list[Finding]
+    statistics: Statistics
+    parts: Parts = field(repr=False)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [f for f in self.findings if f.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [f for f in self.findings if f.severity == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+
+@dataclass
+class Parts:
+    """What was read: the splits, the item table and the users' histories."""
+
+    layout: Layout
+    splits: dict[str, Split]
+    items: Items | None
+    users: Lists | None
+
+
+def check_folder(folder: str | Path, tags: int | None = None, progress: bool = False) -> Report:
+    """Checks every file of a dataset in the challenge's layout or in the per-user one.
+
+    A folder with user_info.parquet is taken for the per-user layout. Files are read in one pass each, a few
+    thousand rows at a time; of each row some 40 bytes are kept to compare it with others.
+
+    Args:
+        folder: train, valid, test and item_info, each .parquet.
+        tags: tag ids lie below it; 0 allows any. Default: the challenge's number in its layout, else any.
+        progress: whether to show a bar on a terminal.
+
+    Raises:
+        DataError: no such folder, or none of the files in it.
+    """
+    folder = open_folder(folder)
+    layout = PER_USER if (folder / USER_FILE).exists() else PER_ROW
+    tags = tag_limit(tags, layout)
+    findings = Findings()
+    files = [f"{name}.parquet" for name in SPLITS] + [ITEM_FILE] + ([USER_FILE] if layout is PER_USER else [])
+    there, total = [], 0
+    for file in files:
+        if not (folder / file).exists():
+            severity = "warning" if file == "test.parquet" else None
+            findings.add("missing-file", file, None, f"expected {file} in {folder}, found none", severity=severity)
+            continue
+        with _unreadable(file, findings):
+            total += ParquetTable(folder / file).num_rows
+            there.append(file)
+    splits, items, users = {}, None, None
+    with tqdm(total=total, desc="check", unit=" rows", unit_scale=True, disable=None if progress else True) as bar:
+        advance: Callable[[int], object] = bar.update
+        if ITEM_FILE in there:
+            with _unreadable(ITEM_FILE, findings):
+                items = read_items(folder / ITEM_FILE, layout, tags, findings, advance)
+        count = items.rows if items and items.rows else None
+        if USER_FILE in there:
+            with _unreadable(USER_FILE, findings):
+                users = read_users(folder / USER_FILE, count, findings, advance)
+        rules = Rules(count, users)
+        for name in SPLITS:
+            file = f"{name}.parquet"
+            if file in there:
+                with _unreadable(file, findings):
+                    split = read_split(folder / file, name, layout, rules, findings, advance)
+                    if split is not None:
+                        splits[name] = split
+    for split in splits.values():
+        check_rows(split, findings)
+    check_splits(splits, findings)
+    statistics = statistics_of(splits, items)
+    return Report(folder, layout is PER_USER, findings.sorted(), statistics, Parts(layout, splits, items, users))
+
+
+def tag_limit(tags: int | None, layout: Layout) -> int:
+    """What tag ids lie below; 0: any."""
+    if tags is not None:
+        return tags
+    return TAG_VOCABULARY if layout is PER_ROW else 0
+
+
+def open_folder(folder: str | Path) -> Path:
+    """The folder, or DataError where it holds no dataset."""
+    folder = Path(folder).expanduser()
+    expected = "expected a folder with train.parquet, valid.parquet, test.parquet and item_info.parquet"
+    if not folder.exists():
+        raise DataError(f"{folder}: no such folder; {expected}. Check the path.")
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: {expected}, found a file. Name its folder, or look at the one file with "
+            f"`qin-zoo data stats {folder}`."
+        )
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not {f"{name}.parquet" for name in SPLITS} & set(names) and ITEM_FILE not in names:
+        found = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise DataError(
+            f"{folder}: {expected}, found {found or 'an empty folder'}. Name the folder that holds these files; "
+            "`qin-zoo data sample DIR` makes one."
+        )
+    return folder.resolve()
+
+
+@contextmanager
+def _unreadable(file: str, findings: Findings) -> Iterator[None]:
+    """A file that cannot be read is a finding; the other files are still checked."""
+    try:
+        yield
+    except DataError as error:
+        findings.add("unreadable-file", file, None, str(error).removesuffix(CODES["unreadable-file"][1]).strip())

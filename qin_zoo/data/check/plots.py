@@ -1,0 +1,157 @@
+"""The plots of a check's page, as SVG that takes its colours from the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qin_zoo.data.check.statistics import Statistics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that matplotlib writes and the page replaces, so that one picture serves light and dark.
+_COLOURS = {"#010203": "var(--text)", "#040506": "var(--line)", "#070809": "var(--plot)"}
+_TEXT, _LINE, _PLOT = _COLOURS
+
+
+def figures_of(stats: Statistics) -> list[tuple[str, str, Figure]]:
+    """``(title, what it shows, figure)`` of each plot that there are numbers for."""
+    made = []
+    if stats.lengths.sum():
+        made.append(("History length", "Rows by the number of items in their history.", _draw(_lengths, stats)))
+    if stats.per_user.sum():
+        made.append(("Rows per user", "Users by their number of rows.", _draw(_per_user, stats)))
+    if stats.popularity.size:
+        text = "Rows of each item as target, the most frequent first; both axes logarithmic."
+        made.append(("Item popularity", text, _draw(_popularity, stats)))
+    if stats.by_popularity:
+        text = "Share of clicks by the number of rows the target item has."
+        made.append(("Click rate by popularity", text, _draw(_by_popularity, stats)))
+    if stats.by_level:
+        made.append(("Click rate by level", "Share of clicks by the target item's level.", _draw(_by_level, stats)))
+    for name, norms in stats.norms.items():
+        if norms.size:
+            made.append((f"Norms of {name}", "Items by the norm of their embedding.", _draw(_norms, norms)))
+    return made
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element for a page; ``name`` keeps its ids apart from other figures'."""
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]  # without the prologue, which names a DTD elsewhere
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text, count=2)  # HTML knows them
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'id="([^"]*)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', text).replace("url(#", f"url(#{name}-")
+    for colour, variable in _COLOURS.items():
+        text = text.replace(colour, variable)
+    return text
+
+
+def _draw(plot: object, data: object) -> Figure:
+    from matplotlib.figure import Figure  # imported only when something is drawn
+
+    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    ax = figure.add_subplot()
+    plot(ax, data)
+    ax.tick_params(labelsize=9, colors=_LINE, labelcolor=_TEXT, which="both")
+    for text in (ax.xaxis.label, ax.yaxis.label):
+        text.set_color(_TEXT)
+        text.set_fontsize(9)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_LINE)
+    ax.grid(axis="y", color=_LINE, alpha=0.5, linewidth=0.6)
+    ax.set_axisbelow(True)
+    return figure
+
+
+def _axes(ax: Axes, x: str, y: str) -> None:
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+
+
+def _thousands(axis: object) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def short(number: float) -> str:
+    """A number for an axis: 950, 12k, 3.6M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _bars(ax: Axes, counts: np.ndarray) -> None:
+    """Bars of at most about a hundred bins."""
+    width = max(1, -(-len(counts) // 100))
+    padded = np.pad(counts, (0, -len(counts) % width)).reshape(-1, width).sum(axis=1)
+    middle = np.arange(len(padded)) * width + (width - 1) / 2
+    ax.bar(middle, padded, width=width * 0.9, color=_PLOT)
+    _thousands(ax.yaxis)
+
+
+def _lengths(ax: Axes, stats: Statistics) -> None:
+    _bars(ax, stats.lengths)
+    _axes(ax, "items in the history", "rows")
+
+
+def _per_user(ax: Axes, stats: Statistics) -> None:
+    _bars(ax, stats.per_user)
+    ax.set_yscale("log")
+    _thousands(ax.yaxis)  # a new scale comes with its own labels
+    _axes(ax, "rows of a user", "users")
+
+
+def _popularity(ax: Axes, stats: Statistics) -> None:
+    ranks = np.unique(np.geomspace(1, len(stats.popularity), 200).astype(int))  # 200 points draw the same line
+    ax.plot(ranks, stats.popularity[ranks - 1], color=_PLOT)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    _thousands(ax.xaxis)
+    _thousands(ax.yaxis)
+    _axes(ax, "rank of the item", "rows")
+
+
+def _by_popularity(ax: Axes, stats: Statistics) -> None:
+    places = np.arange(len(stats.by_popularity))
+    ax.bar(places, [rate for _, rate, _ in stats.by_popularity], color=_PLOT)
+    labels = [_range(upper) for upper, _, _ in stats.by_popularity]
+    ax.set_xticks(places, labels, rotation=45 if len(labels) > 5 else 0, ha="right" if len(labels) > 5 else "center")
+    _axes(ax, "rows of the item", "click rate")
+
+
+def _range(upper: int) -> str:
+    lower = (upper + 1) // 2
+    return str(upper) if lower == upper else f"{lower:,}–{upper:,}"
+
+
+def _by_level(ax: Axes, stats: Statistics) -> None:
+    ax.bar([level for level, _, _ in stats.by_level], [rate for _, rate, _ in stats.by_level], color=_PLOT)
+    ax.set_xticks([level for level, _, _ in stats.by_level])
+    _axes(ax, "level", "click rate")
+
+
+def _norms(ax: Axes, norms: np.ndarray) -> None:
+    low, high = float(norms.min()), float(norms.max())
+    if high - low < 1e-6 * high:  # all of one length: a bar as wide as the eye needs
+        low, high = low * 0.95, high * 1.05
+    ax.hist(norms, bins=60, range=(low, high), color=_PLOT)
+    _thousands(ax.yaxis)
+    _axes(ax, "norm", "items")

@@ -1,0 +1,347 @@
+"""The rows of one split: every value checked, and what comparing rows needs kept as a few numbers a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from qin_zoo.data.check.findings import Findings, Tally
+from qin_zoo.data.check.tables import (
+    Lists,
+    ParquetTable,
+    combined,
+    lists,
+    matrices,
+    matrix_hash,
+    scalars,
+)
+from qin_zoo.data.item_layout import HISTORY, PER_USER, Layout
+
+LEVELS = ("likes_level", "views_level")
+TOP_LEVEL = 10
+LABELS = ("label", "is_click", "click", "clicked")
+HISTORY_LENGTH = 100
+"""The challenge's histories."""
+SURE = 0.95
+"""Click rate from which a target in its own history tells the label."""
+
+
+@dataclass
+class Split:
+    """A split's rows, (n,) each.
+
+    Attributes:
+        name: train, valid or test.
+        file: the file's name.
+        label_column: the label's column, or None.
+        user, item: ids.
+        label: 0, 1, or -1 where it is neither; None without labels.
+        level: the first level column, or None.
+        length: history items.
+        key: hash of user, item and history.
+        full: hash of all columns.
+        repeats: whether the target stands in its history.
+        bad: rows with a value they must not hold.
+    """
+
+    name: str
+    file: str
+    label_column: str | None
+    user: np.ndarray
+    item: np.ndarray
+    label: np.ndarray | None
+    level: np.ndarray | None
+    length: np.ndarray
+    key: np.ndarray
+    full: np.ndarray
+    repeats: np.ndarray
+    bad: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return len(self.user)
+
+
+class Rules:
+    """Where a value of a split is wrong: the same rules for finding such rows and for mending them.
+
+    Args:
+        items: rows of the item table, or None if unknown.
+        users: the users' histories in the layout that has them.
+    """
+
+    def __init__(self, items: int | None, users: Lists | None = None) -> None:
+        self.items, self.users = items, users
+
+    def beyond(self, ids: np.ndarray) -> np.ndarray:
+        """Where ids name no row of the item table."""
+        return np.zeros(len(ids), bool) if self.items is None else ids >= self.items
+
+
+def label_of(names: list[str]) -> str | None:
+    """The label's column among ``names``."""
+    return next((name for name in LABELS if name in names), None)
+
+
+def id_columns(layout: Layout) -> tuple[str, str]:
+    """The columns of the user and of the item."""
+    return ("user_index", "item_index") if layout is PER_USER else ("user_id", "item_id")
+
+
+def check_columns(table: ParquetTable, layout: Layout, name: str, findings: Findings) -> bool:
+    """Checks the columns' presence and types; returns whether the rows can be read."""
+    user, item = id_columns(layout)
+    wanted = [user, item, "seq_len"] if layout is PER_USER else [user, item, *LEVELS]
+    good = True
+    for column in wanted:
+        good &= has_column(table, column, "int", findings, fatal=column not in LEVELS)
+    if layout is not PER_USER:
+        if HISTORY not in table.names:
+            findings.add("missing-column", table.name, HISTORY, f"expected a list of item ids, found {_names(table)}")
+            good = False
+        elif table.element(HISTORY) != (True, "int"):
+            came = table.type_name(HISTORY)
+            findings.add("history-not-ids", table.name, HISTORY, f"expected a list of integers, found the type {came}")
+            good = False
+    label = label_of(table.names)
+    if label is None and name != "test":
+        findings.add("label-missing", table.name, LABELS[0], f"expected a column of labels, found {_names(table)}")
+    if label and name != "test" and table.element(label) not in ((False, "int"), (False, "float"), (False, "bool")):
+        came = table.type_name(label)
+        findings.add("wrong-type", table.name, label, f"expected labels, 0 or 1, found the type {came}")
+    return good
+
+
+def has_column(table: ParquetTable, column: str, element: str, findings: Findings, fatal: bool = True) -> bool:
+    """Checks that a column of single values is there and of a type; returns whether reading can go on."""
+    if column not in table.names:
+        severity = None if fatal else "warning"
+        message = f"expected a column '{column}', found {_names(table)}"
+        findings.add("missing-column", table.name, column, message, severity=severity)
+        return not fatal
+    if table.element(column) != (False, element):
+        came = table.type_name(column)
+        findings.add("wrong-type", table.name, column, f"expected one {element} in each row, found the type {came}")
+        return not fatal
+    return True
+
+
+def read_split(
+    path: Path, name: str, layout: Layout, rules: Rules, findings: Findings, advance: Callable[[int], object]
+) -> Split | None:
+    """Checks a split's values in one pass; None where its columns do not let it be read.
+
+    Raises:
+        DataError: a damaged file.
+    """
+    table = ParquetTable(path)
+    if table.num_rows == 0:
+        findings.add("empty-file", table.name, None, "expected at least one row, found none")
+        return None
+    if not check_columns(table, layout, name, findings):
+        return None
+    reader = _Reader(table, name, layout, rules, findings)
+    for row, batch in table.batches():
+        reader.read(row, batch)
+        advance(batch.num_rows)
+    return reader.finish()
+
+
+class _Reader:
+    """The state of one pass over a split."""
+
+    def __init__(self, table: ParquetTable, name: str, layout: Layout, rules: Rules, findings: Findings) -> None:
+        self.table, self.name, self.layout, self.rules, self.findings = table, name, layout, rules, findings
+        self.user, self.item = id_columns(layout)
+        label = label_of(table.names)
+        readable = label is not None and table.element(label)[1] != "other"
+        self.label = label if readable and name != "test" else None
+        self.levels = [c for c in LEVELS if c in table.names and table.element(c) == (False, "int")]
+        known = {self.user, self.item, label, HISTORY, "seq_len", *self.levels}
+        self.others = [c for c in table.names if c not in known]
+        self.tallies: dict[tuple[str, str, str], Tally] = {}
+        self.parts: dict[str, list[np.ndarray]] = {}
+        self.widths = [2**31, 0]
+
+    def read(self, row: int, batch: pa.RecordBatch) -> None:
+        self.row, n = row, batch.num_rows
+        self.bad = np.zeros(n, bool)
+        columns = {c: batch.column(c) for c in batch.schema.names}
+        user, item = self._ids(self.user, columns), self._ids(self.item, columns)
+        table = f"ids below {self.rules.items:,}, the rows of the item table" if self.rules.items else ""
+        self._wrong("unknown-item", self.item, table, self.rules.beyond(item), item)
+        self._wrong("padding-target", self.item, "the id of an item", (item == 0) & ~self.bad, item)
+        label = self._label(columns) if self.label else None
+        levels = []
+        for column in self.levels:
+            level, null = scalars(columns[column])
+            self._wrong("null-value", column, "a level in each row", null)
+            out = ~null & ((level < 0) | (level > TOP_LEVEL))
+            self._wrong("level-out-of-range", column, f"a level, 0…{TOP_LEVEL}", out, level)
+            levels.append(level)
+        length, past, repeats = self._history(columns, user, item)
+        key = combined(user, item, past)
+        others = [pl.Series(columns[c]).hash().to_numpy() for c in self.others if _hashable(columns[c].type)]
+        full = combined(key, *([] if label is None else [label]), *levels, *others)
+        values = {"user": user, "item": item, "length": length, "key": key, "full": full}
+        values |= {"repeats": repeats, "bad": self.bad}
+        if label is not None:
+            values["label"] = label
+        if levels:
+            values["level"] = np.clip(levels[0], 0, TOP_LEVEL).astype(np.int8)
+        for part, array in values.items():
+            self.parts.setdefault(part, []).append(array)
+
+    def _wrong(self, code: str, column: str, expected: str, mask: np.ndarray, values: np.ndarray | None = None) -> None:
+        rows = np.flatnonzero(mask)
+        if rows.size:
+            tally = self.tallies.setdefault((code, column, expected), Tally())
+            tally.add(self.row + rows, np.array(["null"]) if values is None else values[rows[:5]])
+            self.bad[rows] = True
+
+    def _ids(self, column: str, columns: dict[str, pa.Array]) -> np.ndarray:
+        ids, null = scalars(columns[column])
+        self._wrong("null-value", column, "an id in each row", null)
+        self._wrong("negative-id", column, "ids from 0 on", ids < 0, ids)
+        return ids
+
+    def _label(self, columns: dict[str, pa.Array]) -> np.ndarray:
+        label, null = scalars(columns[self.label], np.float64)
+        self._wrong("null-value", self.label, "a label in each row", null)
+        wrong = (label != 0) & (label != 1)
+        self._wrong("label-not-binary", self.label, "labels 0 or 1", wrong & ~null, label)
+        return np.where(wrong | null, -1, label).astype(np.int8)
+
+    def _history(self, columns: dict[str, pa.Array], user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, ...]:
+        """History items, hash of the history and whether the target is in it, (n,) each."""
+        if self.layout is PER_USER:
+            return self._user_history(columns, user, item)
+        history = lists(columns[HISTORY])
+        self._wrong("null-value", HISTORY, "a list of ids in each row", history.null)
+        widths = history.lengths
+        if not history.null.all():
+            there = widths[~history.null]
+            self.widths = [min(self.widths[0], there.min()), max(self.widths[1], there.max())]
+        starts, ends = history.offsets[:-1], history.offsets[1:]
+        n = len(widths)
+        length, past, repeats = np.zeros(n, np.int32), np.zeros(n, np.uint64), np.zeros(n, bool)
+        low, high, right, inside = (np.zeros(n, bool) for _ in range(4))
+        for part, matrix in matrices(history.values, starts, ends):
+            filled = matrix != 0
+            length[part] = np.count_nonzero(filled, axis=1)
+            past[part] = matrix_hash(matrix)
+            repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
+            if matrix.size and (matrix.min() < 0 or (self.rules.items and matrix.max() >= self.rules.items)):
+                low[part] = (matrix < 0).any(axis=1)
+                high[part] = self.rules.beyond(matrix.ravel()).reshape(matrix.shape).any(axis=1)
+            if matrix.shape[1] > 1:
+                gap = (filled[:, :-1] > filled[:, 1:]).any(axis=1)  # an item and then a zero
+                if gap.any():
+                    trailing = np.argmax(filled[:, ::-1], axis=1) * filled.any(axis=1)
+                    first = np.argmax(filled, axis=1)
+                    right[part] = trailing > 0
+                    inside[part] = filled.any(axis=1) & (length[part] < matrix.shape[1] - trailing - first)
+        self._wrong("negative-id", HISTORY, "ids from 0 on", low)
+        table = f"ids below {self.rules.items:,}, the rows of the item table" if self.rules.items else ""
+        self._wrong("unknown-history-item", HISTORY, table, high, self._worst(history, high))
+        bad = self.bad.copy()
+        self._wrong("padding-not-left", HISTORY, "padding in front of the items, newest last", right, length)
+        self._wrong("padding-inside", HISTORY, "zeros only in front of the items", inside, length)
+        self.bad = bad  # loaders drop zeros wherever they stand: nothing to take out
+        return length, past, repeats
+
+    @staticmethod
+    def _worst(history: Lists, mask: np.ndarray) -> np.ndarray:
+        """(n,) the greatest id of the marked rows."""
+        worst = np.zeros(len(mask), np.int64)
+        for row in np.flatnonzero(mask)[:5]:
+            worst[row] = history.values[history.offsets[row] : history.offsets[row + 1]].max()
+        return worst
+
+    def _user_history(self, columns: dict[str, pa.Array], user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, ...]:
+        seen = self._ids("seq_len", columns)
+        repeats, users = np.zeros(len(user), bool), self.rules.users
+        if users is None:
+            return seen.astype(np.int32), mixed_length(seen), repeats
+        count = len(users.offsets) - 1
+        unknown = user >= count
+        self._wrong("unknown-user", self.user, f"users below {count:,}, the rows of user_info.parquet", unknown, user)
+        safe = np.where((user >= 0) & ~unknown, user, 0)
+        has = users.lengths[safe] if count else np.zeros(len(user), np.int64)
+        short = ~unknown & (seen > has)
+        self._wrong("history-too-short", "seq_len", "at most the length of the user's full_item_seq", short, seen)
+        starts = users.offsets[:-1][safe] if count else np.zeros(len(user), np.int64)
+        ends = starts + np.where(unknown, 0, np.clip(seen, 0, has))
+        for part, matrix in matrices(users.values, starts, ends):
+            repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
+        return seen.astype(np.int32), mixed_length(seen), repeats
+
+    def finish(self) -> Split:
+        """The findings of the pass and the split."""
+        file, findings = self.table.name, self.findings
+        for (code, column, expected), tally in self.tallies.items():
+            if code in ("negative-id", "padding-not-left", "padding-inside") and column == HISTORY:
+                tally.values = [f"others, as in row {tally.rows[0]:,}"]
+            findings.add_tally(code, file, column, expected, tally)
+        data = {part: np.concatenate(arrays) for part, arrays in self.parts.items()}
+        split = Split(
+            self.name,
+            file,
+            self.label,
+            *(data[p] for p in ("user", "item")),
+            data.get("label"),
+            data.get("level"),
+            *(data[p] for p in ("length", "key", "full", "repeats", "bad")),
+        )
+        if split.label is not None and (split.label >= 0).any():
+            present = np.unique(split.label[split.label >= 0])
+            if len(present) == 1:
+                message = f"expected labels 0 and 1, found {present[0]} in every row"
+                findings.add("label-one-class", file, self.label, message)
+        self._history_findings(split)
+        return split
+
+    def _history_findings(self, split: Split) -> None:
+        file, findings = split.file, self.findings
+        column = "seq_len" if self.layout is PER_USER else HISTORY
+        if not split.length.any():
+            findings.add("no-history", file, column, "expected histories, found every one empty")
+        low, high = self.widths
+        if self.layout is not PER_USER and low < high:
+            message = f"expected lists of one length, found {low} to {high} entries"
+            findings.add("history-length-varies", file, column, message)
+        if self.layout is not PER_USER and high > HISTORY_LENGTH:
+            message = f"expected up to {HISTORY_LENGTH} entries, found lists of {high}"
+            findings.add("long-history", file, column, message)
+        rows = np.flatnonzero(split.repeats)
+        if rows.size:
+            tally, told = Tally(), ""
+            tally.add(rows)
+            severity = "note"
+            if split.label is not None:
+                inside, rest = split.label[split.repeats], split.label[~split.repeats]
+                rate, other = (float((x == 1).mean()) if x.size else 0.0 for x in (inside, rest))
+                told = f"; {rate:.1%} of them are clicks, {other:.1%} of the others"
+                if rows.size >= 20 and rate >= SURE and other < SURE - 0.2:
+                    severity, told = "warning", told + ": the history gives the label away"
+            share = rows.size / split.rows
+            message = f"the target stands in its own history in {share:.2%} of the rows{told}"
+            findings.add("target-in-history", file, column, message, tally, severity)
+
+
+def mixed_length(seen: np.ndarray) -> np.ndarray:
+    """The history's stand-in where it is a user's first ``seen`` entries."""
+    return seen.astype(np.uint64)
+
+
+def _hashable(kind: pa.DataType) -> bool:
+    return not (pa.types.is_nested(kind) or pa.types.is_null(kind) or pa.types.is_dictionary(kind))
+
+
+def _names(table: ParquetTable) -> str:
+    return ", ".join(table.names) or "no column"

@@ -1,0 +1,130 @@
+"""The numbers a person wants to know of a dataset, and those its plots are drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qin_zoo.data.check.across import click_rate, duplicates, rows_per_user
+from qin_zoo.data.check.items import Items
+from qin_zoo.data.check.splits import TOP_LEVEL, Split
+
+
+@dataclass(frozen=True)
+class SplitFigures:
+    """A split in numbers; NaN where there is nothing to count.
+
+    Attributes:
+        rows, users, items: how many.
+        clicks: share of clicks.
+        history: least, median, mean and greatest number of history items.
+        no_history: share of rows without any.
+        cold_items, cold_users: share of rows whose item or user the training split has no row of.
+        duplicates: share of rows equal to an earlier one.
+        in_history: share of rows whose target stands in its own history.
+    """
+
+    rows: int
+    users: int
+    items: int
+    clicks: float
+    history: tuple[int, float, float, int]
+    no_history: float
+    cold_items: float
+    cold_users: float
+    duplicates: float
+    in_history: float
+
+
+@dataclass(frozen=True)
+class VectorFigures:
+    """An embedding column: its length, items and norms (least, median, mean, greatest)."""
+
+    dim: int
+    items: int
+    norms: tuple[float, float, float, float]
+
+
+@dataclass
+class Statistics:
+    """A dataset in numbers.
+
+    Attributes:
+        splits: name -> figures.
+        items: items of the item table, padding left out; None without one.
+        vectors: embedding column -> figures.
+        lengths: (L+1,) rows of the training split (or the first there is) by history length.
+        per_user: (R+1,) users by their rows.
+        popularity: (items,) rows of each item, the greatest first.
+        by_popularity: (upper bound of rows per item, click rate, rows) of each bucket.
+        by_level: (level, click rate, rows).
+        norms: embedding column -> norms of the items that have a vector.
+    """
+
+    splits: dict[str, SplitFigures] = field(default_factory=dict)
+    items: int | None = None
+    vectors: dict[str, VectorFigures] = field(default_factory=dict)
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    per_user: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    popularity: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    by_popularity: list[tuple[int, float, int]] = field(default_factory=list)
+    by_level: list[tuple[int, float, int]] = field(default_factory=list)
+    norms: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def statistics_of(splits: dict[str, Split], items: Items | None) -> Statistics:
+    """The statistics of what was read."""
+    out = Statistics(items=None if items is None else max(items.rows - 1, 0))
+    if items is not None:
+        for name, norms in items.norms.items():
+            out.norms[name] = real = norms[norms > 0]
+            spread = (real.min(), np.median(real), real.mean(), real.max()) if real.size else (np.nan,) * 4
+            out.vectors[name] = VectorFigures(items.dims[name], len(norms), tuple(float(x) for x in spread))
+    train = splits.get("train")
+    known = (np.unique(train.item), np.unique(train.user)) if train else None
+    for name, split in splits.items():
+        out.splits[name] = _figures(split, None if name == "train" else known)
+    if splits:
+        _series(next(iter(splits.values())), out)
+    return out
+
+
+def _figures(split: Split, known: tuple[np.ndarray, np.ndarray] | None) -> SplitFigures:
+    length = split.length
+    cold = (float("nan"), float("nan"))
+    if known is not None:
+        cold = tuple(float((~np.isin(ids, seen)).mean()) for ids, seen in zip((split.item, split.user), known))
+    return SplitFigures(
+        split.rows,
+        len(np.unique(split.user)),
+        len(np.unique(split.item)),
+        click_rate(split),
+        (int(length.min()), float(np.median(length)), float(length.mean()), int(length.max())),
+        float((length == 0).mean()),
+        *cold,
+        float(duplicates(split).mean()),
+        float(split.repeats.mean()),
+    )
+
+
+def _series(split: Split, out: Statistics) -> None:
+    """What the plots are drawn from."""
+    out.lengths = np.bincount(np.clip(split.length, 0, 1_000_000))
+    out.per_user = np.bincount(rows_per_user(split)[2])
+    _, place, counts = np.unique(split.item, return_inverse=True, return_counts=True)
+    out.popularity = np.sort(counts)[::-1]
+    if split.label is None:
+        return
+    labelled = split.label >= 0
+    click = split.label == 1
+    bucket = np.floor(np.log2(counts)).astype(np.int64)[place]  # 1, 2–3, 4–7, … rows
+    out.by_popularity = [(2 ** (b + 1) - 1, rate, rows) for b, rate, rows in _rates(bucket[labelled], click[labelled])]
+    if split.level is not None:
+        out.by_level = [r for r in _rates(split.level[labelled], click[labelled]) if r[0] <= TOP_LEVEL]
+
+
+def _rates(group: np.ndarray, click: np.ndarray) -> list[tuple[int, float, int]]:
+    rows = np.bincount(group)
+    clicks = np.bincount(group, weights=click)
+    return [(int(g), float(clicks[g] / rows[g]), int(rows[g])) for g in np.flatnonzero(rows)]

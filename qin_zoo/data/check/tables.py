@@ -1,0 +1,153 @@
+"""Parquet files read batch by batch, nulls and all: a check goes on where a loader stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qin_zoo.data.sources import ParquetSource, check_file
+from qin_zoo.errors import DataError
+
+BATCH_ROWS = 32_768
+"""Rows decoded at a time: histories of 100 ids are 26 MB."""
+_MATRIX_ENTRIES = 4 << 20
+
+
+class Lists(NamedTuple):
+    """The lists of consecutive rows.
+
+    Attributes:
+        values: their entries end to end; 0 for nulls.
+        offsets: (rows + 1,) int64.
+        null: (rows,) bool, a null list or one with a null in it.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    null: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+class ParquetTable:
+    """A parquet file's schema and batches.
+
+    Raises:
+        DataError: no file, an empty or damaged one, or none of parquet's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_file(path)
+        source = ParquetSource(path)  # says what is wrong with a file that cannot be opened
+        self.path, self.name = path, path.name
+        self.names, self.num_rows = source.names, source.num_rows
+        self.schema = pq.read_schema(path)
+        self.element = source.element
+        self.type_name = source.type_name
+
+    def batches(
+        self, names: Sequence[str] | None = None, rows: int = BATCH_ROWS
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yields ``(first row, batch)``."""
+        row = 0
+        try:
+            # one thread: no batch is decoded ahead, and memory stays that of one
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
+                for batch in file.iter_batches(rows, columns=names, use_threads=False):
+                    yield row, batch
+                    row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{self.path}: damaged after row {row} ({first}). Fetch or write it again.") from None
+
+
+def scalars(array: pa.Array, dtype: type[np.generic] = np.int64) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) values, 0 for nulls, and (n,) bool where the nulls are."""
+    null = np.zeros(len(array), bool)
+    if array.null_count:
+        null = array.is_null().to_numpy(zero_copy_only=False)
+        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
+    values = array.to_numpy(zero_copy_only=False)
+    return values.astype(dtype, copy=False), null
+
+
+def lists(array: pa.Array, dtype: type[np.generic] = np.int64) -> Lists:
+    """The lists of a list column; a null list counts as empty."""
+    null = np.zeros(len(array), bool)
+    if array.null_count:
+        null = array.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(array.type):
+        lengths = np.where(null, 0, array.type.list_size)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+    elif array.null_count:
+        lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+    else:
+        offsets = array.offsets.to_numpy()
+    offsets = offsets.astype(np.int64) - offsets[0]
+    entries = array.flatten()  # leaves out what stands under null lists
+    if pa.types.is_null(entries.type):
+        entries = entries.cast(pa.int64())
+    if entries.null_count:
+        inside = np.flatnonzero(entries.is_null().to_numpy(zero_copy_only=False))
+        null[np.searchsorted(offsets, inside, side="right") - 1] = True
+        entries = entries.fill_null(0)
+    values = entries.to_numpy(zero_copy_only=False) if len(entries) else np.empty(0, dtype)
+    return Lists(values.astype(dtype, copy=False), offsets, null)
+
+
+def matrices(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Lists as rows of matrices, aligned on the right and filled with 0, a few million entries at a time."""
+    from qin_zoo.data.histories import gather_lists
+
+    lengths, rows = ends - starts, len(starts)
+    width = int(lengths.max(initial=0))
+    step = max(1, _MATRIX_ENTRIES // max(width, 1))
+    contiguous = rows > 0 and bool((lengths == width).all()) and bool((starts[1:] == ends[:-1]).all())
+    for row in range(0, rows, step):
+        part = slice(row, min(row + step, rows))
+        if contiguous:
+            yield part, values[starts[part.start] : ends[part.stop - 1]].reshape(-1, width)
+        else:
+            yield part, gather_lists(values, starts[part], ends[part], width, dtype=values.dtype)
+
+
+# Row hashes: 64 bits, so that among four million rows two different ones collide once in a million checks.
+_SEED = np.random.Generator(np.random.PCG64(20250101))
+_WEIGHTS = _SEED.integers(0, 2**63, 4096, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """(n,) uint64 that differ in all bits for values that differ in one (splitmix64's finaliser)."""
+    z = values.astype(np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def combined(*columns: np.ndarray) -> np.ndarray:
+    """(n,) uint64, the hash of rows given column by column."""
+    total = np.zeros(len(columns[0]), np.uint64)
+    for i, column in enumerate(columns):
+        total = mixed(total + mixed(column.astype(np.uint64) + _WEIGHTS[i]))
+    return total
+
+
+def matrix_hash(matrix: np.ndarray) -> np.ndarray:
+    """(n,) uint64 of the rows of an integer matrix; zeros in front do not change it."""
+    width = matrix.shape[1]
+    if width == 0:
+        return np.zeros(len(matrix), np.uint64)
+    weights = np.resize(_WEIGHTS, width)
+    if width > len(_WEIGHTS):  # places that far back get the same weights again, made different
+        far = np.arange(len(_WEIGHTS), width, dtype=np.uint64)
+        weights[len(_WEIGHTS) :] = mixed(weights[len(_WEIGHTS) :] + far) | np.uint64(1)
+    weights = weights[::-1]
+    return matrix.astype(np.int64, copy=False).view(np.uint64) @ weights
