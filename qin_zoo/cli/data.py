@@ -1,4 +1,4 @@
-"""``qin-zoo data``: commands that make data."""
+"""``qin-zoo data``: commands that make, fetch, check and convert data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Make data.", no_args_is_help=True)
+from qin_zoo.cli import check, download, import_data
 
-
-@app.callback()
-def data() -> None:
-    """Make data."""  # a callback keeps `sample` a subcommand while it is the only one
+app = typer.Typer(help="Make, fetch, check and convert data.", no_args_is_help=True)
+app.command("download")(download.download)
+app.command("check")(check.check)
+app.command("stats")(check.stats)
+app.command("head")(check.head)
+app.add_typer(import_data.app, name="import")
 
 
 @app.command()

@@ -1,0 +1,169 @@
+"""``qin-zoo data import``: public data sets, in the challenge's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(help="Bring a public data set into the challenge's layout.", no_args_is_help=True)
+
+Source = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set; only read.", show_default=False)]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new or empty.", show_default=False)]
+Label = Annotated[
+    Optional[str],  # noqa: UP045  (typer on Python 3.10 reads annotations at run time)
+    typer.Option(help="What is a click: a rule such as 'rating>=4', a column of 0 and 1, or 'implicit'."),
+]
+History = Annotated[str, typer.Option(help="What enters a history: clicks, or all interactions.")]
+MaxHistory = Annotated[int, typer.Option(help="Entries of a history, padding included; the newest are kept.")]
+Split = Annotated[Optional[str], typer.Option(help="time, leave-one-out or given. Default: what fits the source.")]  # noqa: UP045
+ValidShare = Annotated[float, typer.Option(help="Validation's share of the interactions, for --split time.")]
+TestShare = Annotated[float, typer.Option(help="Test's share of the interactions, for --split time.")]
+Negatives = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        help="Rows sampled for each click, from items not touched so far. Default: 1 if all are clicks, else 0."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Same seed, same negatives.")]
+Force = Annotated[bool, typer.Option(help="Replace an earlier import in OUT.")]
+Embedding = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="The embedding that enters item_info. Default: image_emb, or the first."),
+]
+
+
+@app.command()
+def recbole(
+    source: Source,
+    out: Out,
+    label: Label = None,
+    history: History = "clicks",
+    max_history: MaxHistory = 100,
+    split: Split = None,
+    valid_share: ValidShare = 0.1,
+    test_share: TestShare = 0.1,
+    negatives: Negatives = None,
+    seed: Seed = 1,
+    force: Force = False,
+) -> None:
+    """Import RecBole's atomic files (NAME.inter, .item, .user, .kg, .link)."""
+    shares = {"valid_share": valid_share, "test_share": test_share}
+    _import("recbole", source, out, label, history, max_history, split, negatives, seed, force, **shares)
+
+
+@app.command()
+def mmrec(
+    source: Source,
+    out: Out,
+    label: Label = None,
+    history: History = "clicks",
+    max_history: MaxHistory = 100,
+    split: Split = None,
+    valid_share: ValidShare = 0.1,
+    test_share: TestShare = 0.1,
+    negatives: Negatives = None,
+    seed: Seed = 1,
+    embedding: Embedding = None,
+    force: Force = False,
+) -> None:
+    """Import MMRec's layout (NAME.inter with x_label, image_feat.npy, audio_feat.npy, text_feat.npy)."""
+    more = {"valid_share": valid_share, "test_share": test_share, "embedding": embedding}
+    _import("mmrec", source, out, label, history, max_history, split, negatives, seed, force, **more)
+
+
+@app.command()
+def movielens(
+    source: Source,
+    out: Out,
+    label: Label = None,
+    history: History = "clicks",
+    max_history: MaxHistory = 100,
+    split: Split = None,
+    valid_share: ValidShare = 0.1,
+    test_share: TestShare = 0.1,
+    negatives: Negatives = None,
+    seed: Seed = 1,
+    force: Force = False,
+) -> None:
+    """Import MovieLens as GroupLens gives it (100K, 1M, 10M, 20M, 25M, 32M, latest)."""
+    shares = {"valid_share": valid_share, "test_share": test_share}
+    _import("movielens", source, out, label, history, max_history, split, negatives, seed, force, **shares)
+
+
+@app.command()
+def fuxictr(
+    source: Source,
+    out: Out,
+    label: Label = None,
+    history: History = "clicks",
+    max_history: MaxHistory = 100,
+    split: Split = None,
+    negatives: Negatives = None,
+    seed: Seed = 1,
+    target_field: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Classic fields: the item, then properties of it; repeat the option."),
+    ] = None,
+    sequence_field: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Classic fields: the histories of the target fields, in their order."),
+    ] = None,
+    user_field: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Classic fields: the user. Default: user_id, userid, …, where there is one."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Import FuxiCTR's data: LongCTR's per-user layout, or classic fields (npz, parquet, csv).
+
+    Rows, histories and splits are the source's own: of the common options, only --label, --max-history, --split
+    given and --force apply.
+    """
+    fields = {"target_field": target_field or (), "sequence_field": sequence_field or (), "user_field": user_field}
+    _import("fuxictr", source, out, label, history, max_history, split, negatives, seed, force, fields)
+
+
+def _import(
+    format: str,
+    source: Path,
+    out: Path,
+    label: str | None,
+    history: str,
+    max_history: int,
+    split: str | None,
+    negatives: int | None,
+    seed: int,
+    force: bool,
+    fields: dict | None = None,
+    **more: object,
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from qin_zoo.data.importers import ImportOptions, import_folder
+
+    options = ImportOptions(
+        label=label,
+        history=history,
+        max_history=max_history,
+        split=split,
+        negatives=negatives,
+        seed=seed,
+        force=force,
+        **more,  # type: ignore[arg-type]
+    )
+    summary = import_folder(format, source, out, options, **(fields or {}))
+    title = f"{summary.path}: {summary.users:,} users, {summary.items:,} items"
+    table = Table(title=title, title_justify="left")
+    table.add_column("split")
+    for heading in ("rows", "users", "click rate"):
+        table.add_column(heading, justify="right")
+    for name, counts in summary.splits.items():
+        table.add_row(name, f"{counts.rows:,}", f"{counts.users:,}", f"{counts.click_rate:.4f}")
+    console = Console()
+    console.print(table)
+    for note in summary.notes:
+        console.print(f"Note: {note}", markup=False, highlight=False)
+    console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}", markup=False, highlight=False)

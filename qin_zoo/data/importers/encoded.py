@@ -1,0 +1,53 @@
+"""Checks of columns that a source has already encoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from qin_zoo.errors import DataError, suggest
+
+
+def labels(path: Path, name: str, values: np.ndarray, first: int = 0) -> np.ndarray:
+    """A column of 0 and 1 as int8."""
+    numbers = floats(path, name, values)
+    wrong = np.flatnonzero((numbers != 0) & (numbers != 1))
+    if wrong.size:
+        raise DataError(
+            f"{path}, column '{name}', row {first + wrong[0]}: expected a label, 0 or 1, found {numbers[wrong[0]]:g}. "
+            "Name the column of the clicks with --label."
+        )
+    return numbers.astype(np.int8)
+
+
+def floats(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+    """A column of numbers as float32."""
+    numbers = pl.Series(values).cast(pl.Float64, strict=False)
+    bad = numbers.is_null() | numbers.is_nan().fill_null(True)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise DataError(f"{path}, column '{name}', row {row}: expected a number, found {values[row]!r}. Mend it.")
+    return numbers.to_numpy().astype(np.float32)
+
+
+def below(path: Path, name: str, values: np.ndarray, limit: int, what: str, first: int = 0, least: int = 0) -> None:
+    """Raises DataError for the first value that is not in least…limit - 1."""
+    wrong = np.flatnonzero((values < least) | (values >= limit))
+    if wrong.size:
+        raise DataError(
+            f"{path}, column '{name}', row {first + wrong[0]}: expected {least} to {limit - 1}, the {what}, found "
+            f"{values.reshape(-1)[wrong[0]]}. Fetch the files of one data set again."
+        )
+
+
+def require(path: Path, names: list[str], wanted: str) -> None:
+    """Raises DataError unless the column is there."""
+    if wanted not in names:
+        raise DataError(f"{path}: expected a column '{wanted}', found: {', '.join(names)}.{suggest(wanted, names)}")
+
+
+def own(name: str) -> str:
+    """A field's name that is not one of the layout's."""
+    return f"field_{name}" if name in ("user_id", "item_id", "item_seq", "label") else name

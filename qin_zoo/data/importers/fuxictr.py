@@ -1,0 +1,76 @@
+"""FuxiCTR's data sets, whose rows, histories and splits are made already.
+
+LongCTR: rows of user_index, item_index, seq_len and a label, ``user_info.parquet`` with one ``full_item_seq`` per
+user, ``item_info.parquet`` indexed by item_index. A row's history is the first seq_len entries, the newest of them.
+
+Classic fields: ``train``, ``valid`` and ``test`` as npz, parquet or csv, npz and parquet being encoded as
+``feature_map.json`` beside them says. ``target_field`` and ``sequence_field`` are lists that go together: the first
+pair is the item itself, further pairs are properties of the item (its category). What lies in a history is taken
+as it stands: a source that looked into the future cannot be mended here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from qin_zoo.data.importers.classic import ClassicFields
+from qin_zoo.data.importers.longctr import convert_users
+from qin_zoo.data.importers.options import ImportOptions
+from qin_zoo.data.importers.splits import NAMES
+from qin_zoo.data.importers.tables import folder_of, found_in
+from qin_zoo.data.importers.write import ImportSummary, Output
+from qin_zoo.errors import DataError
+
+EXPECTED = (
+    "LongCTR's train, valid, test, user_info and item_info.parquet, or train, valid and test as npz, parquet or csv "
+    "(with feature_map.json for npz and parquet)"
+)
+_SUFFIXES = (".parquet", ".npz", ".csv")
+
+
+def convert(
+    path: str | Path,
+    out: Output,
+    options: ImportOptions,
+    about: dict,
+    target: list[str],
+    sequence: list[str],
+    user: str | None,
+) -> ImportSummary:
+    """Converts a folder of either layout."""
+    folder = folder_of(path, EXPECTED)
+    _refuse(options)
+    splits = {name: _split_file(folder, name) for name in NAMES}
+    options_used = {**asdict(options), "split": "given", "negatives": 0}
+    if (folder / "user_info.parquet").exists():
+        if target or sequence or user:
+            raise DataError(
+                f"{folder}: --target-field, --sequence-field and --user-field are for classic fields; a folder with "
+                "user_info.parquet names them by its layout. Leave them out."
+            )
+        return convert_users(folder, splits, out, options, {**about, "layout": "per user", "options": options_used})
+    fields = ClassicFields(folder, splits, options.label, target, sequence, user)
+    options_used |= {"target_field": fields.target, "sequence_field": fields.sequence, "label": fields.label}
+    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used})
+
+
+def _refuse(options: ImportOptions) -> None:
+    default = ImportOptions()
+    for name in ("history", "negatives", "embedding"):
+        if getattr(options, name) != getattr(default, name):
+            raise DataError(f"--{name}: FuxiCTR's data sets bring their own rows and histories. Leave it out.")
+    if options.split not in (None, "given"):
+        raise DataError(
+            f"--split {options.split}: FuxiCTR's data sets bring their own splits. Use given, or leave it out."
+        )
+
+
+def _split_file(folder: Path, name: str) -> Path:
+    files = [folder / f"{name}{suffix}" for suffix in _SUFFIXES if (folder / f"{name}{suffix}").is_file()]
+    if len(files) != 1:
+        raise DataError(
+            f"{folder}: expected {EXPECTED}; found {len(files)} files {name}.* (the folder holds {found_in(folder)}). "
+            "Where there is no validation or test split, copy or cut one."
+        )
+    return files[0]

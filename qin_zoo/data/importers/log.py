@@ -1,0 +1,156 @@
+"""Interactions in one form, whatever format they came in, and their numbering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from qin_zoo.errors import DataError
+
+
+@dataclass
+class ItemSide:
+    """What a source says of its items, one entry per item in the order of ``ids``.
+
+    Attributes:
+        ids: original ids, without repetition.
+        categories: column -> text values, null where unknown.
+        lists: column -> lists of text values.
+        texts: column -> text for people, the title first.
+        embeddings: modality -> (items, width).
+        graph: None, or the columns ``id`` and ``fact`` ("relation:entity", "~relation:entity" where the item is
+            the relation's tail).
+    """
+
+    ids: pl.Series
+    categories: dict[str, pl.Series] = field(default_factory=dict)
+    lists: dict[str, pl.Series] = field(default_factory=dict)
+    texts: dict[str, pl.Series] = field(default_factory=dict)
+    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
+    graph: pl.DataFrame | None = None
+
+
+@dataclass
+class InteractionLog:
+    """The interactions of a data set in the order of its file, original ids.
+
+    Attributes:
+        path: the file, for messages.
+        user, item: original ids, integers or text.
+        time: (n,) or None.
+        columns: numeric columns that a label may be made from.
+        given: None, or (n,) the split that the source put a row in: 0 train, 1 valid, 2 test.
+        default_label: the label rule that suits the source.
+        items: what is known of the items.
+        user_ids, user_columns: the users' side: original ids, and column -> text values.
+        notes: what was left out, or decided, while reading.
+    """
+
+    path: Path
+    user: pl.Series
+    item: pl.Series
+    time: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    given: np.ndarray | None = None
+    default_label: str = "implicit"
+    items: ItemSide = field(default_factory=lambda: ItemSide(pl.Series([], dtype=pl.Int64)))
+    user_ids: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Int64))
+    user_columns: dict[str, pl.Series] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Events:
+    """Numbered interactions in the order of the file.
+
+    Attributes:
+        user, item: (n,) int32, from 1.
+        click: (n,) bool.
+        moment: (n,) int64, from 0. Equal moments are the same time; without times, every row has its own.
+        timed: whether the moments are times.
+        given: None, or (n,) the source's splits, where the rows are split by them.
+        items: size of the catalogue, padding not counted.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    click: np.ndarray
+    moment: np.ndarray
+    timed: bool
+    given: np.ndarray | None
+    items: int
+
+    @property
+    def moments(self) -> int:
+        """One more than the greatest moment."""
+        return int(self.moment.max()) + 1
+
+
+class Numbering:
+    """Original ids -> 1, 2, … in the order of the original ids: an id's number says nothing of when it appeared."""
+
+    def __init__(self, *series: pl.Series) -> None:
+        parts = [s for s in series if len(s)]
+        dtype = pl.Int64 if all(s.dtype.is_integer() for s in parts) else pl.String
+        self.ids = pl.concat([s.cast(dtype).unique() for s in parts]).unique().sort()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __call__(self, series: pl.Series) -> np.ndarray:
+        """(n,) int32; every id must be known."""
+        series = series.cast(self.ids.dtype)
+        if self.ids.dtype == pl.Int64:
+            return (np.searchsorted(self.ids.to_numpy(), series.to_numpy()) + 1).astype(np.int32)
+        return (series.cast(pl.Enum(self.ids)).to_physical().to_numpy() + 1).astype(np.int32)
+
+
+def moments(log: InteractionLog) -> np.ndarray:
+    """Each row's moment, see :class:`Events`."""
+    if log.time is None:
+        return np.arange(len(log.user), dtype=np.int64)
+    if not np.isfinite(log.time).all():
+        row = int(np.flatnonzero(~np.isfinite(log.time))[0])
+        raise DataError(
+            f"{log.path}, data row {row + 1}: expected a time, found {log.time[row]}. Drop or mend that row."
+        )
+    return pl.Series(log.time).rank("dense").to_numpy().astype(np.int64) - 1
+
+
+def unordered(user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
+    """A fixed random order of the rows, from their content and the seed alone."""
+    return np.argsort(hashed(seed, user, item), kind="stable")
+
+
+def sorted_by_item(user: np.ndarray, item: np.ndarray) -> bool:
+    """Whether every user's items ascend in the file, so that its order says nothing of when they came."""
+    if len(user) < 2:
+        return False
+    order = np.argsort(user, kind="stable")
+    same = user[order][1:] == user[order][:-1]
+    return bool(same.any()) and bool((item[order][1:] >= item[order][:-1])[same].all())
+
+
+def hashed(seed: int, *parts: np.ndarray | int) -> np.ndarray:
+    """uint64 noise that depends on the seed and the parts alone (splitmix64)."""
+    state = np.zeros(1, np.uint64)
+    for part in (np.uint64(seed % 2**64), *parts):
+        with np.errstate(over="ignore"):
+            state = state ^ np.asarray(part).astype(np.uint64)
+            state = state + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def categories(values: pl.Series) -> tuple[np.ndarray, list[str]]:
+    """Codes from 1 (0 for null or empty text) and the sorted vocabulary."""
+    text = values.cast(pl.String).str.strip_chars()
+    text = text.set(text == "", None)
+    known = text.drop_nulls().unique().sort()
+    codes = text.cast(pl.Enum(known)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
+    return codes.astype(np.int32), known.to_list()

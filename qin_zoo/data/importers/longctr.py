@@ -1,0 +1,156 @@
+"""LongCTR's layout: rows of user_index, item_index, seq_len and a label, and one history per user.
+
+``user_info.parquet`` holds each user's ``full_item_seq``; a row's history is its first seq_len entries, the newest of
+them. ``item_info.parquet`` is indexed by item_index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from qin_zoo.data.histories import gather_lists
+from qin_zoo.data.importers.build import ROWS_PER_CHUNK
+from qin_zoo.data.importers.encoded import below, labels, require
+from qin_zoo.data.importers.options import ImportOptions
+from qin_zoo.data.importers.write import EMBEDDING_DIM, ImportSummary, Output
+from qin_zoo.data.sources import open_source
+from qin_zoo.errors import DataError, first_line
+
+_KEYS = ("user_index", "item_index", "seq_len")
+
+
+def convert_users(
+    folder: Path, splits: dict[str, Path], out: Output, options: ImportOptions, about: dict
+) -> ImportSummary:
+    """Converts a folder with one history per user."""
+    sources = {name: open_source(path) for name, path in splits.items()}
+    label = options.label or "label"
+    for source in sources.values():
+        for wanted in (*_KEYS, label):
+            require(source.path, source.names, wanted)
+    first = sources["train"]
+    others = [n for n in first.names if n not in (*_KEYS, label) and all(n in s.names for s in sources.values())]
+    integers = [n for n in others if first.element(n) == (False, "int")]
+    notes = [f"column '{n}' ({first.type_name(n)}) left out." for n in others if n not in integers]
+    info = folder / "user_info.parquet"
+    require(info, open_source(info).names, "full_item_seq")
+
+    item_file = folder / "item_info.parquet"
+    if not item_file.exists():
+        raise DataError(
+            f"{folder}: expected item_info.parquet beside user_info.parquet, found none. Fetch the data set again."
+        )
+    items = _read_parquet(item_file)
+    require(item_file, items.columns, "item_index")
+    size = items.height
+    _numbered(item_file, items["item_index"])
+
+    users_table = _read_parquet(info)
+    if "user_index" in users_table.columns:
+        _numbered(info, users_table["user_index"])
+    lists = users_table["full_item_seq"]
+    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    ends = np.cumsum(lengths)
+    entries = lists.explode(empty_as_null=False, keep_nulls=False).to_numpy().astype(np.int32)
+    below(info, "full_item_seq", entries, size, "items")
+
+    # a user 0 is a user: 0 is no padding here, so all move up by one
+    shift = int(any(_least(path, "user_index") == 0 for path in splits.values()))
+    out.begin()
+    out.feature(["user_id", "item_seq"], "meta")
+    names = {name: "row_" + name if name in ("user_id", "item_id", "item_seq", "label") else name for name in integers}
+    for name in names.values():
+        out.feature(name, "categorical")
+
+    def chunks(path: Path) -> Iterator[dict[str, np.ndarray]]:
+        row = 0
+        for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_CHUNK, columns=[*_KEYS, label, *integers]):
+            part = {name: np.asarray(batch.column(name)) for name in batch.schema.names}
+            user, item, seen = (part[key].astype(np.int64) for key in _KEYS)
+            below(path, "user_index", user, len(lengths), "users of user_info.parquet", row)
+            below(path, "item_index", item, size, "items of item_info.parquet", row, least=1)
+            over = np.flatnonzero((seen < 0) | (seen > lengths[user]))
+            if over.size:
+                raise DataError(
+                    f"{path}, column 'seq_len', row {row + over[0]}: expected at most {lengths[user[over[0]]]}, the "
+                    f"length of the user's full_item_seq, found {seen[over[0]]}. Fetch both files again."
+                )
+            starts = ends[user] - lengths[user]
+            yield {
+                "user_id": user + shift,
+                "item_id": item,
+                "item_seq": gather_lists(entries, starts, starts + seen, options.max_history, dtype=np.int32),
+                **{new: part[old] for old, new in names.items()},
+                "label": labels(path, label, part[label], row),
+            }
+            row += len(user)
+
+    for name, path in splits.items():
+        out.write_split(name, chunks(path))
+    out.feature("item_id", "categorical", source="item", vocab_size=size)
+    columns: dict[str, np.ndarray] = {"item_id": np.arange(size, dtype=np.int32)}
+    for name in items.columns:
+        if name == "item_index" or (name == "item_id" and (items[name] == items["item_index"]).all()):
+            continue
+        new = "source_item_id" if name == "item_id" else name
+        values, kind = _item_column(item_file, items[name], notes)
+        if values is not None and kind:
+            columns[new] = values
+            sizes = {}
+            if kind == "embedding":
+                sizes = {"embedding_dim": min(EMBEDDING_DIM, values.shape[1]), "pretrain_dim": values.shape[1]}
+            out.feature(new, kind, source="item", **sizes)
+    out.write_table("item_info.parquet", columns)
+    users = np.arange(len(lengths), dtype=np.int32)
+    out.write_table("ids_user.parquet", {"user_id": users + shift, "original_id": users})
+    out.write_table("ids_item.parquet", {"item_id": columns["item_id"][1:], "original_id": columns["item_id"][1:]})
+    return out.finish(about, len(users), size - 1, notes)
+
+
+def _item_column(path: Path, values: pl.Series, notes: list[str]) -> tuple[np.ndarray | None, str | None]:
+    if values.null_count():
+        raise DataError(f"{path}, column '{values.name}': expected a value in each row, found a null. Fill the nulls.")
+    inner = getattr(values.dtype, "inner", None)
+    if values.dtype.is_integer():
+        return values.to_numpy(), "categorical"
+    if values.dtype.is_float():
+        return values.to_numpy().astype(np.float32), "numeric"
+    if inner is not None and inner.is_numeric():
+        lengths = values.cast(pl.List(inner)).list.len()
+        width = max(int(lengths.max() or 0), 1)
+        flat = values.cast(pl.List(inner)).explode(empty_as_null=False, keep_nulls=False).to_numpy()
+        ends = np.cumsum(lengths.to_numpy().astype(np.int64))
+        starts = ends - lengths.to_numpy()
+        dtype = np.float32 if inner.is_float() else np.int32
+        return gather_lists(flat, starts, ends, width, align="left", dtype=dtype), (
+            "embedding" if inner.is_float() else "sequence"
+        )
+    notes.append(f"{path.name}: column '{values.name}' ({values.dtype}) left out.")
+    return None, None
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch it again.") from None
+
+
+def _numbered(path: Path, index: pl.Series) -> None:
+    """Raises DataError unless row i is number i."""
+    wrong = np.flatnonzero(index.to_numpy() != np.arange(len(index)))
+    if wrong.size:
+        row = int(wrong[0])
+        raise DataError(
+            f"{path}, column '{index.name}', row {row}: expected {row}, found {index[row]}. Row i has to be number i, "
+            "item 0 being padding: sort the table and fill its gaps."
+        )
+
+
+def _least(path: Path, column: str) -> int:
+    return int(pl.scan_parquet(path).select(pl.col(column).min()).collect().item())

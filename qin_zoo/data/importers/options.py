@@ -1,0 +1,64 @@
+"""The choices of an import, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qin_zoo.errors import DataError, suggest
+
+HISTORIES = ("clicks", "all")
+SPLITS = ("time", "leave-one-out", "given")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What becomes a click, a history, a split and a negative.
+
+    Attributes:
+        label: ``COLUMN OP NUMBER``, the name of a column of 0 and 1, or ``implicit``; None: the format's own.
+        history: ``clicks`` or ``all``: which of the earlier interactions enter a history.
+        max_history: entries of a history, padding included; the newest are kept.
+        split: ``time``, ``leave-one-out`` or ``given``; None: ``given`` where the source has splits, else ``time``
+            where it has times, else ``leave-one-out``.
+        valid_share, test_share: of the interactions, for ``time``.
+        negatives: rows sampled for each click; None: 1 where every interaction is a click, else 0.
+        seed: same seed, same negatives.
+        embedding: the item embedding that enters ``item_info``; None: the image's, or the first.
+        force: replace an earlier import in the same folder.
+    """
+
+    label: str | None = None
+    history: str = "clicks"
+    max_history: int = 100
+    split: str | None = None
+    valid_share: float = 0.1
+    test_share: float = 0.1
+    negatives: int | None = None
+    seed: int = 1
+    embedding: str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("--history", self.history, HISTORIES)
+        if self.split is not None:
+            _one_of("--split", self.split, SPLITS)
+        _at_least("--max-history", self.max_history, 1)
+        _at_least("--seed", self.seed, 0)
+        if self.negatives is not None:
+            _at_least("--negatives", self.negatives, 0)
+        shares = (self.valid_share, self.test_share)
+        if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
+            raise DataError(
+                "--valid-share, --test-share: expected two shares above 0 that leave something for training, "
+                f"found {self.valid_share} and {self.test_share}. Their sum has to be below 1, for example 0.1 and 0.1."
+            )
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise DataError(f"{name}: expected one of {', '.join(known)}, found '{value}'.{suggest(value, known)}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DataError(f"{name}: expected a whole number of at least {least}, found {value!r}.")

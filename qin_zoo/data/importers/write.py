@@ -1,0 +1,216 @@
+"""An import's files, in the challenge's layout.
+
+OUT/train.parquet, valid.parquet, test.parquet   user_id, item_id, item_seq, features of the row, label
+OUT/item_info.parquet        row i is item i, row 0 padding
+OUT/item_feature.parquet     item_id and every embedding of the source, where it has some
+OUT/item_text.parquet        item_id, item_title, text, where there are texts
+OUT/item_kg.parquet          item_id, facts: lists of "relation:entity", where there is a knowledge graph
+OUT/ids_user.parquet, ids_item.parquet   number and original id
+OUT/vocabularies.json        column -> terms; term i has the code i + 1
+OUT/dataset_config.yaml      a dataset configuration for these files, its id the folder's name
+OUT/import.json              options, rules and counts; written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qin_zoo.data.importers.splits import NAMES
+from qin_zoo.errors import DataError
+from qin_zoo.files import replace_file
+
+SCHEMA_VERSION = 1
+SUMMARY_FILE = "import.json"
+_OPTIONAL = ("item_feature.parquet", "item_text.parquet", "item_kg.parquet", "vocabularies.json")
+FILES = (
+    *(f"{name}.parquet" for name in NAMES),
+    "item_info.parquet",
+    "ids_user.parquet",
+    "ids_item.parquet",
+    "dataset_config.yaml",
+    SUMMARY_FILE,
+    *_OPTIONAL,
+)
+EMBEDDING_DIM = 32
+
+Columns = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Rows, users and share of clicks of a split."""
+
+    rows: int
+    users: int
+    click_rate: float
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import wrote.
+
+    Attributes:
+        path: the folder.
+        users, items: numbers of users and items, padding not counted.
+        splits: ``train``, ``valid`` and ``test``.
+        notes: what was decided or left out.
+    """
+
+    path: Path
+    users: int
+    items: int
+    splits: Mapping[str, SplitCounts]
+    notes: list[str] = field(default_factory=list)
+
+
+class Output:
+    """The folder being written: all files are made beside it, and :meth:`finish` moves them in.
+
+    Raises:
+        DataError: ``out`` is a file, or holds anything but an import that may be replaced.
+    """
+
+    def __init__(self, out: str | Path, force: bool) -> None:
+        self.path = Path(out).expanduser().resolve()
+        self._work = Path()
+        self._counts: dict[str, SplitCounts] = {}
+        self._features: list[dict[str, Any]] = []
+        if self.path.exists() and not self.path.is_dir():
+            raise DataError(f"{self.path}: expected a new or an empty folder, found a file. Give another path.")
+        names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
+        foreign = [name for name in names if name not in FILES]
+        if foreign or (names and not force):
+            listed = ", ".join((foreign or names)[:4])
+            raise DataError(
+                f"{self.path}: expected a new or an empty folder, found {listed}. Give another folder"
+                + ("; --force replaces nothing but an earlier import." if foreign else ", or --force to replace it.")
+            )
+
+    def begin(self) -> None:
+        """Makes the folder where the files are written first."""
+        try:
+            # a mount point cannot be reached by renaming from outside
+            beside = self.path if os.path.ismount(self.path) else self.path.parent
+            beside.mkdir(parents=True, exist_ok=True)
+            self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.part-", dir=beside))
+        except OSError as error:
+            raise DataError(f"Cannot write {self.path}: {error.strerror}. Choose a folder you may write to.") from error
+
+    def discard(self) -> None:
+        """Takes away what was written and not finished."""
+        if self._work.name:
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def _publish(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in (SUMMARY_FILE, *_OPTIONAL):  # without its summary there is no import
+                (self.path / name).unlink(missing_ok=True)
+            for file in sorted(self._work.iterdir(), key=lambda file: file.name == SUMMARY_FILE):
+                file.replace(self.path / file.name)
+        except OSError as error:
+            raise DataError(f"Cannot write {self.path}: {error.strerror}. Choose a folder you may write to.") from error
+
+    def write_split(self, name: str, chunks: Iterable[Columns]) -> None:
+        """Writes the rows of a split, a row group for each chunk."""
+        rows = clicked = 0
+        users: list[np.ndarray] = []
+        with self._table(f"{name}.parquet") as write:
+            for chunk in chunks:
+                write(chunk)
+                rows, clicked = rows + len(chunk["label"]), clicked + int(chunk["label"].sum())
+                if "user_id" in chunk:
+                    users.append(np.unique(chunk["user_id"]))
+        if rows == 0:
+            raise DataError(f"{self.path}: the {name} split would have no rows. Choose another --split or --label.")
+        self._counts[name] = SplitCounts(
+            rows, len(np.unique(np.concatenate(users))) if users else 0, round(clicked / rows, 6)
+        )
+
+    def write_table(self, name: str, columns: Columns | pl.DataFrame) -> None:
+        """Writes a table in one piece."""
+        if isinstance(columns, pl.DataFrame):
+            with replace_file(self._work / name) as file:
+                columns.write_parquet(file)
+            return
+        with self._table(name) as write:
+            write(columns)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes a JSON file."""
+        with replace_file(self._work / name) as file:
+            file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def feature(self, name: str | list[str], kind: str, *, active: bool = True, **more: Any) -> None:
+        """Adds a feature to the dataset configuration."""
+        dtype = "float" if kind in ("embedding", "numeric") else "int"
+        self._features.append({"name": name, "active": active, "dtype": dtype, "type": kind, **more})
+
+    def finish(self, about: Mapping[str, Any], users: int, items: int, notes: list[str]) -> ImportSummary:
+        """Writes the dataset configuration and the summary."""
+        import yaml
+
+        for name, counts in self._counts.items():
+            if counts.click_rate in (0, 1):
+                notes.append(
+                    f"{name}: every row has the label {counts.click_rate:g}, so there is no AUC. Sample --negatives or "
+                    "choose another --label."
+                )
+        block = {
+            "data_root": f"{self.path.parent}/",
+            "data_format": "parquet",
+            **{f"{name}_data": str(self.path / f"{name}.parquet") for name in NAMES},
+            "item_info": str(self.path / "item_info.parquet"),
+            "rebuild_dataset": False,
+            "feature_cols": self._features,
+            "label_col": {"name": "label", "dtype": "float"},
+        }
+        with replace_file(self._work / "dataset_config.yaml") as file:
+            file.write_text(yaml.safe_dump({self.path.name: block}, sort_keys=False, allow_unicode=True), "utf-8")
+        summary = ImportSummary(self.path, users, items, dict(self._counts), notes)
+        written = {k: v for k, v in asdict(summary).items() if k != "path"}
+        files = {"user_ids": "ids_user.parquet", "item_ids": "ids_item.parquet", "dataset": "dataset_config.yaml"}
+        self.write_json(SUMMARY_FILE, {"schema_version": SCHEMA_VERSION, **about, **written, "files": files})
+        self._publish()
+        return summary
+
+    @contextmanager
+    def _table(self, name: str) -> Iterator[Any]:
+        with replace_file(self._work / name) as file:
+            writer: pq.ParquetWriter | None = None
+
+            def write(columns: Columns) -> None:
+                nonlocal writer
+                table = pa.table({key: _column(values) for key, values in columns.items()})
+                if writer is None:
+                    writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+                writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+            try:
+                yield write
+            finally:
+                if writer is not None:
+                    writer.close()
+                else:
+                    file.touch()  # a split without a row: an error follows
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    """An Arrow array of (n,) values, or of n lists for (n, m)."""
+    if values.ndim == 1:
+        return pa.array(values)
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).reshape(-1)))
