@@ -8,7 +8,7 @@ import sys
 import typer
 
 from qin_zoo import __version__
-from qin_zoo.cli import bench, data, demo, info, list_models, new, predict, run
+from qin_zoo.cli import bench, data, demo, embed, info, list_models, new, predict, run
 from qin_zoo.errors import QinZooError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("info")(info.info)
 app.command("new")(new.new)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
+app.add_typer(embed.app, name="embed")
 app.add_typer(bench.app, name="bench")
 
 

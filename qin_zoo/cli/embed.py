@@ -1,0 +1,146 @@
+"""``qin-zoo embed``: item texts and images into vectors, vectors into the item table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(help="Encode items and fuse their embeddings.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)]
+
+
+@app.command()
+def encode(
+    folder: Folder,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="tfidf-svd[:DIM], sentence-transformers:MODEL, clip:MODEL@PRETRAINED, precomputed:FILE[:COLUMN]."
+        ),
+    ] = "tfidf-svd",
+    modality: Annotated[
+        Optional[str],  # noqa: UP045  (typer on Python 3.10 reads annotations at run time)
+        typer.Option(help="Name of the vectors in the store. Default: image with --images, else text.", metavar="NAME"),
+    ] = None,
+    text: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Column of text, of item_text, item_kg, item_feature or item_info.parquet; repeat it. Default: text.",
+            metavar="COLUMN",
+        ),
+    ] = None,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of images named by item id (1.jpg).", metavar="FOLDER"),
+    ] = None,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Take the columns from this parquet file with item_id.", metavar="FILE"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Items per batch; after each the rows are safe.", min=1)] = 256,
+    force: Annotated[
+        bool, typer.Option("--force/--resume", help="Encode all again, or only what is not done yet.")
+    ] = False,
+) -> None:
+    """Encode the items of a dataset into DIR/item_embeddings.h5.
+
+    A command that was stopped goes on where it stopped when it is given again.
+    """
+    from rich.console import Console
+
+    from qin_zoo.embed.encode import encode_items
+    from qin_zoo.embed.encoders import make_encoder
+    from qin_zoo.embed.items import ImageInputs, count_items, read_texts
+    from qin_zoo.embed.precomputed import Precomputed
+    from qin_zoo.errors import DataError
+
+    if images is not None and (text or source is not None):
+        raise DataError("Expected --images, or --text and --source, found both. Encode one after the other.")
+    made = make_encoder(encoder, "text" if images is None else "image")
+    if isinstance(made, Precomputed):
+        if modality is None:
+            raise DataError("Encoder precomputed: expected a name for the vectors. Give --modality NAME.")
+        if images is not None or text or source is not None:
+            raise DataError("Encoder precomputed: expected no --text, --source or --images. Leave them out.")
+        inputs = made.inputs(count_items(folder))
+    elif images is not None:
+        inputs = ImageInputs(images, count_items(folder))
+    else:
+        inputs = read_texts(folder, text or ["text"], source)
+    name = modality or ("text" if images is None else "image")
+    done = encode_items(folder, made, inputs, name, batch_size=batch_size, force=force, progress=True)
+
+    console, stored = Console(highlight=False, soft_wrap=True), done.stored
+    for note in done.notes:
+        console.print(f"Note: {note}", markup=False)
+    if done.started_at == stored.rows:
+        console.print(f"{name}: all {stored.rows:,} rows were encoded before; nothing to do.", markup=False)
+    else:
+        console.print(
+            f"{name}: rows {done.started_at:,} to {stored.rows - 1:,} encoded with {stored.encoder} "
+            f"({stored.version}), {stored.dim} numbers each, in {done.seconds:.1f} s; "
+            f"{done.without_input:,} items without an input.",
+            markup=False,
+        )
+
+
+@app.command()
+def fuse(
+    folder: Folder,
+    strategy: Annotated[
+        str, typer.Option(help="text_only, image_only, concat_then_pca or pca_then_concat.")
+    ] = "pca_then_concat",
+    text: Annotated[str, typer.Option(help="The text's name in the store.", metavar="NAME")] = "text",
+    image: Annotated[str, typer.Option(help="The image's name in the store.", metavar="NAME")] = "image",
+    dim: Annotated[int, typer.Option(help="Numbers per item.", min=1)] = 128,
+    whiten: Annotated[bool, typer.Option(help="Scale each number to variance 1.")] = False,
+) -> None:
+    """Fuse stored embeddings into DIR/item_info_STRATEGY.parquet, with a report in JSON beside it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from qin_zoo.embed.strategies import fuse as fuse_embeddings
+
+    report = fuse_embeddings(folder, strategy, text=text, image=image, dim=dim, whiten=whiten)
+    table = Table(title=f"{report.column} by {report.strategy}{', whitened' if whiten else ''}", title_justify="left")
+    table.add_column("PCA of")
+    for heading in ("numbers", "kept", "items fitted", "items left out", "explained variance"):
+        table.add_column(heading, justify="right")
+    for part in report.parts:
+        counts = (f"{n:,}" for n in (part.dim_in, part.dim, part.items, part.left_out))
+        table.add_row(" + ".join(part.sources), *counts, f"{part.explained:.2%}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{report.path} (report: {report.path.with_suffix('.json').name})", markup=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_store(folder: Folder) -> None:
+    """List the embeddings in DIR's store; their checksums are checked."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from qin_zoo.embed.store import EmbeddingStore
+
+    store = EmbeddingStore(folder)
+    table = Table(title=Text(str(store.path)), title_justify="left")
+    for heading in ("name", "encoder", "version"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("rows done", justify="right")
+    table.add_column("size", justify="right")
+    table.add_column("state")
+    damaged = False
+    for stored in store.entries():
+        state = "finished" if stored.finished else "unfinished"
+        if not store.intact(stored):
+            state, damaged = "damaged", True
+        done = f"{stored.rows_done:,} of {stored.rows:,}"
+        cells = (stored.name, stored.encoder, stored.version, done, str(stored.dim), state)
+        table.add_row(*(Text(cell) for cell in cells))
+    Console(highlight=False).print(table)
+    if damaged:
+        raise typer.Exit(1)

@@ -1,0 +1,147 @@
+"""Encoding the items of a dataset folder in batches, going on where an earlier, killed run stopped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from qin_zoo.embed.encoders import Encoder
+from qin_zoo.embed.items import Inputs
+from qin_zoo.embed.store import EmbeddingStore, Stored, check_name
+from qin_zoo.errors import DataError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What :func:`encode_items` did.
+
+    Attributes:
+        stored: what the store now says.
+        started_at: the first row this run encoded; N if an earlier run had encoded all.
+        without_input: items of this run's rows without an input, padding not counted.
+        seconds: what it took, fitting included.
+        notes: what had to be done over, and why.
+    """
+
+    stored: Stored
+    started_at: int
+    without_input: int
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+def encode_items(
+    folder: str | Path,
+    encoder: Encoder,
+    inputs: Inputs,
+    name: str,
+    *,
+    batch_size: int = 256,
+    force: bool = False,
+    progress: bool = False,
+) -> Encoded:
+    """Encodes all items into the folder's store, or those that an earlier run did not come to.
+
+    Args:
+        folder: the dataset folder.
+        encoder: not fitted yet; it is fitted only if there is something to encode.
+        inputs: what to encode.
+        name: the modality's name in the store.
+        batch_size: items a batch; after each batch the rows are safe.
+        force: encode all again, whatever the store holds under this name.
+        progress: whether to show a bar on a terminal.
+
+    Raises:
+        DataError: the store holds vectors of another encoder, another version or other items under this name; it is
+            damaged or in use; the encoder returns anything but finite vectors of its size.
+    """
+    begun = time.perf_counter()
+    check_name(name)
+    if batch_size < 1:
+        raise DataError(f"Expected a batch size of at least 1, found {batch_size}. Correct --batch-size.")
+    if encoder.modality != inputs.modality:
+        raise DataError(
+            f"Encoder {encoder.name}: expected {encoder.modality} inputs, found {inputs.modality}. Take another one."
+        )
+    store, notes = EmbeddingStore(folder), []
+    if force and (aside := store.set_aside()):
+        notes.append(f"{store.path.name} could not be read and is now {aside.name}; its other embeddings are gone.")
+    about = {"encoder": encoder.name, "version": encoder.version, "fingerprint": inputs.fingerprint}
+    stored = None if force else store.find(name)
+    if stored is not None:
+        _expect_same(store, stored, about, len(inputs))
+        if not store.intact(stored):
+            notes.append(f"'{name}' was damaged (wrong checksum of its rows): all of it was encoded again.")
+            stored = None
+    if stored is not None and stored.finished:
+        return Encoded(stored, stored.rows, 0, time.perf_counter() - begun, notes)
+
+    encoder.fit(inputs)
+    if stored is None:
+        stored = store.create(name, len(inputs), encoder.dim, **about)
+    elif stored.dim != encoder.dim:
+        raise DataError(
+            f"{store.path}, '{name}': expected vectors of {stored.dim} numbers as in its first {stored.rows_done:,} "
+            f"rows, but {encoder.name} now makes {encoder.dim}. Encode all again with --force."
+        )
+    started_at, without_input = stored.rows_done, 0
+    with (
+        store.writing(stored) as writer,
+        tqdm(
+            total=stored.rows,
+            initial=started_at,
+            desc=f"encode {name}",
+            unit=" items",
+            unit_scale=True,
+            disable=None if progress else True,
+        ) as bar,
+    ):
+        for start in range(started_at, stored.rows, batch_size):
+            stop = min(start + batch_size, stored.rows)
+            ids, batch = inputs.batch(start, stop)
+            rows = np.zeros((stop - start, stored.dim), np.float32)
+            if len(ids):
+                rows[ids - start] = _checked(encoder, encoder.encode(batch), ids, stored.dim)
+            writer.write(rows)
+            without_input += stop - start - len(ids) - (start == 0)
+            bar.update(stop - start)
+    finished = store.find(name)
+    assert finished is not None
+    return Encoded(finished, started_at, without_input, time.perf_counter() - begun, notes)
+
+
+def _expect_same(store: EmbeddingStore, stored: Stored, about: dict[str, str], rows: int) -> None:
+    """Rows of different encoders or items must not come together under one name."""
+    expected = {"rows": rows, **about}
+    for key in expected:
+        value = getattr(stored, key)
+        if value == expected[key]:
+            continue
+        if key == "fingerprint":
+            what = "the items or their inputs have changed since it was encoded"
+        else:
+            what = f"it was encoded with {key} {value}, and this would be {key} {expected[key]}"
+        raise DataError(
+            f"{store.path}, '{stored.name}': {what} ({stored.rows_done:,} of {stored.rows:,} rows are done). Encode "
+            "all again with --force, or under another name with --modality."
+        )
+
+
+def _checked(encoder: Encoder, vectors: np.ndarray, ids: np.ndarray, dim: int) -> np.ndarray:
+    vectors = np.asarray(vectors)
+    if vectors.shape != (len(ids), dim):
+        raise DataError(
+            f"Encoder {encoder.name}: expected vectors of shape {(len(ids), dim)}, found {vectors.shape}. The encoder "
+            "has to be mended."
+        )
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if broken.size:
+        raise DataError(
+            f"Encoder {encoder.name}: item {ids[broken[0]]} has a vector with NaN or infinite values. Correct or empty "
+            "its input; rows before it are kept."
+        )
+    return vectors

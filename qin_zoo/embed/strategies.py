@@ -1,0 +1,259 @@
+"""Fusing text and image vectors into one embedding of the item table.
+
+``text_only``          PCA of the text vectors to D
+``image_only``         PCA of the image vectors to D
+``concat_then_pca``    PCA of [text; image] to D: the challenge's own item_emb_d128
+``pca_then_concat``    PCA of each to D/2 on its own, then side by side
+
+The PCA is incremental and keeps every component while it is fitted, so it equals that of the whole table up to
+rounding; memory holds a few thousand rows, whatever the number of items. Items without a vector (zeros, or NaN) take
+no part in the fit and stay zero; where [text; image] lacks one of the two, that part counts as its mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qin_zoo.data.sources import ParquetSource, at, check_file
+from qin_zoo.embed.items import ITEM_FILE
+from qin_zoo.embed.store import EmbeddingStore, Stored
+from qin_zoo.errors import DataError, suggest
+from qin_zoo.files import replace_file
+
+STRATEGIES = ("text_only", "image_only", "concat_then_pca", "pca_then_concat")
+SCHEMA_VERSION = 1
+_BLOCK_ROWS = 2048
+# Components of less than this share of the first one's variance are rounding, which whitening must not blow up.
+_NO_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Part:
+    """One PCA of a fusion.
+
+    Attributes:
+        sources: names of the embeddings that went in, side by side.
+        dim_in, dim: numbers per item before and after.
+        items: items the PCA was fitted on.
+        left_out: items that took no part in the fit, padding not counted.
+        explained: share of the variance that the ``dim`` components keep.
+        explained_by_component: the share of each.
+    """
+
+    sources: list[str]
+    dim_in: int
+    dim: int
+    items: int
+    left_out: int
+    explained: float
+    explained_by_component: list[float]
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What :func:`fuse` wrote; also in JSON beside the table.
+
+    Attributes:
+        path: the item table.
+        column: the embedding's column.
+        strategy, dim, whiten: as asked for.
+        parts: one for each PCA.
+        encoders: name -> encoder, version, fingerprint and checksum of the vectors that went in.
+    """
+
+    path: Path
+    column: str
+    strategy: str
+    dim: int
+    whiten: bool
+    parts: list[Part]
+    encoders: dict[str, dict[str, Any]]
+
+
+def fuse(
+    folder: str | Path,
+    strategy: str = "pca_then_concat",
+    *,
+    text: str = "text",
+    image: str = "image",
+    dim: int = 128,
+    whiten: bool = False,
+) -> FuseReport:
+    """Writes ``item_info_<strategy>.parquet``: the item table with the column ``item_emb_d<dim>`` made by a strategy.
+
+    Args:
+        folder: a dataset folder with ``item_info.parquet`` and a store of embeddings.
+        strategy: one of :data:`STRATEGIES`.
+        text, image: names of the embeddings in the store.
+        dim: the size; ``pca_then_concat`` gives the text the greater half of an odd one.
+        whiten: whether each number gets variance 1.
+
+    Raises:
+        DataError: an embedding is missing, unfinished or damaged; sizes or numbers of items do not fit.
+    """
+    folder = Path(folder)
+    if strategy not in STRATEGIES:
+        raise DataError(
+            f"Unknown strategy '{strategy}'.{suggest(strategy, STRATEGIES)} One of {', '.join(STRATEGIES)}."
+        )
+    if dim < (2 if strategy == "pca_then_concat" else 1):
+        raise DataError(f"Strategy {strategy}: expected a size of at least 1 per modality, found {dim}. Correct --dim.")
+    groups = {
+        "text_only": [([text], dim)],
+        "image_only": [([image], dim)],
+        "concat_then_pca": [([text, image], dim)],
+        "pca_then_concat": [([text], dim - dim // 2), ([image], dim // 2)],
+    }[strategy]
+    if text == image and len(groups[0][0]) + len(groups) > 2:
+        raise DataError(f"Strategy {strategy}: expected two embeddings, found '{text}' twice. Correct --image.")
+    table = folder / ITEM_FILE
+    check_file(table)
+    store, num_items = EmbeddingStore(folder), ParquetSource(table).num_rows
+    stored = {name: store.get(name) for names, _ in groups for name in names}
+    for found in stored.values():
+        if found.rows != num_items:
+            raise DataError(
+                f"{store.path}, '{found.name}': expected {num_items:,} rows as in {table}, found {found.rows:,}. "
+                "Encode it again with --force."
+            )
+    projections = [Projection(store, [stored[name] for name in names], size, whiten) for names, size in groups]
+    report = FuseReport(
+        path=folder / f"item_info_{strategy}.parquet",
+        column=f"item_emb_d{dim}",
+        strategy=strategy,
+        dim=dim,
+        whiten=whiten,
+        parts=[projection.part for projection in projections],
+        encoders={
+            s.name: {
+                "encoder": s.encoder,
+                "version": s.version,
+                "fingerprint": s.fingerprint,
+                "checksum": f"{s.checksum:08x}",
+            }
+            for s in stored.values()
+        },
+    )
+    sidecar = report.path.with_suffix(".json")
+    with replace_file(report.path) as file:
+        _write_table(table, file, report.column, projections)
+        sidecar.unlink(missing_ok=True)  # it must not describe another table
+    content = {"schema_version": SCHEMA_VERSION, **asdict(report), "path": report.path.name}
+    with replace_file(sidecar) as file:
+        file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
+
+
+class Projection:
+    """The PCA of one or more embeddings side by side, fitted on the store.
+
+    Args:
+        store: where they lie.
+        stored: the embeddings; an item takes part in the fit if it has a vector in each.
+        dim: components kept.
+        whiten: divide each by its standard deviation.
+
+    Raises:
+        DataError: ``dim`` exceeds the numbers of the embeddings or the items that have vectors.
+    """
+
+    def __init__(self, store: EmbeddingStore, stored: Sequence[Stored], dim: int, whiten: bool) -> None:
+        from sklearn.decomposition import IncrementalPCA
+
+        self._store, self._stored, self._widths = store, list(stored), [s.dim for s in stored]
+        names, width = [s.name for s in stored], sum(self._widths)
+        items = sum(int(np.all(_present(parts), axis=0).sum()) for parts in self._blocks())
+        what = " and ".join(f"'{name}'" for name in names)
+        if dim > width:
+            raise DataError(f"PCA of {what}: expected at most its {width} numbers, found {dim}. Make --dim smaller.")
+        if dim > items - 1:
+            raise DataError(
+                f"PCA of {what} to {dim}: expected at least {dim + 1} items with vectors, found {items}. Make --dim "
+                "smaller, or encode more items."
+            )
+        pca = IncrementalPCA(n_components=min(width, items))  # all: cutting while fitting would lose variance
+        with np.errstate(invalid="ignore"):  # vectors that are all the same have no variance to divide by
+            for batch in self._fit_batches(least=max(pca.n_components, min(items, 4 * width))):
+                pca.partial_fit(batch)
+        self._mean, self._components = pca.mean_, pca.components_[:dim].T  # (width,), (width, dim)
+        variance = pca.explained_variance_[:dim]
+        self._scale = np.ones(dim)
+        if whiten:
+            real = variance > _NO_VARIANCE * max(variance[0], np.finfo(float).tiny)
+            self._scale = np.where(real, 1 / np.sqrt(np.where(real, variance, 1)), 0)
+        shares = np.nan_to_num(pca.explained_variance_ratio_[:dim])  # NaN: all vectors are the same
+        left_out = stored[0].rows - items - 1
+        self.part = Part(names, width, dim, items, left_out, float(shares.sum()), [float(s) for s in shares])
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Vectors (B, dim) float32 of the items ``start`` to ``stop``; zero where an item has no vector at all."""
+        parts = [self._store.rows(s.name, start, stop) for s in self._stored]
+        present = _present(parts)
+        centred, place = np.zeros((stop - start, len(self._mean))), 0
+        for part, there in zip(parts, present):
+            columns = slice(place, place + part.shape[1])
+            centred[there, columns] = part[there] - self._mean[columns]  # the missing part counts as its mean
+            place = columns.stop
+        vectors = centred @ self._components * self._scale
+        vectors[~np.any(present, axis=0)] = 0
+        return vectors.astype(np.float32)
+
+    def _blocks(self) -> Iterator[list[np.ndarray]]:
+        rows = self._stored[0].rows
+        for start in range(0, rows, _BLOCK_ROWS):
+            yield [self._store.rows(s.name, start, min(start + _BLOCK_ROWS, rows)) for s in self._stored]
+
+    def _fit_batches(self, least: int) -> Iterator[np.ndarray]:
+        """Vectors of the items that take part, float64, in batches of ``least`` rows or more."""
+        waiting: list[np.ndarray] = []
+        batch: np.ndarray | None = None  # held back: the last rows join it if they are too few for one of their own
+        for parts in self._blocks():
+            good = np.all(_present(parts), axis=0)
+            waiting.append(np.hstack(parts)[good].astype(np.float64))
+            if sum(map(len, waiting)) >= least:
+                if batch is not None:
+                    yield batch
+                batch, waiting = np.vstack(waiting), []
+        rest = [rows for rows in ([batch] if batch is not None else []) + waiting if len(rows)]
+        yield np.vstack(rest)
+
+
+def _present(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Which rows have a vector in each of the parts (M, B): finite, and not all zeros."""
+    return np.array([np.isfinite(part).all(axis=1) & part.any(axis=1) for part in parts])
+
+
+def _write_table(table: Path, out: Path, column: str, projections: Sequence[Projection]) -> None:
+    """Copies the item table, the column replaced or added, a block of rows at a time."""
+    try:
+        source = pq.ParquetFile(table, pre_buffer=False)
+        schema = source.schema_arrow
+        index = next((name for name in ("item_id", "item_index") if name in schema.names), None)
+        field = pa.field(column, pa.list_(pa.float32()))
+        place = schema.get_field_index(column)
+        schema = (schema.set(place, field) if place >= 0 else schema.append(field)).remove_metadata()
+        with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+            start = 0
+            for batch in source.iter_batches(_BLOCK_ROWS):
+                stop = start + batch.num_rows
+                if index is not None and batch.column(index).to_pylist() != list(range(start, stop)):
+                    raise DataError(
+                        f"{at(table, index)}, rows {start} to {stop - 1}: row i has to describe item i, row 0 being "
+                        "padding. Sort the table and give every missing id a row."
+                    )
+                vectors = np.hstack([projection.rows(start, stop) for projection in projections])
+                offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
+                lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
+                columns = [lists if f.name == column else batch.column(f.name) for f in schema]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                start = stop
+    except pa.ArrowException as error:
+        raise DataError(f"{table}: cannot be read or copied ({error}). Fetch or write it again.") from error
