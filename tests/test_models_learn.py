@@ -50,14 +50,16 @@ def test_on_the_sample(model, tmp_path, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "learnable" / "data"
     write_sample(folder, rows=16_000, items=200, seed=1, valid_rows=2000, test_rows=500, progress=False)
     experiment = SAMPLES[model]
-    overrides = ["epochs=4", "batch_size=256"]
+    overrides = ["epochs=6", "batch_size=256"]
     margin = (BLIND_MARGINS if model in BLIND else MARGINS)["sample"]
     learns(model, "sample", experiment.config_dir, experiment.expid, margin, tmp_path, overrides, folder)
 
 
 @pytest.mark.parametrize("dataset_id", ["ml-100k", "tiktok"])
 @pytest.mark.parametrize("model", SAMPLES)
-def test_on_real_data(model, dataset_id, datasets, tmp_path):
+def test_on_real_data(model, dataset_id, datasets, tmp_path, request):
+    if (model, dataset_id) == ("DIN", "tiktok"):
+        request.applymarker(pytest.mark.xfail(reason="items ascend in each user's rows of this conversion (issue 4)"))
     if dataset_id not in datasets:
         pytest.skip(f"{dataset_id} is not at hand (QIN_ZOO_DATA names the folder of real datasets)")
     config = tmp_path / "config"

@@ -128,8 +128,10 @@ def _computing(contender: Contender):
         wait(model.device)
         return total
 
-    parameters = sum(p.numel() for p in model.parameters())
-    return measure, {"batch_size": rows, "flops": counter.get_total_flops(), "parameters": parameters}
+    facts = {"batch_size": rows, "flops": counter.get_total_flops()}
+    if contender.task == "train":
+        facts["train_rows"] = dataset.rows("train")
+    return measure, facts | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
 def training_step(model, prepared: Prepared) -> Callable[[object], int]:

@@ -28,6 +28,8 @@ def summarise(results: list[Result]) -> dict:
     fast, plain, product = (by_name.get(name) for name in ("qin-zoo", "plain", "matrix product"))
     if fast and plain:
         summary["ratio"] = fast.median / plain.median
+    if fast and "train_rows" in fast.facts:
+        summary["epoch_seconds"] = fast.facts["train_rows"] / fast.median
     if product:
         summary["product_flops_per_second"] = product.median * product.facts["flops"]
         if fast:
@@ -63,6 +65,8 @@ def print_summary(summary: dict, title: str) -> None:
         )
     console = Console()
     console.print(table)
+    if summary.get("epoch_seconds"):
+        console.print(f"An epoch of {summary['qin-zoo']['train_rows']:,} rows takes {summary['epoch_seconds']:,.0f} s.")
     if "product_fraction" in summary:
         console.print(
             f"A step takes {summary['step_seconds']:.3f} s; its matrix products alone, at the measured "

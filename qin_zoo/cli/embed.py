@@ -7,7 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(help="Encode items and fuse their embeddings.", no_args_is_help=True)
+from qin_zoo.cli import embed_learn
+
+app = typer.Typer(help="Encode items, fuse, align and quantize their embeddings.", no_args_is_help=True)
+app.command()(embed_learn.align)
+app.command()(embed_learn.quantize)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)]
 

@@ -1,4 +1,4 @@
-"""What a layer of the quadratic network does to its product, keeping a fifth of the usual memory for backward."""
+"""What a layer of the quadratic network does to its product; backward computes again what it does not need kept."""
 
 from __future__ import annotations
 

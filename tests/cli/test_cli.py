@@ -122,7 +122,7 @@ class TestRun:
         assert json.loads(Path("checkpoints/sample/Plain_sample.json").read_text())["valid"]["AUC"] > 0
 
 
-PUBLIC_MODEL = '''
+PUBLIC_MODEL = """
 import torch
 from torch import nn
 from fuxictr.pytorch.models import BaseModel
@@ -151,7 +151,7 @@ class PlainPooling(BaseModel):
 
     def get_labels(self, inputs):
         return super().get_labels(inputs[0])
-'''
+"""
 
 
 class TestListAndInfo:

@@ -22,9 +22,7 @@ VALID = Batches([random_item_batch(VOCAB, 8, batch=64, seed=9)])
 def build(feature_map, tmp_path, **params):
     torch.manual_seed(0)
     options = {"learning_rate": 0.02, "net_dropout": 0.2, "early_stop_patience": 2, "verbose": 0, **params}
-    return qin_zoo.create_model(
-        "QIN", feature_map, model_id="t", embedding_dim=4, model_root=str(tmp_path), **options
-    )
+    return qin_zoo.create_model("QIN", feature_map, model_id="t", embedding_dim=4, model_root=str(tmp_path), **options)
 
 
 @pytest.mark.parametrize("params", [{}, {"eval_steps": 2}, {"monitor": "logloss", "monitor_mode": "min"}])

@@ -1,0 +1,245 @@
+"""Discrete codes of an embedding column as columns of the item table, with a report of how good they are.
+
+    item_info.parquet → item_info_codes.parquet: the same table with code_1 … code_levels (coarse to fine)
+
+The codes are those of ``qin_zoo/layers/quantize.py`` (residual k-means), numbered 1…codebook_size, with 0 for the
+padding row and for items without an embedding (a vector of zeros).
+
+How they relate to a feature with ``codes_of`` (``qin_zoo/data/item_codes.py``): that one computes the same codes
+while the data is loaded and shifts level l by (l − 1)·codebook_size, so that all levels share one vocabulary.
+Where every item has an embedding, seed 2025 and 20 iterations give equal codes: ``item_codes[l] = code_l +
+(l − 1)·codebook_size``. Here each level is a column, hence a plain categorical feature, and the codes can be looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from qin_zoo.data.item_table import open_item_table
+from qin_zoo.data.sources import at, open_source
+from qin_zoo.errors import DataError
+from qin_zoo.files import replace_file
+from qin_zoo.layers.quantize import residual_codes
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """One level of the codes.
+
+    Attributes:
+        used: share of the codebook that some item has as its code.
+        perplexity: exp of the entropy of the codes; codebook_size when all are equally frequent.
+        error: Σ‖x − x̂‖² / Σ‖x‖² over the items, x̂ the sum of the codewords up to this level.
+    """
+
+    used: float
+    perplexity: float
+    error: float
+
+
+@dataclass(frozen=True)
+class CodesReport:
+    """What the codes keep of the embedding.
+
+    Attributes:
+        column: the embedding column.
+        codebook_size, iterations, seed: what the codes were made with.
+        items: items with a code.
+        without_embedding: items without an embedding, hence with code 0 at every level; padding not counted.
+        distinct: different whole codes.
+        collision_rate: share of the items with a code whose whole code another item has, too.
+        levels: one report per level.
+    """
+
+    column: str
+    codebook_size: int
+    iterations: int
+    seed: int
+    items: int
+    without_embedding: int
+    distinct: int
+    collision_rate: float
+    levels: tuple[LevelReport, ...]
+
+
+def quantize_folder(
+    folder: str | Path,
+    column: str = "item_emb_d128",
+    levels: int = 3,
+    codebook_size: int = 256,
+    iterations: int = 25,
+    seed: int = 1,
+    *,
+    info: str | Path = "item_info.parquet",
+    output: str | Path = "item_info_codes.parquet",
+    force: bool = False,
+    cache_dir: str | Path | None = None,
+) -> tuple[Path, CodesReport]:
+    """Writes a copy of a dataset's item table with codes, and the report beside it (``.json``).
+
+    Args:
+        folder: the dataset's folder.
+        column: the embedding column.
+        levels, codebook_size, iterations, seed: of the residual k-means.
+        info, output: item tables; a bare name lies in ``folder``.
+        force: replace ``output``, and columns ``code_…`` that the table already has.
+        cache_dir: where converted columns are kept; see ``qin_zoo/data/cache.py``.
+
+    Returns:
+        the table's path and the report.
+
+    Raises:
+        DataError: a file, column or number that cannot be used, or an output that exists.
+    """
+    for name, value in (("levels", levels), ("codebook_size", codebook_size), ("iterations", iterations)):
+        if value < 1:
+            raise DataError(f"{name}: expected a positive whole number, found {value}.")
+    info, output = in_folder(folder, info), in_folder(folder, output)
+    names = [f"code_{level}" for level in range(1, levels + 1)]
+    check_output(info, output, names, force)
+    embeddings = read_embeddings(info, column, cache_dir)
+    codes, report = code_items(embeddings, levels, codebook_size, iterations, seed, column)
+    write_columns(info, output, {name: pa.array(codes[:, i]) for i, name in enumerate(names)})
+    write_report(output, asdict(report))
+    return output, report
+
+
+def code_items(
+    embeddings: Tensor, levels: int, codebook_size: int, iterations: int, seed: int, column: str = "embedding"
+) -> tuple[np.ndarray, CodesReport]:
+    """Codes of items and their report.
+
+    Args:
+        embeddings: (N, d) float32; row 0 is padding, a row of zeros an item without an embedding.
+        column: the embedding's name, for the report.
+
+    Returns:
+        codes (N, levels) int32, 0 where there is no embedding; the report.
+    """
+    known = has_embedding(embeddings)
+    x = embeddings[known]
+    padded = torch.cat([x.new_zeros(1, x.shape[1]), x])
+    found, codebooks = residual_codes(padded, codebook_size, levels, seed, iterations)
+    found = found[1:]
+    codes = np.zeros((len(embeddings), levels), np.int32)
+    codes[known.numpy()] = found.int().numpy()
+
+    total = x.double().square().sum()
+    left, reports = x.double(), []
+    for level in range(levels):
+        left = left - codebooks[level][found[:, level] - 1]
+        count = torch.bincount(found[:, level] - 1, minlength=codebook_size).double()
+        share = count[count > 0] / len(x)
+        reports.append(
+            LevelReport(
+                used=(count > 0).double().mean().item(),
+                perplexity=(-(share * share.log()).sum()).exp().item(),
+                error=(left.square().sum() / total).item(),
+            )
+        )
+    _, sizes = torch.unique(found, dim=0, return_counts=True)
+    report = CodesReport(
+        column=column,
+        codebook_size=codebook_size,
+        iterations=iterations,
+        seed=seed,
+        items=len(x),
+        without_embedding=len(embeddings) - 1 - len(x),
+        distinct=len(sizes),
+        collision_rate=sizes[sizes > 1].sum().item() / len(x),
+        levels=tuple(reports),
+    )
+    return codes, report
+
+
+def feature_lines(report: CodesReport) -> list[str]:
+    """Entries of ``feature_cols``: the columns that were written, for every model, and the computed feature that
+    Transformer_DCN_Quant insists on."""
+    names = ", ".join(f"code_{level}" for level in range(1, len(report.levels) + 1))
+    return [
+        f"- {{name: [{names}], active: True, dtype: int, type: categorical, source: item, "
+        f"vocab_size: {report.codebook_size + 1}}}",
+        f"- {{name: item_codes, active: True, dtype: int, type: sequence, source: item, codes_of: {report.column}, "
+        f"codebook_size: {report.codebook_size}, num_levels: {len(report.levels)}}}",
+    ]
+
+
+# The item table in and out, also for align.py.
+
+
+def in_folder(folder: str | Path, file: str | Path) -> Path:
+    """``file``, which lies in ``folder`` if it is a bare name."""
+    folder, file = Path(folder), Path(file)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a dataset's folder (train.parquet, item_info.parquet), found none.")
+    return folder / file if file.parent == Path() else file
+
+
+def read_embeddings(info: Path, column: str, cache_dir: str | Path | None = None) -> Tensor:
+    """(N, d) float32, row i the embedding of item i, row 0 padding.
+
+    Raises:
+        DataError: a table or column that cannot be used; row 0 or every other row counts.
+    """
+    index = "item_index" if "item_index" in open_source(info).names else "item_id"
+    table = open_item_table(info, {column: "embedding"}, index, cache_dir)
+    embeddings = torch.from_numpy(table[column].take(slice(None)))
+    if embeddings[0].any():
+        raise DataError(
+            f"{at(info, column, 0)}: expected zeros, as row 0 is padding, found an embedding. "
+            "Make it a vector of zeros."
+        )
+    if not has_embedding(embeddings).any():
+        raise DataError(
+            f"{at(info, column)}: expected embeddings, found zeros for all {len(embeddings) - 1} items. "
+            "Choose another column."
+        )
+    return embeddings
+
+
+def has_embedding(embeddings: Tensor) -> Tensor:
+    """(N,) bool: which items have one; padding has none."""
+    known = embeddings.ne(0).any(dim=1)
+    known[0] = False
+    return known
+
+
+def check_output(info: Path, output: Path, names: list[str], force: bool) -> None:
+    """Raises DataError where ``output``, or one of the columns to add, exists already and ``force`` is not given."""
+    present = [name for name in names if name in open_source(info).names]
+    if force:
+        return
+    if output.exists():
+        raise DataError(f"{output}: the file exists. Choose another output, or replace it with --force.")
+    if present:
+        raise DataError(
+            f"{at(info, present[0])}: the column exists. Name another item table, or replace it with --force."
+        )
+
+
+def write_columns(info: Path, output: Path, columns: Mapping[str, pa.Array]) -> None:
+    """Writes the table ``info`` with ``columns`` added, or replaced where it has them."""
+    table = pq.read_table(info)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, values)
+    with replace_file(output) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def write_report(output: Path, report: Mapping[str, object]) -> Path:
+    """Writes the report beside the table it is about; returns its path."""
+    path = output.with_suffix(".json")
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return path
