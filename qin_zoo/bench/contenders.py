@@ -17,7 +17,6 @@ from qin_zoo.errors import ConfigError
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.prepare import Prepared, build_model, prepare
 
-TASKS = ("load", "train", "score")
 _PRODUCT = (8192, 1024, 4096)  # rows, inputs and outputs: a layer of QIN at its published batch size
 
 
@@ -85,7 +84,6 @@ def _products(contender: Contender):
         wait(device)
         return contender.batches
 
-    measure()
     return measure, {"flops": 2 * rows * inputs * outputs}
 
 
@@ -159,6 +157,11 @@ def scoring_step(model) -> Callable[[object], int]:
 
 def _endless(loader) -> Iterator:
     """Full batches, epoch after epoch."""
+    if loader.num_samples < loader.batch_size:
+        raise ConfigError(
+            f"batch_size is {loader.batch_size:,}, but the training split has only {loader.num_samples:,} rows, and "
+            "bench measures full batches. Give --set batch_size=…, or more --rows."
+        )
     while True:
         for batch in loader:
             rows = len(batch[2]) if isinstance(batch, tuple) else len(batch)

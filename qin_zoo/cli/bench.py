@@ -49,40 +49,29 @@ def load(
     _race("load", experiment, config, data, rows, items, rounds, plain, -1, overrides, plugin, as_json, cold=cold)
 
 
-@app.command()
-def train(
-    experiment: Experiment = _DEFAULT,
-    config: options.Config = None,
-    data: BenchData = _FOLDER,
-    rows: Rows = 200_000,
-    items: Items = 91_717,
-    rounds: Rounds = 3,
-    plain: Plain = True,
-    gpu: options.Gpu = -1,
-    overrides: options.Overrides = None,
-    plugin: options.Plugins = None,
-    as_json: Json = False,
-) -> None:
-    """Train, reading included: rows a second, memory, and the share of the machine's matrix-product rate."""
-    _race("train", experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json)
+def _computing(task: str, help: str, default_rounds: int) -> None:
+    """Adds the command of a task that may run on a GPU."""
+
+    @app.command(task, help=help)
+    def command(
+        experiment: Experiment = _DEFAULT,
+        config: options.Config = None,
+        data: BenchData = _FOLDER,
+        rows: Rows = 200_000,
+        items: Items = 91_717,
+        rounds: Rounds = default_rounds,
+        plain: Plain = True,
+        gpu: options.Gpu = -1,
+        overrides: options.Overrides = None,
+        plugin: options.Plugins = None,
+        as_json: Json = False,
+    ) -> None:
+        _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json)
 
 
-@app.command()
-def score(
-    experiment: Experiment = _DEFAULT,
-    config: options.Config = None,
-    data: BenchData = _FOLDER,
-    rows: Rows = 200_000,
-    items: Items = 91_717,
-    rounds: Rounds = 5,
-    plain: Plain = True,
-    gpu: options.Gpu = -1,
-    overrides: options.Overrides = None,
-    plugin: options.Plugins = None,
-    as_json: Json = False,
-) -> None:
-    """Score rows with untrained weights, reading included: rows a second, memory, share of the matrix-product rate."""
-    _race("score", experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json)
+_MEASURED = "reading included: rows a second, memory, share of the machine's matrix-product rate."
+_computing("train", f"Train, {_MEASURED}", 3)
+_computing("score", f"Score rows with untrained weights, {_MEASURED}", 5)
 
 
 @app.command()

@@ -34,62 +34,33 @@ Embedding = Annotated[
 ]
 
 
-@app.command()
-def recbole(
-    source: Source,
-    out: Out,
-    label: Label = None,
-    history: History = "clicks",
-    max_history: MaxHistory = 100,
-    split: Split = None,
-    valid_share: ValidShare = 0.1,
-    test_share: TestShare = 0.1,
-    negatives: Negatives = None,
-    seed: Seed = 1,
-    force: Force = False,
-) -> None:
-    """Import RecBole's atomic files (NAME.inter, .item, .user, .kg, .link)."""
-    shares = {"valid_share": valid_share, "test_share": test_share}
-    _import("recbole", source, out, label, history, max_history, split, negatives, seed, force, **shares)
+def _log_command(format: str, help: str) -> None:
+    """Adds the command of a format that holds a log of interactions."""
+
+    @app.command(format, help=help)
+    def command(
+        source: Source,
+        out: Out,
+        label: Label = None,
+        history: History = "clicks",
+        max_history: MaxHistory = 100,
+        split: Split = None,
+        valid_share: ValidShare = 0.1,
+        test_share: TestShare = 0.1,
+        negatives: Negatives = None,
+        seed: Seed = 1,
+        embedding: Embedding = None,
+        force: Force = False,
+    ) -> None:
+        more = {"valid_share": valid_share, "test_share": test_share, "embedding": embedding}
+        _import(format, source, out, label, history, max_history, split, negatives, seed, force, **more)
 
 
-@app.command()
-def mmrec(
-    source: Source,
-    out: Out,
-    label: Label = None,
-    history: History = "clicks",
-    max_history: MaxHistory = 100,
-    split: Split = None,
-    valid_share: ValidShare = 0.1,
-    test_share: TestShare = 0.1,
-    negatives: Negatives = None,
-    seed: Seed = 1,
-    embedding: Embedding = None,
-    force: Force = False,
-) -> None:
-    """Import MMRec's layout (NAME.inter with x_label, image_feat.npy, audio_feat.npy, text_feat.npy)."""
-    more = {"valid_share": valid_share, "test_share": test_share, "embedding": embedding}
-    _import("mmrec", source, out, label, history, max_history, split, negatives, seed, force, **more)
-
-
-@app.command()
-def movielens(
-    source: Source,
-    out: Out,
-    label: Label = None,
-    history: History = "clicks",
-    max_history: MaxHistory = 100,
-    split: Split = None,
-    valid_share: ValidShare = 0.1,
-    test_share: TestShare = 0.1,
-    negatives: Negatives = None,
-    seed: Seed = 1,
-    force: Force = False,
-) -> None:
-    """Import MovieLens as GroupLens gives it (100K, 1M, 10M, 20M, 25M, 32M, latest)."""
-    shares = {"valid_share": valid_share, "test_share": test_share}
-    _import("movielens", source, out, label, history, max_history, split, negatives, seed, force, **shares)
+_log_command("recbole", "Import RecBole's atomic files (NAME.inter, .item, .user, .kg, .link).")
+_log_command(
+    "mmrec", "Import MMRec's layout (NAME.inter with x_label, image_feat.npy, audio_feat.npy, text_feat.npy)."
+)
+_log_command("movielens", "Import MovieLens as GroupLens gives it (100K, 1M, 10M, 20M, 25M, 32M, latest).")
 
 
 @app.command()
@@ -155,15 +126,15 @@ def _import(
         **more,  # type: ignore[arg-type]
     )
     summary = import_folder(format, source, out, options, **(fields or {}))
-    title = f"{summary.path}: {summary.users:,} users, {summary.items:,} items"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("split")
     for heading in ("rows", "users", "click rate"):
         table.add_column(heading, justify="right")
     for name, counts in summary.splits.items():
         table.add_row(name, f"{counts.rows:,}", f"{counts.users:,}", f"{counts.click_rate:.4f}")
-    console = Console()
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{summary.path}: {summary.users:,} users, {summary.items:,} items")
     console.print(table)
     for note in summary.notes:
-        console.print(f"Note: {note}", markup=False, highlight=False)
-    console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}", markup=False, highlight=False)
+        console.print(f"Note: {note}")
+    console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")
