@@ -1,5 +1,7 @@
 """Transformer-DCN with semantic codes: items that look alike share embeddings."""
 
+import re
+
 from model_zoo.transformer_dcn import Transformer_DCN
 from qin_zoo import register_model
 from qin_zoo.errors import ModelError
@@ -12,16 +14,19 @@ from qin_zoo.errors import ModelError
 class Transformer_DCN_Quant(Transformer_DCN):
     """Transformer-DCN whose items also carry codes of their multimodal embedding.
 
-    The codes are item features of the dataset (``codes_of`` with ``codebook_size`` and ``num_levels``,
-    ``neighbours_of`` with ``top_k``), computed once from the item table; see ``qin_zoo/data/item_codes.py``. Any
-    model can use them; this one insists on them.
+    The codes are item features of the dataset, of either kind: computed once from the item table (``codes_of`` with
+    ``codebook_size`` and ``num_levels``; see ``qin_zoo/data/item_codes.py``), or the columns ``code_1``, ``code_2``, …
+    that ``qin-zoo embed quantize`` writes. Any model can use them; this one insists on them.
     """
 
     def __init__(self, feature_map, model_id: str = "Transformer_DCN_Quant", **kwargs):
         super().__init__(feature_map, model_id=model_id, **kwargs)
-        if not any("codes_of" in spec for spec in feature_map.features.values()):
+        if not any(
+            "codes_of" in feature_map.features[name] or re.fullmatch(r"code_[1-9]\d*", name) for name in self.item_dims
+        ):
             raise ModelError(
-                f"Transformer_DCN_Quant needs semantic codes as item features, which dataset "
-                f"'{feature_map.dataset_id}' has not: add a feature with codes_of (as in dataset_configs/codes.yaml), "
-                "or use Transformer_DCN."
+                f"Transformer_DCN_Quant: expected semantic codes among the item features, dataset "
+                f"'{feature_map.dataset_id}' has only {', '.join(self.item_dims)}. Add a feature with codes_of (as in "
+                "dataset_configs/codes.yaml) or the columns code_1, code_2, … of `qin-zoo embed quantize`, or use "
+                "Transformer_DCN."
             )

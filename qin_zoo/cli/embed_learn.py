@@ -102,7 +102,7 @@ def quantize(
     from rich.console import Console
     from rich.table import Table
 
-    from qin_zoo.embed.codes import feature_lines, quantize_folder
+    from qin_zoo.embed.codes import feature_line, quantize_folder
 
     path, report = quantize_folder(
         folder, column, levels, codebook_size, iterations, seed, info=info, output=output, force=force
@@ -119,10 +119,7 @@ def quantize(
         f"{report.distinct:,} different codes; collision rate {report.collision_rate:.2%}; "
         f"{report.without_embedding:,} items without an embedding have code 0"
     )
-    plain, computed = feature_lines(report)
-    _print_use(path, [plain])
-    typer.echo("Transformer_DCN_Quant insists on the computed feature, its own codes of the same embedding:")
-    typer.echo(f"    {computed}")
+    _print_use(path, [feature_line(report)])
 
 
 def _print_use(path: Path, lines: list[str]) -> None:

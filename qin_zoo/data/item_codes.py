@@ -28,6 +28,7 @@ from qin_zoo.errors import ConfigError
 from qin_zoo.layers.quantize import nearest_neighbours, residual_codes
 
 _SEED = 2025  # of the codebooks: the same table gives the same codes everywhere
+_VERSION = 2  # raise it whenever the same table gives other ids: kept ones are then computed anew
 
 
 def source_column(spec: Mapping[str, Any]) -> str | None:
@@ -66,7 +67,7 @@ def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: 
         ids; 0 for the padding row.
     """
     wanted = {key: spec.get(key) for key in ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")}
-    digest = hashlib.blake2b(json.dumps([wanted, _SEED], sort_keys=True).encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(json.dumps([wanted, _SEED, _VERSION], sort_keys=True).encode(), digest_size=8).hexdigest()
     for entry in cache.entries(path, cache_dir):
         with contextlib.suppress(OSError, ValueError):
             ids = torch.from_numpy(np.load(entry / f"{digest}.npy", allow_pickle=False))

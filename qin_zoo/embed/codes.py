@@ -161,16 +161,13 @@ def code_items(
     return codes, report
 
 
-def feature_lines(report: CodesReport) -> list[str]:
-    """Entries of ``feature_cols``: the columns that were written, for every model, and the computed feature that
-    Transformer_DCN_Quant insists on."""
+def feature_line(report: CodesReport) -> str:
+    """The entry of ``feature_cols`` for the columns that were written."""
     names = ", ".join(f"code_{level}" for level in range(1, len(report.levels) + 1))
-    return [
+    return (
         f"- {{name: [{names}], active: True, dtype: int, type: categorical, source: item, "
-        f"vocab_size: {report.codebook_size + 1}}}",
-        f"- {{name: item_codes, active: True, dtype: int, type: sequence, source: item, codes_of: {report.column}, "
-        f"codebook_size: {report.codebook_size}, num_levels: {len(report.levels)}}}",
-    ]
+        f"vocab_size: {report.codebook_size + 1}}}"
+    )
 
 
 # The item table in and out, also for align.py.

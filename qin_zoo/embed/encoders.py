@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -106,6 +107,7 @@ class SentenceTransformers:
     """
 
     modality = "text"
+    texts_at_once = 32
 
     def __init__(self, argument: str = "", modality: str = "text") -> None:
         _expect_modality("sentence-transformers", modality, "text")
@@ -123,7 +125,7 @@ class SentenceTransformers:
                 "model's name, which is fetched once, or the folder of one, with weights as safetensors."
             ) from error
         self.name = f"sentence-transformers:{argument}"
-        self.version = f"sentence-transformers {library.__version__}"
+        self.version = f"sentence-transformers {library.__version__}, weights {_checksum(self._model)}"
         size = getattr(self._model, "get_embedding_dimension", None) or self._model.get_sentence_embedding_dimension
         self.dim = int(size())
 
@@ -131,8 +133,10 @@ class SentenceTransformers:
         """Nothing to learn."""
 
     def encode(self, batch: Sequence[str]) -> np.ndarray:
+        # The library sorts the texts by length, so a CPU spends less on padding if it takes few at once.
+        at_once = self.texts_at_once if self._model.device.type == "cpu" else len(batch)
         return self._model.encode(
-            list(batch), batch_size=len(batch), show_progress_bar=False, convert_to_numpy=True
+            list(batch), batch_size=at_once, show_progress_bar=False, convert_to_numpy=True
         ).astype(np.float32)
 
 
@@ -169,7 +173,7 @@ class Clip:
         self._model.eval()
         self.modality = modality
         self.name = f"clip:{argument}"
-        self.version = f"open_clip {library.__version__}"
+        self.version = f"open_clip {library.__version__}, weights {_checksum(self._model)}"
         with torch.inference_mode():
             self.dim = int(self._model.encode_text(self._tokenize(["a"]).to(self._device)).shape[1])
 
@@ -231,6 +235,18 @@ def make_encoder(spec: str = DEFAULT, modality: str = "text") -> Encoder:
 def _expect_modality(encoder: str, found: str, *expected: str) -> None:
     if found not in expected:
         raise DataError(f"Encoder {encoder}: expected {' or '.join(expected)} inputs, found {found}. Take another one.")
+
+
+def _checksum(model: Any) -> str:
+    """CRC-32 of a torch model's weights: a name or folder may come to hold other ones."""
+    import torch
+
+    checksum = 0
+    for name, tensor in model.state_dict().items():
+        checksum = zlib.crc32(name.encode(), checksum)
+        # as bytes, since numpy knows no bfloat16
+        checksum = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
+    return f"{checksum:08x}"
 
 
 def _optional(module: str, package: str) -> Any:

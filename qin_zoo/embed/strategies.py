@@ -5,7 +5,7 @@
 ``concat_then_pca``    PCA of [text; image] to D: the challenge's own item_emb_d128
 ``pca_then_concat``    PCA of each to D/2 on its own, then side by side
 
-The PCA is incremental and keeps every component while it is fitted, so it equals that of the whole table up to
+The PCA is fitted block by block, from mean and scatter matrix in float64, so it equals that of the whole table up to
 rounding; memory holds a few thousand rows, whatever the number of items. Items without a vector (zeros, or NaN) take
 no part in the fit and stay zero; where [text; image] lacks one of the two, that part counts as its mean.
 """
@@ -13,7 +13,7 @@ no part in the fit and stay zero; where [text; image] lacks one of the two, that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from qin_zoo.files import replace_file
 
 STRATEGIES = ("text_only", "image_only", "concat_then_pca", "pca_then_concat")
 SCHEMA_VERSION = 1
-_BLOCK_ROWS = 2048
+_BLOCK_ROWS = 2048  # rows that are fitted or projected at a time
+_GROUP_BLOCKS = 16  # blocks in a row group of the table
 # Components of less than this share of the first one's variance are rounding, which whitening must not blow up.
 _NO_VARIANCE = 1e-12
 
@@ -166,30 +167,25 @@ class Projection:
     """
 
     def __init__(self, store: EmbeddingStore, stored: Sequence[Stored], dim: int, whiten: bool) -> None:
-        from sklearn.decomposition import IncrementalPCA
-
         self._store, self._stored, self._widths = store, list(stored), [s.dim for s in stored]
         names, width = [s.name for s in stored], sum(self._widths)
-        items = sum(int(np.all(_present(parts), axis=0).sum()) for parts in self._blocks())
         what = " and ".join(f"'{name}'" for name in names)
         if dim > width:
             raise DataError(f"PCA of {what}: expected at most its {width} numbers, found {dim}. Make --dim smaller.")
+        items, self._mean, scatter = self._moments()
         if dim > items - 1:
             raise DataError(
                 f"PCA of {what} to {dim}: expected at least {dim + 1} items with vectors, found {items}. Make --dim "
                 "smaller, or encode more items."
             )
-        pca = IncrementalPCA(n_components=min(width, items))  # all: cutting while fitting would lose variance
-        with np.errstate(invalid="ignore"):  # vectors that are all the same have no variance to divide by
-            for batch in self._fit_batches(least=max(pca.n_components, min(items, 4 * width))):
-                pca.partial_fit(batch)
-        self._mean, self._components = pca.mean_, pca.components_[:dim].T  # (width,), (width, dim)
-        variance = pca.explained_variance_[:dim]
+        variances, axes = np.linalg.eigh(scatter / (items - 1))  # ascending
+        variances, axes = np.maximum(variances[::-1], 0), axes[:, ::-1]
+        shares = variances[:dim] / max(variances.sum(), np.finfo(float).tiny)  # 0 where all vectors are the same
+        self._components = axes[:, :dim] * _signs(axes[:, :dim])  # (width, dim)
         self._scale = np.ones(dim)
         if whiten:
-            real = variance > _NO_VARIANCE * max(variance[0], np.finfo(float).tiny)
-            self._scale = np.where(real, 1 / np.sqrt(np.where(real, variance, 1)), 0)
-        shares = np.nan_to_num(pca.explained_variance_ratio_[:dim])  # NaN: all vectors are the same
+            real = variances[:dim] > _NO_VARIANCE * max(variances[0], np.finfo(float).tiny)
+            self._scale = np.where(real, 1 / np.sqrt(np.where(real, variances[:dim], 1)), 0)
         left_out = stored[0].rows - items - 1
         self.part = Part(names, width, dim, items, left_out, float(shares.sum()), [float(s) for s in shares])
 
@@ -206,24 +202,28 @@ class Projection:
         vectors[~np.any(present, axis=0)] = 0
         return vectors.astype(np.float32)
 
-    def _blocks(self) -> Iterator[list[np.ndarray]]:
-        rows = self._stored[0].rows
+    def _moments(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """How many items take part, their mean (width,) and Σ (x − mean)(x − mean)ᵀ (width, width), in float64."""
+        width, rows = sum(self._widths), self._stored[0].rows
+        items, mean, scatter = 0, np.zeros(width), np.zeros((width, width))
         for start in range(0, rows, _BLOCK_ROWS):
-            yield [self._store.rows(s.name, start, min(start + _BLOCK_ROWS, rows)) for s in self._stored]
+            parts = [self._store.rows(s.name, start, min(start + _BLOCK_ROWS, rows)) for s in self._stored]
+            x = np.hstack(parts)[np.all(_present(parts), axis=0)].astype(np.float64)
+            if not len(x):
+                continue
+            # Blocks are centred on their own and then joined (Chan et al., 1983): no digits are lost to a great mean.
+            shift = x.mean(axis=0) - mean
+            x -= mean + shift
+            total = items + len(x)
+            scatter += x.T @ x + np.outer(shift, shift) * (items * len(x) / total)
+            mean += shift * (len(x) / total)
+            items = total
+        return items, mean, scatter
 
-    def _fit_batches(self, least: int) -> Iterator[np.ndarray]:
-        """Vectors of the items that take part, float64, in batches of ``least`` rows or more."""
-        waiting: list[np.ndarray] = []
-        batch: np.ndarray | None = None  # held back: the last rows join it if they are too few for one of their own
-        for parts in self._blocks():
-            good = np.all(_present(parts), axis=0)
-            waiting.append(np.hstack(parts)[good].astype(np.float64))
-            if sum(map(len, waiting)) >= least:
-                if batch is not None:
-                    yield batch
-                batch, waiting = np.vstack(waiting), []
-        rest = [rows for rows in ([batch] if batch is not None else []) + waiting if len(rows)]
-        yield np.vstack(rest)
+
+def _signs(axes: np.ndarray) -> np.ndarray:
+    """+1 or −1 for each column, so that its entry of the greatest size becomes positive."""
+    return np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1.0, 1.0)
 
 
 def _present(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -232,7 +232,7 @@ def _present(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _write_table(table: Path, out: Path, column: str, projections: Sequence[Projection]) -> None:
-    """Copies the item table, the column replaced or added, a block of rows at a time."""
+    """Copies the item table, the column replaced or added, a row group at a time."""
     try:
         source = pq.ParquetFile(table, pre_buffer=False)
         schema = source.schema_arrow
@@ -240,16 +240,18 @@ def _write_table(table: Path, out: Path, column: str, projections: Sequence[Proj
         field = pa.field(column, pa.list_(pa.float32()))
         place = schema.get_field_index(column)
         schema = (schema.set(place, field) if place >= 0 else schema.append(field)).remove_metadata()
-        with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        # Without dictionaries: hardly two numbers of an embedding are equal, so one would only add to the file.
+        with pq.ParquetWriter(out, schema, compression="zstd", use_dictionary=False) as writer:
             start = 0
-            for batch in source.iter_batches(_BLOCK_ROWS):
+            for batch in source.iter_batches(_GROUP_BLOCKS * _BLOCK_ROWS):
                 stop = start + batch.num_rows
                 if index is not None and batch.column(index).to_pylist() != list(range(start, stop)):
                     raise DataError(
                         f"{at(table, index)}, rows {start} to {stop - 1}: row i has to describe item i, row 0 being "
                         "padding. Sort the table and give every missing id a row."
                     )
-                vectors = np.hstack([projection.rows(start, stop) for projection in projections])
+                blocks = [(begin, min(begin + _BLOCK_ROWS, stop)) for begin in range(start, stop, _BLOCK_ROWS)]
+                vectors = np.vstack([np.hstack([p.rows(*block) for p in projections]) for block in blocks])
                 offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
                 lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
                 columns = [lists if f.name == column else batch.column(f.name) for f in schema]

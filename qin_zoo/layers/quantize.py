@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CHUNK = 8192  # rows whose distances are in memory at a time
-_SAMPLE = 64  # rows per codeword that a codebook is fitted to, at most
+_SAMPLE = 256  # rows per codeword that a codebook is fitted to, at most
+_STEPS = 5  # of the 2-means that halves a group
+_ROUNDING = 1e-10  # a group with less than this share of the error is one point
 
 
 def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
@@ -20,17 +22,78 @@ def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _k_means(x: Tensor, size: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """A codebook (size, d) fitted to a sample of ``x`` (M, d); a codeword nobody is near to restarts at a row."""
+    """A codebook (K, d) fitted to a sample of ``x`` (M, d); K is ``size``, or less where there are fewer points.
+
+    It starts as bisecting k-means does: the groups with most error are halved, again and again. Starting at rows,
+    drawn evenly or as k-means++ draws them, fails where embeddings are many-dimensional and noisy: rows are nearer to
+    a mean of hundreds than to any other row, so most codewords keep one item and the other items share a few codewords.
+    """
     order = torch.randperm(len(x), generator=generator)
     x = x[order[: _SAMPLE * size]]
-    codebook = x[torch.arange(size) % len(x)].clone()
+    group, codebook = torch.zeros(len(x), dtype=torch.long), x.new_zeros(size, x.shape[1])
+    codebook[0], used = x.mean(0), 1
+    while used < size:
+        group, codebook, added = _halve(x, group, codebook, torch.arange(used, size), generator)
+        if not added:
+            break
+        used += added
+    codebook = codebook[:used]
     for _ in range(iterations):
         nearest = _nearest(x, codebook)
-        count = torch.bincount(nearest, minlength=size)  # (size,)
-        total = torch.zeros_like(codebook).index_add_(0, nearest, x)
-        restart = x[torch.randint(len(x), (size,), generator=generator)]
-        codebook = torch.where(count.unsqueeze(1) > 0, total / count.clamp(min=1).unsqueeze(1), restart)
+        if torch.equal(nearest, group):
+            break
+        means, count = _means(x, nearest, used)
+        group, codebook = nearest, torch.where(count.unsqueeze(1) > 0, means, codebook)
+        if (empty := (count == 0).nonzero().squeeze(1)).numel():
+            group, codebook, _ = _halve(x, group, codebook, empty, generator)
     return codebook
+
+
+def _halve(
+    x: Tensor, group: Tensor, codebook: Tensor, free: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, int]:
+    """Halves the groups with at least the mean error, the worst first, by 2-means.
+
+    Args:
+        x: (M, d).
+        group: (M,) group of each row.
+        codebook: (K, d) mean of each group.
+        free: indices of codewords without a group, for the new halves.
+
+    Returns:
+        group and codebook after it, and how many groups were halved.
+    """
+    size = len(codebook)
+    distance = (x - codebook[group]).square().sum(1)  # (M,)
+    error = x.new_zeros(size).index_add_(0, group, distance)
+    count = torch.bincount(group, minlength=size)
+    worth = (error >= error.sum() / (count > 0).sum()) & (count > 1) & (error > _ROUNDING * x.square().sum())
+    parent = torch.where(worth, error, -1).topk(min(len(free), int(worth.sum()))).indices
+    if not len(parent):
+        return group, codebook, 0
+    half = torch.full((size,), -1)
+    half[parent] = free[: len(parent)]
+    rows = (half[group] >= 0).nonzero().squeeze(1)
+    members, first = x[rows], group[rows]
+    second = half[first]
+    # The plane between the halves starts through the mean, towards a member drawn in proportion to its distance.
+    order = (distance / torch.empty_like(distance).exponential_(generator=generator)).argsort()
+    drawn = torch.zeros_like(half).scatter_reduce(0, group[order], torch.arange(len(x)), "amax")
+    middle, normal = codebook, x[order[drawn]] - codebook
+    for _ in range(_STEPS):
+        beyond = ((members - middle[first]) * normal[first]).sum(1) > 0
+        halves = torch.where(beyond, second, first)
+        means, count = _means(members, halves, size)
+        other = means[half.clamp(min=0)]
+        middle, normal = (means + other) / 2, other - means
+    group = group.index_copy(0, rows, halves)
+    return group, torch.where(count.unsqueeze(1) > 0, means, codebook), len(parent)
+
+
+def _means(x: Tensor, group: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Mean of each group's rows (size, d), 0 without rows, and their number (size,)."""
+    count = torch.bincount(group, minlength=size)
+    return x.new_zeros(size, x.shape[1]).index_add_(0, group, x) / count.clamp(min=1).unsqueeze(1), count
 
 
 @torch.no_grad()
@@ -44,11 +107,12 @@ def residual_codes(
         codebook_size: codewords in each level.
         num_levels: levels.
         seed: of the k-means; the global random state is neither read nor changed.
-        iterations: of each k-means.
+        iterations: of each k-means, at most: it stops when no row changes its codeword.
 
     Returns:
         codes (N, num_levels) int64, 1…codebook_size and 0 for the padding; codebooks
-        (num_levels, codebook_size, d), where code c of level l stands for ``codebooks[l, c - 1]``.
+        (num_levels, codebook_size, d), where code c of level l stands for ``codebooks[l, c - 1]``. Where there are
+        fewer different rows than codewords, the last ones are zeros and nobody's.
 
     Raises:
         ValueError: a size is not positive, or an embedding is not finite.
@@ -60,10 +124,11 @@ def residual_codes(
     codes = torch.zeros(len(embeddings), num_levels, dtype=torch.long)
     codebooks = residual.new_zeros(num_levels, codebook_size, embeddings.shape[1])
     for level in range(num_levels if len(residual) else 0):
-        codebooks[level] = _k_means(residual, codebook_size, iterations, generator)
-        nearest = _nearest(residual, codebooks[level])
+        codebook = _k_means(residual, codebook_size, iterations, generator)
+        nearest = _nearest(residual, codebook)
+        codebooks[level, : len(codebook)] = codebook
         codes[1:, level] = nearest + 1
-        residual = residual - codebooks[level][nearest]
+        residual = residual - codebook[nearest]
     return codes, codebooks
 
 

@@ -40,6 +40,15 @@ def test_computed_once(params, monkeypatch):
         Dataset(other).loader("train")
 
 
+def test_codes_of_an_earlier_version_are_not_used(params, monkeypatch):
+    first = Dataset(params).loader("train").items["item_codes"]
+    monkeypatch.setattr(item_codes, "_VERSION", item_codes._VERSION + 1)
+    monkeypatch.setattr(item_codes, "residual_codes", lambda x, *_: (torch.ones(len(x), 3, dtype=torch.long), None))
+    again = Dataset(params).loader("train").items["item_codes"]
+    assert again.shape == first.shape
+    assert not torch.equal(again, first)
+
+
 def test_sizes_follow_from_the_description(params):
     features = Dataset(params).feature_map.features
     assert features["item_codes"]["vocab_size"] == 49
@@ -57,8 +66,26 @@ def test_any_model_uses_them_and_quant_insists(params, feature_map):
     small = {"dcn_hidden_units": [8], "mlp_hidden_units": [4], "dim_feedforward": 8, "first_k_cols": 2}
     quant = qin_zoo.create_model("Transformer_DCN_Quant", dataset.feature_map, embedding_dim=4, **small)
     assert quant(batch)["y_pred"].shape == (64, 1)
-    with pytest.raises(ModelError, match="codes_of"):
+    with pytest.raises(ModelError, match=r"only item_id, item_tags, item_emb_d128\. Add .* codes_of .* code_1, code_2"):
         qin_zoo.create_model("Transformer_DCN_Quant", feature_map, embedding_dim=4, **small)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "accepted"),
+    [("code_1", "item", True), ("code_12", "item", True), ("code_1", "", False), ("zip_code_1", "item", False)],
+)
+def test_quant_takes_plain_columns_of_codes(feature_map, name, source, accepted):
+    feature_map = copy.deepcopy(feature_map)
+    feature_map.features[name] = {"type": "categorical", "source": source, "padding_idx": 0, "vocab_size": 9}
+    feature_map.num_fields = feature_map.get_num_fields()
+    feature_map.set_column_index()
+    small = {"dcn_hidden_units": [8], "mlp_hidden_units": [4], "dim_feedforward": 8, "first_k_cols": 2}
+    if accepted:
+        model = qin_zoo.create_model("Transformer_DCN_Quant", feature_map, embedding_dim=4, **small)
+        assert model.item_dims[name] == 4
+    else:
+        with pytest.raises(ModelError, match="semantic codes among the item features"):
+            qin_zoo.create_model("Transformer_DCN_Quant", feature_map, embedding_dim=4, **small)
 
 
 @pytest.mark.parametrize(

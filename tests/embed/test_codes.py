@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from qin_zoo.cli import embed_learn
 from qin_zoo.data import item_codes
 from qin_zoo.data.specs import feature_specs
-from qin_zoo.embed.codes import code_items, feature_lines, quantize_folder
+from qin_zoo.embed.codes import code_items, feature_line, quantize_folder
 from qin_zoo.errors import DataError
 from qin_zoo.training.prepare import prepare
 from qin_zoo.training.run import run_experiment
@@ -128,17 +128,14 @@ def test_equal_to_the_computed_feature(tmp_path):
     assert not computed[0].any()
 
 
-def test_feature_lines_are_what_dataset_configurations_declare():
+def test_feature_line_is_what_dataset_configurations_declare():
     _, report = code_items(embeddings(), 2, 8, 5, 1, "item_emb_d128")
-    lines = [yaml.safe_load(line)[0] for line in feature_lines(report)]
-    specs = feature_specs({"dataset_id": "d", "feature_cols": lines})
-    assert list(specs) == ["code_1", "code_2", "item_codes"]
+    line = yaml.safe_load(feature_line(report))[0]
+    specs = feature_specs({"dataset_id": "d", "feature_cols": [line]})
+    assert list(specs) == ["code_1", "code_2"]
     assert specs["code_2"]["vocab_size"] == 9
-    assert specs["item_codes"]["vocab_size"] == 17
     declared = yaml.safe_load((REPOSITORY / "dataset_configs" / "codes.yaml").read_text())["MicroLens_1M_x1_codes"]
-    by_name = {str(c["name"]): c for c in declared["feature_cols"]}
-    assert lines[0].keys() == by_name["item_id"].keys()
-    assert lines[1].keys() == by_name["item_codes"].keys()
+    assert line.keys() == next(c for c in declared["feature_cols"] if c["name"] == "item_id").keys()
 
 
 def vectors(**rows):
@@ -202,7 +199,7 @@ def test_command_and_training_on_its_table(model, sample, tmp_path):
     # the lines that the command prints, in a dataset configuration
     lines = [line.strip() for line in result.output.splitlines() if line.strip().startswith("- {name: ")]
     printed = [yaml.safe_load(line)[0] for line in lines]
-    assert len(printed) == 2
+    assert len(printed) == 1
     dataset = yaml.safe_load((REPOSITORY / "dataset_configs" / "sample.yaml").read_text())["sample"]
     dataset["feature_cols"] += printed
     files = {f"{split}_data": str(folder / f"{split}.parquet") for split in ("train", "valid", "test")}

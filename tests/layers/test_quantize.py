@@ -65,6 +65,66 @@ def test_same_seed_same_codes_and_the_global_state_is_left_alone():
     assert not torch.equal(first[1], residual_codes(x, 6, 2, seed=2)[1])
 
 
+@pytest.mark.parametrize("topics", [1, 50])
+def test_many_dimensional_noise_is_told_apart(topics):
+    """Codebooks seeded with rows (evenly, or by k-means++) leave half or more of these items with a code in common."""
+    x = torch.nn.functional.normalize(embeddings(topics, 128, 1) + 1e-9, dim=1)[torch.arange(2001) % topics]
+    x = x + 0.08 * embeddings(2001, 128)
+    codes, codebooks = residual_codes(x, 256, 3, seed=1)
+    assert len(torch.unique(codes[1:], dim=0)) > 0.99 * 2000
+    for level in range(3):
+        share = torch.bincount(codes[1:, level], minlength=257)[1:] / 2000
+        assert torch.special.entr(share).sum().exp() > 180  # perplexity
+    left = x[1:] - sum(codebooks[level][codes[1:, level] - 1] for level in range(3))
+    spread = x[1:] - x[1:].mean(0)
+    # 256 groups of 2000 items: one level alone explains 1/8 of pure noise where its groups are of equal size
+    assert left.square().sum() < (7 / 8) ** 3 * spread.square().sum()
+
+
+@pytest.mark.parametrize("size", [12, 13, 40])
+def test_planted_points_are_found_whatever_their_numbers(size):
+    point = 10 * torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+    count = 2 ** torch.arange(12)  # from one row to half of them
+    x = torch.cat([torch.zeros(1, 6), point.repeat_interleave(count, dim=0)])
+    codes, codebooks = residual_codes(x, size, 2, seed=3)
+    rebuilt = codebooks[0][codes[1:, 0] - 1]
+    torch.testing.assert_close(rebuilt, x[1:], atol=1e-3, rtol=1e-4)
+    assert len(codes[1:, 0].unique()) == 12
+
+
+def test_an_empty_codeword_takes_half_of_a_group():
+    x = torch.cat([embeddings(50), 20 + embeddings(50)])
+    group, codebook = (torch.arange(100) >= 50).long(), torch.stack([x[:50].mean(0), x[50:].mean(0), torch.zeros(5)])
+    x[50:] *= 2  # the second group has more error
+    codebook[1] *= 2
+    after, codebook, halved = quantize._halve(x, group, codebook, torch.tensor([2]), torch.Generator().manual_seed(0))
+    assert halved == 1
+    assert torch.equal(after[:50], group[:50])
+    assert set(after[50:].tolist()) == {1, 2}
+    for codeword in range(3):
+        torch.testing.assert_close(codebook[codeword], x[after == codeword].mean(0))
+
+
+def test_k_means_ends_when_no_row_changes_its_codeword(monkeypatch):
+    calls = []
+    nearest = quantize._nearest
+    monkeypatch.setattr(quantize, "_nearest", lambda *args: calls.append(1) or nearest(*args))
+    x = embeddings(200)
+    settled = residual_codes(x, 4, 1, seed=1, iterations=1000)
+    assert len(calls) < 100
+    assert all(torch.equal(a, b) for a, b in zip(settled, residual_codes(x, 4, 1, seed=1, iterations=len(calls))))
+
+
+def test_equal_rows_have_equal_codes():
+    x = embeddings(40)[torch.arange(400) % 40]
+    x[0] = 0
+    codes, codebooks = residual_codes(x, 64, 2, seed=0)
+    assert torch.equal(codes[1:40], codes[41:80])
+    torch.testing.assert_close(codebooks[0][codes[1:, 0] - 1], x[1:], atol=1e-4, rtol=1e-4)
+    alike = residual_codes(torch.ones(9, 3), 4, 2, seed=0)[0]
+    assert (alike[1:] == 1).all()
+
+
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_fewer_items_than_codewords(n):
     x = embeddings(n)
