@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save turns a failed write into a RuntimeError of its own
         failed = error if isinstance(error, OSError) else error.__context__
@@ -35,3 +37,31 @@ def replace_file(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def discard_leftovers(folder: Path) -> None:
+    """Deletes what writers of :func:`replace_file` that were killed have left in a folder."""
+    for temporary in Path(folder).glob(".*.tmp"):
+        owner = temporary.name.split(".")[-2]
+        if owner.isdecimal() and not _is_running(int(owner)):
+            temporary.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename last through a power failure; folders cannot be opened everywhere."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

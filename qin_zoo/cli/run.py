@@ -18,21 +18,43 @@ def run(
     gpu: options.Gpu = -1,
     data: options.Data = None,
     overrides: options.Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run was stopped, to the very same result.")
+    ] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Begin with the weights of an older run; item table and vocabularies may have grown."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN.json", help="Repeat a recorded run; its files are named .repeat."),
+    ] = None,
     plugin: options.Plugins = None,
 ) -> None:
     """Train an experiment, evaluate it, predict the test rows and write submission, report and picture."""
+    from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.training.prepare import prepare
+    from qin_zoo.training.repeat import prepare_repetition
     from qin_zoo.training.run import run_experiment
+    from qin_zoo.training.stop import Stopped
 
-    if (experiment is None) == (expid is None):
-        raise typer.BadParameter("Give one experiment id: qin-zoo run EXPID, or --expid EXPID.")
-    prepared = prepare(experiment or expid, config, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
+    if sum(given is not None for given in (experiment, expid, record)) != 1:
+        raise typer.BadParameter("Give one experiment: qin-zoo run EXPID, --expid EXPID, or --from RUN.json.")
+    changes = parse_overrides(overrides or []) | ({} if init_from is None else {"init_from": str(init_from)})
+    common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
+    repetition = None if record is None else prepare_repetition(record, **common)
+    if repetition is not None:
+        repetition.tell_differences(typer.echo)
+    prepared = prepare(experiment or expid, config, **common) if repetition is None else repetition.prepared
     try:
-        run_experiment(prepared, results_folder=Path.cwd(), argv=sys.argv, echo=typer.echo)
-    except KeyboardInterrupt:
+        result = run_experiment(prepared, results_folder=Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume)
+    except Stopped as stopped:
         typer.echo(
-            f"Interrupted. The best weights so far, if an evaluation was reached, are {prepared.files.checkpoint}; "
-            f"`qin-zoo predict {prepared.expid}` uses them.",
-            err=True,
+            f"Stopped after step {stopped.step:,}, with a checkpoint. The same command with --resume goes on.", err=True
         )
+        raise typer.Exit(128 + stopped.number) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command with --resume goes on from the last checkpoint.", err=True)
         raise typer.Exit(130) from None
+    if repetition is not None:
+        repetition.tell_result(result, typer.echo)

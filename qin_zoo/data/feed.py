@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,8 +129,11 @@ class Resident(Feed):
     def __iter__(self) -> Iterator[Any]:
         if self._split is None:
             self._split = self._load()
-        order = torch.from_numpy(self.loader.next_order()).to(self.device)
-        for rows in order.split(self.loader.batch_size):
+        batches = self.loader.next_batches()
+        if not batches:
+            return
+        order = torch.from_numpy(np.concatenate(batches)).to(self.device)
+        for rows in order.split([len(batch) for batch in batches]):
             yield self._place(self._split, lambda t, rows=rows: _usual(t.index_select(0, rows)))
 
 

@@ -74,7 +74,7 @@ class ColumnLoader(ABC):
         self.num_batches = -(-table.num_rows // batch_size)
         self.fingerprint: dict[str, object] = dict(table.fingerprint)
         self._seed = seed % 2**64  # seeds of numpy count from 0
-        self._next_epoch = 0
+        self._next_epoch = self._next_start = 0
         self._columns = list(table.columns.values())  # what an epoch reads
 
     def __len__(self) -> int:
@@ -84,16 +84,24 @@ class ColumnLoader(ABC):
         if self.shuffle:
             for column in self._columns:
                 column.prefetch()
-        return self._batches(self.next_order())
+        return self._batches(self.next_batches())
 
-    def next_order(self) -> np.ndarray:
-        """Begins an epoch: the order of its rows, (num_samples,) int64."""
-        self._next_epoch += 1
-        return self.order(self._next_epoch - 1)
+    def next_batches(self) -> list[np.ndarray]:
+        """Begins an epoch: the rows of each of its batches, (B,) int64 each."""
+        epoch, start = self._next_epoch, self._next_start
+        self._next_epoch, self._next_start = epoch + 1, 0
+        order = self.order(epoch)
+        firsts = range(start * self.batch_size, self.num_samples, self.batch_size)
+        return [order[first : first + self.batch_size] for first in firsts]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the next ``iter()`` epoch number ``epoch``, counted from 0."""
-        self._next_epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Makes the next ``iter()`` epoch number ``epoch``, from batch ``start`` on; both count from 0."""
+        self._next_epoch, self._next_start = epoch, start
+
+    def batch_rows(self, epoch: int, index: int) -> np.ndarray:
+        """The rows of a batch of an epoch, (B,) int64; both count from 0."""
+        first = index * self.batch_size
+        return self.order(epoch)[first : first + self.batch_size]
 
     def order(self, epoch: int) -> np.ndarray:
         """The rows in the order in which an epoch visits them, (num_samples,) int64."""
@@ -101,9 +109,8 @@ class ColumnLoader(ABC):
             return np.arange(self.num_samples)
         return np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self.num_samples)
 
-    def _batches(self, order: np.ndarray) -> Iterator[Any]:
-        for start in range(0, self.num_samples, self.batch_size):
-            yield self.batch(order[start : start + self.batch_size])
+    def _batches(self, batches: list[np.ndarray]) -> Iterator[Any]:
+        return map(self.batch, batches)
 
     @abstractmethod
     def batch(self, rows: np.ndarray) -> Any:
@@ -190,15 +197,16 @@ class ItemTableLoader(ColumnLoader):
         if user_info:
             self._columns.append(history)
 
-    def _batches(self, order: np.ndarray) -> Iterator[ItemBatch | Triple]:
-        ahead = self.histories.rows_ahead(self.batch_size)
-        for start in range(0, self.num_samples, ahead):
-            rows = order[start : start + ahead]
+    def _batches(self, batches: list[np.ndarray]) -> Iterator[ItemBatch | Triple]:
+        ahead = self.histories.rows_ahead(self.batch_size) // self.batch_size
+        for first in range(0, len(batches), ahead):
+            together = batches[first : first + ahead]
             histories = None  # lets go of the last ones first
-            histories = self.histories.gather(rows, np.int32)
-            for first in range(0, len(rows), self.batch_size):
-                part = slice(first, first + self.batch_size)
-                yield self._batch(rows[part], histories[part])
+            histories = self.histories.gather(np.concatenate(together), np.int32)
+            begin = 0
+            for rows in together:
+                yield self._batch(rows, histories[begin : begin + len(rows)])
+                begin += len(rows)
 
     def batch(self, rows: np.ndarray) -> ItemBatch | Triple:
         return self._batch(rows, self.histories.gather(rows))

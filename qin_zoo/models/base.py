@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -15,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from qin_zoo.errors import CheckpointError, QinZooError, first_line
+from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models.inputs import Embedder, ModelInput, make_inputs, row_columns
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
+from qin_zoo.models.weights import read_state, require_fit
 
 
 class _FinishedAfterInit(type):
@@ -188,16 +188,27 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         """One step of training: loss with regularisation, backward, and every ``accumulation_steps`` an update.
 
         Returns:
-            the batch's loss, a detached scalar on the device.
+            the batch's loss, a detached scalar on the device. ``gradient_norm`` is the norm of the gradient before
+            clipping, a scalar on the device; None where the batch made no update.
         """
         loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
         (loss / self._accumulation_steps).backward()
         step = self._batch_index + 1
+        self.gradient_norm = None
         if step % self._accumulation_steps == 0 or step == self._steps_per_epoch:
-            nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self._update()
         return loss.detach()
+
+    def _update(self) -> None:
+        """Clips the gradient and moves the weights, unless the gradient is not finite: then they stay as they are."""
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+        finite = torch.isfinite(self.gradient_norm)
+        if self.optimizer.defaults.get("fused"):
+            self.optimizer.found_inf = 1.0 - finite.float()  # looked at on the device: a GPU is not waited for
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def lr_decay(self, factor: float | None = None, min_lr: float | None = None) -> float:
         """Multiplies the learning rate by ``factor``, not below ``min_lr``; both default to the model's own."""
@@ -253,7 +264,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             CheckpointError: the file is missing, is no checkpoint, or belongs to another model or configuration.
         """
         self.to(self.device)
-        self.load_state_dict(_read_state(checkpoint, self.state_dict()))
+        state = read_state(checkpoint)
+        require_fit(state, self.state_dict(), checkpoint)
+        self.load_state_dict(state)
 
     def count_parameters(self, count_embedding: bool = True) -> int:
         """Number of trainable parameters, logged as FuxiCTR does and returned."""
@@ -268,36 +281,3 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
 def _to_numpy(parts: list[Tensor]) -> np.ndarray:
     return torch.cat(parts).cpu().numpy() if parts else np.empty(0)
-
-
-def _read_state(checkpoint: str, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in a checkpoint file, checked against the names and shapes a model expects."""
-    if not os.path.isfile(checkpoint):
-        raise CheckpointError(f"No checkpoint at {checkpoint}. Train the experiment first, or name another file.")
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged or foreign files
-        raise CheckpointError(
-            f"{checkpoint} cannot be read as a checkpoint (a state_dict written by torch.save): it is damaged, cut "
-            f"short, or holds objects other than tensors. {first_line(error)}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{checkpoint} holds no state_dict (names to tensors) but {type(state).__name__}.")
-    missing = [k for k in expected if k not in state]
-    extra = [k for k in state if k not in expected]
-    shapes = [
-        f"{k}: checkpoint {tuple(state[k].shape)}, model {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    problems = [
-        f"{len(found)} {what} (first: {found[0]})"
-        for what, found in (("weights missing", missing), ("unknown weights", extra), ("other shapes", shapes))
-        if found
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{checkpoint} is of another model or configuration: {'; '.join(problems)}. Use the checkpoint of this "
-            "experiment, or the configuration it was trained with."
-        )
-    return state

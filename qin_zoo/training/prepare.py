@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from qin_zoo.config.experiments import apply_overrides, check_params, load_experiment, resolve_experiment
+from qin_zoo.config.blocks import check_id
+from qin_zoo.config.experiments import (
+    apply_overrides,
+    check_params,
+    load_experiment,
+    parse_overrides,
+    resolve_experiment,
+)
 from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
-from qin_zoo.errors import ModelError, QinZooError, first_line
+from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.registry import get_model
 
 # What a configuration may leave out; models give the defaults of their own parameters.
@@ -20,6 +27,8 @@ _DEFAULTS = {
     "batch_size": 1024,
     "shuffle": True,
     "max_gradient_norm": 10.0,
+    "checkpoint_steps": None,
+    "on_nan": "stop",
     "model_root": "./checkpoints/",
     "metrics": ["AUC", "logloss"],
     "optimizer": "adam",
@@ -41,6 +50,14 @@ class RunFiles:
     @property
     def checkpoint(self) -> Path:
         return self._file(".model")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._file(".checkpoints")
+
+    @property
+    def events(self) -> Path:
+        return self._file(".events")
 
     @property
     def log(self) -> Path:
@@ -75,6 +92,7 @@ class Prepared:
     params: dict
     model_class: type
     config_dir: Path
+    plugins: tuple[Path, ...] = ()
 
     @property
     def files(self) -> RunFiles:
@@ -93,8 +111,9 @@ def prepare(
     *,
     gpu: int = -1,
     data: Path | None = None,
-    overrides: Iterable[str] | None = None,
+    overrides: Iterable[str] | Mapping[str, object] | None = None,
     plugins: Iterable[Path] | None = None,
+    name: str | None = None,
 ) -> Prepared:
     """Reads and checks an experiment; touches no data and writes nothing.
 
@@ -103,22 +122,56 @@ def prepare(
         config_dir: folder with ``model_config.yaml``. Default: found by the id.
         gpu: index of the GPU, -1 for the CPU.
         data: folder that replaces the configured folder of the dataset's files.
-        overrides: ``key=value`` pairs.
+        overrides: parameters, or ``key=value`` texts; a ``dataset_id`` puts another dataset in the place of the
+            experiment's own.
         plugins: files or folders with further models.
+        name: of the run, that is of its files. Default: the experiment id.
 
     Raises:
         QinZooError: anything in configuration or command line that cannot be used.
     """
     config_dir = resolve_experiment(expid, config_dir)
-    params = apply_overrides(load_experiment(config_dir, expid), list(overrides or []))
+    overrides = dict(overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or []))
+    params = load_experiment(config_dir, expid, dataset_id=overrides.pop("dataset_id", None))
+    return prepare_params(name or expid, params, config_dir, gpu=gpu, data=data, overrides=overrides, plugins=plugins)
+
+
+def prepare_params(
+    name: str,
+    params: dict,
+    config_dir: Path,
+    *,
+    gpu: int = -1,
+    data: Path | None = None,
+    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    plugins: Iterable[Path] | None = None,
+) -> Prepared:
+    """The same from parameters that are at hand.
+
+    Args:
+        name: of the run.
+        params: of the experiment and its dataset, not checked yet.
+        config_dir: names the results CSV.
+        gpu, data, overrides, plugins: see :func:`prepare`.
+
+    Raises:
+        QinZooError: anything that cannot be used.
+    """
+    overrides = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
+    params = apply_overrides(params, overrides)
+    check_id(name, "name of the run")
+    params["model_id"] = name
     for key, value in _DEFAULTS.items():
         params.setdefault(key, value)
     params["gpu"] = gpu
-    model_class = get_model(params["model"], plugins or [])
+    if not isinstance(params.get("model"), str):
+        raise ConfigError(f"{name}: model: expected the name of a model, found {params.get('model')!r:.80}.")
+    plugins = tuple(plugins or ())
+    model_class = get_model(params["model"], plugins)
     params = check_params(params, model_class)
     if data is not None:
         params = relocate(params, data)
-    return Prepared(expid, params, model_class, config_dir)
+    return Prepared(name, params, model_class, Path(config_dir), plugins)
 
 
 def build_model(prepared: Prepared, dataset: Dataset | None = None):

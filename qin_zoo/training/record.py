@@ -14,6 +14,16 @@ from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
 
 SCHEMA_VERSION = 1
+# Parameters that do not change what a run computes.
+_OF_NO_CONSEQUENCE = {
+    "cache_dir",
+    "checkpoint_steps",
+    "gpu",
+    "model_root",
+    "num_workers",
+    "on_nan",
+    "verbose",
+}
 _PACKAGES = ("torch", "fuxictr", "numpy", "polars", "scikit-learn")
 
 
@@ -36,6 +46,22 @@ def write_record(path: Path, record: dict) -> None:
     """Writes a run's record; values JSON does not know (paths, tuples) become their text."""
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> dict | None:
+    """A run's record; None where there is none, or one that was written by another version or is no record."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION
+    return record if known else None
+
+
+def identity(params: dict, data: dict) -> dict[str, dict]:
+    """What makes two runs the same: parameters, but for those that change no result, and data; JSON values."""
+    chosen = {key: value for key, value in params.items() if key not in _OF_NO_CONSEQUENCE}
+    return json.loads(json.dumps({"parameters": chosen, "data": data}, default=str))
 
 
 def append_results_line(csv: Path, argv: list[str], expid: str, dataset_id: str, valid: dict, test: dict) -> None:

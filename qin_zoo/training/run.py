@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from pathlib import Path
 
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.data.sample import read_summary
 from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.models.weights import warm_start
+from qin_zoo.training.checkpoint import CheckpointStore
+from qin_zoo.training.log import log_to
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
-from qin_zoo.training.record import SCHEMA_VERSION, append_results_line, environment, write_record
+from qin_zoo.training.record import (
+    SCHEMA_VERSION,
+    append_results_line,
+    environment,
+    identity,
+    read_record,
+    write_record,
+)
 from qin_zoo.training.report import write_report
+from qin_zoo.training.stop import catch_signals
 from qin_zoo.training.submission import write_submission
+from qin_zoo.training.tracking import Tracker
 from qin_zoo.training.trainer import Evaluation, Trainer
 
 
@@ -26,6 +38,7 @@ def run_experiment(
     argv: Iterable[str] = (),
     echo: Callable[[str], None] = print,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    resume: bool = False,
 ) -> dict:
     """Trains, evaluates, predicts the test rows, and writes everything that is kept of the run.
 
@@ -35,59 +48,64 @@ def run_experiment(
         argv: command line, for the CSV.
         echo: receives what a person wants to see.
         on_evaluation: receives every evaluation.
+        resume: go on where a run of the same name, parameters and data was stopped; one that is finished is not
+            repeated.
 
     Returns:
         the run's record, as written to ``<expid>.json``.
-    """
-    from qin_zoo.training.curves import draw_curves
 
+    Raises:
+        Stopped: Ctrl-C or SIGTERM came in training; a checkpoint has been saved.
+    """
     params, files = prepared.params, prepared.files
     started = time.perf_counter()
     keep_freed_memory()
     dataset = prepared.open_dataset()
     for split in ("train", "valid"):
         dataset.require(split, labels=True)
+    _require_writable(files.folder)
+    checkpoints = CheckpointStore(files.checkpoints, warn=echo)
+    checkpoints.begin()
+    interrupted = checkpoints.latest() is not None
+    if resume and not interrupted:
+        record = finished_record(prepared, dataset)
+        if record is not None:
+            echo(f"{prepared.expid} is finished already; report: {files.report}")
+            return record
     model = build_model(prepared, dataset)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    _require_writable(files.folder)
-    with _log_to(files.log):
+    with log_to(files.log, append=resume and interrupted):
         logging.info(f"Parameters: {params}")
         echo(
             f"{prepared.expid}: {params['model']} with {parameters:,} parameters on {params['dataset_id']}, "
             f"{dataset.rows('train'):,} training rows, {model.device}"
         )
-        train, valid = (feed(dataset.loader(split), model.device) for split in ("train", "valid"))
-
-        def show(e):
-            metrics = "  ".join(f"{k} {v:.4f}" for k, v in e.metrics.items())
-            echo(
-                f"epoch {e.epoch:>3}  train loss {e.train_loss:.4f}  valid {metrics}  lr {e.learning_rate:.1e}  "
-                f"{e.seconds:.0f} s{'  *' if e.best else ''}"
-            )
-            if on_evaluation:
-                on_evaluation(e)
-
-        trainer = Trainer(model, params["epochs"], params["max_gradient_norm"], on_evaluation=show)
-        evaluations = trainer.fit(train, valid)
-        results = {"valid": _plain(model.evaluate(valid)), "test": {}}
+        if interrupted and not resume:
+            echo("A run of this name was stopped before its end; --resume would go on from its last checkpoint.")
+        if params.get("init_from") and not (resume and interrupted):
+            for line in warm_start(model, params["init_from"]).lines():
+                echo(f"  {line}")
+        trainer = _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume)
+        results = {"valid": _plain(model.evaluate(feed(dataset.loader("valid"), model.device))), "test": {}}
         has_test = dataset.has("test")
         if has_test:
             y_pred = _predict(model, dataset, "test", results)
             write_submission(y_pred, files.prediction, files.submission)
-        reachable = _reachable(dataset)
         record = {
             "schema_version": SCHEMA_VERSION,
             "expid": prepared.expid,
             "model": params["model"],
             "dataset_id": params["dataset_id"],
             "config_dir": str(prepared.config_dir),
+            "plugins": [str(path) for path in prepared.plugins],
             "params": params,
             "parameters": parameters,
             "rows": {split: dataset.rows(split) for split in SPLITS if dataset.has(split)},
             "valid": results["valid"],
             "test": results["test"],
-            "reachable": reachable,
-            "evaluations": [e.as_dict() for e in evaluations],
+            "reachable": _reachable(dataset),
+            "evaluations": [e.as_dict() for e in trainer.evaluations],
+            "rollbacks": trainer.rollbacks,
             "seconds": time.perf_counter() - started,
             "environment": environment(),
             "data": dataset.fingerprints(),
@@ -97,29 +115,95 @@ def run_experiment(
                 "record": str(files.record),
                 "report": str(files.report),
                 "curves": str(files.curves),
+                "events": str(files.events),
                 "prediction": str(files.prediction) if has_test else None,
                 "submission": str(files.submission) if has_test else None,
             },
         }
-        title = f"{prepared.expid} on {params['dataset_id']}"
-        draw_curves(evaluations, files.curves, title, reachable and reachable["best_auc"])
-        write_record(files.record, record)
-        write_report(files.report, record)
-        append_results_line(
-            Path(results_folder) / f"{prepared.config_dir.name}.csv",
-            list(argv),
-            prepared.expid,
-            params["dataset_id"],
-            results["valid"],
-            results["test"],
+        _write_results(prepared, record, trainer.evaluations, Path(results_folder), list(argv))
+    checkpoints.clear()  # the weights are kept, and nothing is left to resume
+    _tell_results(record, files, echo)
+    return record
+
+
+def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict | None:
+    """The record of a finished run of this name with these very parameters and data; None where there is none."""
+    record = read_record(prepared.files.record)
+    if record is None:
+        return None
+    data = (dataset or prepared.open_dataset()).fingerprints()
+    return record if identity(record["params"], record["data"]) == identity(prepared.params, data) else None
+
+
+def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: bool) -> Trainer:
+    """Trains with checkpoints, and with event files for TensorBoard; leaves the best weights in the model."""
+    params, files = prepared.params, prepared.files
+
+    def show(e: Evaluation) -> None:
+        metrics = "  ".join(f"{k} {v:.4f}" for k, v in e.metrics.items())
+        echo(
+            f"epoch {e.epoch:>3}  train loss {e.train_loss:.4f}  valid {metrics}  lr {e.learning_rate:.1e}  "
+            f"{e.seconds:.0f} s{'  *' if e.best else ''}"
         )
-    for split, metrics in results.items():
-        if metrics:
-            echo(f"{split:>5}: " + "  ".join(f"{k} {v:.6f}" for k, v in metrics.items()))
+        tracker.evaluation(e)
+        if on_evaluation:
+            on_evaluation(e)
+
+    def say(text: str) -> None:
+        logging.info(text)
+        echo(text)
+
+    same = identity(params, dataset.fingerprints())
+    same["parameters"].pop("epochs")  # more or fewer of them make no difference up to here
+    train, valid = (feed(dataset.loader(split), model.device) for split in ("train", "valid"))
+    if not resume:
+        shutil.rmtree(files.events, ignore_errors=True)
+    with Tracker(files.events) as tracker, catch_signals() as stop:
+        trainer = Trainer(
+            model,
+            params["epochs"],
+            params["max_gradient_norm"],
+            on_evaluation=show,
+            on_steps=tracker.steps,
+            checkpoints=checkpoints,
+            checkpoint_steps=params["checkpoint_steps"],
+            identity=same,
+            on_nan=params["on_nan"],
+            stop=stop,
+            say=say,
+        )
+        trainer.fit(train, valid, resume)
+    return trainer
+
+
+def _write_results(prepared: Prepared, record: dict, evaluations: list[Evaluation], folder: Path, argv: list) -> None:
+    """Curves, record, report, and the line in FuxiCTR's results CSV."""
+    from qin_zoo.training.curves import draw_curves
+
+    files, reachable = prepared.files, record["reachable"]
+    title = f"{prepared.expid} on {record['dataset_id']}"
+    draw_curves(evaluations, files.curves, title, reachable and reachable["best_auc"])
+    write_record(files.record, record)
+    write_report(files.report, record)
+    append_results_line(
+        folder / f"{prepared.config_dir.name}.csv",
+        argv,
+        prepared.expid,
+        record["dataset_id"],
+        record["valid"],
+        record["test"],
+    )
+
+
+def _tell_results(record: dict, files: RunFiles, echo: Callable[[str], None]) -> None:
+    for split in ("valid", "test"):
+        if record[split]:
+            echo(f"{split:>5}: " + "  ".join(f"{k} {v:.6f}" for k, v in record[split].items()))
+    reachable = record["reachable"]
     if reachable:
         echo(f"best reachable valid AUC {reachable['best_auc']:.4f}, without the history {reachable['blind_auc']:.4f}")
-    echo(f"report: {files.report}" + (f"   submission: {files.submission}" if has_test else ""))
-    return record
+    submission = record["files"]["submission"]
+    echo(f"report: {files.report}" + (f"   submission: {submission}" if submission else ""))
 
 
 def predict_split(
@@ -190,20 +274,3 @@ def _require_writable(folder: Path) -> None:
             f"Cannot write to {folder}: {error.strerror}. Results go to <model_root>/<dataset_id>/; choose another "
             "folder with --set model_root=FOLDER."
         ) from error
-
-
-@contextmanager
-def _log_to(path: Path):
-    """Sends this process's log, FuxiCTR's included, to a file."""
-    root = logging.getLogger()
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s"))
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()

@@ -38,7 +38,7 @@ class TestRun:
         assert re.search(r"epoch +1 .*valid AUC", out.out)
         folder = Path("checkpoints/sample")
         names = {f.name for f in folder.iterdir()}
-        suffixes = (".model", ".log", ".json", ".md", ".png", ".prediction.csv", ".submission.zip")
+        suffixes = (".model", ".log", ".json", ".md", ".png", ".events", ".prediction.csv", ".submission.zip")
         assert names == {f"QIN_sample{s}" for s in suffixes}
 
         record = json.loads((folder / "QIN_sample.json").read_text())

@@ -67,7 +67,7 @@ def test_a_loss_that_explodes_stops_with_a_message(feature_map, tmp_path):
     model = build(feature_map, tmp_path)
     with torch.no_grad():
         model.qnn.fc.weight.fill_(math.nan)
-    with pytest.raises(QinZooError, match=r"loss is nan at epoch 1, batch 5.*num_row"):
+    with pytest.raises(QinZooError, match=r"not a number at epoch 1, batch 1 .*weights qnn.fc.weight.*num_row"):
         Trainer(model, epochs=2).fit(TRAIN, VALID)
 
 

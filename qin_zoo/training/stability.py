@@ -1,0 +1,136 @@
+"""Losses and gradients that are no numbers: noticed at their step, and traced to where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qin_zoo.errors import QinZooError
+
+_NAMED = 5  # rows in a message
+
+
+class NotFinite(QinZooError):
+    """The loss or the gradient of a step is NaN or infinite."""
+
+
+class Watch:
+    """Looks at every step's loss and gradient norm without waiting for a GPU.
+
+    On a GPU a step is looked at when the next one has been started, so that the GPU is never idle.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._late = device.type == "cuda"
+        self._waiting: tuple[Tensor, Any] | None = None
+
+    def look(self, loss: Tensor, norm: Tensor | None, where: Any) -> Any:
+        """Tells ``where`` of the first step that is not finite, as soon as it is known; otherwise None.
+
+        Args:
+            loss: of the step.
+            norm: of its gradient; None where no update was made.
+            where: handed back.
+        """
+        values = torch.isfinite(loss) if norm is None else torch.isfinite(loss) & torch.isfinite(norm)
+        waiting, self._waiting = self._waiting, (values, where)
+        return self._bad(waiting) if self._late else self.rest()
+
+    def rest(self) -> Any:
+        """The same of a step that is still waited for."""
+        waiting, self._waiting = self._waiting, None
+        return self._bad(waiting)
+
+    @staticmethod
+    def _bad(waiting: tuple[Tensor, Any] | None) -> Any:
+        return waiting[1] if waiting is not None and not bool(waiting[0]) else None
+
+
+def trace(model: nn.Module, batch: Any, rows: np.ndarray | None) -> str:
+    """Says in a sentence where values that are no numbers first appear in a batch's step.
+
+    Args:
+        model: in training mode; its gradients are used up.
+        batch: what the step was given.
+        rows: numbers of the batch's rows in their file, (B,); None where they are not known.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"The weights {name} are not finite{_bad_rows(parameter)} already."
+    for name, values in _named_tensors(batch):
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            return f"The input '{name}' is not finite{_bad_rows(values, None if name.startswith('item ') else rows)}."
+    found = _first_bad_layer(model, batch)
+    if found:
+        name, layer, values = found
+        by_row = rows is not None and values.shape[:1] == rows.shape  # else its rows are not the batch's
+        return f"The first layer with such values is {name} ({layer}){_bad_rows(values, rows) if by_row else ''}."
+    model.zero_grad()
+    loss = model.compute_loss(model(batch), model.get_labels(batch))
+    if not bool(torch.isfinite(loss)):
+        return "All layers are finite, the loss is not: the regularisation overflows, or a label is no number."
+    loss.backward()
+    gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    bad = [name for name, gradient in gradients if not bool(torch.isfinite(gradient).all())]
+    model.zero_grad()
+    if bad:
+        return f"The forward pass is finite, the gradient of {bad[-1]} is not."
+    return "It did not happen again when the step was repeated; dropout decides."
+
+
+def _first_bad_layer(model: nn.Module, batch: Any) -> tuple[str, str, Tensor] | None:
+    found: list[tuple[str, str, Tensor]] = []
+
+    def hook(name: str):
+        def look(module: nn.Module, inputs, output) -> None:
+            for values in _tensors(output):
+                if not found and values.is_floating_point() and not bool(torch.isfinite(values).all()):
+                    found.append((name, type(module).__name__, values.detach()))
+
+        return look
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            hooks.callback(module.register_forward_hook(hook(name or "the model itself")).remove)
+        model(batch)
+    return found[0] if found else None
+
+
+def _bad_rows(values: Tensor, numbers: np.ndarray | None = None) -> str:
+    """Which rows of a tensor are not finite, unless all are."""
+    if values.dim() == 0:
+        return ""
+    bad = torch.nonzero(~torch.isfinite(values.detach().reshape(len(values), -1)).all(1)).view(-1).cpu().numpy()
+    if len(bad) == len(values):
+        return ""
+    named = bad if numbers is None else numbers[bad]
+    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    return f" in row{'s' if len(bad) > 1 else ''} {', '.join(f'{n:,}' for n in named[:_NAMED])}{more}"
+
+
+def _named_tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch of any kind, with a name each."""
+    parts = [("", batch)] if isinstance(batch, dict) else []
+    if hasattr(batch, "items") and hasattr(batch, "history"):
+        parts = [("", batch.rows), ("item ", batch.items)]
+    elif isinstance(batch, tuple):
+        parts = [("", batch[0]), ("item ", batch[1])]
+    for prefix, columns in parts:
+        for name, values in columns.items():
+            yield prefix + name, values
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)

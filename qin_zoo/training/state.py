@@ -1,0 +1,68 @@
+"""The state of a training that is not in its data: weights, optimiser, early stopping, random numbers."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from qin_zoo.errors import CheckpointError, first_line
+
+# FuxiCTR's names for what its training loop remembers.
+_FUXICTR = ("_best_metric", "_stopping_steps", "_stop_training", "_total_steps", "_epoch_index")
+
+
+def capture(model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(JSON values, tensors) of a model in training and of the process's random generators."""
+    facts = {name: getattr(model, name) for name in _FUXICTR}
+    facts["_best_metric"] = float(facts["_best_metric"])
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    tensors = {"model": model.state_dict(), "optimizer": model.optimizer.state_dict(), "gradients": gradients}
+    return facts, {**tensors, "random": _random_states()}
+
+
+def restore(model, facts: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """Puts back what :func:`capture` took.
+
+    Raises:
+        CheckpointError: the state is of another model or optimiser.
+    """
+    for name in _FUXICTR:
+        setattr(model, name, facts[name])
+    try:
+        model.load_state_dict(tensors["model"])
+        model.optimizer.load_state_dict(tensors["optimizer"])
+        for name, parameter in model.named_parameters():
+            gradient = tensors["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"The checkpoint is of another model or configuration: {first_line(error)}. Run without --resume."
+        ) from error
+    _set_random_states(tensors["random"])
+
+
+def _random_states() -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (the generator that FuxiCTR seeds)
+    return {
+        "python": torch.tensor([version, *numbers], dtype=torch.int64),
+        "python_gauss": gauss,
+        "numpy": torch.from_numpy(np.append(keys.astype(np.int64), [position, has_gauss])),
+        "numpy_gauss": float(cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    version, *numbers = states["python"].tolist()
+    random.setstate((version, tuple(numbers), states["python_gauss"]))
+    *keys, position, has_gauss = states["numpy"].tolist()
+    legacy = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, states["numpy_gauss"])
+    np.random.set_state(legacy)  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,238 @@
+"""Trainings that are killed, stopped or out of disk go on to the very same result."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
+from qin_zoo.training.prepare import prepare
+from qin_zoo.training.run import run_experiment
+from qin_zoo.training.stop import Stopped
+
+SETTINGS = {
+    "epochs": 3, "batch_size": 128, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8,
+    "net_dropout": 0.2, "eval_steps": 9, "checkpoint_steps": 2, "accumulation_steps": 3, "early_stop_patience": 3,
+}  # fmt: skip
+CONTEXT = multiprocessing.get_context("fork")  # a killed process has everything imported already
+
+
+def train(sample, folder, resume=False, echo=lambda text: None, **changes):
+    torch.set_num_threads(1)
+    overrides = {**SETTINGS, "model_root": str(folder), **changes}
+    prepared = prepare("QIN_sample", data=sample, overrides=overrides)
+    return run_experiment(prepared, folder, echo=echo, resume=resume)
+
+
+def result(folder):
+    """Everything of a run that must not depend on when it was killed."""
+    record = json.loads((folder / "sample/QIN_sample.json").read_text())
+    for evaluation in record["evaluations"]:
+        del evaluation["seconds"]
+    weights = torch.load(folder / "sample/QIN_sample.model", weights_only=True)
+    predictions = (folder / "sample/QIN_sample.prediction.csv").read_bytes()
+    return [record[key] for key in ("evaluations", "valid", "test", "parameters")], weights, predictions
+
+
+def assert_same(folder, expected):
+    (numbers, weights, predictions), (numbers0, weights0, predictions0) = result(folder), expected
+    assert numbers == numbers0
+    assert weights.keys() == weights0.keys()
+    assert all(torch.equal(weights[name], weights0[name]) for name in weights)
+    assert predictions == predictions0
+    assert not (folder / "sample/QIN_sample.checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(sample, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    start = time.perf_counter()
+    train(sample, folder)
+    return result(folder), time.perf_counter() - start
+
+
+def test_checkpoints_change_nothing(sample, tmp_path, uninterrupted):
+    train(sample, tmp_path, checkpoint_steps=None)
+    assert_same(tmp_path, uninterrupted[0])
+
+
+def run_in_child(target, *args):
+    process = CONTEXT.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_killed_at_a_random_moment(number, sample, tmp_path, uninterrupted):
+    """Killed once, twice or three times, at any moment from the first step to the report."""
+    whole, seconds = uninterrupted
+    g = random.Random(number)
+    kills = 0
+    for _ in range(g.randint(1, 3)):
+        process = run_in_child(train, sample, tmp_path, True)
+        process.join(g.uniform(0.02, 0.8) * seconds)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+    train(sample, tmp_path, resume=True)
+    assert_same(tmp_path, whole)
+
+
+def train_until(sample, folder, name, call):
+    """Dies at the given call of a function of `os`: in the middle of saving something."""
+    original, calls = getattr(os, name), 0
+
+    def counted(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    setattr(os, name, counted)
+    train(sample, folder, resume=True)
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+@pytest.mark.parametrize("call", [1, 2, 3, 7, 20, 30])
+def test_killed_while_saving(name, call, sample, tmp_path, uninterrupted):
+    process = run_in_child(train_until, sample, tmp_path, name, call)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert list(tmp_path.rglob(".*.tmp")) or name == "fsync"
+    train(sample, tmp_path, resume=True)
+    assert_same(tmp_path, uninterrupted[0])
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop(number, sample, tmp_path, uninterrupted):
+    def stop_soon(sample, folder):
+        def echo(text):
+            if text.startswith("epoch"):
+                os.kill(os.getpid(), number)
+
+        try:
+            train(sample, folder, echo=echo)
+        except Stopped as stopped:
+            os._exit(0 if stopped.number == number and stopped.step == 9 else 1)
+        os._exit(2)
+
+    process = run_in_child(stop_soon, sample, tmp_path)
+    process.join()
+    assert process.exitcode == 0
+    train(sample, tmp_path, resume=True)
+    assert_same(tmp_path, uninterrupted[0])
+
+
+class Died(Exception):
+    pass
+
+
+def die_after(evaluations):
+    """An echo that fails at the given evaluation, so that checkpoints stay behind."""
+    seen = []
+
+    def echo(text):
+        seen.append(text)
+        if sum(line.startswith("epoch") for line in seen) == evaluations:
+            raise Died
+
+    return echo
+
+
+def interrupt(sample, folder, **changes):
+    with pytest.raises(Died):
+        train(sample, folder, echo=die_after(3), **changes)
+    return sorted((folder / "sample/QIN_sample.checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(suffix, damage, sample, tmp_path, uninterrupted):
+    newest = [f for f in interrupt(sample, tmp_path) if f.suffix == suffix][-1]
+    content = newest.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    if damage == "gone":
+        newest.unlink()
+    else:
+        newest.write_bytes({"cut": content[:middle], "flip": flipped, "empty": b""}[damage])
+    said = []
+    train(sample, tmp_path, resume=True, echo=said.append)
+    if damage != "gone" or suffix == ".pt":
+        assert any("damaged" in line for line in said)
+    assert any("Resumed after step" in line for line in said)
+    assert_same(tmp_path, uninterrupted[0])
+
+
+def test_no_planted_object_is_made(tmp_path):
+    class Planted:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "planted",))
+
+    store = CheckpointStore(tmp_path / "c", warn=lambda text: None)
+    store.save(Checkpoint(1, {}, {"x": Planted()}))
+    assert store.latest() is None
+    assert not (tmp_path / "planted").exists()
+
+
+def test_other_parameters_or_data_are_refused(sample, tmp_path):
+    interrupt(sample, tmp_path)
+    with pytest.raises(CheckpointError, match=r"other parameters: learning_rate was 0.005, and is 0.1"):
+        train(sample, tmp_path, resume=True, learning_rate=0.1)
+    files = sorted((tmp_path / "sample/QIN_sample.checkpoints").iterdir())
+    assert len(files) == 4, "nothing was lost"
+
+
+def test_more_epochs_may_follow(sample, tmp_path):
+    interrupt(sample, tmp_path)
+    record = train(sample, tmp_path, resume=True, epochs=4, early_stop_patience=3)
+    assert record["evaluations"][-1]["epoch"] == 4
+
+
+def test_a_finished_run_is_not_repeated(sample, tmp_path):
+    train(sample, tmp_path)
+    said = []
+    train(sample, tmp_path, resume=True, echo=said.append)
+    assert len(said) == 1
+    assert "finished already" in said[0]
+
+
+def test_a_new_run_says_that_it_could_resume(sample, tmp_path, uninterrupted):
+    interrupt(sample, tmp_path)
+    said = []
+    train(sample, tmp_path, echo=said.append)
+    assert any("--resume" in line for line in said)
+    assert_same(tmp_path, uninterrupted[0])
+
+
+def test_only_two_checkpoints_are_kept(sample, tmp_path):
+    assert [f.suffix for f in interrupt(sample, tmp_path)] == [".json", ".pt"] * 2
+
+
+def test_a_full_disk(sample, tmp_path, uninterrupted, monkeypatch):
+    """The message names file and cause, what was there stays, and the run can go on."""
+    original, calls = os.fsync, 0
+
+    def full(handle):
+        nonlocal calls
+        calls += 1
+        if calls > 12:
+            raise OSError(28, "No space left on device")
+        return original(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(QinZooError, match=r"Could not write .*No space left on device.*unchanged"):
+        train(sample, tmp_path)
+    monkeypatch.undo()
+    train(sample, tmp_path, resume=True)
+    assert_same(tmp_path, uninterrupted[0])
