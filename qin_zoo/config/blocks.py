@@ -50,7 +50,8 @@ def list_folder(folder: Path) -> list[Path]:
 
 def yaml_files(folder: Path) -> list[Path]:
     """Its ``*.yaml``, sorted; none where there is no such folder."""
-    return [file for file in list_folder(folder) if file.suffix == ".yaml"] if folder.is_dir() else []
+    # os.path, unlike pathlib, takes a folder that may not be looked at for none
+    return [file for file in list_folder(folder) if file.suffix == ".yaml"] if os.path.isdir(folder) else []
 
 
 def config_files(folder: Path, stem: str) -> list[Path]:
@@ -102,14 +103,14 @@ def check_id(value: object, what: str, where: str = "") -> None:
 
     Raises:
         ConfigError: it is not text, empty, too long, holds a character file names cannot have on some system,
-            or would lead to another folder.
+            would hide the file, or would lead to another folder.
     """
     problem = None
     if not isinstance(value, str):
         problem = "must be text; put it in quotes"
     elif not value.strip() or value != value.strip() or len(value.encode("utf-8", "replace")) > 200:
         problem = "must have 1 to 200 bytes and no space at its ends"
-    elif any(c in '/\\<>:"|?*' or not c.isprintable() for c in value) or ".." in value or value == ".":
-        problem = "becomes a file name, so it must hold no path ('/', '\\', '..') and none of <>:\"|?*"
+    elif any(c in '/\\<>:"|?*' or not c.isprintable() for c in value) or ".." in value or value.startswith("."):
+        problem = "becomes a file name: no path ('/', '\\', '..'), none of <>:\"|?* and no dot at its start are allowed"
     if problem:
-        raise ConfigError(f"{what} {value!r}{f' ({where})' if where else ''} {problem}.")
+        raise ConfigError(f"{what} {value!r:.80}{f' ({where})' if where else ''} {problem}.")

@@ -8,7 +8,8 @@ repository. What the keys may hold is the matter of :mod:`qin_zoo.config.schema`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Experiment:
     file: Path
 
 
-def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
+def load_experiment(config_dir: str | Path, expid: str, dataset_id: str | None = None) -> ExperimentParams:
     """Reads one experiment: ``Base``, its block, and its dataset's block, later ones overriding earlier ones.
 
     The result equals that of ``fuxictr.utils.load_config`` for every folder that one can read.
@@ -65,6 +66,7 @@ def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
     Args:
         config_dir: the folder of the configuration.
         expid: id of the experiment, a block of its model configuration.
+        dataset_id: another dataset than the experiment's own.
 
     Returns:
         parameters as written, with ``model_id`` set to ``expid``; not yet checked, see
@@ -83,6 +85,8 @@ def load_experiment(config_dir: str | Path, expid: str) -> ExperimentParams:
         raise ConfigError(f"No experiment '{expid}' in {folder}.{suggest(expid, known)} {_listing(known)}")
     base = _base_of(block, blocks)
     params = ExperimentParams(_merged(base, block), origin={**(base.origin() if base else {}), **block.origin()})
+    if dataset_id is not None:
+        params["dataset_id"], params.origin["dataset_id"] = dataset_id, "command line"
     for key in ("dataset_id", "model"):
         if key not in params:
             raise ConfigError(f"Experiment '{expid}' in {block.file} has no '{key}', nor has {_BASE}. Add {key}: NAME.")
@@ -154,31 +158,31 @@ def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path
     )
 
 
-def apply_overrides(params: dict, overrides: Iterable[str]) -> ExperimentParams:
-    """Parameters with values from the command line; unknown keys are left to ``check_params``.
+def apply_overrides(params: dict, overrides: Mapping[str, object]) -> ExperimentParams:
+    """A copy of the parameters with values from the command line; unknown keys are left to ``check_params``."""
+    changed = ExperimentParams(params, origin=getattr(params, "origin", None))
+    changed.update(overrides)
+    changed.origin.update(dict.fromkeys(overrides, "command line"))
+    return changed
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
+    """Values from the command line by their key; the last of a key counts.
 
     Args:
-        params: parameters; not changed.
-        overrides: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``.
+        texts: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``.
 
     Raises:
-        ConfigError: no ``=``, a key that is no name, a value that is not YAML, or the key ``dataset_id``, whose
-            dataset's parameters would stay behind.
+        ConfigError: no ``=``, a key that is no name, or a value that is not YAML.
     """
-    changed = ExperimentParams(params, origin=getattr(params, "origin", None))
-    for override in overrides:
-        key, equals, value = override.partition("=")
+    overrides = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():
-            raise ConfigError(f"Expected KEY=VALUE, as in epochs=3, got '{override}'.")
-        if key == "dataset_id":
-            raise ConfigError(
-                f"dataset_id cannot be overridden ('{override}'): the rest of the parameters would still be those "
-                "of the experiment's own dataset. Add an experiment with that dataset_id to the configuration."
-            )
-        changed[key] = parse_yaml(value, f"value of {key} on the command line").data
-        changed.origin[key] = "command line"
-    return changed
+            raise ConfigError(f"Expected KEY=VALUE, as in epochs=3, got '{text}'.")
+        overrides[key] = parse_yaml(value, f"value of {key} on the command line").data
+    return overrides
 
 
 def check_params(params: dict, model_class: type) -> dict[str, object]:
@@ -193,8 +197,8 @@ def _experiment_folders(roots: Iterable[str | Path], problems: list[str] | None)
     for root in roots:
         parent = Path(root) / "experiments"
         try:
-            for folder in list_folder(parent) if parent.is_dir() else ():
-                if folder.is_dir() and config_files(folder, "model_config"):
+            for folder in list_folder(parent) if os.path.isdir(parent) else ():
+                if os.path.isdir(folder) and config_files(folder, "model_config"):
                     folders.setdefault(folder.resolve(), folder)
         except ConfigError as error:
             if problems is None:

@@ -17,11 +17,13 @@ from qin_zoo.config.values import (
     Encoder,
     FeatureName,
     Fields,
+    FilePath,
     Flag,
     Fraction,
     Id,
     Index,
     Initializer,
+    Length,
     Losses,
     Mappings,
     Metrics,
@@ -35,6 +37,7 @@ from qin_zoo.config.values import (
     Pretrained,
     Regularizer,
     Scalar,
+    Size,
     Tasks,
     Text,
     one_of,
@@ -56,10 +59,11 @@ class RunParams(_Table):
     # the run
     model: ClassName = _key("Name of the model.")
     model_id: Id = _key("Name of checkpoint and log: the experiment id.")
-    model_root: Text = _key("Folder of checkpoints, logs and records.")
+    model_root: FilePath = _key("Folder of checkpoints, logs and records.")
     task: Tasks = _key("What the model predicts; a list for several tasks.")
     gpu: whole(-1) = _key("Index of the GPU, -1 for the CPU.")
     seed: whole(0, 2**32 - 1) = _key("Seed of initialisation, dropout and shuffling.")
+    init_from: FilePath | None = _key("Weights to begin with: of a run whose tables may have been smaller.")
     verbose: Index = _key("0 for no progress bars.")
     debug_mode: Flag = _key("FuxiCTR's tuner: give every run a name of its own.")
 
@@ -73,10 +77,12 @@ class RunParams(_Table):
     loss: Losses = _key("Loss on the predictions; a list for several tasks.")
     max_gradient_norm: Norm = _key("Gradients longer than this are scaled down to it.")
     accumulation_steps: Count = _key("Batches whose gradients make one step of the optimiser.")
+    checkpoint_steps: Count | None = _key("Batches between checkpoints; null for one every ten minutes.")
+    on_nan: one_of("stop", "rollback") = _key("What to do when a loss is no number; rollback: to the last checkpoint.")
     reduce_lr_on_plateau: Flag = _key("Reduce the learning rate at every evaluation without gain.")
     factor: Fraction = _key("What the learning rate is then multiplied by.")
     min_lr: NonNegative = _key("Floor of the learning rate.")
-    embedding_dim: Count = _key("Size of embeddings of features that do not give their own.")
+    embedding_dim: Size = _key("Size of embeddings of features that do not give their own.")
     embedding_initializer: Initializer = _key("How embedding tables start.")
     embedding_regularizer: Regularizer = _key("Penalty on embedding tables; a number is an L2 weight.")
     net_regularizer: Regularizer = _key("Penalty on all other weights; a number is an L2 weight.")
@@ -91,17 +97,18 @@ class RunParams(_Table):
 
     # the dataset
     dataset_id: Id = _key("Id of the dataset, a block of the dataset configuration.")
-    data_root: Text = _key("Folder of prepared datasets.")
+    data_root: FilePath = _key("Folder of prepared datasets.")
     data_format: one_of("csv", "parquet", "npz") = _key("Format of the data files.")
     data_loader: ClassName | None = _key("Name of the loader class.")
-    train_data: Text | None = _key("File or folder of training rows.")
-    valid_data: Text | None = _key("File or folder of validation rows.")
-    test_data: Text | None = _key("File or folder of test rows.")
-    item_info: Text | None = _key("File of the item table.")
-    user_info: Text | None = _key("File of the users' histories, where they are not in the rows.")
-    max_len: Index = _key("Items of the history that are used, the newest; 0 for none.")
+    train_data: FilePath | None = _key("File or folder of training rows.")
+    valid_data: FilePath | None = _key("File or folder of validation rows.")
+    test_data: FilePath | None = _key("File or folder of test rows.")
+    item_info: FilePath | None = _key("File of the item table.")
+    user_info: FilePath | None = _key("File of the users' histories, where they are not in the rows.")
+    feature_map_json: FilePath | None = _key("File of the feature map, where the files are encoded already.")
+    max_len: Length = _key("Items of the history that are used, the newest; 0 for none.")
     padding: one_of("pre", "post") = _key("Side on which short histories are filled.")
-    cache_dir: Text | None = _key("Folder of the prepared columns.")
+    cache_dir: FilePath | None = _key("Folder of the prepared columns.")
     feature_cols: Mappings = _key("The features, a mapping each.")
     label_col: Mappings = _key("The label, or a list of labels.")
     group_id: FeatureName | None = _key("Column that says which group a row is of, for gAUC and its like.")
@@ -132,23 +139,23 @@ class FeatureColumn(_Table):
     type: one_of("categorical", "numeric", "sequence", "embedding", "meta") = _key("What it is to the model.")
     source: AnyText = _key("What it describes: user, item, context or nothing in particular.")
     vocab_size: Count = _key("Number of its ids, padding included.")
-    embedding_dim: Count = _key("Size of its embedding.")
-    emb_output_dim: Count = _key("Size of what its feature_encoder returns.")
-    pretrain_dim: Count = _key("Size of its vectors in the files.")
+    embedding_dim: Size = _key("Size of its embedding.")
+    emb_output_dim: Size = _key("Size of what its feature_encoder returns.")
+    pretrain_dim: Size = _key("Size of its vectors in the files.")
     pretrained_emb: Pretrained = _key("File of pretrained vectors.")
     pretrain_usage: one_of("init", "sum", "concat") = _key("How pretrained vectors enter.")
     freeze_emb: Flag = _key("Whether pretrained vectors stay as they are.")
-    max_len: Index = _key("Length of the list; 0 for the longest in the data.")
+    max_len: Length = _key("Length of the list; 0 for the longest in the data.")
     padding: one_of("pre", "post") = _key("Side on which short lists are filled.")
     padding_idx: Index = _key("Id of padding.")
     splitter: Text = _key("What stands between the entries of a list in csv files.")
     feature_encoder: Encoder | None = _key("Layer, or layers, applied to its embedding.")
     share_embedding: FeatureName = _key("Feature whose embedding table it uses.")
     codes_of: FeatureName = _key("Embedding column of the item table whose residual codes it holds.")
-    codebook_size: Count = _key("Codes in each level of codes_of.")
-    num_levels: Count = _key("Levels of codes_of.")
+    codebook_size: Size = _key("Codes in each level of codes_of.")
+    num_levels: Size = _key("Levels of codes_of.")
     neighbours_of: FeatureName = _key("Embedding column of the item table whose nearest items it holds.")
-    top_k: Count = _key("Number of nearest items.")
+    top_k: Size = _key("Number of nearest items.")
     remap: Flag = _key("Whether its values are numbered anew.")
     min_categr_count: Count = _key("Rarer categories become unknown.")
     category_processor: one_of("quantile_bucket", "hash_bucket") = _key("How numbers become categories.")

@@ -148,22 +148,27 @@ def _check_references(params: dict[str, object], written: Mapping[str, object], 
             f"Metric {grouped[0]} is computed within groups: set group_id to the column that says which group "
             "(user, session, …) a row is of."
         )
+    used = params.get("use_features")
+    if used and params.get("group_id") is not None and params["group_id"] not in used:
+        problems.append(f"group_id names '{params['group_id']}', which use_features leaves out. Add it there.")
     if not params.get("feature_cols"):
         return  # the features are those of a feature map, which is not read here
-    features = [name for column in params["feature_cols"] for name in _names(column.get("name"))]
+    columns = [column for column in params["feature_cols"] if column.get("active") is not False]
+    features = [name for column in columns for name in _names(column.get("name"))]
     known = dict.fromkeys(features)
     if len(known) < len(features):
         twice = next(name for name in known if features.count(name) > 1)
         problems.append(f"feature_cols defines the feature '{twice}' twice. Keep one of the two.")
-    problems += _misnamed(params["feature_cols"])
+    problems += _misnamed(columns)
     references = [(key, params.get(key)) for key in ("group_id", "use_features", "target_field", "sequence_field")]
     for key in ("feature_specs", "feature_config"):
         references += [(key, entry.get("name")) for entry in params.get(key) or ()]
-    references += [("share_embedding", column.get("share_embedding")) for column in params["feature_cols"]]
+    references += [("share_embedding", column.get("share_embedding")) for column in columns]
     for key, value in references:
         for name in _names(value):
             if name not in known:
-                problems.append(f"{key} names '{name}', which is no feature of feature_cols.{suggest(name, known)}")
+                what = f"{key} names '{name}', which is no active feature of feature_cols."
+                problems.append(what + suggest(name, known))
 
 
 def _misnamed(columns: list[dict]) -> list[str]:
@@ -176,7 +181,7 @@ def _misnamed(columns: list[dict]) -> list[str]:
         f"The feature '{name}' cannot be embedded under this name (it holds a dot, or torch modules have an attribute "
         f"of that name). Rename the column."
         for column in columns
-        if column.get("type") != "meta" and column.get("active") is not False
+        if column.get("type") != "meta"
         for name in _names(column.get("name"))
         if "." in name or hasattr(taken, name)
     ]

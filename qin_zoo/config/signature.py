@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 import reprlib
 import types
 import typing
@@ -12,11 +14,35 @@ from typing import Annotated, Any, Union
 from pydantic import BeforeValidator, PydanticUserError, Strict, TypeAdapter, ValidationError
 
 from qin_zoo.config.initializer import INITIALIZERS, check_initializer
-from qin_zoo.config.values import to_real, to_whole
+from qin_zoo.config.values import (
+    ACTIVATIONS,
+    LARGEST_SIZE,
+    REGULARIZERS,
+    check_activation,
+    check_regularizer,
+    to_real,
+    to_whole,
+)
 
 _NOT_CONFIGURABLE = ("self", "feature_map")
 _SHOWN = reprlib.Repr()
-_SHOWN.maxstring = _SHOWN.maxother = 60
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 60
+# Texts that FuxiCTR evaluates, looks up or takes apart, by the last word of a parameter's name.
+_TEXTS: dict[str, tuple[str, Callable[[object], object]]] = {
+    "initializer": (INITIALIZERS, check_initializer),
+    "output_activation": (ACTIVATIONS, lambda value: check_activation(value, output=True)),
+    "activation": (ACTIVATIONS, check_activation),
+    "activations": (ACTIVATIONS, check_activation),
+    "regularizer": (REGULARIZERS, check_regularizer),
+}
+# Ranges of numbers, or of the numbers in a list, by FuxiCTR's names: pattern -> least, greatest, expected.
+_RANGES: dict[str, tuple[float, float, str]] = {
+    r"(.*_)?dropout(_rates?)?": (0, math.nextafter(1, 0), "a number of at least 0 and less than 1"),
+    r"(.*_)?(units|dims?)": (1, LARGEST_SIZE, f"whole numbers from 1 to {LARGEST_SIZE}"),
+    r"(.*_)?layers": (0, 1000, "a whole number from 0 to 1000"),
+    r"num_.*": (1, LARGEST_SIZE, f"a whole number from 1 to {LARGEST_SIZE}"),
+    r".*": (-(2**31), 2**31, "numbers between -2^31 and 2^31"),
+}
 
 
 class Rejected(Exception):
@@ -52,26 +78,34 @@ def _annotated_check(parameter: inspect.Parameter, init: Callable, owner: str) -
     shown = inspect.formatannotation(annotation) if adapter else ""
 
     def check(value: object) -> object:
-        if parameter.name.endswith("_initializer") and isinstance(
-            value, str
-        ):  # FuxiCTR's get_initializer evaluates these too
-            try:
-                return check_initializer(value)
-            except ValueError as error:
-                raise Rejected(INITIALIZERS, value, str(error)) from None
         _check_plain(value)
-        if adapter is None or (value is None and parameter.default is None):
-            return value
-        try:
-            return adapter.validate_python(value)
-        except ValidationError:
-            raise Rejected(f"{shown}, as {owner} declares it", value) from None
+        if adapter is not None and not (value is None and parameter.default is None):
+            try:
+                value = adapter.validate_python(value)
+            except ValidationError:
+                raise Rejected(f"{shown}, as {owner} declares it", value) from None
+        _check_named(parameter.name, value)
+        return value
 
     return check
 
 
+def _check_named(name: str, value: object) -> None:
+    """Refuses what no parameter of this name can be; whether it is text or a number the annotation says."""
+    expected, check_text = next((t for end, t in _TEXTS.items() if f"_{name}".endswith(f"_{end}")), (None, None))
+    if check_text and (isinstance(value, str) or (isinstance(value, list) and value)):
+        try:
+            check_text(value)
+        except ValueError as error:
+            raise Rejected(expected, value, str(error)) from None
+    low, high, expected = next(r for pattern, r in _RANGES.items() if re.fullmatch(pattern, name))
+    for number in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and not low <= number <= high:
+            raise Rejected(expected, value)
+
+
 def _check_plain(value: object) -> None:
-    """Refuses what YAML has beside null, booleans, numbers, text, lists and mappings."""
+    """Refuses what YAML has beside null, booleans, numbers, text, lists and mappings; NaN is no number."""
     if isinstance(value, (list, tuple)):
         for part in value:
             _check_plain(part)
@@ -80,7 +114,7 @@ def _check_plain(value: object) -> None:
             if not isinstance(key, str):
                 raise Rejected("text as keys", key, "Put it in quotes.")
             _check_plain(part)
-    elif not isinstance(value, (str, int, float, bool, type(None))):
+    elif not isinstance(value, (str, int, float, bool, type(None))) or value != value:
         raise Rejected("text, a number, true, false, null, a list or a mapping", value, "Put text in quotes.")
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict
 
@@ -22,6 +25,9 @@ from qin_zoo.metrics import check_metrics
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LARGEST = 2**31 - 1
+LARGEST_SIZE = 2**20  # of a layer or an embedding; what is larger would only exhaust the memory
+LONGEST_LIST = 100_000
+LONGEST_NAME = 200  # bytes of a feature's name as part of a file name
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def to_real(value: object) -> float:
 
 def whole(low: int, high: int = _LARGEST):
     """Whole numbers from ``low`` to ``high``."""
-    text = f"a whole number from {low} to {high}" if high != _LARGEST else f"a whole number of at least {low}"
+    text = f"a whole number of at least {low}" if high == _LARGEST else f"a whole number from {low} to {high}"
     return Annotated[int, BeforeValidator(to_whole), Field(ge=low, le=high), Expect(text)]
 
 
@@ -77,9 +83,25 @@ def _no_nul(value: str) -> str:
     return value
 
 
-def _scalar(value: object) -> str | float:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+def _path(value: str) -> str:
+    # what no file system takes would come back as an error from whatever opens it first
+    parts = re.split(r"[/\\]", _no_nul(value))
+    if len(os.fsencode(value)) > 4000 or any(len(os.fsencode(part)) > 250 for part in parts):
+        raise ValueError("Paths have at most 4000 bytes, and 250 between two slashes.")
+    return value
+
+
+def _character(value: str) -> str:
+    if len(value) != 1 or not value.isascii() or value in '\n\r\0"':
         raise ValueError
+    return value
+
+
+def _scalar(value: object) -> str | float:
+    if not isinstance(value, str):
+        number = to_number(value)
+        if math.isinf(number):
+            raise ValueError
     return value
 
 
@@ -99,12 +121,19 @@ def _class_name(value: str) -> str:
 
 def _feature_name(value: str) -> str:
     # it becomes part of file names (pretrained_<name>.npz) and of module names
-    if not value.strip() or ".." in value or any(c in "/\\\0" for c in value):
+    if not value.strip() or ".." in value or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in value):
         raise ValueError("Feature names become parts of file names.")
+    if value == "." or len(quote(value, safe="")) > LONGEST_NAME:
+        raise ValueError(f"Feature names become file names of at most {LONGEST_NAME} bytes.")
     return value
 
 
-def _regularizer(value: object) -> float | str | None:
+def check_regularizer(value: object) -> float | str | None:
+    """Checks a penalty: a weight, null, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     if value is None:
         return None
     pattern = rf"(?:l1|l2)\({_NUMBER}\)|l1_l2\({_NUMBER}, ?{_NUMBER}\)"
@@ -123,7 +152,7 @@ def _optimizer(value: str) -> str:
 
     known = [
         n for n, c in vars(optim).items()
-        if inspect.isclass(c) and issubclass(c, optim.Optimizer) and n not in ("Optimizer", "LBFGS")
+        if inspect.isclass(c) and issubclass(c, optim.Optimizer) and n not in ("Optimizer", "LBFGS", "SparseAdam")
     ]  # fmt: skip
     if value.lower() != "adam" and value not in known:  # FuxiCTR spells only this one both ways
         raise ValueError(suggest(value, known).strip())
@@ -161,6 +190,29 @@ def _pretrained(value: str) -> str:
     return value
 
 
+def check_activation(value: object, output: bool = False) -> object:
+    """Checks the name of an activation, which FuxiCTR looks up in ``torch.nn`` and calls.
+
+    Args:
+        value: a name, or a list of names.
+        output: whether it follows the last layer, whose size FuxiCTR does not hand on.
+
+    Raises:
+        ValueError: it is none that works without arguments.
+    """
+    if isinstance(value, list):
+        return [check_activation(name, output) for name in value]
+    from torch.nn.modules import activation
+
+    sized = ("prelu", "dice")  # FuxiCTR gives these the size of their layer
+    known = [*(n for n in activation.__all__ if n not in _NO_ACTIVATIONS), "Dice"]
+    if not isinstance(value, str) or (value not in known and value.lower() not in _ACTIVATIONS):
+        raise ValueError(suggest(value, known).strip())
+    if output and value.lower() in sized:
+        raise ValueError(f"{value} is for hidden layers only.")
+    return value
+
+
 PREPROCESSORS = (
     "copy_from",
     "convert_to_bucket",
@@ -170,11 +222,17 @@ PREPROCESSORS = (
     "extract_country_code",
     "bucketize_age",
 )
+REGULARIZERS = "a number of at least 0, null, l1(x), l2(x) or l1_l2(x,y)"
+ACTIVATIONS = "the name of an activation of torch.nn, or Dice"
+_ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "prelu", "dice")  # which FuxiCTR spells in any way
+_NO_ACTIVATIONS = ("GLU", "MultiheadAttention", "Softmax2d", "Threshold")  # need arguments, or another shape
 _LOSSES = ("binary_crossentropy", "binary_cross_entropy", "bce", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 Flag = Annotated[bool, Strict(), Expect("true or false")]
 Count = whole(1)
 Index = whole(0)
+Size = whole(1, LARGEST_SIZE)
+Length = whole(0, LONGEST_LIST)
 Positive = Annotated[
     float, BeforeValidator(to_real), Field(gt=0, allow_inf_nan=False), Expect("a number greater than 0")
 ]
@@ -185,7 +243,8 @@ Norm = Annotated[float, BeforeValidator(to_real), Field(gt=0), Expect("a number 
 Fraction = Annotated[float, BeforeValidator(to_real), Field(gt=0, lt=1), Expect("a number between 0 and 1")]
 AnyText = Annotated[str, Strict(), Expect("text")]
 Text = Annotated[str, Strict(), AfterValidator(_no_nul), Expect("text that is not empty")]
-Character = Annotated[str, Strict(), Field(min_length=1, max_length=1), Expect("one character")]
+FilePath = Annotated[str, Strict(), AfterValidator(_path), Expect("a path: text that is not empty")]
+Character = Annotated[str, Strict(), AfterValidator(_character), Expect("one ASCII character")]
 Scalar = Annotated[Any, PlainValidator(_scalar), Expect("text or a number")]
 Id = Annotated[str, Strict(), AfterValidator(_id), Expect("an id that can be a file name")]
 ClassName = Annotated[str, Strict(), AfterValidator(_class_name), Expect("the name of a class")]
@@ -208,9 +267,7 @@ Metrics = Annotated[
 Monitor = Annotated[
     Any, PlainValidator(_monitor), Expect("a metric, or weights of metrics as in {AUC: 1, logloss: -1}")
 ]
-Regularizer = Annotated[
-    Any, PlainValidator(_regularizer), Expect("a number of at least 0, null, l1(x), l2(x) or l1_l2(x,y)")
-]
+Regularizer = Annotated[Any, PlainValidator(check_regularizer), Expect(REGULARIZERS)]
 Initializer = Annotated[str, PlainValidator(check_initializer), Expect(INITIALIZERS)]
 Preprocess = Annotated[
     str, Strict(), AfterValidator(_preprocess), Expect(f"one of {', '.join(PREPROCESSORS)}, with or without (column)")

@@ -12,8 +12,18 @@ from fuxictr.features import FeatureMap
 
 from qin_zoo.data.item_layout import HISTORY, ItemTableData
 from qin_zoo.data.rows import check_spec
-from qin_zoo.data.specs import Spec, check_known, check_spec_shape, feature_specs, label_names
-from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.data.specs import (
+    WITH_IDS,
+    Spec,
+    check_feature_name,
+    check_known,
+    check_spec_shape,
+    feature_specs,
+    label_names,
+)
+from qin_zoo.errors import ConfigError, DataError, first_line
+
+MAX_BYTES = 16_000_000  # of a feature_map.json: those of thousands of features have a hundredth of it
 
 
 def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = None) -> FeatureMap:
@@ -53,7 +63,15 @@ def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = No
             for column in data.columns_of(name, spec):
                 check_spec(column, name, spec)
     if data is not None:
+        for name in data.layout.kinds:
+            kind = feature_map.features.get(name, {}).get("type", "meta")
+            if name != HISTORY and kind not in ("meta", "categorical", "numeric"):
+                raise ConfigError(
+                    f"{where}, feature '{name}': expected type categorical or meta, as the column holds one id in each "
+                    f"row, found {kind}."
+                )
         _check_items(data)
+    _check_together(feature_map, params, where, features)
     feature_map.total_features = sum(_size(spec) for spec in features.values())
     feature_map.num_fields = feature_map.get_num_fields()
     feature_map.set_column_index()
@@ -73,39 +91,103 @@ def load_feature_map(path: str | Path, params: Mapping[str, Any]) -> FeatureMap:
         ConfigError: a feature that cannot be used, or a name that the file does not know.
     """
     path = Path(path)
+    content = _read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("features"), list):
+        raise DataError(f"{path}: expected an object with a list of features, found {str(content)[:60]!r}.")
+    labels = content.get("labels")
+    if not isinstance(labels, list) or not labels:
+        raise DataError(f"{path}: expected labels to be a list of names, found {labels!r:.80}.")
+    for label in labels:
+        check_feature_name(label, f"{path}, labels")
+    if content.get("dataset_id") != params.get("dataset_id"):
+        raise ConfigError(
+            f"{path}: expected the dataset_id {params.get('dataset_id')!r} of the configuration, found "
+            f"{content.get('dataset_id')!r:.80}. Name the feature map of that data set."
+        )
+    total = content.get("total_features", 0)
+    if type(total) is not int:
+        raise DataError(f"{path}: expected total_features to be a whole number, found {total!r:.80}.")
+    features = _features_of(content["features"], path)
+
+    # Not FuxiCTR's own ``load``: it would read the file again, which may by then be another than the one checked.
+    feature_map = FeatureMap(content["dataset_id"], str(path.parent))
+    feature_map.labels = labels
+    feature_map.total_features = total
+    feature_map.group_id = params.get("group_id")
+    feature_map.default_emb_dim = params.get("embedding_dim")
+    feature_map.features.update(features)
+    feature_map.num_fields = feature_map.get_num_fields()
+    if feature_map.group_id is not None:
+        check_known([feature_map.group_id], features, f"{path}, group_id")
+    feature_map.features.clear()
+    feature_map.features.update(_overridden(features, params, str(path)))
+    for name, spec in feature_map.features.items():
+        check_spec_shape(spec, f"{path}, feature '{name}'", complete=True)
+        spec.setdefault("source", "")  # FuxiCTR's embedding layer looks it up
+        if "pretrained_emb" in spec:
+            _check_vocabulary(path.with_name("feature_vocab.json"), name, spec)
+    _check_together(feature_map, params, str(path), features)
+    feature_map.set_column_index()
+    return feature_map
+
+
+def _read_json(path: Path) -> object:
+    def refuse(constant: str):
+        raise ValueError(f"the number {constant}")
+
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r:.80} stands there twice")
+        return found
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a named pipe would be waited for
+            raise DataError(f"{path}: expected a file, found a folder or a device.")
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise DataError(f"{path}: larger than {MAX_BYTES:,} bytes; no feature map is. Is it a data file?")
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=refuse)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}). FuxiCTR's preprocessing writes this "
             "file beside the encoded data."
         ) from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deep for a feature map.") from None
     except ValueError as error:
         raise DataError(f"{path}: expected JSON, found something else ({error}).") from None
-    if not isinstance(content, dict) or not isinstance(content.get("features"), list):
-        raise DataError(f"{path}: expected an object with a list of features, found {str(content)[:60]!r}.")
-    labels = content.get("labels", [])
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{path}: expected labels to be a list of names, found {labels!r}.")
-    if content.get("dataset_id") != params.get("dataset_id"):
-        raise ConfigError(
-            f"{path}: expected the dataset_id {params.get('dataset_id')!r} of the configuration, found "
-            f"{content.get('dataset_id')!r}. Name the feature map of that data set."
-        )
+
+
+def _check_vocabulary(path: Path, name: str, spec: Spec) -> None:
+    """Raises DataError unless FuxiCTR finds the ids of a feature's words, whose vectors lie in a file, in ``path``."""
+    content = _read_json(path)
+    words = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(words, dict):
+        raise DataError(f"{path}: expected the words of feature '{name}' with their ids, found {words!r:.80}.")
+    for word, number in words.items():
+        if type(number) is not int or not 0 <= number < spec["vocab_size"]:
+            raise DataError(
+                f"{path}, feature '{name}': expected the id of {word!r:.80} to be a whole number below the vocab_size "
+                f"{spec['vocab_size']}, found {number!r:.80}."
+            )
+
+
+def _features_of(entries: list, path: Path) -> dict[str, Spec]:
+    """The features of a ``feature_map.json``, checked one by one; what is null counts as not given."""
     features: dict[str, Spec] = {}
-    for entry in content["features"]:
+    for entry in entries:
         if not isinstance(entry, dict):
-            raise DataError(f"{path}: expected each of features to be {{name: {{type: …}}}}, found {entry!r}.")
-        features.update(entry)
-    for name, spec in features.items():
-        check_spec_shape(spec, f"{path}, feature '{name}'")
-    for name, spec in _overridden(features, params, str(path)).items():
-        check_spec_shape(spec, f"{path}, feature '{name}'", complete=True)
-    feature_map = FeatureMap(content["dataset_id"], str(path.parent))
-    feature_map.load(str(path), dict(params))
-    for spec in feature_map.features.values():
-        spec.setdefault("source", "")  # FuxiCTR's embedding layer looks it up
-    return feature_map
+            raise DataError(f"{path}: expected each of features to be {{name: {{type: …}}}}, found {entry!r:.80}.")
+        for name, spec in entry.items():
+            check_feature_name(name, f"{path}, features")
+            if name in features:
+                raise DataError(f"{path}: feature '{name}' is given twice. Keep one of them.")
+            check_spec_shape(spec, f"{path}, feature '{name}'")
+            features[name] = {key: value for key, value in spec.items() if value is not None}
+    return features
 
 
 def _overridden(features: Mapping[str, Spec], params: Mapping[str, Any], where: str) -> dict[str, Spec]:
@@ -121,6 +203,108 @@ def _overridden(features: Mapping[str, Spec], params: Mapping[str, Any], where: 
         for name in names:
             out[name].update((key, value) for key, value in change.items() if key != "name")
     return out
+
+
+def _check_together(
+    feature_map: FeatureMap, params: Mapping[str, Any], where: str, known: Mapping[str, Spec]
+) -> None:
+    """What features say about each other, and the configuration about them.
+
+    Args:
+        feature_map: the features in use.
+        params: the configuration.
+        where: the file or data set, for messages.
+        known: all features there are.
+
+    Raises:
+        ConfigError: a name that is no feature, shared embeddings that do not fit, a ``feature_encoder`` that does not
+            return what the model will expect.
+    """
+    from torch.nn import ModuleDict
+
+    features, module = feature_map.features, ModuleDict()
+    for label in feature_map.labels:
+        if features.get(label, {}).get("type", "meta") != "meta":
+            raise ConfigError(f"{where}: '{label}' is the label and a feature too; the model would see its answer.")
+    seen: dict[str, Spec] = {}
+    for name, spec in features.items():
+        at = f"{where}, feature '{name}'"
+        if spec["type"] != "meta" and ("." in name or hasattr(module, name)):
+            raise ConfigError(f"{at}: torch cannot keep an embedding under this name. Rename the column.")
+        shared = spec.get("share_embedding")
+        if shared is not None:
+            check_known([shared], known, f"{at}, share_embedding")
+        if shared in features:
+            if spec["type"] not in WITH_IDS:
+                raise ConfigError(f"{at}: share_embedding is for categorical and sequence features. Remove it.")
+            check_known([shared], seen, f"{at}, share_embedding (it must come earlier)")
+            for key in ("vocab_size", "embedding_dim"):
+                own, other = (s.get(key, feature_map.default_emb_dim) for s in (spec, seen[shared]))
+                if own != other and (key == "embedding_dim" or own > other) and key in spec:
+                    raise ConfigError(
+                        f"{at}: {key} {own} does not fit the {other} of '{shared}', whose embedding it shares."
+                    )
+        if spec["type"] in WITH_IDS:
+            seen[name] = seen.get(shared, spec)
+        _check_encoder_output(name, spec, features, feature_map.default_emb_dim, at)
+    _check_fields(features, params, where)
+
+
+def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where: str) -> None:
+    """Targets and histories of named fields: which types they can have."""
+    lengths: dict[str, int] = {}
+    for key in ("target_field", "sequence_field"):
+        names = _flat(params.get(key))
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{where}, {key}: expected each feature once, found {params[key]}.")
+        for name in names:
+            check_known([name], features, f"{where}, {key}")
+            kind = features[name]["type"]
+            if kind == "meta" or (key == "sequence_field" and kind != "sequence"):
+                wanted = "a sequence" if key == "sequence_field" else "a feature with an embedding"
+                raise ConfigError(f"{where}, {key}: expected {wanted}, found '{name}', which is of type {kind}.")
+            if key == "sequence_field":
+                lengths[name] = features[name]["max_len"]
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        raise ConfigError(f"{where}, sequence_field: expected sequences of one length, found the max_len {lengths}.")
+
+
+def _flat(names: object) -> list[str]:
+    if isinstance(names, str):
+        return [names]
+    return [name for part in names for name in _flat(part)] if isinstance(names, (list, tuple)) else []
+
+
+def _check_encoder_output(
+    name: str, spec: Spec, features: Mapping[str, Spec], default_dim: int | None, where: str
+) -> None:
+    """Raises ConfigError unless the feature's encoder returns vectors of the size that the specification says."""
+    encoder, kind = spec.get("feature_encoder"), spec["type"]
+    dim = features.get(spec.get("share_embedding", ""), spec).get("embedding_dim", default_dim)
+    usual = encoder is None or (kind == "sequence" and encoder == "layers.MaskedAveragePooling()")
+    expected = spec.get("emb_output_dim", dim)
+    if kind == "meta" or dim is None or (usual and expected == dim):
+        return
+    import torch
+
+    from qin_zoo.fuxi import FeatureEmbeddingDict
+
+    one = FeatureMap("one", ".")
+    one.features[name] = {key: spec[key] for key in ("type", "source", "feature_encoder") if key in spec} | {
+        "vocab_size": 2,
+        "pretrain_dim": spec.get("pretrain_dim"),
+    }
+    shape = {"sequence": [2, spec.get("max_len") or 1], "embedding": [2, spec.get("pretrain_dim")]}.get(kind, [2])
+    try:
+        with torch.device("meta"):  # sizes only: nothing is allocated or computed
+            found = FeatureEmbeddingDict(one, dim)({name: torch.zeros(shape)})[name].shape
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ConfigError(f"{where}: feature_encoder {encoder!r} does not fit. {first_line(error)}") from error
+    if len(found) not in (2, 3) or found[-1] != expected:
+        raise ConfigError(
+            f"{where}: expected feature_encoder {encoder!r} to return vectors of {expected} numbers (emb_output_dim, "
+            f"or embedding_dim where that is not given), found the shape {tuple(found)} for two rows."
+        )
 
 
 def _fill(name: str, spec: Spec, data: ItemTableData) -> None:

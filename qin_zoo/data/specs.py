@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from qin_zoo.data import item_codes
 from qin_zoo.data.encoders import check_encoder
@@ -13,7 +15,18 @@ from qin_zoo.errors import ConfigError, suggest
 _log = logging.getLogger(__name__)
 
 TYPES = ("meta", "categorical", "sequence", "embedding", "numeric")
+WITH_IDS = ("categorical", "sequence")
 _SIZES = ("vocab_size", "embedding_dim", "emb_output_dim", "pretrain_dim")
+_LARGEST_SIZE = 2**20
+# key -> least and greatest value; greater ones would only exhaust the memory
+_LIMITS = {
+    **dict.fromkeys(_SIZES, (1, _LARGEST_SIZE)),
+    "vocab_size": (1, 2**31 - 1),
+    "max_len": (0, 100_000),
+    "padding_idx": (0, 2**31 - 1),
+    "oov_idx": (0, 2**31 - 1),
+}
+_PRETRAINED = (".h5", ".npz", ".parquet")
 _COMPUTED = ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")
 _KEPT = (*_SIZES, "max_len", "share_embedding", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
@@ -59,8 +72,7 @@ def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
         for name in names:
             if column.get("active", True) is False:
                 continue
-            if not isinstance(name, str):
-                raise ConfigError(f"{where}: expected a feature's name to be text, found {name!r}.")
+            check_feature_name(name, where)
             if name in specs:
                 raise ConfigError(f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them.")
             specs[name] = _spec(name, column, f"{where}, feature '{name}'")
@@ -83,7 +95,7 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
     spec |= {key: column[key] for key in _KEPT if column.get(key) is not None}
     if item_codes.source_column(spec):
         spec |= item_codes.sizes(spec, where)
-    if spec["type"] in ("categorical", "sequence"):
+    if spec["type"] in WITH_IDS:
         spec["padding_idx"] = 0
     encoder = column.get("feature_encoder", "layers.MaskedAveragePooling()" if spec["type"] == "sequence" else None)
     if encoder not in (None, "null", "None", "none"):  # FuxiCTR reads these words as null
@@ -104,14 +116,23 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
     kind = spec.get("type")
     if kind not in TYPES:
         raise ConfigError(f"{where}: expected a type among {', '.join(TYPES)}, found {kind!r}.{suggest(kind, TYPES)}")
-    for key in (*_SIZES, "max_len"):
-        value, least = spec.get(key), 0 if key == "max_len" else 1
-        if value is not None and (type(value) is not int or value < least):
-            raise ConfigError(f"{where}: expected {key} to be a positive whole number, found {value!r}.")
+    for key, (least, greatest) in _LIMITS.items():
+        value = spec.get(key)
+        if value is not None and (type(value) is not int or not least <= value <= greatest):
+            raise ConfigError(
+                f"{where}: expected {key} to be a {'positive ' * least}whole number of at most {greatest}, "
+                f"found {value!r:.80}."
+            )
     for key in ("source", "share_embedding"):
         if not isinstance(spec.get(key, ""), str):
-            raise ConfigError(f"{where}: expected {key} to be text, found {spec[key]!r}.")
+            raise ConfigError(f"{where}: expected {key} to be text, found {spec[key]!r:.80}.")
+    if (spec.get("padding_idx") or 0) >= (spec.get("vocab_size") or 2**31):
+        raise ConfigError(
+            f"{where}: expected padding_idx to be below the vocab_size {spec['vocab_size']}, "
+            f"found {spec['padding_idx']}."
+        )
     check_encoder(spec.get("feature_encoder"), where)
+    _check_pretrained(spec, where)
     if not complete:
         return
     needed = {"categorical": ["vocab_size"], "sequence": ["vocab_size", "max_len"], "embedding": ["pretrain_dim"]}
@@ -125,6 +146,41 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
             )
 
 
+def check_feature_name(name: object, where: str) -> None:
+    """Raises ConfigError unless a feature, or label, can have this name: it becomes part of file names."""
+    if (
+        not isinstance(name, str)
+        or not name.strip()
+        or name == "."
+        or ".." in name
+        or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in name)
+        or len(quote(name, safe="")) > 200
+    ):
+        raise ConfigError(
+            f"{where}: expected a feature's name to be text that can be part of a file name (not empty, at most 200 "
+            f"bytes, no '/', '\\' and '..'), found {name!r:.80}. Rename the column."
+        )
+
+
+def _check_pretrained(spec: Mapping[str, Any], where: str) -> None:
+    """What FuxiCTR's ``PretrainedEmbedding`` takes for granted; its file lies beside the feature map."""
+    file = spec.get("pretrained_emb")
+    if file is None:
+        return
+    if not isinstance(file, str) or not file.endswith(_PRETRAINED) or any(c in file for c in "/\\\0"):
+        raise ConfigError(
+            f"{where}: expected pretrained_emb to be the name of a file {', '.join(_PRETRAINED)} beside the feature "
+            f"map, found {file!r:.80}."
+        )
+    if spec.get("pretrain_usage", "init") not in ("init", "sum", "concat"):
+        raise ConfigError(
+            f"{where}: expected pretrain_usage to be init, sum or concat, found {spec['pretrain_usage']!r:.80}."
+        )
+    for key, kind, what in (("oov_idx", int, "a whole number"), ("freeze_emb", bool, "true or false")):
+        if type(spec.get(key)) is not kind:
+            raise ConfigError(f"{where}: pretrained_emb needs {key}, {what}, found {spec.get(key)!r:.80}.")
+
+
 def label_names(params: Mapping[str, Any]) -> list[str]:
     """The names of the label columns; ``label_col`` is one ``{name: …}`` or a list of them."""
     columns = params.get("label_col")
@@ -134,7 +190,10 @@ def label_names(params: Mapping[str, Any]) -> list[str]:
             f"dataset '{params.get('dataset_id')}': expected label_col to be {{name: …, dtype: float}}, "
             f"found {params.get('label_col')!r}."
         )
-    return [c["name"] for c in columns]
+    names = [c["name"] for c in columns]
+    for name in names:
+        check_feature_name(name, f"dataset '{params.get('dataset_id')}', label_col")
+    return names
 
 
 def check_known(names: Iterable[object], known: Iterable[str], where: str) -> None:

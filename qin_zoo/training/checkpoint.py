@@ -68,6 +68,10 @@ class CheckpointStore:
             self._facts(step).unlink(missing_ok=True)  # first: without it there is no checkpoint
             self._tensors(step).unlink(missing_ok=True)
 
+    def is_empty(self) -> bool:
+        """Whether there is no checkpoint, not even a damaged one."""
+        return not self._steps()
+
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is undamaged; None where there is none."""
         for step in reversed(self._steps()):

@@ -63,10 +63,8 @@ def run_experiment(
     dataset = prepared.open_dataset()
     for split in ("train", "valid"):
         dataset.require(split, labels=True)
-    _require_writable(files.folder)
     checkpoints = CheckpointStore(files.checkpoints, warn=echo)
-    checkpoints.begin()
-    interrupted = checkpoints.latest() is not None
+    interrupted = not checkpoints.is_empty()
     if resume and not interrupted:
         record = finished_record(prepared, dataset)
         if record is not None:
@@ -74,6 +72,8 @@ def run_experiment(
             return record
     model = build_model(prepared, dataset)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    _require_writable(files.folder)
+    checkpoints.begin()
     with log_to(files.log, append=resume and interrupted):
         logging.info(f"Parameters: {params}")
         echo(

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.errors import CheckpointError, ConfigError, QinZooError
 from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
 from qin_zoo.training.stability import NotFinite, Watch, trace
 from qin_zoo.training.state import capture, restore
@@ -178,6 +179,7 @@ class Trainer:
                 f"{self.epochs * model._steps_per_epoch} batches ({self.epochs} epochs of {model._steps_per_epoch}): "
                 "nothing would ever be evaluated or saved. Lower eval_steps, or leave it out for one per epoch."
             )
+        _require_rows_for_batch_norm(model, train)
         logging.info(f"Training: {model._steps_per_epoch} batches/epoch, at most {self.epochs} epochs")
         self._start = self._saved_at = time.perf_counter()
         self._sums = _Sums.zero(model.device)
@@ -253,7 +255,8 @@ class Trainer:
     def _evaluate(self, valid) -> None:
         model = self.model
         learning_rate = model.optimizer.param_groups[0]["lr"]
-        metrics = model.evaluate(valid)
+        wanted = dict.fromkeys([*model.validation_metrics, *model._monitor.get_metrics()])
+        metrics = model.evaluate(valid, metrics=list(wanted))
         if not math.isfinite(model._monitor.get_value(metrics)):
             raise QinZooError(
                 f"The monitored metric {model._monitor.kv_pairs} is not a number on the validation split ({metrics}): "
@@ -355,6 +358,16 @@ class Trainer:
             {"from_step": failed_at, "to_step": checkpoint.step, "learning_rate": rate, "reason": str(error)}
         )
         self.say(f"{error}\nRolled back to step {checkpoint.step}; the learning rate is {rate:.2e} from here on.")
+
+
+def _require_rows_for_batch_norm(model, train) -> None:
+    """Raises ConfigError where a batch would have one row, of which batch norm cannot take statistics."""
+    rows, size = getattr(train, "num_samples", 0), getattr(train, "batch_size", 0)
+    if size and rows % size == (1 % size) and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        raise ConfigError(
+            f"batch_size {size:,} makes a batch of one row of the {rows:,} training rows, and batch norm needs two. "
+            f"Set batch_size to {size + 1:,}, or batch_norm to False."
+        )
 
 
 def _batches(train, epoch: int, first: int) -> Iterator[Any]:

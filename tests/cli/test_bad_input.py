@@ -140,10 +140,16 @@ def test_bad_data_leaves_an_earlier_run_alone(data, tmp_path, capsys):
         main(["run", "QIN_sample", "--data", str(data), *SMALL])
     assert not done.value.code
     folder = tmp_path / "checkpoints" / "sample"
-    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+    before = {f.name: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     one_row(data / "train.parquet", "label", 0, 5)
     fails(capsys, "run", "QIN_sample", "--data", data, *SMALL)
-    assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
+    assert {f.name: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize("size", [1, 2999])
+def test_batch_norm_of_one_row(size, sample, capsys):
+    message = fails(capsys, "run", "QIN_sample", "--data", sample, "--set", f"batch_size={size}")
+    assert all(word in message for word in ["batch of one row", "3,000", "batch_norm"])
 
 
 @pytest.mark.parametrize(

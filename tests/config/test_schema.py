@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qin_zoo.config.experiments import apply_overrides, load_experiment
+from qin_zoo.config.experiments import load_experiment, parse_overrides
 from qin_zoo.config.schema import check_params, known_params
 from qin_zoo.errors import ConfigError
 from qin_zoo.fuxi import BaseModel
@@ -186,7 +186,7 @@ def test_unknown_keys_without_a_neighbour(key):
         ("train_data", "", "text that is not empty"),
         ("test_data", 3, "text that is not empty or null"),
         ("item_info", "a\0b", "text"),
-        ("max_len", -1, "at least 0"),
+        ("max_len", -1, "whole number from 0 to"),
         ("embedding_regularizer", -1e-4, "cannot be negative"),
         ("embedding_regularizer", "l3(1)", r"l1\(x\)"),
         ("net_regularizer", "l2(-1)", "cannot be negative"),
@@ -507,7 +507,7 @@ def test_random_text_is_refused_or_valid(tmp_path_factory, model, dataset):
     _load_and_check(folder, "".join(model), "".join(dataset))
     _load_and_check(folder, "X:\n  model: Model\n  dataset_id: tiny\n  " + "".join(model))
     with suppress(ConfigError):
-        apply_overrides({}, ["key=" + "".join(model)])
+        parse_overrides(["key=" + "".join(model)])
 
 
 @given(st.binary(max_size=60))

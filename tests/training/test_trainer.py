@@ -71,6 +71,12 @@ def test_a_loss_that_explodes_stops_with_a_message(feature_map, tmp_path):
         Trainer(model, epochs=2).fit(TRAIN, VALID)
 
 
+def test_a_monitor_that_is_not_among_the_metrics(feature_map, tmp_path):
+    model = build(feature_map, tmp_path, metrics=["AUC"], monitor="logloss", monitor_mode="min")
+    (evaluation,) = Trainer(model, epochs=1).fit(TRAIN, VALID)
+    assert model._best_metric == evaluation.metrics["logloss"] > 0
+
+
 def test_a_validation_split_of_one_class(feature_map, tmp_path):
     model = build(feature_map, tmp_path)
     batch = random_item_batch(VOCAB, 8)
