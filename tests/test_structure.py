@@ -15,7 +15,9 @@ ALLOWED = {
     "training": {"config", "data", "models"},
     "bench": {"layers", "data", "models", "training"},
     "embed": {"data", "layers"},
-    "cli": {"bench", "config", "data", "embed", "models", "training"},
+    "tuning": {"config", "data", "training"},
+    "study": {"config", "training"},
+    "cli": {"bench", "config", "data", "embed", "models", "study", "training", "tuning"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

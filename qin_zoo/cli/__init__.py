@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import typer
 
 from qin_zoo import __version__
-from qin_zoo.cli import bench, data, demo, embed, info, list_models, new, predict, run
+from qin_zoo.cli import bench, data, demo, embed, info, list_models, new, predict, run, study, tune
 from qin_zoo.errors import QinZooError
+from qin_zoo.training.log import warnings_on_terminal
 
 app = typer.Typer(
     help="A plugin model zoo for multimodal click-through-rate prediction on FuxiCTR and PyTorch.",
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("predict")(predict.predict)
+app.command("study")(study.study)
+app.command("tune")(tune.tune)
 app.command("list")(list_models.list_models)
 app.command("info")(info.info)
 app.command("new")(new.new)
@@ -43,10 +45,7 @@ def _options(
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2."""
-    # The terminal shows warnings; the rest of FuxiCTR's log and ours goes to the run's own file.
-    terminal = logging.StreamHandler()
-    terminal.setLevel(logging.WARNING)
-    logging.getLogger().addHandler(terminal)
+    warnings_on_terminal()
     try:
         app(args=argv)
     except QinZooError as error:

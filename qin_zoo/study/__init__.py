@@ -1,0 +1,1 @@
+"""Experiments times variations times seeds: what a study file asks for, run where it is missing, and compared."""

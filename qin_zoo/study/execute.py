@@ -1,0 +1,103 @@
+"""Runs what is missing of a study, in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from qin_zoo.errors import QinZooError
+from qin_zoo.study.plan import StudyRun
+from qin_zoo.training.log import warnings_on_terminal
+from qin_zoo.training.run import finished_record, run_experiment
+
+_gpu = -1
+
+
+def run_missing(
+    runs: list[StudyRun],
+    gpus: list[int],
+    options: dict,
+    echo: Callable[[str], None] = print,
+) -> tuple[dict[StudyRun, dict], dict[StudyRun, str]]:
+    """Runs what has no record yet.
+
+    Args:
+        runs: of a study.
+        gpus: one process for each; -1 is a share of the CPU.
+        options: of :func:`~qin_zoo.training.prepare.prepare`, the same for all runs.
+        echo: receives a line for every run.
+
+    Returns:
+        records of all finished runs, and the messages of those that failed.
+
+    Raises:
+        QinZooError: a run's configuration cannot be used; nothing has been started then.
+    """
+    prepared = {run: run.prepare(**options) for run in runs}
+    records = {run: record for run, p in prepared.items() if (record := finished_record(p)) is not None}
+    missing = [run for run in runs if run not in records]
+    echo(f"{len(runs)} runs: {len(records)} finished before, {len(missing)} to do")
+    failures: dict[StudyRun, str] = {}
+    if not missing:
+        return records, failures
+    context = multiprocessing.get_context("spawn")
+    devices = context.Queue()
+    for gpu in gpus[: len(missing)]:
+        devices.put(gpu)
+    workers = min(len(gpus), len(missing))
+    threads = max(1, (os.cpu_count() or 1) // len(gpus))  # the same for the last runs: sums depend on it
+    if workers > 1:
+        os.environ["TQDM_DISABLE"] = "1"  # for the processes: bars of several would overwrite each other
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(devices, threads))
+    try:
+        futures = {pool.submit(_train, run, options): run for run in missing}
+        for count, future in enumerate(as_completed(futures), 1):
+            run = futures[future]
+            done = f"[{count}/{len(missing)}] {run.name}"
+            try:
+                records[run] = _result(future)
+                echo(f"{done}: valid {_metrics(records[run]['valid'])}, {records[run]['seconds']:.0f} s")
+            except QinZooError as error:
+                failures[run] = str(error)
+                echo(f"{done} failed: {error}")
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return records, failures
+
+
+def _result(future: Future) -> dict:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise QinZooError("its process was killed, or one beside it; memory was probably short") from error
+
+
+def _begin(devices: multiprocessing.Queue, threads: int) -> None:
+    """Starts a process of the pool: it takes a device and keeps it."""
+    import torch
+
+    global _gpu
+    _gpu = devices.get()
+    torch.set_num_threads(threads)
+    warnings_on_terminal()
+
+
+def _train(run: StudyRun, options: dict) -> dict:
+    prepared = run.prepare(**options, gpu=_gpu)
+    return run_experiment(prepared, Path.cwd(), argv=["qin-zoo", "study", run.name], echo=_silent)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

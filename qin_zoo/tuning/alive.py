@@ -1,0 +1,79 @@
+"""Which tuners are alive: told by a lock that ends with its processes, or by a beat that other machines see."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows; beats alone tell there
+    fcntl = None
+
+BEAT_SECONDS = 20.0
+SILENCE_SECONDS = 150.0
+"""After so long without a beat, a tuner that no lock tells of is taken for dead."""
+
+
+class Lock:
+    """A file whose lock is held by a tuner and its workers, and ends when the last of them has ended, however.
+
+    Args:
+        path: the file; made where it is missing.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "w")
+        if fcntl:
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def lock_path(folder: Path, tuner: str) -> Path:
+    return folder / f".{tuner}.lock"
+
+
+def is_dead(path: Path) -> bool | None:
+    """Whether a tuner and all its workers have ended; None where its lock does not tell.
+
+    Args:
+        path: its lock, which is removed if it is dead.
+    """
+    if fcntl is None:
+        return None
+    try:
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            path.unlink(missing_ok=True)
+            return True
+    except OSError:  # no such file: the tuner is on another machine; or a file system without locks
+        return None
+
+
+class Beats:
+    """Watches the beats of tuners elsewhere. Clocks of two machines are not compared: a beat must change."""
+
+    def __init__(self):
+        self._seen: dict[str, tuple[object, float]] = {}
+
+    def is_silent(self, tuner: str, beat: object) -> bool:
+        """Whether this beat has been the same for :data:`SILENCE_SECONDS`."""
+        last, since = self._seen.get(tuner, (None, 0.0))
+        if last != (beat,):
+            self._seen[tuner] = ((beat,), time.monotonic())
+            return False
+        return time.monotonic() - since > SILENCE_SECONDS
+
+
+def new_tuner() -> str:
+    """A name for this process that no other has, here or elsewhere."""
+    return f"{os.uname().nodename if hasattr(os, 'uname') else 'host'}-{os.getpid()}-{os.urandom(4).hex()}"

@@ -1,0 +1,385 @@
+"""FuxiCTR's tuner files, read safely: a base experiment, and what is varied.
+
+    base_config: FOLDER            # default: the file's own folder, else the experiment is looked up by its id
+    base_expid: QIN_sample
+    dataset_id: NAME               # default: that of the experiment
+    tuner_space:
+      net_dropout: [0., 0.1]                              # a list: each of its values
+      learning_rate: {low: 1.e-4, high: 1.e-2, log: true} # a range, which FuxiCTR does not have
+      num_layers: {low: 2, high: 6, step: 1}              # whole numbers where low, high and step are
+
+Lists alone span a grid, whose combinations, order and names are those of FuxiCTR's tuner. ``model_config`` and
+``dataset_config`` may stand in the file itself instead of in a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from qin_zoo.config.blocks import check_id, config_files, read_blocks
+from qin_zoo.config.experiments import ExperimentParams, load_experiment, parse_overrides, resolve_experiment
+from qin_zoo.config.safe_yaml import read_yaml
+from qin_zoo.config.values import to_number
+from qin_zoo.errors import ConfigError, suggest
+
+_FILE_KEYS = ("base_config", "base_expid", "dataset_id", "model_config", "dataset_config", "tuner_space")
+_RANGE_KEYS = ("low", "high", "step", "log")
+# One value may be given; several would make trials that cannot be compared, or not be told apart.
+_CONSTANT = ("model_root", "monitor", "monitor_mode", "gpu", "cache_dir")
+_LARGEST_GRID = 100_000
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        step: distance of the values; None for any real number.
+        log: whether ratios, not differences, are drawn evenly.
+        whole: whether the values are whole numbers.
+    """
+
+    low: float
+    high: float
+    step: float | None
+    log: bool
+    whole: bool
+
+    def as_dict(self) -> dict:
+        return {key: getattr(self, key) for key in _RANGE_KEYS}
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a tuner file says.
+
+    Attributes:
+        file: the file.
+        expid: id of the base experiment.
+        prefix: what the trials' ids begin with: the base experiment's, or ``<model>_<dataset_id>`` where that one
+            leaves its dataset open (``TBD``).
+        model: parameters of the base experiment, as written, those of the dataset left out.
+        datasets: dataset id -> parameters; several where parameters of the dataset are varied.
+        lists: varied key -> values, in the order in which FuxiCTR nests them; ``dataset_id`` is the innermost.
+        ranges: varied key -> range.
+        origin: key -> where it was written.
+    """
+
+    file: Path
+    expid: str
+    prefix: str
+    model: dict[str, object]
+    datasets: dict[str, dict[str, object]]
+    lists: dict[str, list]
+    ranges: dict[str, Range]
+    origin: dict[str, str] = field(repr=False)
+
+    @property
+    def is_grid(self) -> bool:
+        return not self.ranges
+
+    @property
+    def size(self) -> int:
+        """Number of combinations of the lists."""
+        size = 1
+        for values in self.lists.values():
+            size *= len(values)
+        return size
+
+    def point(self, index: int) -> dict[str, object]:
+        """A combination of the lists, in FuxiCTR's order.
+
+        Args:
+            index: of the combination, from 0 to below :attr:`size`.
+        """
+        point = {}
+        for key in reversed(self.lists):
+            index, place = divmod(index, len(self.lists[key]))
+            point[key] = self.lists[key][place]
+        return {key: point[key] for key in self.lists}
+
+    def corners(self) -> Iterator[dict[str, object]]:
+        """What is worth checking before a trial starts: every combination of a grid; with ranges, every single value
+        of the lists and the ends of the ranges."""
+        if self.is_grid:
+            yield from (self.point(index) for index in range(self.size))
+            return
+        first = self.point(0) | {key: r.low for key, r in self.ranges.items()}
+        yield first
+        for key, values in self.lists.items():
+            yield from ({**first, key: value} for value in values[1:])
+        for key, r in self.ranges.items():
+            yield {**first, key: r.high}
+
+    def trial_expid(self, number: int, point: Mapping[str, object]) -> str:
+        """The id of a trial, as FuxiCTR names it.
+
+        Args:
+            number: of the trial, from 1.
+            point: its parameters.
+        """
+        params = {**self.model, "dataset_id": next(iter(self.datasets)), **point}
+        return f"{self.prefix}_{number:03d}_{_fuxictr_hash(params)}"
+
+    def trial_blocks(self, point: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+        """Model and dataset parameters of a trial, as blocks of a configuration."""
+        dataset_id = point.get("dataset_id", next(iter(self.datasets)))
+        return {**self.model, **point, "dataset_id": dataset_id}, self.datasets[dataset_id]
+
+    def as_dict(self) -> dict:
+        """Everything that tells this search from another."""
+        return {
+            "expid": self.expid,
+            "prefix": self.prefix,
+            "model": self.model,
+            "datasets": self.datasets,
+            "lists": self.lists,
+            "ranges": {key: r.as_dict() for key, r in self.ranges.items()},
+        }
+
+
+def read_space(file: Path, overrides: Iterable[str] = ()) -> Space:
+    """Reads a tuner file and its base experiment; values are not yet checked against the model.
+
+    Args:
+        file: FuxiCTR's tuner configuration.
+        overrides: ``key=value`` texts that replace parameters of the base experiment.
+
+    Raises:
+        ConfigError: the file, its experiment or its dataset cannot be read; an unknown key; an empty list, a value
+            that stands twice in a list; a range without low and high, with low not below high, or whose step does not
+            lead from low to high; a key that is both varied and overridden.
+    """
+    document = read_yaml(file)
+    data = document.data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: expected keys such as base_expid and tuner_space, got {type(data).__name__}.")
+    lines = document.lines.get("tuner_space", {})
+    _check_keys(file, data)
+    written = data.get("tuner_space") or {}
+    if not isinstance(written, dict):
+        raise ConfigError(f"{file}: tuner_space must be a mapping of keys to lists or ranges, got {written!r:.80}.")
+    params, prefix = _base(file, data)
+    base_expid = params["model_id"]
+    model, dataset = _split(params)
+    constants, lists, ranges = {}, {}, {}
+    for key, value in written.items():
+        place = f"{file}, line {lines.get(key, lines.get('', 1))}"
+        if not isinstance(key, str):
+            raise ConfigError(f"{place}: the key {key!r} is no text; put it in quotes.")
+        params.origin[key] = place
+        if key in ("dataset_id", "model_id"):
+            raise ConfigError(f"{place}: '{key}' cannot be tuned. For another dataset write dataset_id: NAME outside.")
+        if isinstance(value, dict) and {"low", "high"} & value.keys():
+            ranges[key] = _range(key, value, place)
+        elif isinstance(value, list) and len(value) != 1:
+            lists[key] = _checked_list(key, value, place)
+        else:
+            constants[key] = value[0] if isinstance(value, list) else value
+    for key in _CONSTANT:
+        if key in lists or key in ranges:
+            raise ConfigError(f"{params.origin[key]}: '{key}' cannot be varied; give one value.")
+    for key, value in parse_overrides(overrides).items():
+        if key in written or key == "dataset_id":
+            raise ConfigError(f"--set {key}: {file} gives its value; change it there.")
+        constants[key] = value
+        params.origin[key] = "command line"
+    for key, value in constants.items():
+        (dataset if key in dataset else model)[key] = value
+    ordered = [key for key in (*model, *lists) if key in lists and key not in dataset]
+    model_lists = {key: lists[key] for key in dict.fromkeys(ordered)}
+    datasets = _datasets(dataset, {key: lists[key] for key in dataset if key in lists})
+    for key in ranges:
+        if key in dataset:
+            raise ConfigError(f"{params.origin[key]}: '{key}' is of the dataset; give a list of values, not a range.")
+    if len(datasets) > 1:
+        model_lists["dataset_id"] = list(datasets)
+    space = Space(file, base_expid, prefix, model, datasets, model_lists, ranges, params.origin)
+    if space.is_grid and space.size > _LARGEST_GRID:
+        raise ConfigError(f"{file}: {space.size:,} combinations; give ranges, which are searched, or shorter lists.")
+    return space
+
+
+def write_base(space: Space, folder: Path) -> None:
+    """Writes the base experiment as a configuration folder of its own, so that later edits do not reach a search."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = {"dataset_id": next(iter(space.datasets)), **space.model}
+    (folder / "model_config.yaml").write_text(dump({space.expid: model}), encoding="utf-8")
+    (folder / "dataset_config.yaml").write_text(dump(space.datasets), encoding="utf-8")
+
+
+def dump(blocks: Mapping[str, object]) -> str:
+    """Blocks of a configuration as YAML."""
+    return yaml.dump(dict(blocks), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes repeated values out instead of referring to the first one."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def show(value: object) -> str:
+    """A parameter's value as text, as one would write it in a configuration."""
+    if isinstance(value, str):
+        return value
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=10_000)
+    return text.removesuffix("...\n").strip()
+
+
+# ---- the file
+
+
+def _check_keys(file: Path, data: dict) -> None:
+    for key in data:
+        if key not in _FILE_KEYS:
+            mend = suggest(key, _FILE_KEYS) or f" Known: {', '.join(_FILE_KEYS)}."
+            raise ConfigError(f"{file}: unknown key {key!r:.80}.{mend}")
+    for key in ("base_expid", "tuner_space"):
+        if key not in data:
+            raise ConfigError(f"{file}: has no '{key}'; base_expid names an experiment, tuner_space what to vary.")
+    check_id(data["base_expid"], "base_expid", str(file))
+    for key in ("model_config", "dataset_config"):
+        inline = data.get(key)
+        if inline is not None and not (isinstance(inline, dict) and all(isinstance(v, dict) for v in inline.values())):
+            raise ConfigError(f"{file}: {key} must hold blocks of the form 'ID: {{key: value}}', got {inline!r:.80}.")
+    if not isinstance(data.get("base_config", ""), str):
+        raise ConfigError(f"{file}: base_config must be a folder, got {data['base_config']!r:.80}.")
+
+
+def _base(file: Path, data: dict) -> tuple[ExperimentParams, str]:
+    """The base experiment's parameters, and what its trials' ids begin with."""
+    expid, dataset_id = data["base_expid"], data.get("dataset_id")
+    if not {"model_config", "dataset_config"} & data.keys():
+        folder = _base_folder(file, data)
+        return load_experiment(folder, expid, dataset_id), _prefix(folder, expid, dataset_id)
+    folder = None if {"model_config", "dataset_config"} <= data.keys() else _base_folder(file, data)
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        for stem in ("model_config", "dataset_config"):
+            if stem in data:
+                (staged / f"{stem}.yaml").write_text(dump(data[stem]), encoding="utf-8")
+                continue
+            for source in config_files(folder, stem):
+                (staged / stem).mkdir(exist_ok=True)
+                shutil.copyfile(source, staged / stem / source.name)
+        try:
+            params, prefix = load_experiment(staged, expid, dataset_id), _prefix(staged, expid, dataset_id)
+        except ConfigError as error:
+            message = str(error).replace(str(staged), "its model_config and dataset_config")
+            raise ConfigError(f"{file}: {message}") from None
+    params.origin = dict.fromkeys(params, str(file))
+    return params, prefix
+
+
+def _base_folder(file: Path, data: dict) -> Path:
+    """Where the base experiment stands: as FuxiCTR takes it, relative to the current folder, else to the file."""
+    named = data.get("base_config")
+    if named is None:
+        beside = file.parent
+        own = config_files(beside, "model_config") or "model_config" in data
+        return beside if own else resolve_experiment(data["base_expid"])
+    for folder in (Path(named), file.parent / named):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"{file}: base_config names {named}, which is no folder here nor beside the file.")
+
+
+def _prefix(folder: Path, expid: str, dataset_id: str | None) -> str:
+    if dataset_id is None:
+        return expid
+    blocks = [b for f in config_files(folder, "model_config") for b in read_blocks(f) if b.name in (expid, "Base")]
+    written: dict = {}
+    for block in sorted(blocks, key=lambda b: b.name == expid):
+        written.update(block.values)
+    return f"{written.get('model')}_{dataset_id}" if written.get("dataset_id") == "TBD" else expid
+
+
+def _split(params: ExperimentParams) -> tuple[dict, dict]:
+    """Model parameters and dataset parameters; ``load_experiment`` puts ``model_id`` between the two."""
+    keys = list(params)
+    cut = keys.index("model_id")
+    model = {key: params[key] for key in keys[:cut] if key != "dataset_id"}
+    return model, {"dataset_id": params["dataset_id"], **{key: params[key] for key in keys[cut + 1 :]}}
+
+
+def _datasets(dataset: dict, varied: dict[str, list]) -> dict[str, dict]:
+    """Every combination of a dataset's parameters, each under an id of its own where there are several."""
+    dataset_id = dataset["dataset_id"]
+    found = {}
+    for values in itertools.product(*varied.values()):
+        params = {**dataset, **dict(zip(varied, values))}
+        name = f"{dataset_id}_{_fuxictr_hash(params)}" if varied else dataset_id
+        found[name] = {key: value for key, value in params.items() if key != "dataset_id"}
+    return found
+
+
+def _fuxictr_hash(params: Mapping[str, object]) -> str:
+    """FuxiCTR's name for parameters; of the sorted letters of their text, so it needs the number beside it."""
+    text = json.dumps({key: str(params[key]) for key in sorted(params) if key != "model_id"}, indent=4)
+    return hashlib.md5("".join(sorted(text)).encode("utf-8"), usedforsecurity=False).hexdigest()[:8]
+
+
+# ---- values
+
+
+def _checked_list(key: str, values: list, place: str) -> list:
+    if not values:
+        raise ConfigError(f"{place}: '{key}' is an empty list; give the values to try.")
+    seen: set[str] = set()
+    for value in values:
+        text = json.dumps(value, sort_keys=True, default=str)
+        if text in seen:
+            raise ConfigError(f"{place}: '{key}' holds {show(value)} twice. Keep one of the two.")
+        seen.add(text)
+    return values
+
+
+def _range(key: str, written: dict, place: str) -> Range:
+    for name in written:
+        if name not in _RANGE_KEYS:
+            mend = suggest(name, _RANGE_KEYS) or f" Known: {', '.join(_RANGE_KEYS)}."
+            raise ConfigError(f"{place}: the range of '{key}' has the unknown key {name!r}.{mend}")
+    numbers = {}
+    for name in ("low", "high", "step"):
+        if name not in written and name != "step":
+            raise ConfigError(f"{place}: the range of '{key}' has no '{name}'; write {{low: NUMBER, high: NUMBER}}.")
+        if written.get(name) is None and name == "step":
+            continue
+        try:
+            numbers[name] = to_number(written[name])
+        except ValueError:
+            raise ConfigError(f"{place}: '{name}' of '{key}' must be a number, got {written[name]!r:.80}.") from None
+        if abs(numbers[name]) == float("inf"):
+            raise ConfigError(f"{place}: '{name}' of '{key}' must be finite.")
+    log = written.get("log", False)
+    if not isinstance(log, bool):
+        raise ConfigError(f"{place}: 'log' of '{key}' must be true or false, got {log!r:.80}.")
+    low, high, step = numbers["low"], numbers["high"], numbers.get("step")
+    whole = all(isinstance(number, int) for number in numbers.values())
+    problem = None
+    if not low < high:
+        problem = f"needs low below high, got {low} and {high}"
+    elif log and low <= 0:
+        problem = f"is logarithmic, so low must be above 0, got {low}"
+    elif log and step is not None:
+        problem = "cannot have both log and step"
+    elif step is not None and step <= 0:
+        problem = f"needs a step above 0, got {step}"
+    elif step is not None and abs(round((high - low) / step) * step - (high - low)) > 1e-9 * abs(high - low):
+        problem = f"never reaches high: {low} plus steps of {step} does not lead to {high}"
+    if problem:
+        raise ConfigError(f"{place}: the range of '{key}' {problem}.")
+    return Range(low, high, step or (1 if whole else None), log, whole)

@@ -1,0 +1,342 @@
+"""A search from its file to its results: what `qin-zoo tune` does."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from qin_zoo.config.experiments import ExperimentParams, check_params
+from qin_zoo.errors import QinZooError
+from qin_zoo.files import replace_file
+from qin_zoo.registry import get_model
+from qin_zoo.training.prepare import Prepared, prepare
+from qin_zoo.tuning.alive import BEAT_SECONDS, Lock, lock_path, new_tuner
+from qin_zoo.tuning.space import Space, dump, read_space, show, write_base
+from qin_zoo.tuning.study import Claim, SharedStudy, existing_studies, open_storage, study_name
+from qin_zoo.tuning.worker import Job, Worker
+
+_POLL_SECONDS = 1.0
+_SAVING_SECONDS = 60.0
+_DEFAULT_TRIALS = 50
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that has been read and checked.
+
+    Attributes:
+        space: what is searched.
+        base: the base experiment.
+        folder: ``<model_root>/tune``.
+        name: of the study, and of its files.
+        storage_url: of the Optuna storage.
+        trials: number of trials.
+        pruner: name of the pruner.
+        seed: of the sampler.
+        data: as of :func:`~qin_zoo.training.prepare.prepare`.
+        plugins: as of :func:`~qin_zoo.training.prepare.prepare`.
+    """
+
+    space: Space
+    base: Prepared
+    folder: Path
+    name: str
+    storage_url: str
+    trials: int
+    pruner: str
+    seed: int
+    data: Path | None
+    plugins: tuple[Path, ...]
+
+    @property
+    def trial_folder(self) -> Path:
+        """The configuration folder of the trials, each of which can be run and predicted by its id."""
+        return self.folder / self.name
+
+    @property
+    def monitor(self) -> str:
+        """What is compared, for people."""
+        weights = self.base.params.get("monitor", "AUC")
+        if isinstance(weights, str):
+            return weights
+        return " ".join(f"{weight:+g} {name}" for name, weight in weights.items()).removeprefix("+").removeprefix("1 ")
+
+    @property
+    def direction(self) -> str:
+        return "minimize" if self.base.params.get("monitor_mode", "max") == "min" else "maximize"
+
+
+def plan_search(
+    file: Path,
+    *,
+    trials: int | None = None,
+    storage: str | None = None,
+    data: Path | None = None,
+    overrides: Iterable[str] | None = None,
+    plugins: Iterable[Path] | None = None,
+    pruner: str | None = None,
+    seed: int = 0,
+) -> Search:
+    """Reads a tuner file, checks every combination, and opens the data; starts and stores nothing of the search.
+
+    Args:
+        file: FuxiCTR's tuner configuration, see :mod:`qin_zoo.tuning.space`.
+        trials: how many trials a search in ranges has. Default: 50. A grid has one for each combination.
+        storage: URL of an Optuna storage. Default: SQLite, ``<model_root>/tune/<name of the file>.db``.
+        data: folder that replaces the configured folder of the dataset's files.
+        overrides: ``key=value`` texts that replace parameters of the base experiment.
+        plugins: files or folders with further models.
+        pruner: ``median``, ``halving`` or ``none``. Default: ``median`` with ranges, ``none`` for a grid.
+        seed: of the sampler.
+
+    Raises:
+        QinZooError: anything in the file, its experiment, its data or the options that cannot be used.
+    """
+    space = read_space(file, overrides or ())
+    if space.is_grid and trials is not None:
+        raise QinZooError(
+            f"{file} has lists only, so it is a grid of {space.size} trials; --trials is for ranges, as in "
+            "learning_rate: {low: 1.e-4, high: 1.e-2, log: true}."
+        )
+    plugins = tuple(plugins or ())
+    base = _check_combinations(space, data, plugins)
+    dataset = base.open_dataset()  # converts files that are new before several workers would
+    for split in ("train", "valid"):
+        dataset.require(split, labels=True)
+    folder = Path(base.params["model_root"]) / "tune"
+    return Search(
+        space=space,
+        base=base,
+        folder=folder,
+        name=study_name(space, dataset.fingerprints()),
+        storage_url=storage or f"sqlite:///{folder / file.stem}.db",
+        trials=space.size if space.is_grid else trials or _DEFAULT_TRIALS,
+        pruner=pruner or ("none" if space.is_grid else "median"),
+        seed=seed,
+        data=data,
+        plugins=plugins,
+    )
+
+
+def _check_combinations(space: Space, data: Path | None, plugins: tuple[Path, ...]) -> Prepared:
+    """The first combination, prepared; a mistake in any is one message that says where it is written."""
+    points = list(space.corners())
+    with tempfile.TemporaryDirectory() as temporary:
+        write_base(space, Path(temporary))
+        try:
+            first = prepare(space.expid, Path(temporary), data=data, overrides=points[0], plugins=plugins)
+        except QinZooError:
+            _check_one(space, points[0], plugins)  # the same mistake, with the place where the user has written it
+            raise
+    for point in points[1:]:
+        _check_one(space, point, plugins)
+    return first
+
+
+def _check_one(space: Space, point: dict, plugins: tuple[Path, ...]) -> None:
+    model, dataset = space.trial_blocks(point)
+    params = ExperimentParams({**model, **dataset, "model_id": space.expid}, origin=space.origin)
+    check_params(params, get_model(params["model"], plugins))
+
+
+@dataclass
+class Tuner:
+    """Works on a search with the devices of this machine, beside other tuners if there are any.
+
+    Args:
+        search: of :func:`plan_search`.
+        gpus: one worker for each; -1 is a share of the CPU.
+        timeout: seconds after which no trial is started; None for no limit.
+        echo: receives what a person wants to see.
+    """
+
+    search: Search
+    gpus: Sequence[int] = (-1,)
+    timeout: float | None = None
+    echo: Callable[[str], None] = print
+    study: SharedStudy = field(init=False)
+
+    def __post_init__(self):
+        import torch
+
+        for gpu in self.gpus:
+            if gpu >= torch.cuda.device_count():
+                raise QinZooError(
+                    f"GPU {gpu} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s) "
+                    "on this machine. Leave out --gpu for the CPU, or install a CUDA build of torch."
+                )
+        search = self.search
+        self._name = new_tuner()
+        try:
+            self._lock = Lock(lock_path(search.folder, self._name))
+            write_base(search.space, search.trial_folder / "base")
+        except OSError as error:
+            raise QinZooError(f"Cannot write to {search.folder}: {error.strerror}. Set model_root.") from error
+        try:
+            self._open_study()
+        except BaseException:
+            self._lock.release()
+            raise
+        on_cpu = sum(gpu < 0 for gpu in self.gpus)
+        threads = max(1, torch.get_num_threads() // max(1, on_cpu))
+        self._idle = [Worker(gpu, threads, self._lock.path) for gpu in self.gpus]
+        self._busy: dict[Worker, tuple[Claim, str, float]] = {}
+
+    def _open_study(self) -> None:
+        search = self.search
+        storage = open_storage(search.storage_url)
+        others = [n for n in existing_studies(storage, search.space.file.stem) if n != search.name]
+        self.study = SharedStudy(
+            storage, search.name, search.space, search.trials, search.direction, self._name, search.folder,
+            search.pruner, search.seed,
+        )  # fmt: skip
+        if others and not self.study.trials():
+            self.echo(
+                f"{search.space.file.name} says something else than before, or its base experiment or data changed: "
+                f"this is a new search, {search.name}; {', '.join(others)} stays as it is."
+            )
+
+    def run(self) -> None:
+        """Works until every slot is done, here or elsewhere, or the time is over.
+
+        Raises:
+            KeyboardInterrupt: after every trial of this tuner has been stopped and given back.
+        """
+        self._announce()
+        started = beaten = time.monotonic()
+        looked = 0.0
+        self.study.beat()
+        told = False
+        try:
+            while True:
+                freed = 0
+                if time.monotonic() - looked > _POLL_SECONDS:
+                    freed, looked = self.study.free_the_dead(), time.monotonic()
+                if freed:
+                    self.echo(f"{freed} trial(s) of a tuner that was killed are begun again")
+                over = self.timeout is not None and time.monotonic() - started > self.timeout
+                while self._idle and not over and (claim := self.study.claim()):
+                    self._start(self._idle.pop(0), claim)
+                if not self._busy:
+                    others = self.study.others_running()
+                    if over or not others:
+                        break
+                    if not told:
+                        self.echo(f"waiting for {others} trial(s) of other tuners, to take over what they may leave")
+                        told = True
+                for worker in self._wait(self._busy):
+                    self._hear(worker)
+                if time.monotonic() - beaten > BEAT_SECONDS:
+                    self.study.beat()
+                    beaten = time.monotonic()
+        except BaseException as error:
+            unheard = set(self._busy)
+            try:
+                if isinstance(error, KeyboardInterrupt):
+                    self._let_them_save(unheard)
+            finally:
+                for worker, (claim, _, _) in self._busy.items():
+                    worker.stop(kill=worker in unheard)
+                    self.study.lose(claim, "its tuner was stopped")
+            raise
+        finally:
+            for worker in (*self._idle, *self._busy):
+                worker.stop()
+            self._lock.release()
+
+    def _let_them_save(self, unheard: set[Worker]) -> None:
+        """Lets every trial save a checkpoint or finish; removes from ``unheard`` the workers whose trial has ended."""
+        if self._busy:
+            self.echo("stopping; trials save a checkpoint, Ctrl-C again ends them at once")
+        for worker in self._busy:
+            worker.ask_to_stop()
+        until = time.monotonic() + _SAVING_SECONDS
+        while unheard and time.monotonic() < until:
+            for worker in self._wait(unheard):
+                if self._hear(worker, stopping=True):
+                    unheard.discard(worker)
+
+    def _announce(self) -> None:
+        search = self.search
+        done = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.study.trials().values())
+        kind = f"a grid of {search.trials} trials" if search.space.is_grid else f"{search.trials} trials in ranges"
+        devices = ", ".join(dict.fromkeys(worker.device for worker in self._idle))
+        self.echo(
+            f"{search.name}: {kind}, {'smallest' if search.direction == 'minimize' else 'largest'} {search.monitor} of "
+            f"{search.base.params['dataset_id']}'s valid split, {len(self.gpus)} worker(s) on {devices}"
+            + (f"; {done} finished before" if done else "")
+        )
+
+    def _wait(self, workers: Iterable[Worker]) -> list[Worker]:
+        """Those that have something to say, after a moment at most."""
+        by_connection = {worker.connection: worker for worker in workers}
+        if not by_connection:
+            time.sleep(_POLL_SECONDS)
+            return []
+        return [by_connection[connection] for connection in wait(list(by_connection), timeout=_POLL_SECONDS)]
+
+    def _start(self, worker: Worker, claim: Claim) -> None:
+        search = self.search
+        expid = search.space.trial_expid(claim.slot + 1, claim.point)
+        model, dataset = search.space.trial_blocks(claim.point)
+        self._busy[worker] = (claim, expid, time.monotonic())
+        self.study.note(claim, expid=expid, device=worker.device)
+        for kind, name, block in (("model", expid, model), ("dataset", model["dataset_id"], dataset)):
+            with replace_file(search.trial_folder / f"{kind}_config" / f"{name}.yaml") as temporary:
+                temporary.write_text(dump({name: block}), encoding="utf-8")
+        base = search.trial_folder / "base"
+        job = Job(expid, search.space.expid, base, search.trial_folder, claim.point, search.data, search.plugins)
+        worker.send(job)
+
+    def _hear(self, worker: Worker, stopping: bool = False) -> bool:
+        """Takes a worker's message; returns whether its trial has ended with it."""
+        claim, expid, started = self._busy[worker]
+        try:
+            kind, *content = worker.connection.recv()
+        except (EOFError, OSError):
+            if stopping:  # before its training began
+                return True
+            status = worker.stop()
+            died = f"killed by signal {-status}; memory was probably short" if status and status < 0 else f"{status}"
+            kind, content = "failed", [f"its process ended (exit status {died})"]
+        if kind == "evaluation":
+            value, number = content
+            worker.connection.send(self.study.should_prune(claim, number, value))
+            return False
+        if kind == "stopped":
+            if not stopping:  # somebody else's SIGTERM
+                self.study.lose(claim, "its process was told to stop")
+                del self._busy[worker]
+                self._idle.append(worker)
+            return True
+        del self._busy[worker]
+        self._idle.append(worker)
+        seconds = time.monotonic() - started
+        if kind == "failed":
+            if worker.gpu >= 0:
+                worker.stop()  # an error on a GPU may spoil all that follows in its process
+            kept = self.study.finish(claim, TrialState.FAIL, seconds=seconds, error=content[0])
+            said = f"failed: {content[0].splitlines()[0]}"
+        else:
+            result = content[0]
+            value = result.get("value")
+            state = TrialState.COMPLETE if kind == "done" else TrialState.PRUNED
+            kept = self.study.finish(
+                claim, state, value, seconds=seconds, metrics=result.get("metrics"), epoch=result.get("epoch"),
+                evaluations=result["evaluations"],
+            )  # fmt: skip
+            said = f"{self.search.monitor} {value:.6f}" + (
+                f", pruned after {result['evaluations']} evaluations" if kind == "pruned" else ""
+            )
+        if not kept:
+            said = "ended here, but another tuner had taken it over; its result counts"
+        done = sum(t.state != TrialState.RUNNING for t in self.study.trials().values())
+        point = "  ".join(f"{key} {show(v)}" for key, v in claim.point.items())
+        self.echo(f"[{done}/{self.search.trials}] {expid}: {said}  ({seconds:.0f} s)  {point}")
+        return True
