@@ -29,10 +29,15 @@ def run(
         Path | None,
         typer.Option("--from", metavar="RUN.json", help="Repeat a recorded run; its files are named .repeat."),
     ] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that train together: one for each GPU from --gpu on, or on the CPU.")
+    ] = 1,
     plugin: options.Plugins = None,
 ) -> None:
     """Train an experiment, evaluate it, predict the test rows and write submission, report and picture."""
     from qin_zoo.config.experiments import parse_overrides
+    from qin_zoo.distributed import own_gpu
+    from qin_zoo.training.launch import is_launched, launch
     from qin_zoo.training.prepare import prepare
     from qin_zoo.training.repeat import prepare_repetition
     from qin_zoo.training.run import run_experiment
@@ -40,12 +45,15 @@ def run(
 
     if sum(given is not None for given in (experiment, expid, record)) != 1:
         raise typer.BadParameter("Give one experiment: qin-zoo run EXPID, --expid EXPID, or --from RUN.json.")
+    gpu = own_gpu(gpu)
     changes = parse_overrides(overrides or []) | ({} if init_from is None else {"init_from": str(init_from)})
     common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
     repetition = None if record is None else prepare_repetition(record, **common)
     if repetition is not None:
         repetition.tell_differences(typer.echo)
     prepared = prepare(experiment or expid, config, **common) if repetition is None else repetition.prepared
+    if devices > 1 and not is_launched():
+        raise typer.Exit(launch(devices, sys.argv[1:]))
     try:
         result = run_experiment(prepared, results_folder=Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume)
     except Stopped as stopped:

@@ -75,6 +75,7 @@ class ColumnLoader(ABC):
         self.fingerprint: dict[str, object] = dict(table.fingerprint)
         self._seed = seed % 2**64  # seeds of numpy count from 0
         self._next_epoch = self._next_start = 0
+        self._rank, self._size = 0, 1
         self._columns = list(table.columns.values())  # what an epoch reads
 
     def __len__(self) -> int:
@@ -92,16 +93,37 @@ class ColumnLoader(ABC):
         self._next_epoch, self._next_start = epoch + 1, 0
         order = self.order(epoch)
         firsts = range(start * self.batch_size, self.num_samples, self.batch_size)
-        return [order[first : first + self.batch_size] for first in firsts]
+        return self._own([order[first : first + self.batch_size] for first in firsts])
+
+    def take_share(self, rank: int, size: int) -> None:
+        """Gives each of several processes its share of the rows; each calls this on its own loader.
+
+        Of the train split it is part of every batch, so that the processes train on the same batch together. Batches
+        of fewer than two rows for each process go to all of them whole. Of any other split it is a run of whole
+        batches, so that rows are scored with the same rows beside them, however many processes there are.
+
+        Args:
+            rank: of this process, from 0.
+            size: number of processes.
+        """
+        self._rank, self._size = rank, size
+
+    def _own(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        rank, size = self._rank, self._size
+        if self.split == "train":
+            whole = 2 * size
+            return [np.array_split(b, size)[rank] if len(b) >= whole and size > 1 else b for b in batches]
+        return batches[rank * len(batches) // size : (rank + 1) * len(batches) // size]
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Makes the next ``iter()`` epoch number ``epoch``, from batch ``start`` on; both count from 0."""
         self._next_epoch, self._next_start = epoch, start
 
     def batch_rows(self, epoch: int, index: int) -> np.ndarray:
-        """The rows of a batch of an epoch, (B,) int64; both count from 0."""
+        """The rows of a batch of an epoch, this process's share of them, (B,) int64; both count from 0."""
         first = index * self.batch_size
-        return self.order(epoch)[first : first + self.batch_size]
+        rows = self.order(epoch)[first : first + self.batch_size]
+        return self._own([rows])[0] if self.split == "train" else rows
 
     def order(self, epoch: int) -> np.ndarray:
         """The rows in the order in which an epoch visits them, (num_samples,) int64."""

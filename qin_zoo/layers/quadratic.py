@@ -25,7 +25,7 @@ def quadratic(x: Tensor, s: Tensor, norm: nn.BatchNorm1d | None, activation: nn.
     """
     with torch.autocast(x.device.type, enabled=False):  # nothing here gains from lower precision
         x, s = (t.float() if t.dtype == torch.bfloat16 else t for t in (x, s))
-        if norm is None or not norm.training:
+        if norm is None or not norm.training or getattr(norm, "synced", False):
             y = x * s
             return dropout(activation(y if norm is None else norm(y)), drop.p, drop.training) + x
         norm.num_batches_tracked += 1

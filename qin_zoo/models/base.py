@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from qin_zoo.distributed import ALONE, Group
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
+from qin_zoo.layers.synced_norm import sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models.inputs import Embedder, ModelInput, make_inputs, row_columns
 from qin_zoo.models.penalty import Penalty
@@ -112,6 +114,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         )
         self._optimizer_args = (optimizer, loss, learning_rate)
         self._accumulation_steps = accumulation_steps
+        self.group = ALONE
         self._compile_logits = compile
         self._precision = Precision(precision, self.device)
         self._factor = factor
@@ -191,13 +194,18 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             the batch's loss, a detached scalar on the device. ``gradient_norm`` is the norm of the gradient before
             clipping, a scalar on the device; None where the batch made no update.
         """
-        loss = self.compute_loss(self.forward(batch_data), self.get_labels(batch_data))
+        labels = self.get_labels(batch_data)
+        loss = self.compute_loss(self.forward(batch_data), labels)
+        if self.group.active:  # each process counts as much as it has of the batch's rows
+            rows = torch.tensor(float(len(labels)), device=loss.device)
+            loss = loss * (rows / self.group.sum(rows.clone()))
         (loss / self._accumulation_steps).backward()
         step = self._batch_index + 1
         self.gradient_norm = None
         if step % self._accumulation_steps == 0 or step == self._steps_per_epoch:
+            self.group.sum_gradients(self.parameters())
             self._update()
-        return loss.detach()
+        return self.group.sum(loss.detach())
 
     def _update(self) -> None:
         """Clips the gradient and moves the weights, unless the gradient is not finite: then they stay as they are."""
@@ -209,6 +217,17 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         elif finite:
             self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def join(self, group: Group) -> None:
+        """Trains and scores with other processes from now on: each step is one of the whole batch.
+
+        Batch norm takes its statistics from the rows of all processes, gradients are added up, and every process
+        begins with the first one's weights. Loaders must give each process its share (``take_share``).
+        """
+        self.group = group
+        if group.active:
+            sync_batch_norms(self, group)
+            group.share([*self.parameters(), *self.buffers()])
 
     def lr_decay(self, factor: float | None = None, min_lr: float | None = None) -> float:
         """Multiplies the learning rate by ``factor``, not below ``min_lr``; both default to the model's own."""
@@ -230,10 +249,16 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
                 y_true.append(self.get_labels(batch).view(-1))
             if wants_groups:
                 group_id.append(self.get_group_id(batch).view(-1))
-        predictions = _to_numpy(y_pred).astype(np.float64)
+        predictions = self._gather(y_pred, torch.float32).astype(np.float64)
         if not labels:
             return predictions, None, None
-        return predictions, _to_numpy(y_true).astype(np.float64), _to_numpy(group_id) if group_id else None
+        y_true = self._gather(y_true, torch.float32).astype(np.float64)
+        return predictions, y_true, self._gather(group_id, torch.int64) if wants_groups else None
+
+    def _gather(self, parts: list[Tensor], dtype: torch.dtype) -> np.ndarray:
+        """The rows of all processes."""
+        parts = [part.to(self.device) for part in parts] or [torch.empty(0, dtype=dtype, device=self.device)]
+        return self.group.gather_rows(torch.cat(parts)).cpu().numpy()
 
     def evaluate(self, data_generator, metrics: list[str] | None = None) -> dict[str, float]:
         """Metrics of a labelled split; ``metrics`` defaults to the model's own."""
@@ -254,6 +279,8 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     def save_weights(self, checkpoint: str) -> None:
         """Writes the ``state_dict`` as FuxiCTR does, but never leaves a half-written file behind."""
+        if not self.group.leads:
+            return
         with replace_file(Path(checkpoint)) as temporary, open(temporary, "wb") as file:
             torch.save(self.state_dict(), file)
 
@@ -277,7 +304,3 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         )
         logging.info(f"Total number of parameters: {total}.")
         return total
-
-
-def _to_numpy(parts: list[Tensor]) -> np.ndarray:
-    return torch.cat(parts).cpu().numpy() if parts else np.empty(0)

@@ -6,11 +6,15 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
+
+import torch
 
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.data.sample import read_summary
+from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.models.weights import warm_start
 from qin_zoo.training.checkpoint import CheckpointStore
@@ -54,15 +58,29 @@ def run_experiment(
     Returns:
         the run's record, as written to ``<expid>.json``.
 
+    Started by ``torchrun`` or :func:`~qin_zoo.training.launch.launch`, several processes train together; the first one
+    writes and speaks.
+
     Raises:
         Stopped: Ctrl-C or SIGTERM came in training; a checkpoint has been saved.
     """
+    with joined(prepared.params["gpu"]) as group:
+        return _run(prepared, group, results_folder, argv, echo if group.leads else _silent, on_evaluation, resume)
+
+
+def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evaluation, resume: bool) -> dict:
     params, files = prepared.params, prepared.files
     started = time.perf_counter()
     keep_freed_memory()
+    if group.size > 1 and not hasattr(prepared.model_class, "join"):
+        raise ConfigError(f"{params['model']} is no ZooModel: it trains in one process only. Run it without --devices.")
+    if not group.leads:
+        group.wait()  # the first process converts the files
     dataset = prepared.open_dataset()
     for split in ("train", "valid"):
         dataset.require(split, labels=True)
+    if group.leads:
+        group.wait()
     checkpoints = CheckpointStore(files.checkpoints, warn=echo)
     interrupted = not checkpoints.is_empty()
     if resume and not interrupted:
@@ -72,9 +90,11 @@ def run_experiment(
             return record
     model = build_model(prepared, dataset)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    _require_writable(files.folder)
-    checkpoints.begin()
-    with log_to(files.log, append=resume and interrupted):
+    if group.leads:
+        _require_writable(files.folder)
+        checkpoints.begin()
+    group.wait()
+    with log_to(files.log, append=resume and interrupted) if group.leads else nullcontext():
         logging.info(f"Parameters: {params}")
         echo(
             f"{prepared.expid}: {params['model']} with {parameters:,} parameters on {params['dataset_id']}, "
@@ -85,12 +105,16 @@ def run_experiment(
         if params.get("init_from") and not (resume and interrupted):
             for line in warm_start(model, params["init_from"]).lines():
                 echo(f"  {line}")
+        if group.active:
+            model.join(group)
+            torch.manual_seed(params["seed"] + group.rank)  # other rows, other dropout
         trainer = _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume)
-        results = {"valid": _plain(model.evaluate(feed(dataset.loader("valid"), model.device))), "test": {}}
+        results = {"valid": _plain(model.evaluate(_feed(dataset, "valid", model))), "test": {}}
         has_test = dataset.has("test")
         if has_test:
             y_pred = _predict(model, dataset, "test", results)
-            write_submission(y_pred, files.prediction, files.submission)
+            if group.leads:
+                write_submission(y_pred, files.prediction, files.submission)
         record = {
             "schema_version": SCHEMA_VERSION,
             "expid": prepared.expid,
@@ -100,6 +124,7 @@ def run_experiment(
             "plugins": [str(path) for path in prepared.plugins],
             "params": params,
             "parameters": parameters,
+            "processes": group.size,
             "rows": {split: dataset.rows(split) for split in SPLITS if dataset.has(split)},
             "valid": results["valid"],
             "test": results["test"],
@@ -120,6 +145,8 @@ def run_experiment(
                 "submission": str(files.submission) if has_test else None,
             },
         }
+        if not group.leads:
+            return record
         _write_results(prepared, record, trainer.evaluations, Path(results_folder), list(argv))
     checkpoints.clear()  # the weights are kept, and nothing is left to resume
     _tell_results(record, files, echo)
@@ -155,10 +182,10 @@ def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: b
 
     same = identity(params, dataset.fingerprints())
     same["parameters"].pop("epochs")  # more or fewer of them make no difference up to here
-    train, valid = (feed(dataset.loader(split), model.device) for split in ("train", "valid"))
-    if not resume:
+    group = getattr(model, "group", ALONE)
+    if not resume and group.leads:
         shutil.rmtree(files.events, ignore_errors=True)
-    with Tracker(files.events) as tracker, catch_signals() as stop:
+    with Tracker(files.events if group.leads else None) as tracker, catch_signals(3 if group.active else 1) as stop:
         trainer = Trainer(
             model,
             params["epochs"],
@@ -172,7 +199,7 @@ def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: b
             stop=stop,
             say=say,
         )
-        trainer.fit(train, valid, resume)
+        trainer.fit(_feed(dataset, "train", model), _feed(dataset, "valid", model), resume)
     return trainer
 
 
@@ -243,9 +270,16 @@ def predict_split(
     return files
 
 
+def _feed(dataset: Dataset, split: str, model, shuffle: bool | None = None):
+    """A split's batches where the model computes: this process's share of them."""
+    loader, group = dataset.loader(split, shuffle), getattr(model, "group", ALONE)
+    loader.take_share(group.rank, group.size)
+    return feed(loader, model.device)
+
+
 def _predict(model, dataset: Dataset, split: str, results: dict):
     """Predictions of a split in row order; its metrics go into ``results`` where it has labels."""
-    y_pred = model.predict(feed(dataset.loader(split, shuffle=False), model.device))
+    y_pred = model.predict(_feed(dataset, split, model, shuffle=False))
     if dataset.has_labels(split):
         y_true, group_id = dataset.labels(split), dataset.group_ids(split)
         results[split] = _plain(model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id))
@@ -256,6 +290,10 @@ def _reachable(dataset: Dataset) -> dict[str, float] | None:
     """The best reachable valid AUC, with and without the history, of a sample dataset; None of any other."""
     summary = read_summary(dataset.folder)
     return summary and {"best_auc": summary.best_auc["valid"], "blind_auc": summary.blind_auc["valid"]}
+
+
+def _silent(line: str) -> None:
+    """What processes but the first one say."""
 
 
 def _plain(metrics: dict) -> dict[str, float]:

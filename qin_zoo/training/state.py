@@ -8,22 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from qin_zoo.distributed import Group
 from qin_zoo.errors import CheckpointError, first_line
 
 # FuxiCTR's names for what its training loop remembers.
 _FUXICTR = ("_best_metric", "_stopping_steps", "_stop_training", "_total_steps", "_epoch_index")
 
 
-def capture(model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(JSON values, tensors) of a model in training and of the process's random generators."""
+def capture(model, group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(JSON values, tensors) of a model in training and of the random generators of all its processes."""
     facts = {name: getattr(model, name) for name in _FUXICTR}
     facts["_best_metric"] = float(facts["_best_metric"])
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     tensors = {"model": model.state_dict(), "optimizer": model.optimizer.state_dict(), "gradients": gradients}
-    return facts, {**tensors, "random": _random_states()}
+    return facts, {**tensors, "random": _random_states(model.device, group)}
 
 
-def restore(model, facts: dict[str, Any], tensors: dict[str, Any]) -> None:
+def restore(model, group: Group, facts: dict[str, Any], tensors: dict[str, Any]) -> None:
     """Puts back what :func:`capture` took.
 
     Raises:
@@ -41,28 +42,33 @@ def restore(model, facts: dict[str, Any], tensors: dict[str, Any]) -> None:
         raise CheckpointError(
             f"The checkpoint is of another model or configuration: {first_line(error)}. Run without --resume."
         ) from error
-    _set_random_states(tensors["random"])
+    _set_random_states(tensors["random"], model.device, group)
 
 
-def _random_states() -> dict[str, Any]:
+def _random_states(device: torch.device, group: Group) -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (the generator that FuxiCTR seeds)
+    own = {"torch": torch.get_rng_state()}  # dropout, other numbers in every process
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(device)
     return {
         "python": torch.tensor([version, *numbers], dtype=torch.int64),
         "python_gauss": gauss,
         "numpy": torch.from_numpy(np.append(keys.astype(np.int64), [position, has_gauss])),
         "numpy_gauss": float(cached),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        **{name: group.gather_rows(state[None].to(device)).cpu() for name, state in own.items()},
     }
 
 
-def _set_random_states(states: dict[str, Any]) -> None:
+def _set_random_states(states: dict[str, Any], device: torch.device, group: Group) -> None:
     version, *numbers = states["python"].tolist()
     random.setstate((version, tuple(numbers), states["python_gauss"]))
     *keys, position, has_gauss = states["numpy"].tolist()
     legacy = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, states["numpy_gauss"])
     np.random.set_state(legacy)  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if group.rank >= len(states["torch"]):  # more processes than before
+        torch.manual_seed(int(states["torch"][0].long().sum()) + group.rank)
+        return
+    torch.set_rng_state(states["torch"][group.rank].clone())  # torch reads from the start of its storage
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"][group.rank].clone(), device)

@@ -30,17 +30,23 @@ class StopRequest:
 
 
 @contextmanager
-def catch_signals() -> Iterator[StopRequest]:
-    """Turns the first SIGINT or SIGTERM into a request; the second one acts as it always does."""
-    request = StopRequest()
+def catch_signals(patience: int = 1) -> Iterator[StopRequest]:
+    """Turns the first SIGINT or SIGTERM into a request; one that comes later acts as it always does.
+
+    Args:
+        patience: signals that are taken for one wish: a launcher passes on what its processes have had already.
+    """
+    request, came = StopRequest(), 0
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield request
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def note(number: int, frame) -> None:
-        request.number = number
-        _restore(before)
+        nonlocal came
+        request.number, came = number, came + 1
+        if came == patience:
+            _restore(before)
 
     for number in _SIGNALS:
         signal.signal(number, note)

@@ -6,7 +6,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
+from pyarrow import csv as pa_csv
 
 from qin_zoo.files import replace_file
 
@@ -20,8 +21,8 @@ def write_submission(y_pred: np.ndarray, csv: Path, archive: Path, task: int = 2
         archive: where the zip for the challenge goes.
         task: 1 for the multimodal embedding task, 2 for click-through-rate prediction.
     """
-    table = pl.DataFrame({"ID": np.arange(len(y_pred)), f"Task{task}": y_pred})
+    table = pa.table({"ID": np.arange(len(y_pred)), f"Task{task}": y_pred})
     with replace_file(csv) as temporary:
-        table.write_csv(temporary)
+        pa_csv.write_csv(table, temporary, pa_csv.WriteOptions(quoting_style="none"))
     with replace_file(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as z:
         z.write(csv, "prediction.csv")

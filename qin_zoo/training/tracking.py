@@ -16,11 +16,11 @@ class Tracker:
     A disk that is full ends the tracking, with a warning, not the training.
 
     Args:
-        folder: of the event files; ``tensorboard --logdir`` reads it.
+        folder: of the event files; ``tensorboard --logdir`` reads it. None for no tracking.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._writer, self._failed = Path(folder), None, False
+    def __init__(self, folder: Path | None) -> None:
+        self._folder, self._writer, self._done = folder, None, folder is None
 
     def __enter__(self) -> Tracker:
         return self
@@ -69,10 +69,10 @@ class Tracker:
         self._writer.flush()
 
     def _try(self, action, *args) -> None:
-        if self._failed:
+        if self._done:
             return
         try:
             action(*args)
         except OSError as error:
-            self._failed = True
+            self._done = True
             logging.warning(f"Event files in {self._folder} end here: {error.strerror}. The training goes on.")

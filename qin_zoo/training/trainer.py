@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
+from qin_zoo.distributed import ALONE
 from qin_zoo.errors import CheckpointError, ConfigError, QinZooError
 from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
 from qin_zoo.training.stability import NotFinite, Watch, trace
@@ -24,6 +26,7 @@ from qin_zoo.training.stop import Stopped, StopRequest
 
 _SECONDS_BETWEEN = 600.0  # checkpoints, where checkpoint_steps does not say
 _STEPS_TOGETHER = 50  # reported at once: a GPU is waited for only then
+_STEPS_BETWEEN_TALKS = 10
 _RETRIES = 5  # from one checkpoint
 _RETRY_FACTOR = 0.5  # of the learning rate
 
@@ -144,6 +147,7 @@ class Trainer:
         self.on_nan = on_nan
         self.stop = stop or StopRequest()
         self.say = say
+        self.group = getattr(model, "group", ALONE)
         self.evaluations: list[Evaluation] = []
         self.rollbacks: list[dict] = []
         self._epoch = self._next_batch = 0
@@ -195,6 +199,7 @@ class Trainer:
                 self._roll_back(error)
                 continue
             self._epoch, self._next_batch = self._epoch + 1, 0
+        self.group.wait()  # for the one that writes
         model.load_weights(model.checkpoint)
         return self.evaluations
 
@@ -212,7 +217,8 @@ class Trainer:
             loss = model.train_step(batch).detach()
             self._count(loss, getattr(model, "gradient_norm", None), train, batch)
             self._next_batch = model._batch_index + 1
-            due = self._checkpoint_is_due() or self.stop.number
+            stopping = self._is_asked_to_stop()
+            due = self._checkpoint_is_due() or stopping
             if model._total_steps % model._eval_steps == 0:
                 self._settle(train)
                 bar.set_description(f"{label}, evaluating")
@@ -223,8 +229,8 @@ class Trainer:
             if due:
                 self._settle(train)
                 self._save()
-            if self.stop.number:
-                raise Stopped(self.stop.number, model._total_steps)
+            if stopping:
+                raise Stopped(self.stop.number or signal.SIGTERM, model._total_steps)
             if model._stop_training:
                 break
         self._settle(train)
@@ -284,12 +290,21 @@ class Trainer:
     def _checkpoint_is_due(self) -> bool:
         if self.checkpoint_steps is not None:
             return self.model._total_steps % self.checkpoint_steps == 0
-        return time.perf_counter() - self._saved_at > _SECONDS_BETWEEN
+        return self._agreed(time.perf_counter() - self._saved_at > _SECONDS_BETWEEN)
+
+    def _is_asked_to_stop(self) -> bool:
+        return self._agreed(bool(self.stop.number))
+
+    def _agreed(self, wish: bool) -> bool:
+        """Whether this or another process wishes it; several processes ask each other from time to time only."""
+        if self.group.active and self.model._total_steps % _STEPS_BETWEEN_TALKS:
+            return False
+        return self.group.any(wish)
 
     def _save(self) -> None:
         if self.checkpoints is None:
             return
-        facts, tensors = capture(self.model)
+        facts, tensors = capture(self.model, self.group)
         sums = self._sums
         facts |= {
             "epoch": self._epoch,
@@ -301,7 +316,8 @@ class Trainer:
             "identity": self.identity,
         }
         tensors["sums"] = {"loss": sums.loss, "norm": sums.norm, "largest": sums.largest}
-        self.checkpoints.save(Checkpoint(self.model._total_steps, facts, tensors))
+        if self.group.leads:
+            self.checkpoints.save(Checkpoint(self.model._total_steps, facts, tensors))
         self._saved_at = time.perf_counter()
 
     def _resume(self) -> None:
@@ -316,7 +332,7 @@ class Trainer:
 
     def _go_back_to(self, checkpoint: Checkpoint) -> None:
         facts, tensors = checkpoint.facts, checkpoint.tensors
-        restore(self.model, facts, tensors)
+        restore(self.model, self.group, facts, tensors)
         self._epoch, self._next_batch = facts["epoch"], facts["next_batch"]
         self.evaluations[:] = [Evaluation(**e) for e in facts["evaluations"]]
         sums = {name: value.to(self.model.device) for name, value in tensors["sums"].items()}
@@ -332,14 +348,17 @@ class Trainer:
         step, index, batch = bad
         rows = train.batch_rows(self._epoch, index) if hasattr(train, "batch_rows") else None
         kept = f"The best weights so far, if any, are {self.model.checkpoint}."
+        with self.group.paused():  # the other processes may find something else, or nothing
+            cause = trace(self.model, batch, rows)
         raise NotFinite(
             f"The training loss or its gradient is not a number at epoch {self._epoch + 1}, batch {index + 1} "
-            f"(step {step}). {trace(self.model, batch, rows)} Lower learning_rate (for QIN also num_row: 4 is known to "
+            f"(step {step}). {cause} Lower learning_rate (for QIN also num_row: 4 is known to "
             f"be unstable, 3 is advised), or set on_nan=rollback. {kept}"
         )
 
     def _roll_back(self, error: NotFinite) -> None:
         """Returns to the last checkpoint with a smaller learning rate, or raises the error again."""
+        self.group.wait()  # for the one that writes
         checkpoint = self.checkpoints.latest() if self.on_nan == "rollback" and self.checkpoints else None
         if checkpoint is None:
             raise error
