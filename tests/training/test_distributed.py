@@ -88,7 +88,9 @@ def test_the_same_losses(size, sample, tmp_path, alone):
 
 @pytest.mark.parametrize("model", ["DIN", "DIN_SENet", "Transformer_DCN"])
 def test_other_models(model, sample, tmp_path):
-    changes = {"epochs": 1, "net_dropout": 0.0}
+    changes = {"epochs": 1, "learning_rate": 1e-4}  # rounding errors grow with the rate, in one process as in two
+    if model == "Transformer_DCN":
+        changes |= {"transformer_dropout": 0.0, "mask_convention": "published"}
     if model == "DIN":
         changes |= {"attention_dropout": 0.0, "attention_hidden_activations": "Dice"}
     torch.set_num_threads(1)
