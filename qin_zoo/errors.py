@@ -30,6 +30,10 @@ class ModelError(QinZooError):
     """A model that is unknown, doubly defined, or given inputs it cannot take."""
 
 
+class RequestError(QinZooError):
+    """A request to a scorer that cannot be answered."""
+
+
 def suggest(name: object, known: Iterable[object]) -> str:
     """``" Did you mean 'x'?"`` for the nearest of ``known``, or ``""`` when none is near."""
     names = {str(k).lower(): str(k) for k in known}

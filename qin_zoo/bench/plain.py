@@ -116,6 +116,7 @@ class PlainLoader:
                 "(item_id, item_seq), as in MicroLens_1M_x1."
             )
         self.rows = pl.scan_parquet(path).select(columns).head(rows).collect().to_pandas()
+        self.num_samples = len(self.rows)
         items = item_info_of(params, path)
         self.items = pl.read_parquet(items, columns=list(item_specs(specs))).to_pandas()
         self.labels, self.max_len, self.batch_size = (

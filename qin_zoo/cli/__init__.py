@@ -7,7 +7,7 @@ import sys
 import typer
 
 from qin_zoo import __version__
-from qin_zoo.cli import bench, data, demo, embed, info, list_models, new, predict, run, study, tune
+from qin_zoo.cli import bench, data, demo, embed, export, info, list_models, new, predict, run, study, tune
 from qin_zoo.errors import QinZooError
 from qin_zoo.training.log import warnings_on_terminal
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("study")(study.study)
 app.command("tune")(tune.tune)
 app.command("list")(list_models.list_models)

@@ -112,6 +112,46 @@ def growth(
 
 
 @app.command()
+def latency(
+    experiment: Experiment = _DEFAULT,
+    candidates: Annotated[
+        list[int] | None, typer.Option(min=1, help="Candidates of a request; may be repeated. Default: 1 to 1000.")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="Threads of a request; may be repeated. Default: 1 and 2.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each kind that are timed.")] = 200,
+    seconds: Annotated[float, typer.Option(min=0, help="Limit for the plain model, for each kind of request.")] = 10,
+    plain: Plain = True,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time requests to an exported model, beside the plain eager model scoring the same rows; untrained weights."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from qin_zoo.bench.latency import CANDIDATES, THREADS, draw_latency, measure_latency, print_latency
+    from qin_zoo.training.record import environment
+
+    with Console(stderr=True).status("exporting") as status:
+        measured = measure_latency(
+            experiment, candidates or CANDIDATES, threads or THREADS, requests=requests, plain=plain,
+            plain_seconds=seconds, overrides=overrides or (), plugins=plugin or (), progress=status.update,
+        )  # fmt: skip
+    title = f"{experiment}: milliseconds of a request"
+    if picture:
+        draw_latency(measured, picture, title)
+    if as_json:
+        points = [asdict(m) for m in measured]
+        _print_json({"experiment": experiment, "environment": environment(), "requests": points})
+    else:
+        print_latency(measured, title)
+
+
+@app.command()
 def trajectory(
     experiment: Experiment = _DEFAULT,
     config: options.Config = None,

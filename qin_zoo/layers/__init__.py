@@ -4,8 +4,9 @@ from qin_zoo.layers.asta import ASTA
 from qin_zoo.layers.bilinear import BilinearInteraction
 from qin_zoo.layers.choice import choose
 from qin_zoo.layers.din_attention import DINAttention
+from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
-from qin_zoo.layers.history import History, ItemRows, dense, map_items
+from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, map_items
 from qin_zoo.layers.pooling import MeanPooling, TargetAttentionPooling, masked_softmax
 from qin_zoo.layers.qnn import QNN
 from qin_zoo.layers.target_attention import MultiHeadTargetAttention
@@ -22,11 +23,13 @@ __all__ = [
     "ItemRows",
     "MeanPooling",
     "MultiHeadTargetAttention",
+    "SharedHistory",
     "TargetAttentionPooling",
     "TargetTransformer",
     "UnifiedEmbedding",
     "choose",
     "dense",
+    "fold",
     "make_fusion",
     "map_items",
     "masked_softmax",

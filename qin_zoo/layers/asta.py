@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.layers.history import History, item_scores, weighted_sum
+from qin_zoo.layers.history import History, item_scores, map_items, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
 
@@ -39,6 +40,32 @@ class ASTA(InterestLayer):
         score = item_scores(query, history) * self.scale  # (B, L)
         weight = masked_softmax(score, mask) if self.normalize else F.relu(score) * mask  # (B, L)
         return _chain(weighted_sum(weight, history), self.W_v.weight, self.W_o.weight) + target
+
+    @torch.no_grad()
+    def folded(self) -> FoldedASTA:
+        """The same for scoring: each pair of projections is one matrix, and both are applied to the history alone."""
+        return FoldedASTA(self)
+
+
+class FoldedASTA(InterestLayer):
+    """:class:`ASTA` with keys ``W_qᵀ W_k h_l / √d_a`` and values ``W_o W_v h_l``, once per item of the history.
+
+    Args:
+        layer: the layer to fold.
+    """
+
+    def __init__(self, layer: ASTA):
+        super().__init__()
+        w_q, w_k, w_v, w_o = (w.weight.double() for w in (layer.W_q, layer.W_k, layer.W_v, layer.W_o))
+        dtype = layer.W_q.weight.dtype
+        self.normalize = layer.normalize
+        self.register_buffer("key", (w_q.t() @ w_k * layer.scale).to(dtype))  # (D, D)
+        self.register_buffer("value", (w_o @ w_v).to(dtype))  # (D, D)
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        score = item_scores(target, map_items(lambda h: F.linear(h, self.key), history))  # (B, L)
+        weight = masked_softmax(score, mask) if self.normalize else F.relu(score) * mask  # (B, L)
+        return weighted_sum(weight, map_items(lambda h: F.linear(h, self.value), history)) + target
 
 
 def _chain(x: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qin_zoo.layers.chunks import in_chunks
-from qin_zoo.layers.history import History, ItemRows, weighted_sum
+from qin_zoo.layers.folding import fold_steps
+from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 
 
@@ -65,6 +66,7 @@ class DINAttention(InterestLayer):
         return scores
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        history = dense(history) if isinstance(history, SharedHistory) else history
         batch, length = mask.shape
         mask, places = mask.bool(), self._places(mask.bool())
         if not len(places):  # an MLP with batch norm cannot run on no rows
@@ -74,4 +76,36 @@ class DINAttention(InterestLayer):
         weight = x.new_zeros(batch * length).index_copy(0, places, x.flatten()).view(batch, length) * mask
         if self.use_softmax:
             weight = (weight - 1e9 * (~mask).float()).softmax(dim=-1)
+        return weighted_sum(weight, history)
+
+    @torch.no_grad()
+    def folded(self) -> FoldedDINAttention:
+        """The same for scoring requests: no shape depends on how much of the history is real."""
+        return FoldedDINAttention(self)
+
+
+class FoldedDINAttention(InterestLayer):
+    """:class:`DINAttention` in evaluation; the share of the items in its first layer is computed once for each.
+
+    Args:
+        layer: the layer to fold.
+    """
+
+    def __init__(self, layer: DINAttention):
+        super().__init__()
+        first, *rest = fold_steps(list(layer._steps()))
+        w_t, w_h, w_difference, w_product = first.weight.double().chunk(4, dim=1)  # (H, D) each
+        weights = {"by_target": w_t + w_difference, "by_item": w_h - w_difference, "by_product": w_product}
+        for name, weight in weights.items():
+            self.register_buffer(name, weight.to(first.weight.dtype))
+        self.register_buffer("bias", first.bias)
+        self.rest, self.use_softmax = nn.Sequential(*rest), layer.use_softmax
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        h = history.items if isinstance(history, SharedHistory) else dense(history)  # (L, D) or (B, L, D)
+        x = F.linear(target.unsqueeze(1) * h, self.by_product)  # (B, L, H)
+        x = x + F.linear(target, self.by_target, self.bias).unsqueeze(1) + F.linear(h, self.by_item)
+        weight = self.rest(x.flatten(0, 1)).view(x.shape[:2]) * mask  # (B, L)
+        if self.use_softmax:
+            weight = (weight - 1e9 * (~mask.bool()).float()).softmax(dim=-1)
         return weighted_sum(weight, history)

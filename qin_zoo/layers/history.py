@@ -1,4 +1,4 @@
-"""How a layer receives the user's history, and what it computes from it: as vectors, or as rows of a table.
+"""How a layer receives the user's history, and what it computes from it: as vectors, as rows of a table, or shared.
 
 Attention needs two products with a history: with a query, and with weights. Of a history given as rows of a table
 neither is ever written out as (B, L, D): ``embedding_bag`` reads the rows where they lie, forward and backward.
@@ -31,16 +31,34 @@ class ItemRows(NamedTuple):
         return F.embedding(self.index, self.table)
 
 
-History = Tensor | ItemRows
+class SharedHistory(NamedTuple):
+    """One history that all rows of a batch share: a request with one user and many candidates.
+
+    Attributes:
+        items: (L, D) its vectors.
+        rows: B, how many rows share it.
+    """
+
+    items: Tensor
+    rows: int
+
+    def dense(self) -> Tensor:
+        """The vectors once for each row, (B, L, D), without a copy of them."""
+        return self.items.expand(self.rows, -1, -1)
+
+
+History = Tensor | ItemRows | SharedHistory
 
 
 def dense(history: History) -> Tensor:
     """``history`` as vectors (B, L, D), whichever way it came."""
-    return history.dense() if isinstance(history, ItemRows) else history
+    return history if isinstance(history, Tensor) else history.dense()
 
 
 def map_items(function: Callable[[Tensor], Tensor], history: History) -> History:
     """Applies a function of single items, (…, D) -> (…, E), to a history: once per distinct item where it can."""
+    if isinstance(history, SharedHistory):
+        return SharedHistory(function(history.items), history.rows)
     if isinstance(history, ItemRows):
         return ItemRows(function(history.table), history.index)
     return function(history)
@@ -49,9 +67,9 @@ def map_items(function: Callable[[Tensor], Tensor], history: History) -> History
 def shorten(history: History, mask: Tensor) -> tuple[History, Tensor]:
     """History and mask without the oldest positions where no row of the batch has an item.
 
-    On a GPU as they are: to know the longest history, it would have to be waited for.
+    On a GPU as they are: to know the longest history, it would have to be waited for. A shared history as it is, too.
     """
-    if mask.is_cuda or not mask.numel():
+    if isinstance(history, SharedHistory) or mask.is_cuda or not mask.numel():
         return history, mask
     used = mask.bool().any(dim=0)  # (L,)
     first = int(used.int().argmax()) if used.any() else len(used)
@@ -65,11 +83,13 @@ def item_scores(query: Tensor, history: History) -> Tensor:
 
     Args:
         query: (B, D), or (B, K, D) for K queries a row.
-        history: (B, L, D), or item rows.
+        history: (B, L, D), item rows, or a shared history.
 
     Returns:
         (B, L), or (B, K, L).
     """
+    if isinstance(history, SharedHistory):
+        return query @ history.items.t()
     if isinstance(history, ItemRows):
         if history.index.shape[1] == 0:
             return query.new_zeros(*query.shape[:-1], 0)
@@ -85,11 +105,13 @@ def weighted_sum(weight: Tensor, history: History) -> Tensor:
 
     Args:
         weight: (B, L), or (B, K, L) for K sums a row; in the history's precision from here on.
-        history: (B, L, D), or item rows.
+        history: (B, L, D), item rows, or a shared history.
 
     Returns:
         (B, D), or (B, K, D).
     """
+    if isinstance(history, SharedHistory):
+        return weight.to(history.items.dtype) @ history.items
     if isinstance(history, ItemRows):
         table = history.table
         if history.index.shape[1] == 0:

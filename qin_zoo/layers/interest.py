@@ -15,7 +15,7 @@ class InterestLayer(nn.Module):
 
         Args:
             target: (B, D); a pooling may leave it out of account.
-            history: (B, L, D), or item rows.
+            history: (B, L, D), item rows, or a history that all rows share.
             mask: (B, L), true where the history has an item.
 
         Returns:

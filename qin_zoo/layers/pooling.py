@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.layers.history import History, item_scores, weighted_sum
+from qin_zoo.layers.history import History, SharedHistory, item_scores, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 
 
@@ -27,8 +27,10 @@ class MeanPooling(InterestLayer):
     """The mean of the history's real items; zeros for a row without any. It ignores the target."""
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
-        real = mask.float()  # (B, L)
-        return weighted_sum(real / real.sum(dim=1, keepdim=True).clamp(min=1), history)
+        shared = isinstance(history, SharedHistory)
+        real = (mask[:1] if shared else mask).float()  # (B, L)
+        mean = weighted_sum(real / real.sum(dim=1, keepdim=True).clamp(min=1), history)
+        return mean.expand(history.rows, -1) if shared else mean
 
 
 class TargetAttentionPooling(InterestLayer):

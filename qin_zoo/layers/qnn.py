@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qin_zoo.layers.chunks import in_chunks
 from qin_zoo.layers.dropout import sum_of_dropped_rows
+from qin_zoo.layers.folding import scale_and_shift
 from qin_zoo.layers.quadratic import quadratic
 
 
@@ -73,3 +75,51 @@ class QNN(nn.Module):
             return self.fc(x)
 
         return logits(x) if self.training else in_chunks(logits, x, rows=1024)
+
+    @torch.no_grad()
+    def folded(self) -> FoldedQNN:
+        """The same for scoring: ``num_row`` is summed away and the batch norm's scale is in the weights."""
+        return FoldedQNN(self)
+
+
+class FoldedQNN(nn.Module):
+    """:class:`QNN` in evaluation, ``xˡ⁺¹ = LeakyReLU(xˡ ⊙ (W x + b) + c) + xˡ``.
+
+    ``BN(x ⊙ s) = x ⊙ (γ/σ s) + (β − μ γ/σ)``: the scale goes into the rows of ``Σ_r W_r`` and ``Σ_r b_r``,
+    the rest is c.
+
+    Args:
+        qnn: the network to fold; its batch norms' running statistics are taken.
+    """
+
+    def __init__(self, qnn: QNN):
+        super().__init__()
+        self.layer, self.fc = nn.ModuleList(), qnn.fc
+        for i, layer in enumerate(qnn.layer):
+            self.layer.append(_FoldedLayer(layer["linear"][0], qnn.num_row, qnn.norm[i] if qnn.norm else None))
+        self.slopes = [activation.weight.item() for activation in qnn.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits: (B, n) to (B, 1)."""
+        for layer, slope in zip(self.layer, self.slopes):
+            x = F.leaky_relu(layer(x), slope) + x
+        return self.fc(x)
+
+
+class _FoldedLayer(nn.Module):
+    """``x ⊙ (W x + b) + c``."""
+
+    def __init__(self, linear: nn.Linear, num_row: int, norm: nn.BatchNorm1d | None):
+        super().__init__()
+        weight = linear.weight.double().unflatten(0, (num_row, -1)).sum(dim=0)
+        bias = linear.bias.double().unflatten(0, (num_row, -1)).sum(dim=0)
+        shift = None
+        if norm is not None:
+            scale, shift = scale_and_shift(norm)
+            weight, bias = weight * scale.unsqueeze(1), bias * scale
+        for name, values in (("weight", weight), ("bias", bias), ("shift", shift)):
+            self.register_buffer(name, None if values is None else values.to(linear.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * F.linear(x, self.weight, self.bias)
+        return y if self.shift is None else y + self.shift

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.layers.history import History, item_scores, weighted_sum
+from qin_zoo.layers.history import History, SharedHistory, item_scores, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
 
@@ -55,7 +55,20 @@ class MultiHeadTargetAttention(InterestLayer):
         """The rows of a projection, head by head: (K, d, D)."""
         return linear.weight.unflatten(0, (self.num_heads, -1))
 
+    def _of_shared(self, target: Tensor, items: Tensor, mask: Tensor) -> Tensor:
+        """The same of one history (L, D) for all rows: its keys and values are projected, once."""
+
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, rows of x, d)
+
+        query, key, value = heads(self.W_q(target)), heads(self.W_k(items)), heads(self.W_v(items))
+        score = (query @ key.transpose(1, 2)) * self.scale  # (K, B, L)
+        weight = self.dropout(masked_softmax(score, mask))
+        return self.W_o((weight @ value).transpose(0, 1).flatten(1))
+
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        if isinstance(history, SharedHistory):
+            return self._of_shared(target, history.items, mask)
         query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
         query = torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k))  # (B, K, D)
         score = item_scores(query, history) * self.scale  # (B, K, L)

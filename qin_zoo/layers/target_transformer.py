@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.layers.history import History, dense, shorten
+from qin_zoo.layers.history import History, SharedHistory, dense, shorten
 
 MASK_CONVENTIONS = ("published", "history")
 
@@ -96,3 +96,72 @@ class TargetTransformer(nn.Module):
             below = hidden & ~hidden.all(dim=1, keepdim=True)  # in a row without any output, 0 is the maximum
             parts.append(self.out_linear(encoded.masked_fill(below.unsqueeze(2), -1e9).max(dim=1).values))
         return torch.cat(parts, dim=-1)
+
+    @property
+    def sees_padding(self) -> bool:
+        """Whether padding in a history changes what comes out, so that a request must be padded as in training."""
+        return not self.hides_padding
+
+    def folded(self) -> FoldedTargetTransformer:
+        """The same for scoring requests, whose rows share one history."""
+        return FoldedTargetTransformer(self)
+
+
+class FoldedTargetTransformer(nn.Module):
+    """:class:`TargetTransformer` in evaluation on a ``SharedHistory`` of at least one place.
+
+    The first layer's projections are linear in ``[h_l; t]``: the history's share is computed once, the target's once
+    per row. With the ``published`` mask all places that are seen hold one and the same vector, the padding or the last
+    item: attention among equal ones gives that one, so one place is encoded instead of L.
+
+    Args:
+        layer: the layer to fold.
+    """
+
+    def __init__(self, layer: TargetTransformer):
+        super().__init__()
+        self.first_k_cols, self.hides_padding = layer.first_k_cols, layer.hides_padding
+        self.encoder, self.out_linear = layer.transformer_encoder.layers, layer.out_linear
+        self.sees_padding = layer.sees_padding
+
+    def forward(self, target: Tensor, history: SharedHistory, mask: Tensor) -> Tensor:
+        """See :meth:`TargetTransformer.forward`; the mask is the same in every row."""
+        real = mask[:1].bool()  # (1, L)
+        if self.hides_padding:
+            seen, encoded = real, self._encode(target, history.items, real)  # (B, L, 2D)
+        else:
+            last = torch.arange(real.shape[1], device=real.device) == real.shape[1] - 1
+            seen = ~real | (last & real.all(dim=1, keepdim=True))
+            place = history.items[seen[0].int().argmax().reshape(1)]  # (1, D)
+            encoded = self._encode(target, place, torch.ones_like(seen[:, :1]))  # (B, 1, 2D)
+        kept = F.pad(encoded * seen.unsqueeze(2), (0, 0, self.first_k_cols, 0))
+        parts = [kept[:, kept.shape[1] - self.first_k_cols :].flatten(1)] if self.first_k_cols else []
+        if self.out_linear is not None:
+            if self.hides_padding:
+                encoded = torch.where(seen.unsqueeze(2), encoded, -1e9).max(dim=1).values
+                encoded = torch.where(seen.any(), encoded, 0.0)  # without any output, 0 is the maximum
+            parts.append(self.out_linear(encoded.flatten(1)))
+        return torch.cat(parts, dim=-1)
+
+    def _encode(self, target: Tensor, items: Tensor, seen: Tensor) -> Tensor:
+        """The encoder's outputs at ``[h_l; t]``, (B, L, 2D); attention is to the places seen (1, L), if any is."""
+        rows, width = target.shape
+        length = items.shape[0]
+        x = torch.cat([items.expand(rows, -1, -1), target.unsqueeze(1).expand(-1, length, -1)], dim=-1)
+        unseen = (~seen & seen.any()).float() * -1e9  # (1, L); where nothing is seen, the outputs do not count
+        for i, layer in enumerate(self.encoder):
+            attention = layer.self_attn
+            weight, bias = attention.in_proj_weight, attention.in_proj_bias
+            if i == 0:
+                of_target = F.linear(target, weight[:, width:], bias)  # (B, 6D)
+                projected = F.linear(items, weight[:, :width]) + of_target.unsqueeze(1)
+            else:
+                projected = F.linear(x, weight, bias)  # (B, L, 6D)
+            query, key, value = (
+                part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=2)
+            )  # (B, K, L, d)
+            score = query @ key.transpose(2, 3) * attention.head_dim**-0.5 + unseen
+            mixed = (score.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+            x = layer.norm1(x + attention.out_proj(mixed))
+            x = layer.norm2(x + layer.linear2(F.relu(layer.linear1(x))))
+        return x

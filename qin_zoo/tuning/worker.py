@@ -12,10 +12,11 @@ import sys
 import threading
 import traceback
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.training.child import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def work(connection: Connection, lock: Path, gpu: int, threads: int) -> None:
     """
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches every process of the terminal's session; the tuner decides what becomes of it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         held = _hold(lock)
     except OSError:
@@ -225,12 +226,6 @@ def _hold(path: Path):
     except ImportError:
         pass
     return file
-
-
-def _end_with_parent() -> None:
-    """Ends this process as soon as the tuner has ended, even by SIGKILL: nobody would take the result."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def _silent(line: str) -> None:

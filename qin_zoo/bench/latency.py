@@ -1,0 +1,212 @@
+"""How long a request takes: the exported model on ONNX Runtime beside the plain eager model on the same rows."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qin_zoo.batch import ItemBatch
+from qin_zoo.bench.plain import make_plain
+from qin_zoo.bench.synthetic import random_batch
+from qin_zoo.data.dataset import has_item_table
+from qin_zoo.errors import ConfigError
+from qin_zoo.export.export import random_column
+from qin_zoo.export.manifest import describe
+from qin_zoo.export.onnx import to_onnx
+from qin_zoo.export.request import RequestModel
+from qin_zoo.files import replace_file
+from qin_zoo.serving.bundle import seal
+from qin_zoo.serving.scorer import Scorer
+from qin_zoo.training.prepare import build_model, prepare
+
+CANDIDATES, THREADS = (1, 10, 100, 1000), (1, 2)
+_KINDS = 16  # different requests of each size
+_LEAST = 5  # requests to the plain model
+_WARM = 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of a request of one size.
+
+    Attributes:
+        model: ``exported`` or ``plain``.
+        threads, candidates: of the request.
+        requests: how many were timed.
+        p50, p95, p99: seconds.
+        difference: largest difference of a score from the plain model's; None without it.
+    """
+
+    model: str
+    threads: int
+    candidates: int
+    requests: int
+    p50: float
+    p95: float
+    p99: float
+    difference: float | None = None
+
+
+def measure_latency(
+    expid: str,
+    candidates: Iterable[int] = CANDIDATES,
+    threads: Iterable[int] = THREADS,
+    *,
+    requests: int = 200,
+    plain: bool = True,
+    plain_seconds: float = 10,
+    overrides: Iterable[str] = (),
+    plugins: Iterable[Path] = (),
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Latency]:
+    """Times random requests with untrained weights and random items, histories of full length.
+
+    Args:
+        expid: experiment on a dataset with an item table whose configuration gives every size.
+        candidates: numbers of candidates.
+        threads: numbers of threads.
+        requests: requests to the exported model, of each kind.
+        plain: also time the plain eager model; its rows are made ready before.
+        plain_seconds: no more requests of a kind to the plain model after so long, but five at least.
+        overrides: of parameters, ``key=value``.
+        plugins: files with further models.
+        progress: told what is being measured.
+    """
+    prepared = prepare(expid, overrides=(*overrides, "precision=fp32", "compile=false"), plugins=plugins)
+    if not has_item_table(prepared.params):
+        raise ConfigError(f"{expid} has no item table: only datasets with one can be exported.")
+    model = build_model(prepared).eval()
+    max_len = prepared.params.get("max_len", 100)
+    items = random_batch(model.feature_map, 1, max_len).items
+    request = RequestModel(model, items)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.onnx"
+        path.write_bytes(seal(to_onnx(request, items), describe(request, items, max_len))[0])
+        reference = make_plain(model) if plain else None
+        before, measured = torch.get_num_threads(), []
+        try:
+            for count in threads:
+                torch.set_num_threads(count)
+                scorer = Scorer(path, threads=count)
+                for rows in candidates:
+                    progress(f"{rows} candidates, {count} threads")
+                    kinds = [_request(scorer, rows, max_len, seed) for seed in range(_KINDS)]
+                    measured += _measure(scorer, reference, items, kinds, count, requests, plain_seconds)
+        finally:
+            torch.set_num_threads(before)
+    return measured
+
+
+def _request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
+    g = np.random.default_rng(seed)
+    return {
+        "history": g.integers(1, scorer.items, max_len),
+        "candidates": g.integers(1, scorer.items, rows),
+        "context": {found["name"]: random_column(found, rows, g) for found in scorer.inputs},
+    }
+
+
+def _measure(scorer, reference, items, kinds, threads, requests, plain_seconds) -> list[Latency]:
+    rows = len(kinds[0]["candidates"])
+    fast = [_seconds(lambda n=n: scorer.score(**kinds[n % _KINDS])) for n in range(_WARM + requests)][_WARM:]
+    found = [Latency("exported", threads, rows, len(fast), *np.percentile(fast, [50, 95, 99]).tolist())]
+    if reference is None:
+        return found
+    slow, difference, begin = [], 0.0, time.perf_counter()
+    for n in range(1 + requests):
+        kind = kinds[n % _KINDS]
+        batch = _rows(kind, items)
+        scores: list = []
+        with torch.no_grad():
+            slow.append(_seconds(lambda batch=batch, scores=scores: scores.append(reference(batch)["y_pred"])))
+        if n < _KINDS:
+            difference = max(difference, float(np.abs(scores[0].view(-1).numpy() - scorer.score(**kind)).max()))
+        if n >= _LEAST and time.perf_counter() - begin > plain_seconds:
+            break
+    percentiles = np.percentile(slow[1:], [50, 95, 99]).tolist()
+    return [*found, Latency("plain", threads, rows, len(slow) - 1, *percentiles, difference)]
+
+
+def _rows(kind: dict, items: dict) -> tuple:
+    """The request as the public batch, one row for each candidate."""
+    candidates = torch.from_numpy(kind["candidates"])
+    history = torch.from_numpy(kind["history"]).expand(len(candidates), -1)
+    columns = {name: torch.from_numpy(values) for name, values in kind["context"].items()}
+    return ItemBatch(columns, history, candidates, items).triple()
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def print_latency(measured: list[Latency], title: str) -> None:
+    """The measurements as a table on the terminal."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for heading in ("threads", "candidates", "p50", "p95", "p99", "plain p50", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    plain = {(m.threads, m.candidates): m for m in measured if m.model == "plain"}
+    previous = None
+    for m in measured:
+        if m.model == "plain":
+            continue
+        if previous not in (None, m.threads):
+            table.add_section()
+        previous = m.threads
+        beside = plain.get((m.threads, m.candidates))
+        cells = [str(m.threads), f"{m.candidates:,}", *_milliseconds(m)]
+        if beside:
+            cells += [_milliseconds(beside)[0], f"{beside.p50 / m.p50:.1f} ×"]
+        table.add_row(*cells)
+    console = Console()
+    console.print(table)
+    if plain:
+        apart = max(m.difference for m in plain.values())
+        console.print(f"Scores of both are at most {apart:.0e} apart.")
+
+
+def _milliseconds(m: Latency) -> list[str]:
+    return [f"{1000 * seconds:.2f}" for seconds in (m.p50, m.p95, m.p99)]
+
+
+def draw_latency(measured: list[Latency], path: Path, title: str) -> None:
+    """Draws p50 against candidates, up to p99 shaded, one panel for each number of threads.
+
+    Args:
+        measured: what :func:`measure_latency` found.
+        path: PNG file to write.
+        title: headline.
+    """
+    from matplotlib.figure import Figure
+
+    threads = list(dict.fromkeys(m.threads for m in measured))
+    figure = Figure(figsize=(4.6 * len(threads), 4), layout="constrained")
+    axes = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]
+    for ax, count in zip(axes, threads):
+        for model in dict.fromkeys(m.model for m in measured):
+            mine = [m for m in measured if (m.model, m.threads) == (model, count)]
+            rows = [m.candidates for m in mine]
+            (line,) = ax.plot(rows, [1000 * m.p50 for m in mine], marker="o", markersize=4, label=f"{model}, p50")
+            high = [1000 * m.p99 for m in mine]
+            ax.fill_between(rows, [1000 * m.p50 for m in mine], high, alpha=0.2, color=line.get_color(), label="to p99")
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("candidates")
+        ax.set_title(f"{count} thread{'s' * (count > 1)}", fontsize=10)
+        ax.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("milliseconds")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -1,0 +1,99 @@
+"""What an exported model says of itself: its inputs, where it comes from, and how good it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import Tensor
+
+from qin_zoo import __version__
+from qin_zoo.export.request import RequestModel
+from qin_zoo.registry import discover
+from qin_zoo.training.prepare import Prepared
+from qin_zoo.training.record import read_record
+
+_LEFT_OUT = {"feature_cols", "label_col", "gpu", "verbose", "num_workers", "model_id"}
+_VERSIONS = ("qin_zoo", "python", "torch", "fuxictr", "numpy")
+
+
+def make_manifest(
+    prepared: Prepared,
+    model: RequestModel,
+    items: dict[str, Tensor],
+    checkpoint: Path,
+    *,
+    max_len: int,
+    table: str,
+    learnt: int,
+    data: dict,
+    original_ids: list | None,
+) -> dict:
+    """The manifest, JSON values.
+
+    Args:
+        prepared: the experiment.
+        model: what is exported.
+        items: the exported item table.
+        checkpoint: file of the weights.
+        max_len: items of a history that are used.
+        table: ``fp32``, ``fp16`` or ``int8``.
+        learnt: how many rows of the table the model was trained with.
+        data: fingerprints of the data files.
+        original_ids: of each row of the table, None for unknown ones; or None where there are none.
+    """
+    described = describe(model, items, max_len)
+    described["items"] |= {"learnt": learnt, "table": table}
+    if original_ids is not None:
+        described["items"]["original_ids"] = original_ids
+    return {
+        "name": prepared.expid,
+        "model": prepared.params["model"],
+        "task": prepared.params.get("task", "binary_classification"),
+        "dataset_id": prepared.params["dataset_id"],
+        "model_card": _card(prepared),
+        **described,
+        "run": _run(prepared, checkpoint),
+        "data": data,
+        "exported_by": f"qin-zoo {__version__}",
+    }
+
+
+def describe(model: RequestModel, items: dict[str, Tensor], max_len: int) -> dict:
+    """What a scorer needs to know: ``inputs``, ``feature_order`` and ``items``."""
+    context = [{**found, "default": [] if found["type"] == "sequence" else None} for found in model.context_inputs()]
+    padded = any(getattr(module, "sees_padding", False) for module in model.modules())
+    return {
+        "inputs": {
+            "history": {"max_len": max_len, "padded": padded},
+            "context": context,
+            "new": model.new_inputs(items),
+        },
+        "feature_order": {"context": list(model.context), "item": list(items)},
+        "items": {"count": model.table.shape[0], "dim": model.table.shape[1]},
+    }
+
+
+def _card(prepared: Prepared) -> dict:
+    entry = discover(prepared.plugins).get(prepared.params["model"])
+    return {"summary": entry.summary, **entry.card} if entry else {}
+
+
+def _run(prepared: Prepared, checkpoint: Path) -> dict:
+    """What was trained, and with what result where its record is at hand. Paths of this machine are left out."""
+    parameters = {
+        key: value
+        for key, value in prepared.params.items()
+        if key not in _LEFT_OUT and not (isinstance(value, (str, Path)) and "/" in str(value))
+    }
+    found = {
+        "expid": prepared.expid,
+        "parameters": json.loads(json.dumps(parameters, default=str)),
+        "checkpoint_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+    }
+    record = read_record(Path(checkpoint).with_suffix(".json"))
+    if record is not None:
+        found["valid"] = record["valid"]
+        found["environment"] = {key: record["environment"].get(key) for key in _VERSIONS}
+    return found

@@ -1,0 +1,117 @@
+"""A request model as an ONNX graph, made by torch's exporter and cleaned of what only its maker needs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.export.request import RequestModel, example
+from qin_zoo.serving.bundle import CONTEXT, NEW
+
+OPSET = 18
+_IR_VERSION = 10  # what ONNX Runtime has read since 2024
+_LARGEST = 2**31 - 1  # bytes that protobuf can hold
+
+
+@torch.no_grad()
+def to_onnx(model: RequestModel, items: Mapping[str, Tensor]) -> bytes:
+    """The model as a serialised ONNX graph with weights, its numbers of candidates and history items open.
+
+    Args:
+        model: in evaluation mode.
+        items: the item table; the shapes of its features count.
+
+    Raises:
+        QinZooError: onnx or onnxscript is missing, the model cannot be traced, or it exceeds 2 GiB.
+    """
+    _require()
+    arguments = example(model, items)
+    context, new = arguments["context"], arguments["new"]
+    length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
+    shapes = {
+        "history": {0: length},
+        "candidates": {0: rows},
+        "context": {name: {0: rows} for name in context},
+        "new": {name: {0: unknown} for name in new},
+    }
+    names = ["history", "candidates", *(CONTEXT + name for name in context), *(NEW + name for name in new)]
+    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    if weights > _LARGEST:
+        raise QinZooError(
+            f"The exported model would have {weights / 2**30:.1f} GiB; an ONNX file holds at most 2. Export the item "
+            "table in fewer bytes: --table fp16 or --table int8."
+        )
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                model,
+                kwargs=arguments,
+                input_names=names,
+                output_names=["score"],
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever a model's code meets when it is traced
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise QinZooError(
+            f"{type(model.model).__name__} cannot be exported: tracing logits(x) on a request failed. Shapes must not "
+            f"be decided by values, and history may be a SharedHistory (qin_zoo.layers). {first_line(cause)}"
+        ) from error
+    proto = program.model_proto
+    _clean(proto)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _require() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise QinZooError(
+            f"qin-zoo export needs the packages onnx, onnxscript and onnxruntime; {error.name} is missing. "
+            "pip install 'qin-zoo[export]'."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Without the exporter's progress and its warnings of its own parts."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _clean(proto) -> None:
+    """Takes out where the code of each node stood, and sets the version that older runtimes read."""
+    proto.ir_version = min(proto.ir_version, _IR_VERSION)
+    proto.doc_string = ""
+    del proto.metadata_props[:]
+    graphs = [proto.graph, *proto.functions]
+    for graph in graphs:
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+        for name in ("input", "output", "value_info", "initializer"):
+            for value in getattr(graph, name, ()):
+                if hasattr(value, "doc_string"):
+                    value.doc_string = ""
+                if hasattr(value, "metadata_props"):
+                    del value.metadata_props[:]

@@ -1,0 +1,204 @@
+"""A model in the form of a request: one history, N candidates, and every item's representation in one table."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qin_zoo.errors import ModelError
+from qin_zoo.export.fold import FOREIGN
+from qin_zoo.layers import SharedHistory, fold
+from qin_zoo.models import ModelInput, ZooModel
+from qin_zoo.models.inputs import Embedder, ItemTableInputs
+
+_CHUNK = 8192  # items represented at a time
+
+
+class _Embedder(Embedder):
+    """Means of lists written out, so that they can be exported: lists of one request are short."""
+
+    def _mean(self, name: str, ids: Tensor) -> Tensor:
+        table = self.layer.embedding_layers[name]
+        real = (ids != (-1 if table.padding_idx is None else table.padding_idx)).float()  # (N, T)
+        return (table(ids.long()) * real.unsqueeze(2)).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class RequestModel(nn.Module):
+    """A trained model, folded, that scores the candidates of one request.
+
+    Args:
+        model: a model of the zoo for a dataset with an item table; it stays as it is.
+        items: the item table that the model was trained with, feature name -> (U, …), row 0 padding.
+        updated: the item table to export. Default: ``items``.
+
+    Attributes:
+        context: names of the row features, in the order of the model.
+        new_features: names of the item features that can be given for an item outside the table. Its id is not one:
+            an unknown item has the padding's, as nothing was learnt of it.
+        table: (U, D) float32 representations of all items.
+    """
+
+    def __init__(self, model: ZooModel, items: Mapping[str, Tensor], updated: Mapping[str, Tensor] | None = None):
+        super().__init__()
+        inputs = model._inputs
+        if not isinstance(inputs, ItemTableInputs):
+            raise ModelError(
+                f"{type(model).__name__} on dataset '{model.feature_map.dataset_id}' reads FuxiCTR's named fields "
+                "(target_field, sequence_field), whose items stand in no table: only datasets with an item table "
+                "(features with source: item) can be exported."
+            )
+        layer = copy.deepcopy(model.embedding_layer)
+        self.embedding = layer.embedding_layer
+        embedder = _Embedder(model.feature_map, layer, model.embedding_dim, torch.device("cpu"))
+        self._embedder = embedder
+        self.context, self._items = inputs.context_features, inputs.item_features
+        self._specs = model.feature_map.features
+        fixed = self._shares_ids(items)
+        self.new_features = [name for name in self._items if name not in fixed]
+        self.register_buffer("table", self.represent(updated or items))
+        self.register_buffer("scale", None)
+        self._lighten(fixed)
+        self.model = fold(_without_embeddings(model).float().cpu().eval(), FOREIGN)
+        self.eval()
+
+    def _shares_ids(self, items: Mapping[str, Tensor]) -> set[str]:
+        """The features that number the items, and those that share their embedding."""
+        layers = self.embedding.embedding_layers
+        numbers = numbering(items, self._specs)
+        return {n for n in self._items if any(layers[n] is layers[number] for number in numbers)}
+
+    def _lighten(self, fixed: set[str]) -> None:
+        """Of the embeddings that the table has made superfluous only the padding's row stays."""
+        layers = self.embedding.embedding_layers
+        needed = {id(layers[name]) for name in (*self.context, *self.new_features)}
+        for name in fixed:
+            if id(layers[name]) not in needed and type(layers[name]) is nn.Embedding:
+                padding = layers[name].padding_idx or 0
+                layers[name] = nn.Embedding.from_pretrained(layers[name].weight[padding : padding + 1], padding_idx=0)
+        self._fixed = fixed
+
+    @torch.no_grad()
+    def represent(self, items: Mapping[str, Tensor]) -> Tensor:
+        """Representations of items with all their features, (U, D) float32."""
+        count = len(next(iter(items.values())))
+        parts = []
+        for first in range(0, count, _CHUNK):
+            part = {name: items[name][first : first + _CHUNK] for name in self._items}
+            parts.append(self._embedder.embed(self._items, part))
+        return torch.cat(parts).float()
+
+    def compress(self, kind: str) -> None:
+        """Keeps the table in fewer bytes: ``fp16``, or ``int8`` with one float32 scale for each item."""
+        largest = self.table.abs().amax(dim=1, keepdim=True)  # (U, 1)
+        if kind == "fp16":
+            if largest.max() > torch.finfo(torch.float16).max:
+                raise ModelError(
+                    f"The item table holds {largest.max():.3g}, more than float16 can; use --table int8 or fp32."
+                )
+            self.table = self.table.half()
+        elif kind == "int8":
+            self.scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
+            self.table = (self.table / self.scale).round().clamp(-127, 127).to(torch.int8)
+
+    def _new(self, features: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        """Representations of items outside the table, (K, D); the first is never asked for."""
+        values = dict(features)
+        for name in self._fixed:
+            size = (like.shape[0], 1) if self._specs[name]["type"] == "sequence" else (like.shape[0],)
+            values[name] = like.new_zeros(size, dtype=torch.long)
+        return self._embedder.embed(self._items, values)
+
+    def _look_up(self, ids: Tensor, new: Tensor | None) -> Tensor:
+        """Representations (n, D) of ids (n,): rows of the table, and beyond it the new items, U being the first."""
+        count = self.table.shape[0]
+        inside = ids if new is None else torch.where(ids < count, ids, 0)
+        found = F.embedding(inside, self.table)
+        if self.scale is not None:
+            found = found.float() * F.embedding(inside, self.scale)
+        found = found.float()
+        if new is None:
+            return found
+        outside = F.embedding(torch.where(ids < count, 0, ids - count), new)
+        return torch.where((ids < count).unsqueeze(1), found, outside)
+
+    def forward(
+        self, history: Tensor, candidates: Tensor, context: dict[str, Tensor], new: dict[str, Tensor]
+    ) -> Tensor:
+        """Scores of the candidates.
+
+        Args:
+            history: (L,) int64 item ids, oldest first, 0 where there is no item; L ≥ 1.
+            candidates: (N,) int64 item ids; N ≥ 1. Ids from U on are rows of ``new``, in both.
+            context: row features, (N, …) each.
+            new: features of items outside the table, (K, …) each; K ≥ 1.
+
+        Returns:
+            (N,) float32: probabilities, or the value itself in a regression.
+        """
+        rows = candidates.shape[0]
+        extra = self._new(new, next(iter(new.values()))) if new else None
+        mask = (history != 0).expand(rows, -1)  # (N, L)
+        x = ModelInput(
+            context=self._embed_context(context, candidates),
+            target=self._look_up(candidates, extra),
+            history=SharedHistory(self._look_up(history, extra), rows),
+            mask=mask,
+        )
+        return self.model.output_activation(self.model.logits(x).view(-1))
+
+    def _embed_context(self, context: dict[str, Tensor], candidates: Tensor) -> Tensor:
+        if not self.context:
+            return self.table.new_zeros(candidates.shape[0], 0, dtype=torch.float32)
+        return self._embedder.embed(self.context, context)
+
+    # ---- what a request holds
+
+    def context_inputs(self) -> list[dict]:
+        """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
+        return [self._describe(name) for name in self.context]
+
+    def new_inputs(self, items: Mapping[str, Tensor]) -> list[dict]:
+        """The same of the features of new items."""
+        return [self._describe(name, items[name]) for name in self.new_features]
+
+    def _describe(self, name: str, column: Tensor | None = None) -> dict:
+        spec = self._specs[name]
+        found = {"name": name, "type": spec["type"]}
+        if spec["type"] in ("categorical", "sequence"):
+            found["vocab_size"] = self.embedding.embedding_layers[name].num_embeddings
+        if spec["type"] == "sequence":
+            found["max_len"] = column.shape[1] if column is not None else spec["max_len"]
+        if spec["type"] == "embedding":
+            found["dim"] = column.shape[1] if column is not None else spec["pretrain_dim"]
+        return found
+
+
+def numbering(items: Mapping[str, Tensor], specs: Mapping[str, Mapping]) -> list[str]:
+    """The features that are nothing but the number of the item."""
+    count = torch.arange(len(next(iter(items.values()))))
+    return [n for n, c in items.items() if specs[n]["type"] == "categorical" and torch.equal(c.long(), count)]
+
+
+def _without_embeddings(model: ZooModel) -> ZooModel:
+    """A copy of a model without what only embeds or trains: that can be gigabytes."""
+    left_out = (model.embedding_layer, model.embedding_layer.embedding_layer, model.optimizer, model._inputs)
+    return copy.deepcopy(model, {id(part): nn.Identity() for part in (*left_out, getattr(model, "_penalty", None))})
+
+
+def example(model: RequestModel, items: Mapping[str, Tensor], candidates: int = 5, length: int = 7) -> dict:
+    """The arguments of a request of zeros, for tracing."""
+    context = {d["name"]: _zeros(d, candidates) for d in model.context_inputs()}
+    new = {d["name"]: _zeros(d, 3) for d in model.new_inputs(items)}
+    ids = {"history": torch.zeros(length, dtype=torch.long), "candidates": torch.zeros(candidates, dtype=torch.long)}
+    return {**ids, "context": context, "new": new}
+
+
+def _zeros(described: dict, rows: int) -> Tensor:
+    kind = described["type"]
+    dtype = torch.long if kind in ("categorical", "sequence") else torch.float32
+    wide = {"sequence": "max_len", "embedding": "dim"}.get(kind)
+    return torch.zeros((rows, described[wide]) if wide else (rows,), dtype=dtype)

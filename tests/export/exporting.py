@@ -1,0 +1,61 @@
+"""Models of the zoo with random weights, and random requests, for the tests of exports."""
+
+import numpy as np
+import torch
+from conftest import REPOSITORY
+
+from qin_zoo.config.experiments import find_experiments
+from qin_zoo.training.prepare import build_model, prepare
+
+SAMPLES = {e.model: e for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"}
+
+
+def make(model: str, data, *overrides):
+    """A model with weights that tell apart whatever an export could mix up; (prepared, dataset, model)."""
+    experiment = SAMPLES[model]
+    prepared = prepare(experiment.expid, experiment.config_dir, data=data, overrides=overrides)
+    dataset = prepared.open_dataset()
+    return prepared, dataset, _disturb(build_model(prepared, dataset)).eval()
+
+
+@torch.no_grad()
+def _disturb(model):
+    g = torch.Generator().manual_seed(3)
+    for layer in model.embedding_layer.embedding_layer.embedding_layers.values():
+        if isinstance(layer, torch.nn.Embedding):
+            layer.weight[1:] = 0.3 * torch.randn(layer.weight[1:].shape, generator=g)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=g))
+            module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=g))
+            if module.weight is not None:
+                module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=g))
+                module.bias.copy_(0.1 * torch.randn(module.bias.shape, generator=g))
+    return model
+
+
+def random_requests(inputs, items: int, max_len: int, number: int, seed: int = 0, unknown: bool = True):
+    """Requests of all shapes: no history, one item, a full one, one too long; one candidate; zeros; unknown items."""
+    from qin_zoo.export.export import random_column
+
+    g = np.random.default_rng(seed)
+    for n in range(number):
+        length = (0, 1, max_len, max_len + 5)[n] if n < 4 else int(g.integers(0, max_len + 1))
+        rows = 1 if n % 5 == 0 else int(g.integers(2, 24))
+        highest = items + 3 if unknown and n % 3 == 0 else items
+        history, candidates = g.integers(0, highest, length), g.integers(0, highest, rows)
+        context = {found["name"]: random_column(found, rows, g) for found in inputs}
+        yield {"history": history, "candidates": candidates, "context": context}
+
+
+def expected(model, items: dict, request: dict, max_len: int) -> np.ndarray:
+    """What the model itself gives; unknown items are padding."""
+    from qin_zoo.export.export import trained_scores
+
+    count = len(next(iter(items.values())))
+    history = request["history"]
+    history = history[(history > 0) & (history < count)]
+    candidates = np.where(request["candidates"] < count, request["candidates"], 0)
+    return trained_scores(
+        model, items, history[max(len(history) - max_len, 0) :], candidates, request["context"], max_len
+    )
