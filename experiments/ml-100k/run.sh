@@ -10,10 +10,4 @@ data=data/ml-100k
 [ -f "$data/dataset_config.yaml" ] || qin-zoo data import recbole "$raw" "$data"
 qin-zoo embed encode "$data" --modality text --text text
 qin-zoo embed encode "$data" --modality kg --text facts
-for strategy in text_only image_only concat_then_pca pca_then_concat; do
-  qin-zoo embed fuse "$data" --strategy $strategy --text text --image kg --dim 64
-done
-fused="--column item_emb_d64 --info item_info_pca_then_concat.parquet"
-[ -f "$data/item_info_aligned.parquet" ] || qin-zoo embed align "$data" $fused --dim 64
-[ -f "$data/item_info_codes.parquet" ] || qin-zoo embed quantize "$data" $fused --codebook-size 32
-qin-zoo study "$here/embeddings.yaml" "$@"
+exec "$here/../embeddings.sh" ml-100k text kg "$@"

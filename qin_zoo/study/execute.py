@@ -9,10 +9,10 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.study.plan import StudyRun
 from qin_zoo.training.child import end_with_parent
-from qin_zoo.training.log import warnings_on_terminal
+from qin_zoo.training.log import silent, warnings_on_terminal
 from qin_zoo.training.run import finished_record, run_experiment
 
 _gpu = -1
@@ -94,11 +94,11 @@ def _begin(devices: multiprocessing.Queue, threads: int) -> None:
 
 def _train(run: StudyRun, options: dict) -> dict:
     prepared = run.prepare(**options, gpu=_gpu)
-    return run_experiment(prepared, Path.cwd(), argv=["qin-zoo", "study", run.name], echo=_silent)
-
-
-def _silent(line: str) -> None:
-    pass
+    argv = ["qin-zoo", "study", run.name]
+    try:
+        return run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True)
+    except CheckpointError:  # what was stopped under this name had other parameters or data
+        return run_experiment(prepared, Path.cwd(), argv, echo=silent)
 
 
 def _metrics(metrics: dict[str, float]) -> str:

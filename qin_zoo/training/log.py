@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def silent(line: str) -> None:
+    """What a run says when nobody listens."""
+
+
 def warnings_on_terminal() -> None:
     """Shows warnings of this process, and no more of FuxiCTR's log and ours."""
     terminal = logging.StreamHandler()

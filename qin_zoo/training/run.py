@@ -18,7 +18,7 @@ from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.models.weights import warm_start
 from qin_zoo.training.checkpoint import CheckpointStore
-from qin_zoo.training.log import log_to
+from qin_zoo.training.log import log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import (
@@ -65,7 +65,7 @@ def run_experiment(
         Stopped: Ctrl-C or SIGTERM came in training; a checkpoint has been saved.
     """
     with joined(prepared.params["gpu"]) as group:
-        return _run(prepared, group, results_folder, argv, echo if group.leads else _silent, on_evaluation, resume)
+        return _run(prepared, group, results_folder, argv, echo if group.leads else silent, on_evaluation, resume)
 
 
 def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evaluation, resume: bool) -> dict:
@@ -290,10 +290,6 @@ def _reachable(dataset: Dataset) -> dict[str, float] | None:
     """The best reachable valid AUC, with and without the history, of a sample dataset; None of any other."""
     summary = read_summary(dataset.folder)
     return summary and {"best_auc": summary.best_auc["valid"], "blind_auc": summary.blind_auc["valid"]}
-
-
-def _silent(line: str) -> None:
-    """What processes but the first one say."""
 
 
 def _plain(metrics: dict) -> dict[str, float]:

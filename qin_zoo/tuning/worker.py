@@ -137,6 +137,7 @@ def work(connection: Connection, lock: Path, gpu: int, threads: int) -> None:
 
 
 def _train(job: Job, gpu: int, connection: Connection) -> tuple:
+    from qin_zoo.training.log import silent
     from qin_zoo.training.run import run_experiment
     from qin_zoo.training.stop import Stopped
 
@@ -157,7 +158,7 @@ def _train(job: Job, gpu: int, connection: Connection) -> tuple:
                 raise Pruned
 
         argv = ["qin-zoo", "run", job.expid, "--config", str(job.folder)]
-        record = run_experiment(prepared, Path.cwd(), argv=argv, echo=_silent, on_evaluation=on_evaluation, resume=True)
+        record = run_experiment(prepared, Path.cwd(), argv=argv, echo=silent, on_evaluation=on_evaluation, resume=True)
         return "done", _best(prepared.params, record["evaluations"])
     except Pruned:
         _keep_only_log(prepared)
@@ -226,10 +227,6 @@ def _hold(path: Path):
     except ImportError:
         pass
     return file
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 class _NoTerminal(io.TextIOWrapper):

@@ -1,0 +1,35 @@
+"""A study's run that was stopped in the middle goes on, or begins anew where its parameters have changed."""
+
+import pytest
+
+from qin_zoo.study import execute
+from qin_zoo.study.plan import StudyRun
+
+SMALL = {"epochs": 2, "embedding_dim": 4, "max_len": 8, "batch_size": 256, "num_layers": 1, "eval_steps": 4}
+
+
+class Died(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rate", [5e-3, 1e-2])
+def test_a_stopped_run(rate, sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("epoch") and len(said) == 4:
+            raise Died
+
+    monkeypatch.setattr(execute, "silent", say)
+    run = StudyRun("QIN_sample", "a", 1, {**SMALL, "seed": 1}, None)
+    with pytest.raises(Died):
+        execute._train(run, {"data": sample})
+    del said[:]
+    again = StudyRun("QIN_sample", "a", 1, {**SMALL, "seed": 1, "learning_rate": rate}, None)
+    monkeypatch.setattr(execute, "silent", said.append)
+    record = execute._train(again, {"data": sample})
+    assert record["params"]["learning_rate"] == rate
+    assert any("Resumed after" in line for line in said) == (rate == 5e-3)
+    assert record["evaluations"][-1]["step"] == 24
