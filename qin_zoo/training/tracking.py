@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._writer is not None:
+        if self._writer is not None and not self._done:
             self._try(self._writer.close)
 
     def steps(self, steps: Steps) -> None:
@@ -75,4 +76,7 @@ class Tracker:
             action(*args)
         except OSError as error:
             self._done = True
+            if self._writer is not None:
+                with contextlib.suppress(OSError):
+                    self._writer.close()
             logging.warning(f"Event files in {self._folder} end here: {error.strerror}. The training goes on.")

@@ -217,8 +217,7 @@ class Trainer:
             loss = model.train_step(batch).detach()
             self._count(loss, getattr(model, "gradient_norm", None), train, batch)
             self._next_batch = model._batch_index + 1
-            stopping = self._is_asked_to_stop()
-            due = self._checkpoint_is_due() or stopping
+            due = self._checkpoint_is_due()
             if model._total_steps % model._eval_steps == 0:
                 self._settle(train)
                 bar.set_description(f"{label}, evaluating")
@@ -226,7 +225,8 @@ class Trainer:
                 bar.set_description(label)
                 model.train()
                 due = True
-            if due:
+            stopping = self._is_asked_to_stop()
+            if due or stopping:
                 self._settle(train)
                 self._save()
             if stopping:

@@ -151,8 +151,13 @@ def test_event_files(sample, tmp_path):
 def test_a_disk_that_is_full_ends_the_events_only(sample, tmp_path, monkeypatch, caplog):
     from tensorboardX.event_file_writer import EventsWriter
 
+    original, written = EventsWriter._write_serialized_event, []
+
     def full(self, event):
-        raise OSError(28, "No space left on device")
+        written.append(event)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        return original(self, event)
 
     monkeypatch.setattr(EventsWriter, "_write_serialized_event", full)
     record = train(sample, tmp_path)
