@@ -49,6 +49,7 @@ class CheckpointStore:
     def __init__(self, folder: Path, warn: Callable[[str], None] = print) -> None:
         self.folder = Path(folder)
         self._warn = warn
+        self._old: set[int] = set()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Adds a checkpoint and lets go of all but the last two.
@@ -64,7 +65,9 @@ class CheckpointStore:
         body = {"schema_version": _SCHEMA, "step": checkpoint.step, "tensors": digest, "facts": checkpoint.facts}
         with replace_file(self._facts(checkpoint.step)) as temporary:
             temporary.write_text(json.dumps({"digest": _digest(body), **body}), encoding="utf-8")
-        for step in self._steps()[:-_KEPT]:
+        old, self._old = self._old - {checkpoint.step}, set()
+        steps = [step for step in self._steps() if step not in old]
+        for step in (*old, *steps[:-_KEPT]):
             self._facts(step).unlink(missing_ok=True)  # first: without it there is no checkpoint
             self._tensors(step).unlink(missing_ok=True)
 
@@ -85,8 +88,13 @@ class CheckpointStore:
         """Deletes every checkpoint."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def begin(self) -> None:
-        """Deletes what writers that were killed have left."""
+    def begin(self, resume: bool) -> None:
+        """Deletes what writers that were killed have left.
+
+        Args:
+            resume: whether the checkpoints that are there shall be used; otherwise the first new one replaces them.
+        """
+        self._old = set() if resume else set(self._steps())
         discard_leftovers(self.folder)
         for tensors in self.folder.glob("step-*.pt"):
             if not tensors.with_suffix(".json").exists():

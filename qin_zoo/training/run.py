@@ -92,7 +92,7 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if group.leads:
         _require_writable(files.folder)
-        checkpoints.begin()
+        checkpoints.begin(resume)
     group.wait()
     with log_to(files.log, append=resume and interrupted) if group.leads else nullcontext():
         logging.info(f"Parameters: {params}")

@@ -215,6 +215,16 @@ def test_a_new_run_says_that_it_could_resume(sample, tmp_path, uninterrupted):
     assert_same(tmp_path, uninterrupted[0])
 
 
+def test_a_new_run_replaces_what_another_one_left(sample, tmp_path):
+    """The newest checkpoint is the new run's, though an older run had come further."""
+    interrupt(sample, tmp_path)
+    with pytest.raises(Died):
+        train(sample, tmp_path, echo=die_after(1), learning_rate=0.01)
+    names = [f.stem for f in (tmp_path / "sample/QIN_sample.checkpoints").iterdir()]
+    assert sorted(set(names)) == ["step-000000006", "step-000000008"]
+    assert train(sample, tmp_path, resume=True, learning_rate=0.01)["evaluations"][-1]["epoch"] == 3
+
+
 def test_only_two_checkpoints_are_kept(sample, tmp_path):
     assert [f.suffix for f in interrupt(sample, tmp_path)] == [".json", ".pt"] * 2
 
