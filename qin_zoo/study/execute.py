@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.study.plan import StudyRun
-from qin_zoo.training.child import end_with_parent
+from qin_zoo.training.child import begin_child
 from qin_zoo.training.log import silent, warnings_on_terminal
 from qin_zoo.training.run import finished_record, run_experiment
 
@@ -86,7 +86,7 @@ def _begin(devices: multiprocessing.Queue, threads: int) -> None:
     import torch
 
     global _gpu
-    end_with_parent()
+    begin_child()
     _gpu = devices.get()
     torch.set_num_threads(threads)
     warnings_on_terminal()

@@ -7,10 +7,13 @@ import os
 import threading
 from multiprocessing.connection import wait
 
+from tqdm import tqdm
 
-def end_with_parent() -> None:
-    """Ends this process as soon as its parent has ended, even by SIGKILL: nobody would take the result."""
+
+def begin_child() -> None:
+    """Makes this process end as soon as its parent has, even by SIGKILL: nobody would take the result."""
     threading.Thread(target=_wait_and_end, daemon=True, name="qin-zoo parent watch").start()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
 
 
 def _wait_and_end() -> None:

@@ -9,14 +9,13 @@ import multiprocessing
 import os
 import shutil
 import sys
-import threading
 import traceback
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from qin_zoo.errors import QinZooError, first_line
-from qin_zoo.training.child import end_with_parent
+from qin_zoo.training.child import begin_child
 
 
 @dataclass(frozen=True)
@@ -109,18 +108,16 @@ def work(connection: Connection, lock: Path, gpu: int, threads: int) -> None:
     """
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches every process of the terminal's session; the tuner decides what becomes of it
-    end_with_parent()
+    begin_child()
     try:
         held = _hold(lock)
     except OSError:
         return  # the tuner is gone already
     sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
     import torch
-    from tqdm import tqdm
 
     from qin_zoo.training.log import warnings_on_terminal
 
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
     warnings_on_terminal()
 
     torch.set_num_threads(threads)

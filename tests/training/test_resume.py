@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -74,14 +75,17 @@ def test_killed_at_a_random_moment(number, sample, tmp_path, uninterrupted):
     """Killed once, twice or three times, at any moment from the first step to the report."""
     whole, seconds = uninterrupted
     g = random.Random(number)
-    kills = 0
-    for _ in range(g.randint(1, 3)):
-        process = run_in_child(train, sample, tmp_path, True)
-        process.join(g.uniform(0.02, 0.8) * seconds)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.join()
+    kills, latest = 0, 0.8
+    while not kills:
+        shutil.rmtree(tmp_path / "sample", ignore_errors=True)
+        for _ in range(g.randint(1, 3)):
+            process = run_in_child(train, sample, tmp_path, True)
+            process.join(g.uniform(0.02, latest) * seconds)
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            process.join()
+        latest /= 2  # it was done before it could be killed
     train(sample, tmp_path, resume=True)
     assert_same(tmp_path, whole)
 
