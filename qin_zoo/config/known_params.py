@@ -37,6 +37,7 @@ from qin_zoo.config.values import (
     Pretrained,
     Regularizer,
     Scalar,
+    Share,
     Size,
     Tasks,
     Text,
@@ -126,6 +127,11 @@ class RunParams(_Table):
     split_type: one_of("sequential", "random") = _key("How they are split off.")
     sep: Character = _key("Separator of columns in csv files.")
     n_rows: Count | None = _key("Rows read from each file; null for all.")
+    train_fraction: Share = _key("Share of the training rows that is used.")
+    unseen_items: Share = _key("Share of the items that never occur in training.")
+    missing_embeddings: Share = _key("Share of the items whose embedding features are zero.")
+    embedding_noise: NonNegative = _key("Noise added to embedding features, in units of their own deviation.")
+    shuffle_history: Flag = _key("Put every history in random order.")
     data_block_size: Index = _key("Rows in each encoded file; 0 for one file.")
     buffer_size: Count = _key("Rows shuffled together by FuxiCTR's block loaders.")
 

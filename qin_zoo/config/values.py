@@ -240,6 +240,7 @@ NonNegative = Annotated[
     float, BeforeValidator(to_real), Field(ge=0, allow_inf_nan=False), Expect("a number of at least 0")
 ]
 Norm = Annotated[float, BeforeValidator(to_real), Field(gt=0), Expect("a number greater than 0; .inf for no limit")]
+Share = Annotated[float, BeforeValidator(to_real), Field(ge=0, le=1), Expect("a number from 0 to 1")]
 Fraction = Annotated[float, BeforeValidator(to_real), Field(gt=0, lt=1), Expect("a number between 0 and 1")]
 AnyText = Annotated[str, Strict(), Expect("text")]
 Text = Annotated[str, Strict(), AfterValidator(_no_nul), Expect("text that is not empty")]

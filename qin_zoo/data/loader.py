@@ -34,7 +34,8 @@ from qin_zoo.data.item_layout import (
 )
 from qin_zoo.data.item_table import load_item_table, open_item_table
 from qin_zoo.data.rows import RowReader, check_spec, row_kinds
-from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.data.variations import Variation
+from qin_zoo.errors import ConfigError, DataError, suggest
 
 Triple = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 
@@ -120,10 +121,14 @@ class ColumnLoader(ABC):
         self._next_epoch, self._next_start = epoch, start
 
     def batch_rows(self, epoch: int, index: int) -> np.ndarray:
-        """The rows of a batch of an epoch, this process's share of them, (B,) int64; both count from 0."""
+        """The file's rows in a batch of an epoch, this process's share, (B,) int64; both count from 0."""
         first = index * self.batch_size
         rows = self.order(epoch)[first : first + self.batch_size]
-        return self._own([rows])[0] if self.split == "train" else rows
+        return self.table_rows(self._own([rows])[0] if self.split == "train" else rows)
+
+    def table_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Where the loader's rows stand in the table; elsewhere only where a part of the table is used."""
+        return rows
 
     def order(self, epoch: int) -> np.ndarray:
         """The rows in the order in which an epoch visits them, (num_samples,) int64."""
@@ -156,10 +161,11 @@ class ItemTableLoader(ColumnLoader):
         cache_dir: where converted columns are kept. Default: see ``cache.py``.
         task: ``binary_classification`` (labels 0 and 1) or ``regression``.
         progress: called with (file name, rows done, rows in all) while a file is converted.
-        kwargs: whatever else a configuration holds; ignored.
+        kwargs: the keys of :class:`~qin_zoo.data.variations.Variation`; whatever else a configuration holds is
+            ignored.
 
     Attributes:
-        histories: the history of every row.
+        histories: the history of every row of the file.
         items: the item table, name -> (N, …); the same tensors in every loader of it.
         target: the column with each row's item.
 
@@ -202,7 +208,9 @@ class ItemTableLoader(ColumnLoader):
         for name, spec in features.items():
             if name in items:
                 check_spec(items[name], name, spec)
-        self.items: dict[str, Tensor] = load_item_table(info, features, layout.target, cache_dir)
+        self._variation = Variation.of({**kwargs, "seed": seed})
+        stored = load_item_table(info, features, layout.target, cache_dir)
+        self.items: dict[str, Tensor] = self._variation.items(stored, features)
         self.fingerprint["item_info"] = items.fingerprint
 
         self.histories: Histories
@@ -218,11 +226,27 @@ class ItemTableLoader(ColumnLoader):
             column.check_below(items.num_rows, f"the rows of the item table {info}")
         if user_info:
             self._columns.append(history)
+        self._part = self._hidden = None
+        if split == "train" and self._variation.named:
+            self._leave_out(items.num_rows)
+
+    def _leave_out(self, items: int) -> None:
+        """Keeps the training rows and the history items that the variation lets through."""
+        if self._variation.unseen_items:
+            self._hidden = self._variation.hidden_items(items)
+        self._part = self._variation.training_rows(self.target.take(slice(None)), self._hidden)
+        if not len(self._part):
+            raise DataError(f"{self.table.path}: no training row is left with {', '.join(self._variation.named)}.")
+        self.num_samples = len(self._part)
+        self.num_batches = -(-self.num_samples // self.batch_size)
+
+    def table_rows(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self._part is None else self._part[rows]
 
     def _batches(self, batches: list[np.ndarray]) -> Iterator[ItemBatch | Triple]:
         ahead = self.histories.rows_ahead(self.batch_size) // self.batch_size
         for first in range(0, len(batches), ahead):
-            together = batches[first : first + ahead]
+            together = [self.table_rows(rows) for rows in batches[first : first + ahead]]
             histories = None  # lets go of the last ones first
             histories = self.histories.gather(np.concatenate(together), np.int32)
             begin = 0
@@ -231,9 +255,11 @@ class ItemTableLoader(ColumnLoader):
                 begin += len(rows)
 
     def batch(self, rows: np.ndarray) -> ItemBatch | Triple:
+        rows = self.table_rows(rows)
         return self._batch(rows, self.histories.gather(rows))
 
     def _batch(self, rows: np.ndarray, history: np.ndarray) -> ItemBatch | Triple:
+        history = self._variation.history(history, rows, self._hidden)
         batch = ItemBatch(
             rows=self._read(rows),
             history=torch.from_numpy(history.astype(np.int64, copy=False)),
@@ -281,6 +307,8 @@ class FieldsLoader(ColumnLoader):
             optional=feature_map.labels if split == "test" else (),
         )
         super().__init__(feature_map, table, split, batch_size, shuffle, seed)
+        if varied := Variation.of(kwargs).named:
+            raise ConfigError(f"{varied[0]} is for datasets with an item table; {table.path} has named fields.")
         self._read = RowReader(table, feature_map.features, feature_map.labels)
 
     def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
