@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
-LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry"}
+LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "calibration"}
 ALLOWED = {
     "layers": set(),
     "data": {"layers"},
@@ -19,7 +19,7 @@ ALLOWED = {
     "serving": set(),
     "tuning": {"config", "data", "training"},
     "study": {"config", "training"},
-    "cli": {"bench", "config", "data", "embed", "export", "models", "study", "training", "tuning"},
+    "cli": {"bench", "config", "data", "embed", "export", "models", "serving", "study", "training", "tuning"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from qin_zoo.calibration import reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.data.sample import read_summary
@@ -34,6 +35,8 @@ from qin_zoo.training.stop import catch_signals
 from qin_zoo.training.submission import write_submission
 from qin_zoo.training.tracking import Tracker
 from qin_zoo.training.trainer import Evaluation, Trainer
+
+_SCORED = ("valid", "test")
 
 
 def run_experiment(
@@ -109,12 +112,13 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
             model.join(group)
             torch.manual_seed(params["seed"] + group.rank)  # other rows, other dropout
         trainer = _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume)
-        results = {"valid": _plain(model.evaluate(_feed(dataset, "valid", model))), "test": {}}
-        has_test = dataset.has("test")
-        if has_test:
-            y_pred = _predict(model, dataset, "test", results)
-            if group.leads:
-                write_submission(y_pred, files.prediction, files.submission)
+        results: dict = {"valid": {}, "test": {}}
+        scoring = time.perf_counter()
+        y_pred = {split: _predict(model, dataset, split, results) for split in _SCORED if dataset.has(split)}
+        scoring = time.perf_counter() - scoring
+        has_test = "test" in y_pred
+        if has_test and group.leads:
+            write_submission(y_pred["test"], files.prediction, files.submission)
         record = {
             "schema_version": SCHEMA_VERSION,
             "expid": prepared.expid,
@@ -129,6 +133,8 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
             "valid": results["valid"],
             "test": results["test"],
             "reachable": _reachable(dataset),
+            "calibration": _calibration(params, dataset, y_pred),
+            "scoring": {"rows": sum(map(len, y_pred.values())), "seconds": scoring},
             "evaluations": [e.as_dict() for e in trainer.evaluations],
             "rollbacks": trainer.rollbacks,
             "seconds": time.perf_counter() - started,
@@ -290,6 +296,13 @@ def _reachable(dataset: Dataset) -> dict[str, float] | None:
     """The best reachable valid AUC, with and without the history, of a sample dataset; None of any other."""
     summary = read_summary(dataset.folder)
     return summary and {"best_auc": summary.best_auc["valid"], "blind_auc": summary.blind_auc["valid"]}
+
+
+def _calibration(params: dict, dataset: Dataset, y_pred: dict) -> dict[str, dict]:
+    """How far the probabilities of each labelled split are from the share of clicks; empty for a regression."""
+    if params.get("task", "binary_classification") != "binary_classification":
+        return {}
+    return {s: reliability(dataset.labels(s), p).as_dict() for s, p in y_pred.items() if dataset.has_labels(s)}
 
 
 def _plain(metrics: dict) -> dict[str, float]:
