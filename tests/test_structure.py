@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
-LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "calibration"}
+LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "calibration", "pages"}
 ALLOWED = {
     "layers": set(),
     "data": {"layers"},
@@ -16,10 +16,13 @@ ALLOWED = {
     "bench": {"export", "layers", "data", "models", "serving", "training"},
     "embed": {"data", "layers"},
     "export": {"data", "layers", "models", "serving", "training"},
+    "explain": {"data", "layers", "models", "training"},
     "serving": set(),
     "tuning": {"config", "data", "training"},
-    "study": {"config", "training"},
-    "cli": {"bench", "config", "data", "embed", "export", "models", "serving", "study", "training", "tuning"},
+    "study": {"config", "data", "training"},
+    "cli": {
+        "bench", "config", "data", "embed", "explain", "export", "models", "serving", "study", "training", "tuning"
+    },  # fmt: skip
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

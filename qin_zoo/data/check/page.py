@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from importlib import resources
 from pathlib import Path
 
 from qin_zoo.data.check.folder import Report
-from qin_zoo.data.check.plots import figures_of, svg
-from qin_zoo.files import replace_file
+from qin_zoo.data.check.plots import figures_of
+from qin_zoo.pages import write_page as write
+from qin_zoo.pages.plots import svg
 
 
 def verdict(report: Report) -> str:
@@ -61,13 +61,13 @@ def write_page(report: Report, path: Path) -> None:
     Raises:
         QinZooError: it cannot be written.
     """
-    from jinja2 import Environment
     from markupsafe import Markup
 
-    template = resources.files("qin_zoo.data.check").joinpath("page.html.j2").read_text(encoding="utf-8")
     splits = list(report.statistics.splits)
-    page = Environment(autoescape=True).from_string(template)
-    text = page.render(
+    write(
+        path,
+        "qin_zoo.data.check",
+        "page.html.j2",
         name=report.path.name,
         path=str(report.path),
         per_user=report.per_user,
@@ -83,5 +83,3 @@ def write_page(report: Report, path: Path) -> None:
             for i, (title, told, figure) in enumerate(figures_of(report.statistics))
         ],
     )
-    with replace_file(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")

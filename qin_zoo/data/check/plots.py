@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qin_zoo.data.check.statistics import Statistics
+from qin_zoo.pages.plots import PAGE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that matplotlib writes and the page replaces, so that one picture serves light and dark.
-_COLOURS = {"#010203": "var(--text)", "#040506": "var(--line)", "#070809": "var(--plot)"}
-_TEXT, _LINE, _PLOT = _COLOURS
+_PLOT = PAGE.series[0]
 
 
 def figures_of(stats: Statistics) -> list[tuple[str, str, Figure]]:
@@ -40,41 +37,9 @@ def figures_of(stats: Statistics) -> list[tuple[str, str, Figure]]:
     return made
 
 
-def svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element for a page; ``name`` keeps its ids apart from other figures'."""
-    import matplotlib
-
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]  # without the prologue, which names a DTD elsewhere
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text, count=2)  # HTML knows them
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'id="([^"]*)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', text).replace("url(#", f"url(#{name}-")
-    for colour, variable in _COLOURS.items():
-        text = text.replace(colour, variable)
-    return text
-
-
 def _draw(plot: object, data: object) -> Figure:
-    from matplotlib.figure import Figure  # imported only when something is drawn
-
-    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-    ax = figure.add_subplot()
+    figure, ax = new_figure(PAGE)
     plot(ax, data)
-    ax.tick_params(labelsize=9, colors=_LINE, labelcolor=_TEXT, which="both")
-    for text in (ax.xaxis.label, ax.yaxis.label):
-        text.set_color(_TEXT)
-        text.set_fontsize(9)
-    for side, spine in ax.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_LINE)
-    ax.grid(axis="y", color=_LINE, alpha=0.5, linewidth=0.6)
-    ax.set_axisbelow(True)
     return figure
 
 

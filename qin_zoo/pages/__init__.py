@@ -1,0 +1,32 @@
+"""Pages that ask for nothing from elsewhere, in one style for light, dark, wide and narrow, with plots in its colours."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from qin_zoo.files import replace_file
+
+
+def write_page(file: Path, package: str, template: str, **values: object) -> None:
+    """Writes a page.
+
+    Args:
+        file: the HTML file.
+        package: where the template lies.
+        template: its name; it extends ``base.html.j2``.
+        values: for the template; what is not ``Markup`` is escaped.
+
+    Raises:
+        QinZooError: it cannot be written.
+    """
+    from jinja2 import DictLoader, Environment
+
+    sources = {name: _read(package, name) for package, name in ((__name__, "base.html.j2"), (package, template))}
+    text = Environment(autoescape=True, loader=DictLoader(sources)).get_template(template).render(**values)
+    with replace_file(Path(file)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _read(package: str, name: str) -> str:
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
