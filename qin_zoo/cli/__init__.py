@@ -7,7 +7,24 @@ import sys
 import typer
 
 from qin_zoo import __version__
-from qin_zoo.cli import bench, data, demo, embed, export, info, list_models, new, predict, run, study, tune
+from qin_zoo.cli import (
+    bench,
+    calibrate,
+    data,
+    demo,
+    embed,
+    explain,
+    export,
+    info,
+    list_models,
+    new,
+    predict,
+    results,
+    run,
+    serve,
+    study,
+    tune,
+)
 from qin_zoo.errors import QinZooError
 from qin_zoo.training.log import warnings_on_terminal
 
@@ -19,13 +36,18 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("predict")(predict.predict)
+app.command("calibrate")(calibrate.calibrate)
+app.command("explain")(explain.explain)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.command("study")(study.study)
 app.command("tune")(tune.tune)
+app.command("leaderboard")(results.leaderboard)
 app.command("list")(list_models.list_models)
 app.command("info")(info.info)
 app.command("new")(new.new)
 app.command("demo")(demo.demo)
+app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(embed.app, name="embed")
 app.add_typer(bench.app, name="bench")

@@ -27,12 +27,11 @@ def study(
     A run that is finished with the same parameters on the same data is not repeated; a study that was stopped goes
     on when its command is given again.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     from qin_zoo.config.experiments import parse_overrides
-    from qin_zoo.study.compare import as_text, compare, explain_table, write_page
+    from qin_zoo.results.entry import entry_of
+    from qin_zoo.results.lines import boards
+    from qin_zoo.results.render import write_csv, write_markdown
+    from qin_zoo.results.show import show_boards
     from qin_zoo.study.execute import run_missing
     from qin_zoo.study.plan import plan_runs, read_study
 
@@ -42,21 +41,17 @@ def study(
     name = f"{file.resolve().parent.name}_{file.stem}"
     folder = out or Path(runs[0].prepare(**common).params["model_root"]) / "studies"
     try:
-        records, failures = run_missing(runs, gpu or [-1] * workers, common, echo=typer.echo)
+        records, failures = run_missing(plan, runs, gpu or [-1] * workers, common, echo=typer.echo)
     except KeyboardInterrupt:
         typer.echo("Interrupted. Finished runs are kept; the same command goes on from here.", err=True)
         raise typer.Exit(130) from None
     if records:
-        lines = compare(plan, records)
-        page = write_page(lines, plan, folder, name)
-        header, rows = as_text(lines, plan)
-        table = Table(box=SIMPLE_HEAD)
-        for number, name in enumerate(header):
-            table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        Console(highlight=False, width=max(Console().width, 240), soft_wrap=True).print(table)
-        typer.echo(explain_table(plan))
+        found = boards(entry_of(records[run], records[run]) for run in runs if run in records)
+        show_boards(found)
+        page = folder / f"{name}.md"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_markdown(found, page, name)
+        write_csv(found, page.with_suffix(".csv"))
         typer.echo(f"table: {page}")
     if failures:
         typer.echo(f"{len(failures)} of {len(runs)} runs failed; see above.", err=True)

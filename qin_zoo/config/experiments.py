@@ -127,6 +127,12 @@ def find_experiments(roots: Iterable[str | Path] | None = None, problems: list[s
     return found
 
 
+def defines_experiment(config_dir: Path, expid: str) -> bool:
+    """Whether a folder has a model configuration with this experiment."""
+    has_any = bool(config_files(config_dir, "model_config"))
+    return has_any and any(block.name == expid for block in _model_blocks(config_dir))
+
+
 def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path:
     """The configuration folder of an experiment id.
 

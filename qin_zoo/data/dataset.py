@@ -13,7 +13,7 @@ from qin_zoo.data.encode import encode_fields, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
 from qin_zoo.data.item_layout import open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
-from qin_zoo.errors import DataError
+from qin_zoo.errors import ConfigError, DataError
 
 SPLITS = ("train", "valid", "test")
 _FILES = ("train_data", "valid_data", "test_data", "item_info", "user_info")
@@ -98,6 +98,22 @@ class Dataset:
     def group_ids(self, split: str) -> np.ndarray | None:
         """(N,) ids by which grouped metrics group the split's rows; None without a ``group_id``."""
         return self._column(split, self.feature_map.group_id) if self.feature_map.group_id else None
+
+    def targets(self, split: str) -> np.ndarray:
+        """(N,) target items of the split, in row order.
+
+        Raises:
+            ConfigError: the dataset has named fields, of which none is the item.
+        """
+        loader = self._opened(split)
+        if not isinstance(loader, ItemTableLoader):
+            raise ConfigError(f"Dataset '{self._params['dataset_id']}' has no item table: its rows name no items.")
+        return loader.target.take(slice(None))
+
+    def used_rows(self, split: str) -> np.ndarray:
+        """The rows of the split that loaders give, (n,) int64: all but those that ``train_fraction`` leaves out, …"""
+        loader = self._opened(split)
+        return loader.table_rows(np.arange(loader.num_samples))
 
     def fingerprints(self) -> dict[str, dict]:
         """Name, rows and content hash of every file, for the record of a run."""

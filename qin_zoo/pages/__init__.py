@@ -1,4 +1,4 @@
-"""Pages that ask for nothing from elsewhere, in one style for light, dark, wide and narrow, with plots in its colours."""
+"""Pages that ask for nothing from elsewhere, in one style for light, dark, wide and narrow; plots in its colours."""
 
 from __future__ import annotations
 

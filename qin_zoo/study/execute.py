@@ -10,36 +10,44 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from qin_zoo.errors import CheckpointError, QinZooError
-from qin_zoo.study.plan import StudyRun
+from qin_zoo.study.plan import Study, StudyRun
+from qin_zoo.study.probe import probe, stored_probe
 from qin_zoo.training.child import begin_child
 from qin_zoo.training.log import silent, warnings_on_terminal
+from qin_zoo.training.prepare import Prepared
 from qin_zoo.training.run import finished_record, run_experiment
 
 _gpu = -1
 
 
 def run_missing(
+    study: Study,
     runs: list[StudyRun],
     gpus: list[int],
     options: dict,
     echo: Callable[[str], None] = print,
 ) -> tuple[dict[StudyRun, dict], dict[StudyRun, str]]:
-    """Runs what has no record yet.
+    """Runs what has no record yet, and scores what the study's tests and slices ask for.
 
     Args:
-        runs: of a study.
+        study: what is asked of the runs.
+        runs: of the study.
         gpus: one process for each; -1 is a share of the CPU.
         options: of :func:`~qin_zoo.training.prepare.prepare`, the same for all runs.
         echo: receives a line for every run.
 
     Returns:
-        records of all finished runs, and the messages of those that failed.
+        records of all finished runs, with ``tests`` and ``slices`` of :func:`~qin_zoo.study.probe.probe`, and the
+        messages of those that failed.
 
     Raises:
         QinZooError: a run's configuration cannot be used; nothing has been started then.
     """
     prepared = {run: run.prepare(**options) for run in runs}
-    records = {run: record for run, p in prepared.items() if (record := finished_record(p)) is not None}
+    for p in prepared.values():
+        for changes in study.tests.values():
+            p.varied(changes)
+    records = {run: record for run, p in prepared.items() if (record := _finished(p, study)) is not None}
     missing = [run for run in runs if run not in records]
     echo(f"{len(runs)} runs: {len(records)} finished before, {len(missing)} to do")
     failures: dict[StudyRun, str] = {}
@@ -55,7 +63,7 @@ def run_missing(
         os.environ["TQDM_DISABLE"] = "1"  # for the processes: bars of several would overwrite each other
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(devices, threads))
     try:
-        futures = {pool.submit(_train, run, options): run for run in missing}
+        futures = {pool.submit(_train, study, run, options): run for run in missing}
         for count, future in enumerate(as_completed(futures), 1):
             run = futures[future]
             done = f"[{count}/{len(missing)}] {run.name}"
@@ -92,13 +100,20 @@ def _begin(devices: multiprocessing.Queue, threads: int) -> None:
     warnings_on_terminal()
 
 
-def _train(run: StudyRun, options: dict) -> dict:
+def _finished(prepared: Prepared, study: Study) -> dict | None:
+    record = finished_record(prepared)
+    found = None if record is None else stored_probe(prepared, record, study.tests, study.slices)
+    return None if found is None else record | found
+
+
+def _train(study: Study, run: StudyRun, options: dict) -> dict:
     prepared = run.prepare(**options, gpu=_gpu)
     argv = ["qin-zoo", "study", run.name]
     try:
-        return run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True)
+        record = run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True)
     except CheckpointError:  # what was stopped under this name had other parameters or data
-        return run_experiment(prepared, Path.cwd(), argv, echo=silent)
+        record = run_experiment(prepared, Path.cwd(), argv, echo=silent)
+    return record | probe(prepared, record, study.tests, study.slices)
 
 
 def _metrics(metrics: dict[str, float]) -> str:

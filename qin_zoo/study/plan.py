@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qin_zoo.config.blocks import check_id
+from qin_zoo.config.experiments import defines_experiment
 from qin_zoo.config.safe_yaml import read_yaml
+from qin_zoo.data.variations import KEYS as VARIATION_KEYS
 from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.training.prepare import Prepared, prepare
 
@@ -20,22 +22,26 @@ class Study(BaseModel):
     """What a study file may hold.
 
     Attributes:
-        experiments: experiment ids; each is run in every variation.
-        variations: name -> parameters that differ from the experiment's, ``dataset_id`` included. The first one is
-            what the others are compared with. Default: one variation, ``plain``, without differences.
+        experiments: experiment ids; each is run on every dataset in every variation.
+        datasets: dataset id -> parameters for all experiments on it. Default: each experiment's own dataset.
+        variations: name -> parameters that differ from the experiment's, ``dataset_id`` included. The others are
+            compared with ``plain``, or ``none``, or the first. Default: ``plain``, without differences.
         seeds: every experiment and variation is run with each of them.
-        metrics: of the test split (of the validation split where the test rows have no labels), which are compared;
-            the first is drawn.
-        config: folder of the experiments, relative to the study file. Default: the study file's own where it has a
-            ``model_config.yaml``; otherwise they are looked up by their ids.
+        tests: name -> keys of :class:`~qin_zoo.data.variations.Variation`; each trained model is scored besides on
+            the split that is compared, so varied.
+        slices: ways to cut that split into parts with metrics of their own; see :mod:`qin_zoo.study.slices`.
+        config: folder of the experiments, relative to the study file. Default: the study file's own for those that
+            it defines; the others are looked up by their ids.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     experiments: list[str] = Field(min_length=1)
+    datasets: dict[str, dict[str, Any]] = Field(default={}, min_length=1)
     variations: dict[str, dict[str, Any]] = Field(default={"plain": {}}, min_length=1)
     seeds: list[Seed] = Field(min_length=1)
-    metrics: list[str] = Field(default=["AUC"], min_length=1)
+    tests: dict[str, dict[str, Any]] = {}
+    slices: list[Literal["item_clicks", "user_clicks"]] = []
     config: str | None = None
 
 
@@ -45,13 +51,15 @@ class StudyRun:
 
     Attributes:
         experiment: experiment id.
+        dataset: dataset id; None for the experiment's own.
         variation: name of the variation.
         seed: of the training.
-        overrides: the variation's parameters and the seed.
+        overrides: the dataset's and the variation's parameters, and the seed.
         config: folder of the experiment; None to look it up.
     """
 
     experiment: str
+    dataset: str | None
     variation: str
     seed: int
     overrides: dict[str, Any]
@@ -59,7 +67,7 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """Name of the run's files."""
+        """Name of the run's files, which lie in a folder of their dataset."""
         return f"{self.experiment}.{self.variation}.s{self.seed}"
 
     def prepare(self, **options) -> Prepared:
@@ -84,24 +92,42 @@ def read_study(file: Path) -> Study:
         key = ".".join(str(part) for part in first["loc"])
         hint = suggest(key, list(Study.model_fields)) if first["type"] == "extra_forbidden" else ""
         raise ConfigError(f"{file}: {key}: {first['msg']}.{hint}") from error
-    for kind, names in (("experiment id", study.experiments), ("variation", list(study.variations))):
+    for kind, names in (
+        ("experiment id", study.experiments),
+        ("dataset_id", list(study.datasets)),
+        ("variation", list(study.variations)),
+        ("test", list(study.tests)),
+    ):
         for name in names:
             check_id(name, kind, str(file))
     for kind, values in (("experiments", study.experiments), ("seeds", study.seeds)):
         if len(set(values)) < len(values):
             raise ConfigError(f"{file}: {kind} holds a value twice; name each once.")
+    if study.datasets and any("dataset_id" in changes for changes in study.variations.values()):
+        raise ConfigError(f"{file}: datasets and a variation's dataset_id contradict each other; use one of them.")
+    for name, changes in study.tests.items():
+        if unknown := [key for key in changes if key not in VARIATION_KEYS]:
+            hint = suggest(unknown[0], VARIATION_KEYS)
+            raise ConfigError(
+                f"{file}: tests.{name}: unknown key {unknown[0]!r}.{hint} A test may set "
+                f"{', '.join(sorted(VARIATION_KEYS))}."
+            )
     return study
 
 
 def plan_runs(study: Study, file: Path) -> list[StudyRun]:
     """Every run of a study, seed by seed, so that a study that is stopped has whole seeds behind it."""
-    if study.config is not None:
-        config = file.parent / study.config
-    else:
-        config = file.parent if (file.parent / "model_config.yaml").exists() else None
+    folders: dict[str, Path | None] = {}
+    for experiment in study.experiments:
+        if study.config is not None:
+            folders[experiment] = file.parent / study.config
+        else:
+            folders[experiment] = file.parent if defines_experiment(file.parent, experiment) else None
+    datasets = {name: {"dataset_id": name, **changes} for name, changes in study.datasets.items()}
     return [
-        StudyRun(experiment, variation, seed, {**changes, "seed": seed}, config)
+        StudyRun(experiment, dataset, variation, seed, {**common, **changes, "seed": seed}, folders[experiment])
         for seed in study.seeds
+        for dataset, common in (datasets or {None: {}}).items()
         for experiment in study.experiments
         for variation, changes in study.variations.items()
     ]

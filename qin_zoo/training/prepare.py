@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -98,11 +98,29 @@ class Prepared:
     def files(self) -> RunFiles:
         return RunFiles(Path(self.params["model_root"]) / self.params["dataset_id"], self.expid)
 
+    def varied(self, changes: Mapping[str, object]) -> Prepared:
+        """The same with other parameters; the name, and with it the files, stays.
+
+        Raises:
+            ConfigError: a key or value that cannot be used.
+        """
+        return replace(self, params=check_params(apply_overrides(self.params, changes), self.model_class))
+
     def open_dataset(self) -> Dataset:
         from qin_zoo.models import ZooModel
 
         # Our own models read indices into the item table; any other reads the public triple.
         return Dataset(self.params, "index" if issubclass(self.model_class, ZooModel) else "triple", _show_conversion)
+
+    def require_zoo_model(self, done: str) -> None:
+        """Raises ModelError for a model that reads its batches itself; ``done`` is what it cannot be: exported, …"""
+        from qin_zoo.models import ZooModel
+
+        if not issubclass(self.model_class, ZooModel):
+            raise ModelError(
+                f"{self.model_class.__name__} is no model of the zoo (a ZooModel): it reads its batches itself, and "
+                f"cannot be {done}. Derive it from qin_zoo.ZooModel."
+            )
 
 
 def prepare(
@@ -194,6 +212,20 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
             f"Experiment '{prepared.expid}': {prepared.model_class.__name__} cannot be built with these parameters. "
             f"{first_line(error)}"
         ) from error
+
+
+def load_trained(prepared: Prepared, dataset: Dataset, checkpoint: Path):
+    """The experiment's model with trained weights, in evaluation mode; exact: float32, not compiled.
+
+    Args:
+        prepared: the experiment.
+        dataset: its data.
+        checkpoint: file of the weights.
+    """
+    exact = replace(prepared, params={**prepared.params, "precision": "fp32", "compile": False})
+    model = build_model(exact, dataset)
+    model.load_weights(str(checkpoint))
+    return model.eval()
 
 
 _bars: dict[str, tqdm] = {}

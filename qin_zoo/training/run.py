@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from qin_zoo.calibration import reliability
+from qin_zoo.calibration import Step, reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
+from qin_zoo.training.calibration import calibration_file, discard_step, read_step
 from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.log import log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
@@ -79,6 +82,8 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
         raise ConfigError(f"{params['model']} is no ZooModel: it trains in one process only. Run it without --devices.")
     if not group.leads:
         group.wait()  # the first process converts the files
+    elif group.active and params.get("sharded_tables"):
+        require_engine()
     dataset = prepared.open_dataset()
     for split in ("train", "valid"):
         dataset.require(split, labels=True)
@@ -95,6 +100,7 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if group.leads:
         _require_writable(files.folder)
+        discard_step(files.checkpoint)
         checkpoints.begin(resume)
     group.wait()
     with log_to(files.log, append=resume and interrupted) if group.leads else nullcontext():
@@ -112,10 +118,11 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
             model.join(group)
             torch.manual_seed(params["seed"] + group.rank)  # other rows, other dropout
         trainer = _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume)
-        results: dict = {"valid": {}, "test": {}}
         scoring = time.perf_counter()
-        y_pred = {split: _predict(model, dataset, split, results) for split in _SCORED if dataset.has(split)}
+        scored = {split: predict_rows(model, dataset, split) for split in _SCORED if dataset.has(split)}
         scoring = time.perf_counter() - scoring
+        y_pred = {split: predictions for split, (predictions, _) in scored.items()}
+        results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
         has_test = "test" in y_pred
         if has_test and group.leads:
             write_submission(y_pred["test"], files.prediction, files.submission)
@@ -215,7 +222,8 @@ def _write_results(prepared: Prepared, record: dict, evaluations: list[Evaluatio
 
     files, reachable = prepared.files, record["reachable"]
     title = f"{prepared.expid} on {record['dataset_id']}"
-    draw_curves(evaluations, files.curves, title, reachable and reachable["best_auc"])
+    best = reachable and reachable["best_auc"]
+    draw_curves(evaluations, files.curves, title, best, record["calibration"])
     write_record(files.record, record)
     write_report(files.report, record)
     append_results_line(
@@ -264,14 +272,17 @@ def predict_split(
     dataset = prepared.open_dataset()
     dataset.require(split)
     model = build_model(prepared, dataset)
-    model.load_weights(str(checkpoint or prepared.files.checkpoint))
+    checkpoint = Path(checkpoint or prepared.files.checkpoint)
+    model.load_weights(str(checkpoint))
+    step = read_step(checkpoint)
     expid = prepared.expid if split == "test" else f"{prepared.expid}.{split}"
     files = RunFiles(Path(out) if out else prepared.files.folder, expid)
-    results: dict = {}
-    y_pred = _predict(model, dataset, split, results)
+    y_pred, metrics = predict_rows(model, dataset, split, step)
+    if step is not None:
+        echo(f"calibrated: {step.method}, {calibration_file(checkpoint)}")
     write_submission(y_pred, files.prediction, files.submission)
-    if results.get(split):
-        echo(f"{split}: " + "  ".join(f"{k} {v:.6f}" for k, v in results[split].items()))
+    if metrics:
+        echo(f"{split}: " + "  ".join(f"{k} {v:.6f}" for k, v in metrics.items()))
     echo(f"{len(y_pred):,} predictions: {files.prediction}   submission: {files.submission}")
     return files
 
@@ -283,13 +294,15 @@ def _feed(dataset: Dataset, split: str, model, shuffle: bool | None = None):
     return feed(loader, model.device)
 
 
-def _predict(model, dataset: Dataset, split: str, results: dict):
-    """Predictions of a split in row order; its metrics go into ``results`` where it has labels."""
+def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) -> tuple[np.ndarray, dict[str, float]]:
+    """Predictions of a split in row order, calibrated by ``step``, (N,) float64; their metrics where it has labels."""
     y_pred = model.predict(_feed(dataset, split, model, shuffle=False))
-    if dataset.has_labels(split):
-        y_true, group_id = dataset.labels(split), dataset.group_ids(split)
-        results[split] = _plain(model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id))
-    return y_pred
+    if step is not None:
+        y_pred = step(y_pred)
+    if not dataset.has_labels(split):
+        return y_pred, {}
+    y_true, group_id = dataset.labels(split), dataset.group_ids(split)
+    return y_pred, _plain(model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id))
 
 
 def _reachable(dataset: Dataset) -> dict[str, float] | None:

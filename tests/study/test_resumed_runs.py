@@ -3,8 +3,9 @@
 import pytest
 
 from qin_zoo.study import execute
-from qin_zoo.study.plan import StudyRun
+from qin_zoo.study.plan import Study, StudyRun
 
+STUDY = Study(experiments=["QIN_sample"], seeds=[1])
 SMALL = {"epochs": 2, "embedding_dim": 4, "max_len": 8, "batch_size": 256, "num_layers": 1, "eval_steps": 4}
 
 
@@ -23,13 +24,13 @@ def test_a_stopped_run(rate, sample, tmp_path, monkeypatch):
             raise Died
 
     monkeypatch.setattr(execute, "silent", say)
-    run = StudyRun("QIN_sample", "a", 1, {**SMALL, "seed": 1}, None)
+    run = StudyRun("QIN_sample", None, "a", 1, {**SMALL, "seed": 1}, None)
     with pytest.raises(Died):
-        execute._train(run, {"data": sample})
+        execute._train(STUDY, run, {"data": sample})
     del said[:]
-    again = StudyRun("QIN_sample", "a", 1, {**SMALL, "seed": 1, "learning_rate": rate}, None)
+    again = StudyRun("QIN_sample", None, "a", 1, {**SMALL, "seed": 1, "learning_rate": rate}, None)
     monkeypatch.setattr(execute, "silent", said.append)
-    record = execute._train(again, {"data": sample})
+    record = execute._train(STUDY, again, {"data": sample})
     assert record["params"]["learning_rate"] == rate
     assert any("Resumed after" in line for line in said) == (rate == 5e-3)
     assert record["evaluations"][-1]["step"] == 24

@@ -1,21 +1,20 @@
 """Studies: what is missing is run, what is finished is kept, and the table says what the records say."""
 
 import csv
-import math
+import json
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 
 from qin_zoo.cli import main
-from qin_zoo.errors import ConfigError
-from qin_zoo.study.compare import compare
-from qin_zoo.study.plan import Study, plan_runs, read_study
+from qin_zoo.study.plan import plan_runs, read_study
+from qin_zoo.study.slices import slice_rows
 
 SMALL = ["epochs=1", "embedding_dim=4", "max_len=8", "batch_size=256", "num_layers=1"]
 FILE = """
 experiments: [QIN_sample]
 seeds: [1, 2]
-metrics: [AUC, logloss]
 variations:
   two: {num_row: 2}
   one: {num_row: 1}
@@ -48,14 +47,16 @@ def test_a_study_runs_and_goes_on(study, tmp_path):
     assert "4 runs: 0 finished before, 4 to do" in shown.out
     folder = tmp_path / "checkpoints/studies"
     name = f"{tmp_path.name}_s"
-    assert {f.name for f in folder.iterdir()} == {f"{name}.md", f"{name}.csv", f"{name}.png"}
+    assert {f.suffix for f in folder.iterdir()} == {".md", ".csv", ".png"}
     first = (folder / f"{name}.csv").read_bytes()
     rows = list(csv.DictReader(first.decode().splitlines()))
     assert [(r["variation"], r["seed"]) for r in rows] == [("two", "1"), ("two", "2"), ("one", "1"), ("one", "2")]
     page = (folder / f"{name}.md").read_text()
     for variation in ("two", "one"):
         mean = sum(float(r["AUC"]) for r in rows if r["variation"] == variation) / 2
-        assert f"| QIN_sample | {variation} | 2 | {mean:.4f} ± " in page
+        assert f"| {variation} | 2 | {mean:.4f} ± " in page
+    for picture in folder.glob("*.png"):
+        assert f"]({picture.name})" in page
 
     (tmp_path / "checkpoints/sample/QIN_sample.one.s2.json").unlink()
     status, shown = study(FILE, "--workers", "2")  # sums depend on the threads of a worker
@@ -87,6 +88,14 @@ def test_a_run_that_fails_does_not_stop_the_others(study):
         ("experiments: [QIN_smaple]\nseeds: [1]", "Did you mean 'QIN_sample'"),
         ("experiments: [QIN_sample]\nseeds: [1]\nvariations: {a: {num_rwo: 1}}", "Did you mean 'num_row'"),
         ("experiments: [QIN_sample]\nseeds: [1]\nvariations: {a: {dataset_id: smaple}}", "Did you mean 'sample'"),
+        ("experiments: [QIN_sample]\nseeds: [1]\ntests: {a: {num_row: 1}}", "unknown key 'num_row'"),
+        ("experiments: [QIN_sample]\nseeds: [1]\ntests: {a: {missing_embeddings: 2}}", "from 0 to 1"),
+        ("experiments: [QIN_sample]\nseeds: [1]\nslices: [item_click]", "slices.0"),
+        ("experiments: [QIN_sample]\nseeds: [1]\ndatasets: {smaple: {}}", "Did you mean 'sample'"),
+        (
+            "experiments: [QIN_sample]\nseeds: [1]\ndatasets: {sample: {}}\nvariations: {a: {dataset_id: sample}}",
+            "contradict",
+        ),
         ("experiments: [QIN_sample]\nseeds: [1]\nvariations: {a: !!python/object/apply:os.system [x]}", "refused"),
     ],
 )
@@ -98,32 +107,85 @@ def test_files_that_are_refused(text, message, study, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def record(**metrics):
-    return {"test": metrics, "valid": {}, "parameters": 7, "seconds": 1.0, "expid": "E"}
+TESTED = FILE + """
+tests: {as_before: {train_fraction: 1.0}, missing: {missing_embeddings: 1.0}, shuffled: {shuffle_history: true}}
+slices: [item_clicks, user_clicks]
+"""
 
 
-def test_means_spreads_and_paired_differences(tmp_path):
-    plan = Study(experiments=["E"], variations={"a": {}, "b": {}}, seeds=[1, 2, 3], metrics=["AUC"])
-    values = {("a", 1): 0.5, ("a", 2): 0.6, ("a", 3): 0.7, ("b", 1): 0.51, ("b", 2): 0.62, ("b", 3): 0.73}
+def test_trained_models_are_scored_on_harder_data_and_on_slices(study, tmp_path):
+    status, shown = study(TESTED)
+    assert status == 0, shown.err
+    folder = tmp_path / "checkpoints/sample"
+    found = json.loads((folder / "QIN_sample.two.s1.tests.json").read_text())["found"]
+    record = json.loads((folder / "QIN_sample.two.s1.json").read_text())
+    metrics = record["test"] or record["valid"]
+    assert found["tests"]["as_before"] == metrics
+    assert found["tests"]["missing"] != metrics
+    assert found["tests"]["shuffled"]["AUC"] == pytest.approx(metrics["AUC"], abs=1e-6)  # sums have no order
+    split = "test" if record["test"] else "valid"
+    for parts in found["slices"].values():
+        assert sum(part["rows"] for part in parts.values()) == record["rows"][split]
+    page = next((tmp_path / "checkpoints/studies").glob("*.md")).read_text()
+    assert "Harder data at the test" in page
+    assert "By clicks of the item" in page
+
+    status, shown = study(TESTED)
+    assert "4 runs: 4 finished before, 0 to do" in shown.out
+    status, shown = study(TESTED.replace("missing_embeddings: 1.0", "missing_embeddings: 0.5"))
+    assert "4 runs: 0 finished before, 4 to do" in shown.out  # trained before, to be scored again
+    again = json.loads((folder / "QIN_sample.two.s1.json").read_text())
+    assert again["seconds"] == record["seconds"]
+
+
+def test_slices_count_the_clicks_of_training(sample):
+    from qin_zoo.training.prepare import prepare
+
+    dataset = prepare("QIN_sample", data=sample, overrides={"train_fraction": 0.5}).open_dataset()
+    rows = set(dataset.used_rows("train").tolist())
+    clicks: dict[int, int] = {}
+    for row, (item, label) in enumerate(zip(dataset.targets("train").tolist(), dataset.labels("train").tolist())):
+        if row in rows and label:
+            clicks[item] = clicks.get(item, 0) + 1
+    names = {}
+    for row, item in enumerate(dataset.targets("valid").tolist()):
+        n = clicks.get(item, 0)
+        part = "0" if n == 0 else "1–4" if n < 5 else "5–19" if n < 20 else "20–99" if n < 100 else "100+"
+        names.setdefault(part, []).append(row)
+    found = slice_rows(dataset, "valid", "item_clicks")
+    assert {name: part.tolist() for name, part in found.items()} == names
+    users = slice_rows(dataset, "valid", "user_clicks")
+    assert sorted(np.concatenate(list(users.values())).tolist()) == list(range(dataset.rows("valid")))
+
+
+def test_each_experiment_on_each_dataset(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "experiments: [QIN_sample, MLP_sample]\nseeds: [1, 2]\ndatasets: {sample: {epochs: 2}, sample_codes: {}}"
+    )
+    plan = read_study(tmp_path / "s.yaml")
     runs = plan_runs(plan, tmp_path / "s.yaml")
-    a, b = compare(plan, {run: record(AUC=values[run.variation, run.seed]) for run in runs})
-    assert a.mean("AUC") == pytest.approx(0.6)
-    assert a.spread("AUC") == pytest.approx(0.1)
-    assert a.differences == {}
-    assert b.differences["AUC"] == pytest.approx([0.01, 0.02, 0.03])
-    # t = mean / (s / √n) = 0.02 / (0.01 / √3), two degrees of freedom
-    from qin_zoo.study.compare import _paired_p_value
-
-    t = 0.02 / (0.01 / math.sqrt(3))
-    assert _paired_p_value(b.differences["AUC"]) == pytest.approx(1 - t / math.sqrt(t * t + 2))
-    with pytest.raises(ConfigError, match="metrics: gAUC is not among"):
-        compare(plan.model_copy(update={"metrics": ["gAUC"]}), {runs[0]: record(AUC=0.5)})
+    assert len(runs) == 8
+    assert [(r.dataset, r.experiment) for r in runs[:3]] == [
+        ("sample", "QIN_sample"), ("sample", "MLP_sample"), ("sample_codes", "QIN_sample"),
+    ]  # fmt: skip
+    prepared = runs[0].prepare()
+    assert prepared.params["epochs"] == 2
+    assert prepared.files.record.parts[-2:] == ("sample", "QIN_sample.plain.s1.json")
+    assert runs[2].prepare().files.record.parts[-2:] == ("sample_codes", "QIN_sample.plain.s1.json")
 
 
-@pytest.mark.parametrize("name", ["ml-100k", "tiktok"])
-def test_studies_of_the_repository_can_be_prepared(name):
-    file = REPOSITORY / "experiments" / name / "embeddings.yaml"
-    runs = plan_runs(read_study(file), file)
-    assert len(runs) == 63
-    for run in runs[:21]:
-        assert run.prepare().files.checkpoint.name == f"{run.name}.model"
+STUDIES = sorted(REPOSITORY.glob("experiments/*/embeddings.yaml")) + sorted(
+    file for file in REPOSITORY.glob("experiments/studies/*.yaml") if file.name != "model_config.yaml"
+)
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_studies_of_the_repository_can_be_prepared(file):
+    plan = read_study(file)
+    runs = plan_runs(plan, file)
+    assert len(runs) >= 9
+    for run in runs[: len(runs) // len(plan.seeds)]:
+        prepared = run.prepare()
+        assert prepared.files.checkpoint.name == f"{run.name}.model"
+        for changes in plan.tests.values():
+            prepared.varied(changes)

@@ -1,0 +1,97 @@
+"""`qin-zoo results` and `qin-zoo leaderboard`: runs collected, merged, and set side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qin_zoo.errors import QinZooError, suggest
+
+app = typer.Typer(help="Collect the results of runs, of this machine and of others.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option("--store", help="Folder of the results.")]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; may be repeated.")]
+_STORE = Path("results")
+
+
+@app.command("add")
+def add(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Records of runs (<expid>.json), folders that hold some, or other stores.", show_default=False
+        ),
+    ],
+    store: Folder = _STORE,
+) -> None:
+    """Add the results of runs. What is there already is left alone; two stores merge by adding one to the other."""
+    from qin_zoo.results.store import Store, find_results
+
+    results = Store(store)
+    entries = list(find_results(paths))  # all of them are read before anything is written
+    if not entries:
+        raise QinZooError(f"No records of runs in {', '.join(map(str, paths))}.")
+    said = Counter(results.add(entry) for entry in entries)
+    told = {"new": "new", "completed": "completed with tests", "known": "known already"}
+    typer.echo(f"{store}: " + ", ".join(f"{said[key]} {text}" for key, text in told.items() if said[key]))
+
+
+@app.command("list")
+def list_results(store: Folder = _STORE, dataset: Datasets = None) -> None:
+    """List the runs in a store."""
+    from qin_zoo.results.show import listing, show
+
+    table = listing(_boards(store, dataset))
+    show(table, f"{len(table.rows)} runs in {store}")
+
+
+def leaderboard(
+    store: Folder = _STORE,
+    dataset: Datasets = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page, which needs nothing else.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown, with pictures beside it.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a row for each run.")] = None,
+    title: Annotated[str, typer.Option(help="Heading of the pages.")] = "Leaderboard",
+) -> None:
+    """Show side by side what was scored on the same rows: means and deviations over seeds, costs, significance."""
+    from qin_zoo.results.render import write_csv, write_html, write_markdown
+    from qin_zoo.results.show import show_boards
+
+    boards = _boards(store, dataset)
+    show_boards(boards)
+    for file, write in ((html, write_html), (markdown, write_markdown)):
+        if file is not None:
+            _require_folder(file)
+            write(boards, file, title)
+            typer.echo(f"written: {file}")
+    if csv is not None:
+        _require_folder(csv)
+        write_csv(boards, csv)
+        typer.echo(f"written: {csv}")
+
+
+def _require_folder(file: Path) -> None:
+    if not file.parent.is_dir():
+        raise QinZooError(f"{file}: there is no folder {file.parent}. Make it, or name another file.")
+    if file.is_dir():
+        raise QinZooError(f"{file} is a folder; expected the name of a file.")
+
+
+def _boards(store: Path, datasets: list[str] | None):
+    from qin_zoo.results.lines import boards
+    from qin_zoo.results.store import Store
+
+    entries = Store(store).entries()
+    if not entries:
+        raise QinZooError(f"{store} holds no results. Add some: qin-zoo results add RUN.json --store {store}")
+    found = boards(entries)
+    known = {name for board in found for line in board.lines for name in (board.name, line.first.dataset_id)}
+    for name in datasets or []:
+        if name not in known:
+            hint = suggest(name, known)
+            raise QinZooError(f"{store} has no results on '{name}'.{hint} There are: {', '.join(sorted(known))}.")
+    wanted = set(datasets or known)
+    return [b for b in found if wanted & {b.name, *(line.first.dataset_id for line in b.lines)}]

@@ -1,0 +1,1 @@
+"""Results of many runs: collected, merged across machines, and set side by side."""

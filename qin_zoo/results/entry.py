@@ -1,0 +1,150 @@
+"""One run's results, as they are kept and passed on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qin_zoo.errors import QinZooError
+
+SCHEMA_VERSION = 1
+PLAIN = "plain"  # the variation of an experiment as it is configured
+
+
+class Entry(BaseModel):
+    """What is kept of a run.
+
+    Attributes:
+        experiment, variation, seed: which run; ``variation`` is a study's, else ``plain``.
+        model, dataset_id: what was trained on what.
+        identity: hash of all parameters and data, the same for repetitions on any machine.
+        setting: the same without the seed: runs that are one line of a table.
+        rows_of: hash of the scored rows; results of the same rows can be compared.
+        split: ``test``, or ``valid`` where the test rows have no labels.
+        metrics: of both splits.
+        parameters: number of trainable parameters.
+        rows: of each split.
+        curve: the monitored metric after each evaluation.
+        seconds: of the training.
+        scored: rows scored per second.
+        calibration: see :class:`~qin_zoo.calibration.Reliability`; of ``split``.
+        reachable: best AUC of ``valid`` that is possible, with and without the history, where it is known.
+        tests, slices: see :func:`qin_zoo.study.probe.probe`.
+        environment: versions and machine.
+        params: parameters.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    experiment: str
+    variation: str = PLAIN
+    seed: int
+    model: str
+    dataset_id: str
+    identity: str
+    setting: str
+    rows_of: str
+    split: str
+    metrics: dict[str, dict[str, float]]
+    parameters: int
+    rows: dict[str, int]
+    curve: list[float] = []
+    seconds: float
+    scored: float | None = None
+    calibration: dict[str, Any] | None = None
+    reachable: dict[str, float] | None = None
+    tests: dict[str, dict[str, float]] = {}
+    slices: dict[str, dict[str, dict[str, float]]] = {}
+    environment: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default={}, repr=False)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Metrics of the compared split."""
+        return self.metrics[self.split]
+
+    @property
+    def digest(self) -> str:
+        """Of what a repetition must find again: parameters, data and metrics, but not the time it took."""
+        return _hash(self.identity, self.metrics)[:10]
+
+
+def entry_of(record: dict, found: dict | None = None) -> Entry:
+    """The entry of a run's record.
+
+    Args:
+        record: see :func:`qin_zoo.training.run.run_experiment`.
+        found: ``tests`` and ``slices`` of a study. Default: none.
+    """
+    from qin_zoo.training.record import identity
+
+    params, seed = record["params"], record["params"]["seed"]
+    same = identity(params, record["data"])
+    name = record["expid"].removesuffix(f".s{seed}")
+    experiment, _, variation = name.partition(".") if name != record["expid"] else (name, "", "")
+    without_seed = {k: v for k, v in same["parameters"].items() if k not in ("seed", "model_id")}
+    split = "test" if record["test"] else "valid"
+    evaluations = record["evaluations"]
+    scoring, monitor = record.get("scoring"), params.get("monitor", "AUC")
+    return Entry(
+        experiment=experiment,
+        variation=variation or PLAIN,
+        seed=seed,
+        model=record["model"],
+        dataset_id=record["dataset_id"],
+        identity=_hash({k: v for k, v in same["parameters"].items() if k != "model_id"}, same["data"]),
+        setting=_hash(without_seed, same["data"]),
+        rows_of=_hash({s: _rows(record["data"][s]) for s in ("valid", "test") if s in record["data"]}),
+        split=split,
+        metrics={s: record[s] for s in ("valid", "test") if record[s]},
+        parameters=record["parameters"],
+        rows=record["rows"],
+        curve=[e["metrics"][monitor] for e in evaluations if isinstance(monitor, str) and monitor in e["metrics"]],
+        seconds=evaluations[-1]["seconds"] if evaluations else record["seconds"],
+        scored=scoring["rows"] / scoring["seconds"] if scoring and scoring["seconds"] > 0 else None,
+        calibration=record.get("calibration", {}).get(split),
+        reachable=record["reachable"],
+        **{key: (found or {}).get(key, {}) for key in ("tests", "slices")},
+        environment=record["environment"],
+        params={k: v for k, v in same["parameters"].items() if k not in ("feature_cols", "model_id")},
+    )
+
+
+def parse_entry(text: str, where: str) -> Entry:
+    """An entry from JSON.
+
+    Raises:
+        QinZooError: it is none, is damaged, or was written by a newer version.
+    """
+    try:
+        data = json.loads(text)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise QinZooError(
+                f"{where}: expected a result of schema version {SCHEMA_VERSION} or older, found {version}. It was "
+                "written by a newer qin-zoo: update this one."
+            )
+        entry = Entry.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise QinZooError(f"{where} is no result of qin-zoo: {key}: {first['msg']}.") from None
+    except ValueError as error:
+        raise QinZooError(f"{where} is not JSON: {error}.") from None
+    if entry.split not in entry.metrics or not all(math.isfinite(v) for v in entry.values.values()):
+        raise QinZooError(f"{where}: expected finite metrics of the {entry.split} split, found {entry.metrics}.")
+    return entry
+
+
+def _rows(fingerprint: dict) -> dict:
+    """Of a split's fingerprint what says which rows they are, not where the file lies or what items look like."""
+    return {key: value for key, value in fingerprint.items() if key not in ("item_info", "user_info", "file", "path")}
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

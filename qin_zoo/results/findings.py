@@ -1,0 +1,41 @@
+"""What a study found out about a run besides its metrics: kept in a file beside the run's record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from qin_zoo.files import replace_file
+from qin_zoo.training.record import identity
+
+_VERSION = 1
+
+
+def read_findings(record_file: Path, record: dict, asked: dict | None = None) -> dict | None:
+    """What was found about this very run.
+
+    Args:
+        record_file: the run's record.
+        record: the same, read.
+        asked: what was asked; None for whatever it was.
+
+    Returns:
+        None where nothing is known, or of a run with other parameters or data, or where something else was asked.
+    """
+    try:
+        stored = json.loads(_file(record_file).read_text(encoding="utf-8"))
+        same = stored["version"] == _VERSION and stored["of"] == identity(record["params"], record["data"])
+        return stored["found"] if same and asked in (None, stored["asked"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_findings(record_file: Path, record: dict, asked: dict, found: dict) -> None:
+    """Keeps what was found."""
+    data = {"version": _VERSION, "of": identity(record["params"], record["data"]), "asked": asked, "found": found}
+    with replace_file(_file(record_file)) as temporary:
+        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _file(record_file: Path) -> Path:
+    return record_file.with_suffix(".tests.json")

@@ -1,0 +1,127 @@
+"""Entries as the lines of tables: one for an experiment in a variation, over its seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qin_zoo.results.entry import PLAIN, Entry
+
+_BASES = (PLAIN, "none")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs that differ in their seed only; repetitions of a seed count once, with their mean.
+
+    Attributes:
+        name: of the line: experiment, and variation unless it is plain.
+        seeds: seed -> entries.
+    """
+
+    name: str
+    seeds: dict[int, list[Entry]]
+
+    @property
+    def first(self) -> Entry:
+        """An entry, for what all of them have in common."""
+        return next(iter(self.seeds.values()))[0]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for entries in self.seeds.values() for entry in entries]
+
+    def by_seed(self, value) -> dict[int, float]:
+        """``value(entry)`` of each seed that has one."""
+        found = {seed: [v for e in entries if (v := value(e)) is not None] for seed, entries in self.seeds.items()}
+        return {seed: statistics.fmean(values) for seed, values in found.items() if values}
+
+    def metric(self, name: str) -> dict[int, float]:
+        """Seed -> metric of the compared split."""
+        return self.by_seed(lambda e: e.values.get(name))
+
+    def mean(self, name: str) -> float | None:
+        values = list(self.metric(name).values())
+        return statistics.fmean(values) if values else None
+
+    def cost(self) -> float:
+        """Median of the runs' training seconds."""
+        return statistics.median(e.seconds for e in self.entries)
+
+
+def paired(one: dict[int, float], other: dict[int, float]) -> list[float]:
+    """``one`` less ``other``, seed by seed."""
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything that was scored on the same rows.
+
+    Attributes:
+        name: the shortest of the datasets' ids.
+        lines: in the order in which their first entries came.
+    """
+
+    name: str
+    lines: list[Line]
+
+    @property
+    def first(self) -> Entry:
+        return self.lines[0].first
+
+    @property
+    def monitor(self) -> str:
+        """The metric by which lines are ranked."""
+        values = self.first.values
+        return "AUC" if "AUC" in values else next(iter(values))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics that any line has, the ranking one first."""
+        names = dict.fromkeys(name for line in self.lines for name in line.first.values)
+        return [self.monitor, *(name for name in names if name != self.monitor)]
+
+    def ranked(self) -> list[Line]:
+        """Experiments as they are configured, the best first."""
+        plain = [line for line in self.lines if line.first.variation == PLAIN]
+        return sorted(plain, key=lambda line: -(line.mean(self.monitor) or 0))
+
+    def variations(self) -> dict[str, list[Line]]:
+        """Experiment -> its lines, the one to compare with first; experiments with one line are left out.
+
+        That is the variation ``plain``, or ``none``, or whichever came first.
+        """
+        found: dict[str, list[Line]] = {}
+        for line in self.lines:
+            found.setdefault(line.first.experiment, []).append(line)
+        order = {name: i for i, name in enumerate(_BASES)}
+        return {
+            name: sorted(lines, key=lambda line: order.get(line.first.variation, len(order)))
+            for name, lines in found.items()
+            if len(lines) > 1
+        }
+
+
+def boards(entries: Iterable[Entry]) -> list[Board]:
+    """A board for each set of rows, by name; lines stand in the order of the entries."""
+    groups: dict[str, dict[tuple, dict[int, list[Entry]]]] = {}
+    for entry in entries:
+        key = (entry.experiment, entry.variation, entry.dataset_id, entry.setting)
+        groups.setdefault(entry.rows_of, {}).setdefault(key, {}).setdefault(entry.seed, []).append(entry)
+    made = []
+    for lines in groups.values():
+        board = [Line(_name(key, lines), dict(sorted(seeds.items()))) for key, seeds in lines.items()]
+        made.append(Board(min((key[2] for key in lines), key=lambda d: (len(d), d)), board))
+    return sorted(made, key=lambda board: board.name)
+
+
+def _name(key: tuple, keys: Iterable[tuple]) -> str:
+    """As short as it can be without being another's."""
+    experiment, variation, dataset, setting = key
+    name = experiment if variation == PLAIN else f"{experiment}, {variation}"
+    same = [k for k in keys if k[:2] == key[:2]]
+    if len(same) > 1:
+        name += f" on {dataset}" if len({k[2] for k in same}) == len(same) else f" #{setting[:4]}"
+    return name

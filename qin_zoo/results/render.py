@@ -1,0 +1,82 @@
+"""Boards as Markdown, CSV, pictures and one page."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from qin_zoo.files import replace_file
+from qin_zoo.pages import write_page
+from qin_zoo.pages.plots import PAGE, PICTURE, svg
+from qin_zoo.results.lines import Board
+from qin_zoo.results.plots import plots
+from qin_zoo.results.tables import tables
+from qin_zoo.training.report import markdown_table
+
+_TOLD = "Mean ± standard deviation over seeds."
+
+
+def write_html(boards: list[Board], file: Path, title: str) -> None:
+    """One page with everything, which asks for nothing from elsewhere."""
+    from markupsafe import Markup
+
+    shown = [
+        {
+            "name": board.name,
+            "tables": tables(board),
+            "plots": [(p, Markup(svg(p.figure, f"b{i}p{k}"))) for k, p in enumerate(plots(board, PAGE))],
+        }
+        for i, board in enumerate(boards)
+    ]
+    write_page(file, "qin_zoo.results", "leaderboard.html.j2", title=title, told=_TOLD, boards=shown)
+
+
+def write_markdown(boards: list[Board], file: Path, title: str) -> None:
+    """Tables, and pictures in files beside the page: ``<name>_<board>_<picture>.png``."""
+    parts = [f"# {title}", _TOLD]
+    for board in boards:
+        parts.append(f"## {board.name}")
+        for table in tables(board):
+            cells = [[cell.text for cell in row] for row in table.rows]
+            parts += [f"### {table.title}", table.note, markdown_table(table.header, cells)]
+        for plot in plots(board, PICTURE):
+            picture = file.with_name(f"{file.stem}_{board.name}_{plot.key}.png")
+            with replace_file(picture) as temporary:
+                plot.figure.savefig(temporary, dpi=110, format="png")
+            parts += [f"**{plot.title}.** {plot.told}", f"![{plot.title}]({picture.name})"]
+    with replace_file(file) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def write_csv(boards: list[Board], file: Path) -> None:
+    """A row for each run: what it is, metrics of the scored split, cost; then its tests and slices."""
+    rows = []
+    for board in boards:
+        for line in board.lines:
+            for entry in line.entries:
+                row = {
+                    "dataset": entry.dataset_id,
+                    "experiment": entry.experiment,
+                    "variation": entry.variation,
+                    "model": entry.model,
+                    "seed": entry.seed,
+                    "split": entry.split,
+                    **entry.values,
+                    "ECE": entry.calibration["ece"] if entry.calibration else "",
+                    "parameters": entry.parameters,
+                    "seconds": f"{entry.seconds:.1f}",
+                    "rows_per_second": f"{entry.scored:.0f}" if entry.scored else "",
+                }
+                row |= {f"{m} {test}": v for test, values in entry.tests.items() for m, v in values.items()}
+                row |= {
+                    f"{m} {kind} {part}": v
+                    for kind, parts in entry.slices.items()
+                    for part, values in parts.items()
+                    for m, v in values.items()
+                }
+                rows.append(row)
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    with replace_file(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, header, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,48 @@
+"""Tables on a terminal."""
+
+from __future__ import annotations
+
+from qin_zoo.results.lines import Board
+from qin_zoo.results.tables import Cell, Table, tables
+
+
+def show_boards(boards: list[Board]) -> None:
+    """Prints the tables of boards."""
+    for board in boards:
+        for table in tables(board):
+            show(table, f"{board.name}: {table.title}")
+
+
+def show(table: Table, title: str) -> None:
+    """Prints a table, as wide as it is."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Shown
+
+    shown = Shown(box=SIMPLE_HEAD, title=title, title_justify="left")
+    for number, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*(cell.text for cell in row))
+    console = Console(highlight=False, width=max(Console().width, 240), soft_wrap=True)
+    console.print(shown)
+    if table.note:
+        console.print(table.note + "\n")
+
+
+def listing(boards: list[Board]) -> Table:
+    """Every run of some boards."""
+    names = list(dict.fromkeys(m for board in boards for m in board.metrics))
+    rows = [
+        [
+            *map(Cell, (board.name, entry.experiment, entry.variation, str(entry.seed), entry.split)),
+            *(Cell(f"{entry.values[m]:.6f}" if m in entry.values else "") for m in names),
+            Cell(f"{entry.seconds:,.0f}"),
+            Cell(entry.digest),
+        ]
+        for board in boards
+        for line in board.lines
+        for entry in line.entries
+    ]
+    header = ["dataset", "experiment", "variation", "seed", "split", *names, "training s", "digest"]
+    return Table("runs", "Runs", "", header, rows)

@@ -1,0 +1,120 @@
+"""A folder of results, a small file each, so that two machines' results merge by copying, or by git."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from qin_zoo.errors import QinZooError
+from qin_zoo.files import replace_file
+from qin_zoo.results.entry import Entry, entry_of, parse_entry
+from qin_zoo.results.findings import read_findings
+from qin_zoo.training.record import read_record
+
+
+class Store:
+    """Results in ``<folder>/<dataset>/<experiment>.<variation>.s<seed>-<digest>.json``.
+
+    The digest is of parameters, data and metrics: a repetition that finds the same gets the same name, one that does
+    not gets another, and nothing is ever overwritten by something else.
+
+    Args:
+        folder: need not exist before something is added.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def file(self, entry: Entry) -> Path:
+        """Where an entry lies."""
+        name = f"{entry.experiment}.{entry.variation}.s{entry.seed}-{entry.digest}.json"
+        return self.folder / entry.dataset_id / name
+
+    def add(self, entry: Entry) -> Literal["new", "known", "completed"]:
+        """Adds an entry; of one that is there already only tests and slices are added.
+
+        Raises:
+            QinZooError: the folder cannot be written, or holds a damaged file of that name.
+        """
+        file, said = self.file(entry), "new"
+        if file.exists():
+            old = _read_entry(file)
+            both = {key: {**getattr(old, key), **getattr(entry, key)} for key in ("tests", "slices")}
+            if both == {key: getattr(old, key) for key in both}:
+                return "known"
+            entry, said = old.model_copy(update=both), "completed"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise QinZooError(f"Cannot write to {file.parent}: {error.strerror}. Name another --store.") from error
+        with replace_file(file) as temporary:
+            text = json.dumps(entry.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        return said
+
+    def entries(self) -> list[Entry]:
+        """All entries, in the order of their names.
+
+        Raises:
+            QinZooError: there is no such folder, or a file in it is damaged.
+        """
+        if not self.folder.is_dir():
+            raise QinZooError(
+                f"{self.folder} is no folder of results. Fill one with `qin-zoo results add RUN.json --store FOLDER`."
+            )
+        return [_read_entry(file) for file in sorted(self.folder.glob("*/*.json"))]
+
+
+def find_results(paths: Iterable[Path]) -> Iterator[Entry]:
+    """Entries of run records, of folders with such records, and of other stores.
+
+    Args:
+        paths: files, each of which must be one; folders, in which other files are passed over.
+
+    Raises:
+        QinZooError: a path does not exist, or a file is neither a record nor an entry.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            for folder, folders, files in os.walk(path):
+                folders.sort()
+                for name in sorted(files):
+                    if name.endswith(".json") and (entry := _from_file(Path(folder, name))) is not None:
+                        yield entry
+        elif path.is_file():
+            entry = _from_file(path)
+            if entry is None:
+                raise QinZooError(f"{path}: expected the record of a run (<expid>.json) or a stored result.")
+            yield entry
+        else:
+            raise QinZooError(f"{path}: no such file or folder. Expected records, <model_root>/<dataset_id>/*.json.")
+
+
+def _from_file(file: Path) -> Entry | None:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if isinstance(data, dict) and "setting" in data:
+        return _read_entry(file)
+    record = read_record(file)
+    if record is None or not {"expid", "params", "evaluations"} <= record.keys():
+        return None
+    if not (record.get("valid") or record.get("test")):
+        return None
+    try:
+        return entry_of(record, read_findings(file, record))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise QinZooError(f"{file}: the record is damaged: {type(error).__name__} {error}.") from error
+
+
+def _read_entry(file: Path) -> Entry:
+    try:
+        return parse_entry(file.read_text(encoding="utf-8"), str(file))
+    except OSError as error:
+        raise QinZooError(f"{file}: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise QinZooError(f"{file} is not JSON.") from None

@@ -1,0 +1,251 @@
+"""Results: collected, merged, and set side by side; every number against its definition."""
+
+import csv
+import json
+import math
+import statistics
+
+import pytest
+
+from qin_zoo.cli import main
+from qin_zoo.errors import QinZooError
+from qin_zoo.results.entry import entry_of
+from qin_zoo.results.findings import write_findings
+from qin_zoo.results.lines import boards
+from qin_zoo.results.statistics import difference, mean_and_spread, paired_p_value
+from qin_zoo.results.store import Store, find_results
+from qin_zoo.results.tables import tables
+from qin_zoo.training.record import SCHEMA_VERSION
+
+
+def record(expid="QIN_x", seed=1, auc=0.7, dataset="d", rows="r", seconds=10.0, **params):
+    """A run's record, as run_experiment writes it."""
+    split = {"file": "test.parquet", "rows": 100, "blake2b": rows, "item_info": {"file": dataset}}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "expid": expid,
+        "model": expid.split("_")[0],
+        "dataset_id": dataset,
+        "params": {
+            "seed": seed,
+            "model_id": expid,
+            "dataset_id": dataset,
+            "monitor": "AUC",
+            "feature_cols": [],
+            **params,
+        },
+        "parameters": 1234,
+        "rows": {"train": 1000, "valid": 100, "test": 100},
+        "valid": {"AUC": auc - 0.01, "logloss": 0.5},
+        "test": {"AUC": auc, "logloss": 0.4},
+        "reachable": None,
+        "calibration": {"test": {"ece": 0.02, "rows": [50, 50], "predicted": [0.2, 0.6], "clicked": [0.1, 0.7]}},
+        "scoring": {"rows": 200, "seconds": 0.5},
+        "evaluations": [
+            {"metrics": {"AUC": auc - 0.1}, "seconds": seconds / 2},
+            {"metrics": {"AUC": auc}, "seconds": seconds},
+        ],
+        "seconds": seconds + 5,
+        "environment": {"cpus": 2},
+        "data": {"valid": {**split, "blake2b": rows + "v"}, "test": split},
+        "files": {},
+    }
+
+
+def write(folder, *records):
+    for r in records:
+        file = folder / r["dataset_id"] / f"{r['expid']}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(r))
+    return folder
+
+
+def many(**changes):
+    """Three seeds of two models and of a variation of the first."""
+    made = []
+    for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.01)):
+        made.append(record(f"QIN_x.plain.s{seed}", seed, 0.70 + noise, **changes))
+        made.append(record(f"QIN_x.mean.s{seed}", seed, 0.69 + 1.2 * noise, attention="mean", **changes))
+        made.append(record(f"DIN_x.plain.s{seed}", seed, 0.60 - noise, **changes))
+    return made
+
+
+def told(table, first):
+    """A row of a table, heading -> text."""
+    return next(dict(zip(table.header, (c.text for c in row))) for row in table.rows if row[0].text == first)
+
+
+def test_the_name_says_experiment_variation_and_seed():
+    entry = entry_of(record("QIN_x.two.rows.s3", 3))
+    assert (entry.experiment, entry.variation, entry.seed) == ("QIN_x", "two.rows", 3)
+    entry = entry_of(record("QIN_x", 3))
+    assert (entry.experiment, entry.variation) == ("QIN_x", "plain")
+    assert entry.scored == 400
+    assert entry.curve == pytest.approx([0.6, 0.7])
+    assert entry.calibration["ece"] == 0.02
+
+
+def test_the_same_again_is_the_same_line_and_another_result_another(tmp_path):
+    store = Store(tmp_path / "s")
+    assert store.add(entry_of(record(seconds=10))) == "new"
+    assert store.add(entry_of(record(seconds=99))) == "known"  # a slower machine, the same result
+    assert store.add(entry_of(record(auc=0.71))) == "new"  # other threads, other sums
+    assert store.add(entry_of(record(learning_rate=0.1))) == "new"
+    assert len(store.entries()) == 3
+    (board,) = boards(store.entries())
+    first = next(line for line in board.lines if "learning_rate" not in line.first.params)
+    assert first.metric("AUC") == {1: pytest.approx(0.705)}  # a seed that was repeated counts once
+
+
+def test_two_machines_merge_in_any_order(tmp_path):
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    for i, r in enumerate(many()):
+        (one if i % 2 else two).add(entry_of(r))
+    one.add(entry_of(record("QIN_x.plain.s1", 1, 0.7)))
+    both, other = Store(tmp_path / "both"), Store(tmp_path / "other")
+    for entry in find_results([one.folder, two.folder]):
+        both.add(entry)
+    for entry in find_results([two.folder, one.folder]):
+        other.add(entry)
+    names = sorted(f.relative_to(both.folder) for f in both.folder.rglob("*.json"))
+    assert names == sorted(f.relative_to(other.folder) for f in other.folder.rglob("*.json"))
+    assert len(names) == 9
+    for name in names:
+        assert (both.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
+def test_tests_and_slices_complete_an_entry(tmp_path):
+    runs, store = write(tmp_path / "runs", record()), Store(tmp_path / "s")
+    file = next(runs.rglob("*.json"))
+    (plain,) = find_results([runs])
+    assert store.add(plain) == "new"
+    write_findings(file, record(), {"tests": {"t": {}}}, {"tests": {"t": {"AUC": 0.5}}, "slices": {}})
+    (tested,) = find_results([runs])
+    assert store.add(tested) == "completed"
+    assert store.add(plain) == "known"
+    assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
+    write_findings(file, record(auc=0.7, learning_rate=9), {}, {"tests": {"u": {}}, "slices": {}})
+    assert next(find_results([runs])).tests == {}  # of another run
+
+
+def test_lines_are_ranked_and_differences_paired_by_seed():
+    (board,) = boards(map(entry_of, many()))
+    models, variations = tables(board)
+    assert [row[0].text for row in models.rows] == ["QIN_x", "DIN_x"]
+    line = told(models, "QIN_x")
+    assert line["AUC"] == "0.7000 ± 0.0100"
+    assert line["parameters"] == "1,234"
+    assert line["training s"] == "10"
+    assert line["rows/s scored"] == "400"
+    gaps = [0.60 - n - 0.70 - n for n in (0.0, 0.01, -0.01)]
+    assert float(told(models, "DIN_x")["p to the best"]) == pytest.approx(paired_p_value(gaps), abs=1e-3)
+    change = told(variations, "mean")
+    assert change["Δ AUC"].startswith("-0.0100 ± 0.0020")
+    assert told(variations, "plain")["Δ AUC"] == ""
+
+
+def test_what_was_scored_on_other_rows_is_not_compared():
+    found = boards(
+        map(entry_of, [record(), record("DIN_x", dataset="d_codes"), record("MLP_x", dataset="e", rows="other")])
+    )
+    assert [(b.name, sorted(line.name for line in b.lines)) for b in found] == [
+        ("d", ["DIN_x", "QIN_x"]),
+        ("e", ["MLP_x"]),
+    ]
+
+
+def test_statistics():
+    values = [0.01, 0.02, 0.03]
+    t = 0.02 / (0.01 / math.sqrt(3))  # mean / (s / √n), two degrees of freedom
+    assert paired_p_value(values) == pytest.approx(1 - t / math.sqrt(t * t + 2))
+    assert math.isnan(paired_p_value([0.1]))
+    assert paired_p_value([0.0, 0.0]) == 1
+    assert paired_p_value([0.1, 0.1]) == 0
+    assert mean_and_spread([0.5]) == "0.5000"
+    assert mean_and_spread(values, 2) == f"0.02 ± {statistics.stdev(values):.2f}"
+    assert difference([]) == ("", "")
+
+
+def test_distance_from_the_best_that_is_possible():
+    known = {"best_auc": 0.75, "blind_auc": 0.55}
+    (board,) = boards(entry_of({**r, "reachable": known}) for r in many())
+    table = tables(board)[0]
+    assert told(table, "QIN_x")["below reachable"] == "0.0600 ± 0.0100"
+    assert "0.7500" in table.note
+
+
+def run(capfd, *argv):
+    try:
+        main([str(part) for part in argv])
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    return status, capfd.readouterr()
+
+
+def test_the_commands(tmp_path, capfd):
+    runs = write(tmp_path / "runs", *many())
+    (runs / "d/note.json").write_text('{"a": 1}')
+    status, shown = run(capfd, "results", "add", runs, "--store", tmp_path / "s")
+    assert (status, shown.out) == (0, f"{tmp_path / 's'}: 9 new\n")
+    status, shown = run(capfd, "results", "add", runs, "--store", tmp_path / "s")
+    assert "9 known already" in shown.out
+    status, shown = run(capfd, "results", "list", "--store", tmp_path / "s")
+    assert "9 runs" in shown.out
+    assert shown.out.count("0.702000") == 1
+    files = {kind: tmp_path / f"l.{kind}" for kind in ("html", "md", "csv")}
+    argv = ["--html", files["html"], "--markdown", files["md"], "--csv", files["csv"], "--title", "A <b>"]
+    status, shown = run(capfd, "leaderboard", "--store", tmp_path / "s", *argv)
+    assert status == 0, shown.err
+    assert "0.7000 ± 0.0100" in shown.out
+    page = files["html"].read_text()
+    assert "A &lt;b&gt;" in page
+    assert "0.7000 ± 0.0100" in page
+    assert not [part for part in ("http:", "https:", "src=", "@import", "url(h") if part in page]
+    assert page.count("<svg") >= 3
+    for picture in tmp_path.glob("l_*.png"):
+        assert f"({picture.name})" in files["md"].read_text()
+    rows = list(csv.DictReader(files["csv"].open()))
+    assert len(rows) == 9
+    assert sorted(float(r["AUC"]) for r in rows if r["variation"] == "mean") == pytest.approx([0.678, 0.69, 0.702])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "expected the record of a run"),
+        ("[]", "expected the record of a run"),
+        ('{"schema_version": 1, "setting": "x"}', "is no result of qin-zoo: experiment"),
+        (
+            '{"schema_version": 1, "expid": "E", "params": {}, "evaluations": [], "valid": {"AUC": 1}}',
+            "record is damaged",
+        ),
+    ],
+)
+def test_files_that_are_no_results(content, message, tmp_path, capfd):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    status, shown = run(capfd, "results", "add", file, "--store", tmp_path / "s")
+    assert status == 1
+    assert message in shown.err
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_store_that_cannot_be_used(tmp_path, capfd):
+    store = Store(tmp_path / "s")
+    status, shown = run(capfd, "leaderboard", "--store", tmp_path / "s")
+    assert status == 1
+    assert "no folder of results" in shown.err
+    store.add(entry_of(record()))
+    status, shown = run(capfd, "leaderboard", "--store", store.folder, "--dataset", "dd")
+    assert "Did you mean 'd'" in shown.err
+    file = next(store.folder.rglob("*.json"))
+    newer = json.loads(file.read_text()) | {"schema_version": 99}
+    file.write_text(json.dumps(newer))
+    with pytest.raises(QinZooError, match="newer qin-zoo"):
+        store.entries()
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(QinZooError, match="not JSON"):
+        store.entries()
+    status, shown = run(capfd, "leaderboard", "--store", store.folder, "--html", tmp_path / "no/such.html")
+    assert status == 1
