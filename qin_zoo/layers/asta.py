@@ -35,11 +35,14 @@ class ASTA(InterestLayer):
         self.W_v = nn.Linear(input_dim, attention_dim, bias=False)
         self.W_o = nn.Linear(attention_dim, input_dim, bias=False)
 
-    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         query = _chain(target, self.W_q.weight, self.W_k.weight.t())  # (B, D)
         score = item_scores(query, history) * self.scale  # (B, L)
-        weight = masked_softmax(score, mask) if self.normalize else F.relu(score) * mask  # (B, L)
-        return _chain(weighted_sum(weight, history), self.W_v.weight, self.W_o.weight) + target
+        return masked_softmax(score, mask) if self.normalize else F.relu(score) * mask
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        pooled = weighted_sum(self.weights(target, history, mask), history)  # (B, D)
+        return _chain(pooled, self.W_v.weight, self.W_o.weight) + target
 
     @torch.no_grad()
     def folded(self) -> FoldedASTA:
@@ -62,10 +65,13 @@ class FoldedASTA(InterestLayer):
         self.register_buffer("key", (w_q.t() @ w_k * layer.scale).to(dtype))  # (D, D)
         self.register_buffer("value", (w_o @ w_v).to(dtype))  # (D, D)
 
-    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         score = item_scores(target, map_items(lambda h: F.linear(h, self.key), history))  # (B, L)
-        weight = masked_softmax(score, mask) if self.normalize else F.relu(score) * mask  # (B, L)
-        return weighted_sum(weight, map_items(lambda h: F.linear(h, self.value), history)) + target
+        return masked_softmax(score, mask) if self.normalize else F.relu(score) * mask
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        value = map_items(lambda h: F.linear(h, self.value), history)
+        return weighted_sum(self.weights(target, history, mask), value) + target
 
 
 def _chain(x: Tensor, first: Tensor, second: Tensor) -> Tensor:

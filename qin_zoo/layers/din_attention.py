@@ -65,18 +65,19 @@ class DINAttention(InterestLayer):
 
         return scores
 
-    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         history = dense(history) if isinstance(history, SharedHistory) else history
         batch, length = mask.shape
         mask, places = mask.bool(), self._places(mask.bool())
         if not len(places):  # an MLP with batch norm cannot run on no rows
-            return torch.zeros_like(target)
+            return target.new_zeros(batch, length)
         scores = self._scores(target, history, length)
         x = scores(places) if self.training else in_chunks(scores, places, rows=4096)
         weight = x.new_zeros(batch * length).index_copy(0, places, x.flatten()).view(batch, length) * mask
-        if self.use_softmax:
-            weight = (weight - 1e9 * (~mask).float()).softmax(dim=-1)
-        return weighted_sum(weight, history)
+        return (weight - 1e9 * (~mask).float()).softmax(dim=-1) if self.use_softmax else weight
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        return weighted_sum(self.weights(target, history, mask), history)
 
     @torch.no_grad()
     def folded(self) -> FoldedDINAttention:
@@ -101,11 +102,12 @@ class FoldedDINAttention(InterestLayer):
         self.register_buffer("bias", first.bias)
         self.rest, self.use_softmax = nn.Sequential(*rest), layer.use_softmax
 
-    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         h = history.items if isinstance(history, SharedHistory) else dense(history)  # (L, D) or (B, L, D)
         x = F.linear(target.unsqueeze(1) * h, self.by_product)  # (B, L, H)
         x = x + F.linear(target, self.by_target, self.bias).unsqueeze(1) + F.linear(h, self.by_item)
         weight = self.rest(x.flatten(0, 1)).view(x.shape[:2]) * mask  # (B, L)
-        if self.use_softmax:
-            weight = (weight - 1e9 * (~mask.bool()).float()).softmax(dim=-1)
-        return weighted_sum(weight, history)
+        return (weight - 1e9 * (~mask.bool()).float()).softmax(dim=-1) if self.use_softmax else weight
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        return weighted_sum(self.weights(target, history, mask), history)

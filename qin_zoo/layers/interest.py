@@ -10,6 +10,17 @@ from qin_zoo.layers.history import History
 class InterestLayer(nn.Module):
     """A layer that draws the user's interest in a target from the history; any of them can replace another."""
 
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        """How much each item of the history counts; :meth:`forward` sums with these very weights.
+
+        Args:
+            target, history, mask: see :meth:`forward`.
+
+        Returns:
+            (B, L), or (B, K, L) for K heads; 0 where the history has no item.
+        """
+        raise NotImplementedError
+
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         """Interest of the user in the target.
 

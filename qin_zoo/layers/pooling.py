@@ -26,10 +26,13 @@ def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:
 class MeanPooling(InterestLayer):
     """The mean of the history's real items; zeros for a row without any. It ignores the target."""
 
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        real = mask.float()
+        return real / real.sum(dim=1, keepdim=True).clamp(min=1)
+
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         shared = isinstance(history, SharedHistory)
-        real = (mask[:1] if shared else mask).float()  # (B, L)
-        mean = weighted_sum(real / real.sum(dim=1, keepdim=True).clamp(min=1), history)
+        mean = weighted_sum(self.weights(target, history, mask[:1] if shared else mask), history)
         return mean.expand(history.rows, -1) if shared else mean
 
 
@@ -48,6 +51,9 @@ class TargetAttentionPooling(InterestLayer):
         self.scale = input_dim**-0.5
         self.query = nn.Linear(input_dim, input_dim, bias=False)
 
-    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         score = item_scores(self.query(target), history) * self.scale  # (B, L)
-        return weighted_sum(masked_softmax(score, mask), history)
+        return masked_softmax(score, mask)
+
+    def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        return weighted_sum(self.weights(target, history, mask), history)

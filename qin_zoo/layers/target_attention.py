@@ -55,24 +55,27 @@ class MultiHeadTargetAttention(InterestLayer):
         """The rows of a projection, head by head: (K, d, D)."""
         return linear.weight.unflatten(0, (self.num_heads, -1))
 
-    def _of_shared(self, target: Tensor, items: Tensor, mask: Tensor) -> Tensor:
-        """The same of one history (L, D) for all rows: its keys and values are projected, once."""
-
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, rows of x, d)
-
-        query, key, value = heads(self.W_q(target)), heads(self.W_k(items)), heads(self.W_v(items))
-        score = (query @ key.transpose(1, 2)) * self.scale  # (K, B, L)
-        weight = self.dropout(masked_softmax(score, mask))
-        return self.W_o((weight @ value).transpose(0, 1).flatten(1))
+    def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        """(B, K, L), those of each head; in training with dropout."""
+        query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
+        if isinstance(history, SharedHistory):  # one for all rows: its keys are projected, once
+            key = self.W_k(history.items).unflatten(1, (self.num_heads, -1))  # (L, K, d)
+            score = torch.einsum("bkd,lkd->bkl", query, key)
+        else:
+            query = torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k))  # (B, K, D)
+            score = item_scores(query, history)  # (B, K, L)
+        return self.dropout(masked_softmax(score * self.scale, mask.unsqueeze(1)))
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
+        weight = self.weights(target, history, mask)  # (B, K, L)
         if isinstance(history, SharedHistory):
-            return self._of_shared(target, history.items, mask)
-        query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
-        query = torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k))  # (B, K, D)
-        score = item_scores(query, history) * self.scale  # (B, K, L)
-        weight = self.dropout(masked_softmax(score, mask.unsqueeze(1)))
-        pooled = weighted_sum(weight, history)  # (B, K, D)
-        value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v))  # (B, K, d)
+            value = self.W_v(history.items).unflatten(1, (self.num_heads, -1))  # (L, K, d)
+            value = torch.einsum("bkl,lkd->bkd", weight, value)
+        else:
+            pooled = weighted_sum(weight, history)  # (B, K, D)
+            value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v))  # (B, K, d)
         return self.W_o(value.flatten(1))
+
+    def _by_head(self, linear: nn.Linear) -> Tensor:
+        """The rows of a projection, head by head: (K, d, D)."""
+        return linear.weight.unflatten(0, (self.num_heads, -1))

@@ -18,6 +18,7 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.errors import ModelError, suggest
 from qin_zoo.fuxi import FeatureEmbedding, FeatureMap, MaskedAveragePooling
 from qin_zoo.layers import History, ItemRows
+from qin_zoo.models.sharded import ShardedTable
 
 _mean_pooling = MaskedAveragePooling()
 
@@ -76,9 +77,11 @@ class Embedder:
     def embed(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Features (N, …) to their embeddings (N, dim), lists pooled (by their mean where nothing is said)."""
         inputs = self._fetch(names, values)
-        lists = {name: self._mean(name, inputs.pop(name)) for name in names if self._is_plain_list(name)}
-        embedded = self.layer(inputs) | lists
-        parts = [_mean_pooling(e) if e.dim() == 3 else e for e in (embedded[name] for name in names)]
+        embedded = [
+            self._mean(name, inputs[name]) if self._is_plain_list(name) else self.layer({name: inputs[name]})[name]
+            for name in names
+        ]
+        parts = [_mean_pooling(e) if e.dim() == 3 else e for e in embedded]
         if parts:
             return torch.cat(parts, dim=-1)
         rows = next(iter(values.values())).shape[0]
@@ -89,19 +92,27 @@ class Embedder:
         encoder = dict(self.layer.feature_encoders).get(name, _mean_pooling)
         return (
             self.feature_map.features[name]["type"] == "sequence"
-            and type(self.layer.embedding_layers[name]) is nn.Embedding
+            and type(self.layer.embedding_layers[name]) in (nn.Embedding, ShardedTable)
             and type(encoder) is MaskedAveragePooling
         )
 
     def _mean(self, name: str, ids: Tensor) -> Tensor:
         """Mean embedding of the ids (N, T) that are not padding, (N, dim), without writing out (N, T, dim)."""
         table = self.layer.embedding_layers[name]
+        if isinstance(table, ShardedTable):
+            return table.mean(ids)
         return F.embedding_bag(ids.long(), table.weight, mode="mean", padding_idx=table.padding_idx)
 
     def embed_positions(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Sequences of ids (B, L) each to one embedding per position (B, L, dim); nothing is pooled."""
         inputs = self._fetch(names, values)
         return torch.cat([self.layer.embedding_layers[name](inputs[name].long()) for name in names], dim=-1)
+
+    def look_on(self, names: Iterable[str]) -> None:
+        """Takes part, without ids, in the other processes' look-ups of these features, in the order of theirs."""
+        for table in (self.layer.embedding_layers[name] for name in names):
+            if isinstance(table, ShardedTable):
+                table.look_on()
 
 
 class ItemTableInputs:
@@ -116,7 +127,7 @@ class ItemTableInputs:
         features = embedder.feature_map.features
         self.item_features = [n for n, s in features.items() if s.get("source") == "item" and s["type"] != "meta"]
         self.context_features = [n for n, s in features.items() if s.get("source") != "item" and s["type"] != "meta"]
-        self.item_dims = embedder.dims(self.item_features)
+        self.item_dims = self.history_dims = embedder.dims(self.item_features)
         self.context_dims = embedder.dims(self.context_features)
 
     def __call__(self, batch) -> ModelInput:
@@ -129,6 +140,10 @@ class ItemTableInputs:
             f"(batch_dict, item_dict, mask); it got {type(batch).__name__}. For FuxiCTR's named fields set "
             "target_field and sequence_field."
         )
+
+    def look_on(self) -> None:
+        """Takes part in the other processes' look-ups for a batch, without one."""
+        self.embedder.look_on([*self.item_features, *self.context_features])
 
     def _from_triple(self, rows: Mapping[str, Tensor], items: Mapping[str, Tensor], mask: Tensor) -> ModelInput:
         batch, length = mask.shape
@@ -182,7 +197,8 @@ class FieldInputs:
         self.context_features = [n for n, s in features.items() if s["type"] != "meta" and n not in used]
         self.item_dims = embedder.dims(self.target_features)
         self.context_dims = embedder.dims(self.context_features)
-        target, history = list(self.item_dims.values()), list(embedder.dims(self.sequence_features).values())
+        self.history_dims = embedder.dims(self.sequence_features)
+        target, history = list(self.item_dims.values()), list(self.history_dims.values())
         if target != history:
             raise ModelError(
                 f"target_field {self.target_features} has {target} dimensions, but sequence_field "
@@ -204,6 +220,10 @@ class FieldInputs:
             history=self.embedder.embed_positions(self.sequence_features, batch),
             mask=batch[first].to(self.embedder.device).long() != padding,
         )
+
+    def look_on(self) -> None:
+        """Takes part in the other processes' look-ups for a batch, without one."""
+        self.embedder.look_on([*self.context_features, *self.target_features, *self.sequence_features])
 
 
 def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> ItemTableInputs | FieldInputs:

@@ -1,0 +1,32 @@
+"""`qin-zoo explain`: why a trained model predicts what it does for one row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qin_zoo.cli import options
+from qin_zoo.cli.trained import Checkpoint, Run, find_run
+
+
+def explain(
+    run: Run,
+    row: Annotated[int, typer.Option("--row", help="Row of the split, from 0, as the ID of predictions.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
+    config: options.Config = None,
+    checkpoint: Checkpoint = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files. Default: beside the weights.")] = None,
+    data: options.Data = None,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+) -> None:
+    """Explain one prediction: what the attention lets through, and what every feature adds to the logit."""
+    from qin_zoo.explain.explanation import explain_row
+    from qin_zoo.explain.report import print_explanation
+
+    prepared, checkpoint = find_run(run, config, checkpoint, data=data, overrides=overrides, plugins=plugin)
+    explanation, files = explain_row(prepared, row, split, checkpoint, out)
+    print_explanation(explanation)
+    typer.echo(f"report: {files.report}   picture: {files.picture}")

@@ -1,0 +1,36 @@
+"""What commands on a trained model have in common: which run they are about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from qin_zoo.training.prepare import Prepared
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Experiment id, or a run's record, <expid>.json.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights to use. Default: those of the experiment.")]
+
+
+def find_run(run: str, config: Path | None, checkpoint: Path | None, **options) -> tuple[Prepared, Path]:
+    """The experiment of a run and the file of its weights.
+
+    Args:
+        run: experiment id, or the path of a run's record, beside which its weights lie.
+        config: folder with ``model_config.yaml``; of no meaning with a record.
+        checkpoint: weights in the place of the run's own.
+        options: as of :func:`~qin_zoo.training.prepare.prepare`.
+    """
+    from qin_zoo.training.prepare import prepare
+    from qin_zoo.training.repeat import prepare_repetition
+
+    if run.endswith(".json"):
+        repetition = prepare_repetition(Path(run), **options)
+        prepared, own = replace(repetition.prepared, expid=repetition.record["expid"]), Path(run).with_suffix(".model")
+    else:
+        prepared = prepare(run, config, **options)
+        own = prepared.files.checkpoint
+    return prepared, checkpoint or own

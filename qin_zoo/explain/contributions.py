@@ -1,0 +1,113 @@
+"""How much every feature adds to a prediction's logit: integrated gradients of the embedded row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qin_zoo.errors import QinZooError
+from qin_zoo.layers import dense
+from qin_zoo.models import ModelInput, ZooModel
+
+TOLERANCE = 1e-2  # of the distance between logit and baseline, or of 1 where that is less
+_AIM = 1e-3  # the same, at which no more steps are tried
+_STEPS = (64, 256, 1024)
+_AT_ONCE = 64  # points of the path computed together
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each part of a row adds to its logit.
+
+    Attributes:
+        logit: of the row.
+        baseline: logit of a row of which nothing is known: every embedding zero, the history as long.
+        context: row feature -> contribution.
+        target: feature of the target item -> contribution.
+        history: feature of the history's items -> (L,) contributions, one for each place.
+        delta: sum of all contributions less ``logit − baseline``; 0 were the integral exact.
+        steps: points of the path at which the gradient was taken.
+    """
+
+    logit: float
+    baseline: float
+    context: dict[str, float]
+    target: dict[str, float]
+    history: dict[str, np.ndarray]
+    delta: float
+    steps: int
+
+    @property
+    def error(self) -> float:
+        """``|delta|`` as a share of ``|logit − baseline|``, or of 1 where that is less."""
+        return abs(self.delta) / max(abs(self.logit - self.baseline), 1.0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the contributions add up to ``logit − baseline`` within the tolerance."""
+        return self.error <= TOLERANCE
+
+
+def integrated_gradients(model: ZooModel, x: ModelInput) -> Contributions:
+    """Integrated gradients (Sundararajan, Taly and Yan, ICML 2017) of the logit, from captum.
+
+    A feature's contribution is that of all numbers of its embedding: the embedding itself, times its gradient's mean
+    on the straight path from zeros to the row. Zero is what the zoo's tables hold for padding and for an unknown
+    value, and what an item without a vector has; so the path begins at a row of which only the history's length is
+    known, and any feature that is zero contributes nothing.
+
+    Args:
+        model: in evaluation mode, so that batch norm uses its running statistics.
+        x: one row, B = 1.
+
+    Raises:
+        QinZooError: captum is missing, or the model's logit is no number.
+    """
+    method = _captum()(lambda flat: model.logits(_input(flat, x)).view(-1))
+    row = torch.cat([part.flatten(1) for part in (x.context, x.target, dense(x.history))], dim=1)  # (1, C + D + L·D)
+    row = row.detach()
+    with torch.no_grad():
+        logit, baseline = model.logits(_input(torch.cat([row, torch.zeros_like(row)]), x)).view(-1).tolist()
+    if not np.isfinite([logit, baseline]).all():
+        raise QinZooError(f"{type(model).__name__}: the logit of this row is {logit}, of a row of zeros {baseline}.")
+    for steps in _STEPS:
+        flat = method.attribute(row, torch.zeros_like(row), n_steps=steps, internal_batch_size=_AT_ONCE)
+        found = _by_feature(model, flat.detach()[0].double(), x)
+        total = sum(found[0].values()) + sum(found[1].values()) + sum(float(v.sum()) for v in found[2].values())
+        contributions = Contributions(logit, baseline, *found, total - (logit - baseline), steps)
+        if contributions.error <= _AIM:
+            break
+    return contributions
+
+
+def _input(flat: Tensor, x: ModelInput) -> ModelInput:
+    """Rows (N, C + D + L·D) as a model takes them, all with the one row's mask."""
+    rows, length, dim = len(flat), x.mask.shape[1], x.target.shape[1]
+    context, target, history = flat.split([x.context.shape[1], dim, length * dim], dim=1)
+    return ModelInput(context, target, history.reshape(rows, length, dim), x.mask.expand(rows, -1))
+
+
+def _by_feature(model: ZooModel, flat: Tensor, x: ModelInput) -> tuple[dict, dict, dict]:
+    """Contributions (C + D + L·D,) of single numbers, summed over each feature's embedding."""
+    parts = _input(flat.unsqueeze(0), x)
+    dims = model._inputs.history_dims
+    history = (part.sum(dim=1).numpy() for part in parts.history[0].cpu().split(list(dims.values()), dim=1))
+    return _sums(parts.context, model.context_dims), _sums(parts.target, model.item_dims), dict(zip(dims, history))
+
+
+def _sums(numbers: Tensor, dims: dict[str, int]) -> dict[str, float]:
+    return {name: float(part.sum()) for name, part in zip(dims, numbers[0].split(list(dims.values())))}
+
+
+def _captum():
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError:
+        raise QinZooError(
+            "Explaining needs captum, which is not installed: pip install -c constraints.txt -e '.[explain]', or "
+            "pip install captum."
+        ) from None
+    return IntegratedGradients

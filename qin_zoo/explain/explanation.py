@@ -1,0 +1,246 @@
+"""One prediction of a trained model, explained: what `qin-zoo explain` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qin_zoo.batch import ItemBatch
+from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data.item_names import ID_FILE, item_titles, original_ids
+from qin_zoo.errors import ConfigError
+from qin_zoo.explain.attention import attention_weights
+from qin_zoo.explain.contributions import Contributions, integrated_gradients
+from qin_zoo.files import replace_file
+from qin_zoo.layers import dense
+from qin_zoo.models import ZooModel
+from qin_zoo.models.inputs import row_columns
+from qin_zoo.training.prepare import Prepared, load_trained
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as a person knows it.
+
+    Attributes:
+        item: its row in the item table; with named fields, the id in the first of them.
+        original_id: its id in the dataset's source, where that is known.
+        title: its title or text, where there is one.
+    """
+
+    item: int
+    original_id: str | None = None
+    title: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For tables and pictures: the id, and the title where there is one."""
+        shown = str(self.item) if self.original_id is None else self.original_id
+        return f"{shown} {' '.join(self.title.split())}" if self.title else shown
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature's share.
+
+    Attributes:
+        part: ``context``, ``target`` or ``history``.
+        name: of the feature.
+        value: in the row, where it is one number.
+        contribution: to the logit; of the history, all places together.
+    """
+
+    part: str
+    name: str
+    value: float | None
+    contribution: float
+
+
+@dataclass(frozen=True)
+class HistoryItem:
+    """A place of the history that holds an item.
+
+    Attributes:
+        place: from 1, the oldest place of the row.
+        item: what stands there.
+        weights: layer -> weight of each of its heads.
+        features: feature -> contribution to the logit.
+    """
+
+    place: int
+    item: Item
+    weights: dict[str, list[float]]
+    features: dict[str, float]
+
+    @property
+    def contribution(self) -> float:
+        return sum(self.features.values())
+
+    def weight(self, layer: str) -> float:
+        """The layer's weight, the mean of its heads."""
+        return float(np.mean(self.weights[layer]))
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that is said of one prediction.
+
+    Attributes:
+        expid, model, dataset_id, split, row: which prediction; rows count from 0, as the ``ID`` of predictions.
+        prediction: probability of a click, or the value itself of a regression.
+        logit, baseline, delta, steps, complete: see :class:`~qin_zoo.explain.contributions.Contributions`.
+        label: of the row, where it has one.
+        target: the item that was scored.
+        layers: attention layer -> its class; empty where the model has none.
+        features: of context, target and history, in the model's order.
+        history: the items of the history, oldest first.
+    """
+
+    expid: str
+    model: str
+    dataset_id: str
+    split: str
+    row: int
+    prediction: float
+    logit: float
+    baseline: float
+    delta: float
+    steps: int
+    complete: bool
+    label: float | None
+    target: Item
+    layers: dict[str, str]
+    features: list[Feature]
+    history: list[HistoryItem]
+
+    @property
+    def ranked(self) -> list[Feature]:
+        """The features, those that count most first."""
+        return sorted(self.features, key=lambda feature: -abs(feature.contribution))
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where an explanation lies: ``<expid>.explain.<split>.<row>.*``."""
+
+    report: Path
+    values: Path
+    picture: Path
+
+
+def explain_row(
+    prepared: Prepared,
+    row: int,
+    split: str = "valid",
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+) -> tuple[Explanation, Files]:
+    """Explains a prediction of a trained experiment and writes report, values and picture.
+
+    Args:
+        prepared: the experiment.
+        row: of the split, from 0.
+        split: ``train``, ``valid`` or ``test``.
+        checkpoint: weights. Default: the experiment's own.
+        out: folder for the files. Default: beside the weights.
+
+    Raises:
+        QinZooError: the experiment, its data or its weights cannot be used, or there is no such row.
+    """
+    from qin_zoo.explain.picture import draw_explanation
+    from qin_zoo.explain.report import render_report
+
+    if split not in SPLITS:
+        raise ConfigError(f"Unknown split '{split}': expected {', '.join(SPLITS)}.")
+    prepared.require_zoo_model("explained")
+    checkpoint = Path(checkpoint or prepared.files.checkpoint)
+    dataset = prepared.open_dataset()
+    model = load_trained(prepared, dataset, checkpoint)
+    found = explain(model, dataset, split, row, prepared.expid)
+    base = Path(out or checkpoint.parent) / f"{prepared.expid}.explain.{split}.{row}"
+    files = Files(*(base.with_name(base.name + suffix) for suffix in (".md", ".json", ".png")))
+    draw_explanation(found, files.picture)
+    texts = {
+        files.values: json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n",
+        files.report: render_report(found, files.picture.name),
+    }
+    for path, text in texts.items():
+        with replace_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return found, files
+
+
+def explain(model: ZooModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:
+    """The same with a model at hand, in evaluation mode; writes nothing."""
+    loader = dataset.loader(split, shuffle=False)
+    if not 0 <= row < loader.num_samples:
+        raise ConfigError(
+            f"--row {row}: the {split} split of '{dataset.feature_map.dataset_id}' has rows 0 to "
+            f"{loader.num_samples - 1:,}."
+        )
+    batch = loader.batch(np.array([row]))
+    with torch.no_grad():
+        x = model._inputs(batch)
+        x = replace(x, history=dense(x.history))
+        prediction = float(model(batch)["y_pred"])
+    contributions, weights = integrated_gradients(model, x), attention_weights(model, x)
+    target, history = _items(model, dataset, batch)
+    layers = dict(model.named_modules())
+    return Explanation(
+        expid=expid,
+        model=type(model).__name__,
+        dataset_id=dataset.feature_map.dataset_id,
+        split=split,
+        row=row,
+        prediction=prediction,
+        logit=contributions.logit,
+        baseline=contributions.baseline,
+        delta=contributions.delta,
+        steps=contributions.steps,
+        complete=contributions.complete,
+        label=float(model.get_labels(batch)) if loader.has_label else None,
+        target=target,
+        layers={name: type(layers[name]).__name__ for name in weights},
+        features=_features(contributions, row_columns(batch)),
+        history=[
+            HistoryItem(
+                place + 1,
+                history[place],
+                {name: [float(w) for w in weight[:, place]] for name, weight in weights.items()},
+                {name: float(values[place]) for name, values in contributions.history.items()},
+            )
+            for place in x.mask[0].nonzero().flatten().tolist()
+        ],
+    )
+
+
+def _features(found: Contributions, columns: Mapping[str, torch.Tensor]) -> list[Feature]:
+    def value(name: str) -> float | None:
+        column = columns.get(name)
+        return column.item() if column is not None and column.numel() == 1 else None
+
+    return [
+        *(Feature("context", name, value(name), c) for name, c in found.context.items()),
+        *(Feature("target", name, value(name), c) for name, c in found.target.items()),
+        *(Feature("history", name, None, float(c.sum())) for name, c in found.history.items()),
+    ]
+
+
+def _items(model: ZooModel, dataset: Dataset, batch) -> tuple[Item, list[Item]]:
+    """The row's target, and what stands at each place of its history."""
+    if not isinstance(batch, ItemBatch):
+        inputs = model._inputs
+        target, history = batch[inputs.target_features[0]], batch[inputs.sequence_features[0]]
+        return Item(int(target)), [Item(item) for item in history[0].tolist()]
+    target, history = int(batch.target), batch.history[0].tolist()
+    ids, titles = original_ids(dataset.folder / ID_FILE), item_titles(dataset.folder, {target, *history})
+
+    def item(number: int) -> Item:
+        return Item(number, str(ids[number]) if number in ids else None, titles.get(number))
+
+    return item(target), [item(number) for number in history]

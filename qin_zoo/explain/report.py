@@ -1,0 +1,119 @@
+"""An explanation as text: Markdown for the file, tables for the terminal."""
+
+from __future__ import annotations
+
+from qin_zoo.explain.explanation import Explanation, HistoryItem
+from qin_zoo.training.report import markdown_table
+
+_SHOWN = 20  # items of the history on the terminal
+_METHOD = (
+    "Contributions are integrated gradients of the logit (Sundararajan et al., 2017) over the embedded row, from a "
+    "row of zeros: the embedding of padding and of unknown values, so a row of which only the length of the history "
+    "is known. They say what this model made of this row, not what causes clicks."
+)
+
+
+def sum_line(e: Explanation) -> str:
+    """How the contributions add up to the prediction."""
+    value = f"{e.prediction:.4f}"
+    line = f"baseline {e.baseline:+.4f}, contributions {e.logit - e.baseline:+.4f}: logit {e.logit:+.4f}, score {value}"
+    return line if e.label is None else f"{line}, label {e.label:g}"
+
+
+def delta_line(e: Explanation) -> str:
+    """How exactly they do."""
+    line = f"convergence delta {e.delta:+.1e} after {e.steps} steps"
+    return line if e.complete else f"{line}: NOT small, the contributions are only rough"
+
+
+def attention_lines(e: Explanation) -> list[str]:
+    """What each attention layer lets through."""
+    if not e.layers:
+        return [f"{e.model} has no layer that gives the history's items weights; only their contributions are shown."]
+    lines = []
+    for layer, kind in e.layers.items():
+        through = sum(any(item.weights[layer]) for item in e.history)
+        lines.append(f"{kind} ({layer}) lets {through} of {len(e.history)} history items through.")
+    return lines
+
+
+def _weight_names(e: Explanation) -> list[str]:
+    """A column for each attention layer."""
+    heads = {layer: len(e.history[0].weights[layer]) if e.history else 1 for layer in e.layers}
+    shown = {layer: "weight" if len(e.layers) == 1 else f"weight {layer}" for layer in e.layers}
+    return [name if heads[layer] == 1 else f"{name}, mean of {heads[layer]} heads" for layer, name in shown.items()]
+
+
+def _history_row(e: Explanation, item: HistoryItem) -> list[str]:
+    weights = (f"{item.weight(layer):.4f}" for layer in e.layers)
+    return [item.item.name, str(item.place), *weights, f"{item.contribution:+.4f}"]
+
+
+def _feature_rows(e: Explanation) -> list[list[str]]:
+    return [
+        [f"{f.part} {f.name}", "" if f.value is None else f"{f.value:g}", f"{f.contribution:+.4f}"] for f in e.ranked
+    ]
+
+
+def render_report(e: Explanation, picture: str) -> str:
+    """The Markdown page of an explanation.
+
+    Args:
+        e: what is explained.
+        picture: name of the picture beside it.
+    """
+    names = list(e.history[0].features) if e.history else []
+    rows = [[*_history_row(e, item), *(f"{item.features[n]:+.4f}" for n in names)] for item in e.history]
+    parts = [
+        f"# {e.expid}, {e.split} row {e.row}",
+        f"{e.model} on {e.dataset_id}, item {_cell(e.target.name)}: {sum_line(e)}.",
+        f"![contributions and weights]({picture})",
+        "## Features",
+        markdown_table(["feature", "value", "contribution"], _feature_rows(e)),
+        f"{_METHOD} Here: {delta_line(e)}.",
+        "## History, oldest first",
+        "\n".join(attention_lines(e)),
+    ]
+    if rows:
+        header = ["item", "place", *_weight_names(e), "contribution", *names]
+        parts.append(markdown_table(header, [[_cell(row[0]), *row[1:]] for row in rows]))
+    else:
+        parts.append("The row has no history.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def print_explanation(e: Explanation) -> None:
+    """The tables on the terminal; of a long history, what contributes most."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    def show(header: list[str], rows: list[list[str]]) -> None:
+        table = Table(box=SIMPLE)
+        for number, name in enumerate(header):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+
+    say(f"{e.expid}, {e.split} row {e.row}, item {e.target.name}")
+    say(sum_line(e))
+    say(delta_line(e))
+    show(["feature", "value", "contribution"], _feature_rows(e))
+    for line in attention_lines(e):
+        say(line)
+    shown = sorted(sorted(e.history, key=lambda i: -abs(i.contribution))[:_SHOWN], key=lambda i: i.place)
+    if shown:
+        show(["item, oldest first", "place", *_weight_names(e), "contribution"], [_history_row(e, i) for i in shown])
+    if len(e.history) > len(shown):
+        say(f"… and {len(e.history) - len(shown)} items that contribute less")
