@@ -1,12 +1,20 @@
-"""Whether predicted probabilities are the shares of clicks they claim to be."""
+"""Whether predicted probabilities are the shares of clicks they claim to be, and a step that makes them so.
+
+Scoring needs numpy only; fitting a step uses scikit-learn.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from qin_zoo.errors import ConfigError, QinZooError, suggest
+
 BINS = 15
+METHODS = ("platt", "isotonic")
+_EDGE = 1e-6  # what a probability is kept away from 0 and 1 by, where its logit is taken: float32 knows no nearer
 
 
 @dataclass(frozen=True)
@@ -43,3 +51,124 @@ def reliability(y_true: np.ndarray, y_pred: np.ndarray, bins: int = BINS) -> Rel
     clicked = [float(y_true[part].mean()) for part in parts]
     gaps = np.abs(np.subtract(predicted, clicked))
     return Reliability(float(np.average(gaps, weights=rows)), rows, predicted, clicked)
+
+
+@dataclass(frozen=True)
+class Platt:
+    """``σ(slope · logit(p) + intercept)`` (Platt 1999): two numbers, and the order of the rows stays.
+
+    Attributes:
+        slope: positive; below 1 where the model boasts.
+        intercept: 0 where the model's mean is right.
+    """
+
+    slope: float
+    intercept: float
+    method = "platt"
+
+    def __call__(self, p: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, (N,) float64, of the model's."""
+        return 1 / (1 + np.exp(-(self.slope * _logit(p) + self.intercept)))
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """Piecewise linear through the blocks of an isotonic regression (Zadrozny and Elkan, KDD 2002).
+
+    A block stands at its rows' mean prediction, as in centred isotonic regression (Oron and Flournoy 2017): between
+    blocks the step rises strictly, without jumps at which a rounded prediction would be another score. Below the first
+    block and above the last it is level.
+
+    Attributes:
+        predicted: of each block the mean prediction, ascending.
+        clicked: of each block the share of clicks, ascending.
+    """
+
+    predicted: list[float]
+    clicked: list[float]
+    method = "isotonic"
+
+    def __call__(self, p: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, (N,) float64, of the model's."""
+        return np.interp(np.asarray(p, np.float64), self.predicted, self.clicked)
+
+
+Step = Platt | Isotonic
+
+
+def fit_step(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> Step:
+    """Fits a calibration step to a split that the model was not trained with.
+
+    Args:
+        method: ``platt``, or ``isotonic``, which follows any rising curve but wants a thousand rows or more.
+        y_true: (N,) labels, 0 or 1, of both kinds.
+        y_pred: (N,) probabilities.
+
+    Raises:
+        ConfigError: no such method.
+        QinZooError: the labels are all alike, or the predictions fall where clicks rise.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"--method: expected {' or '.join(METHODS)}, found {method!r}.{suggest(method, METHODS)}")
+    if len(np.unique(y_true)) < 2:
+        raise QinZooError("Calibration needs rows with clicks and rows without; these labels are all alike.")
+    step = _fit_platt(y_true, y_pred) if method == "platt" else _fit_isotonic(y_true, y_pred)
+    if (step.slope <= 0) if isinstance(step, Platt) else (len(step.predicted) < 2):
+        raise QinZooError(
+            "Calibration found no rise of clicks with the model's predictions: it ranks these rows no better than "
+            "chance. Train it further before calibrating it."
+        )
+    return step
+
+
+def _fit_platt(y_true: np.ndarray, y_pred: np.ndarray) -> Platt:
+    from sklearn.linear_model import LogisticRegression
+
+    clicks = y_true.sum()  # Platt's targets, not quite 0 and 1: the fit is finite even where the model makes no mistake
+    target = np.where(y_true == 1, (clicks + 1) / (clicks + 2), 1 / (len(y_true) - clicks + 2))
+    x, kind = np.tile(_logit(y_pred), 2)[:, None], np.repeat([1, 0], len(y_true))
+    weight = np.concatenate([target, 1 - target])
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(x, kind, weight)
+    return Platt(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+
+
+def _fit_isotonic(y_true: np.ndarray, y_pred: np.ndarray) -> Isotonic:
+    from sklearn.isotonic import isotonic_regression
+
+    x, place, rows = np.unique(y_pred, return_inverse=True, return_counts=True)
+    share, least = np.bincount(place, weights=y_true) / rows, 1 / (len(y_true) + 2)  # certainty would cost logloss ∞
+    level = isotonic_regression(share, sample_weight=rows.astype(float), y_min=least, y_max=1 - least)
+    clicked, block = np.unique(level, return_inverse=True)
+    centre = np.bincount(block, weights=x * rows) / np.bincount(block, weights=rows)
+    return Isotonic(centre.tolist(), clicked.tolist())
+
+
+def step_to_dict(step: Step) -> dict:
+    """A step as JSON values, for :func:`step_from_dict`."""
+    return {"method": step.method, **asdict(step)}
+
+
+def step_from_dict(values: Mapping) -> Step:
+    """The step that :func:`step_to_dict` wrote.
+
+    Raises:
+        QinZooError: it is none.
+    """
+    kinds = {kind.method: kind for kind in (Platt, Isotonic)}
+    try:
+        numbers = dict(values)
+        step = kinds[numbers.pop("method")](**numbers)
+        found = step(np.array([0.0, 0.5, 1.0]))
+        if not (np.isfinite(found).all() and (np.diff(found) >= 0).all()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise QinZooError(
+            f"Expected a calibration step, {' or '.join(METHODS)} with its numbers, found {values!r:.80}. Fit it "
+            "again: qin-zoo calibrate."
+        ) from None
+    return step
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    p = np.clip(np.asarray(p, np.float64), _EDGE, 1 - _EDGE)
+    return np.log(p) - np.log1p(-p)

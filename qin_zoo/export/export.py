@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch
+from qin_zoo.calibration import step_from_dict
 from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
-from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line, suggest
+from qin_zoo.data.item_names import ID_FILE, original_ids
+from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
 from qin_zoo.export.item_table import Catalogue, update_items
 from qin_zoo.export.manifest import make_manifest
 from qin_zoo.export.onnx import to_onnx
@@ -23,7 +25,7 @@ from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import ZooModel
 from qin_zoo.serving.bundle import seal
 from qin_zoo.serving.scorer import Scorer
-from qin_zoo.training.prepare import Prepared, build_model
+from qin_zoo.training.prepare import Prepared, load_trained
 
 TABLES = ("fp32", "fp16", "int8")
 _LARGEST_DIFFERENCE = 1e-4  # float32 rounding stays far below; more is another model
@@ -72,12 +74,10 @@ def export_run(
     if table not in TABLES:
         raise ConfigError(f"--table: expected {', '.join(TABLES)}, found {table!r}.{suggest(table, TABLES)}")
     _require_item_table(prepared)
-    exact = replace(prepared, params={**prepared.params, "precision": "fp32", "compile": False})
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
-    model = build_model(exact, dataset)
-    model.load_weights(str(checkpoint))
-    return export_model(prepared, dataset, model.eval(), checkpoint, Path(out), table, items, echo)
+    model = load_trained(prepared, dataset, checkpoint)
+    return export_model(prepared, dataset, model, checkpoint, Path(out), table, items, echo)
 
 
 def export_model(
@@ -143,6 +143,7 @@ def export_model(
     echo(
         f"{out}: {len(data) / 2**20:.1f} MiB, {len(request.table):,} items; scores differ from the trained model's by "
         f"at most {difference:.1e} on random requests"
+        + (f"; calibrated: {manifest['calibration']['method']}" if manifest["calibration"] else "")
     )
     if auc is not None:
         echo(f"valid AUC {auc[0]:.6f} with fp32 items, {auc[1]:.6f} with {table}: {auc[1] - auc[0]:+.6f}")
@@ -150,11 +151,7 @@ def export_model(
 
 
 def _require_item_table(prepared: Prepared) -> None:
-    if not issubclass(prepared.model_class, ZooModel):
-        raise ModelError(
-            f"{prepared.model_class.__name__} is no model of the zoo (a ZooModel): it reads its batches itself, and "
-            "cannot be exported. Derive it from qin_zoo.ZooModel."
-        )
+    prepared.require_zoo_model("exported")
     if not has_item_table(prepared.params):
         raise ConfigError(
             f"{prepared.expid} reads FuxiCTR's named fields (target_field, sequence_field), whose items stand in no "
@@ -170,19 +167,12 @@ def _sealed(graph: bytes, manifest: dict, path: Path) -> tuple[bytes, dict]:
 
 def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | None:
     """The ids that an import gave numbers to, by number; new items bring theirs in a column ``original_id``."""
-    file = folder / "ids_item.parquet"
-    if not file.is_file():
+    ids = original_ids(folder / ID_FILE)
+    if not ids:
         return None
-    import polars as pl
-
-    columns, original = ["item_id", "original_id"], [None] * count
-    frames = [pl.read_parquet(file, columns=columns)]
-    if new_items is not None and set(columns) <= set(pl.scan_parquet(new_items).collect_schema()):
-        frames.append(pl.read_parquet(new_items, columns=columns))
-    for number, value in (row for frame in frames for row in frame.iter_rows()):
-        if 0 < number < count:
-            original[number] = value
-    return original
+    if new_items is not None:
+        ids |= original_ids(new_items)
+    return [None, *(ids.get(number) for number in range(1, count))]
 
 
 # ---- checks
@@ -191,6 +181,7 @@ def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | No
 def _check(model: ZooModel, catalogue: Catalogue, path: Path, manifest: dict) -> float:
     """The largest difference between exported and trained scores on random requests, odd ones included."""
     scorer, g = Scorer(path), np.random.default_rng(0)
+    step = manifest["calibration"] and step_from_dict(manifest["calibration"])
     max_len, count = manifest["inputs"]["history"]["max_len"], scorer.items
     worst = 0.0
     for number in range(_REQUESTS):
@@ -200,6 +191,7 @@ def _check(model: ZooModel, catalogue: Catalogue, path: Path, manifest: dict) ->
         candidates = g.integers(0, count, rows)
         context = {found["name"]: random_column(found, rows, g) for found in scorer.inputs}
         expected = trained_scores(model, catalogue.items, history, candidates, context, max_len)
+        expected = expected if step is None else step(expected)
         try:
             found = scorer.score(history, candidates, context)
         except Exception as error:  # ONNX Runtime's
@@ -247,6 +239,7 @@ def trained_scores(
     if len(history):
         padded[:, max_len - len(history) :] = history
     columns = {name: torch.from_numpy(np.asarray(values)) for name, values in context.items()}
+    columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
     batch = ItemBatch(columns, torch.from_numpy(padded), torch.from_numpy(candidates), items)
     return model(batch)["y_pred"].view(-1).numpy()
 

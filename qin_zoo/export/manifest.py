@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from torch import Tensor
 
 from qin_zoo import __version__
+from qin_zoo.calibration import step_to_dict
 from qin_zoo.export.request import RequestModel
 from qin_zoo.registry import discover
+from qin_zoo.training.calibration import read_step, weights_hash
 from qin_zoo.training.prepare import Prepared
 from qin_zoo.training.record import read_record
 
@@ -36,7 +37,7 @@ def make_manifest(
         prepared: the experiment.
         model: what is exported.
         items: the exported item table.
-        checkpoint: file of the weights.
+        checkpoint: file of the weights; a calibration step beside it goes into the manifest.
         max_len: items of a history that are used.
         table: ``fp32``, ``fp16`` or ``int8``.
         learnt: how many rows of the table the model was trained with.
@@ -47,6 +48,7 @@ def make_manifest(
     described["items"] |= {"learnt": learnt, "table": table}
     if original_ids is not None:
         described["items"]["original_ids"] = original_ids
+    step = read_step(checkpoint)
     return {
         "name": prepared.expid,
         "model": prepared.params["model"],
@@ -54,6 +56,7 @@ def make_manifest(
         "dataset_id": prepared.params["dataset_id"],
         "model_card": _card(prepared),
         **described,
+        "calibration": None if step is None else step_to_dict(step),
         "run": _run(prepared, checkpoint),
         "data": data,
         "exported_by": f"qin-zoo {__version__}",
@@ -90,7 +93,7 @@ def _run(prepared: Prepared, checkpoint: Path) -> dict:
     found = {
         "expid": prepared.expid,
         "parameters": json.loads(json.dumps(parameters, default=str)),
-        "checkpoint_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        "checkpoint_sha256": weights_hash(checkpoint),
     }
     record = read_record(Path(checkpoint).with_suffix(".json"))
     if record is not None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from qin_zoo.files import replace_file
 from qin_zoo.training.trainer import Evaluation
 
 
-def draw_curves(evaluations: list[Evaluation], path: Path, title: str, reachable: float | None = None) -> None:
-    """Draws loss, validation metrics and learning rate against the epoch.
+def draw_curves(
+    evaluations: list[Evaluation],
+    path: Path,
+    title: str,
+    reachable: float | None = None,
+    calibration: Mapping[str, Mapping] | None = None,
+) -> None:
+    """Draws loss, validation metrics and learning rate against the epoch, and how reliable the final scores are.
 
     Args:
         evaluations: of one training, in order.
         path: PNG file to write.
         title: headline.
         reachable: best reachable AUC, drawn as a line where it is known.
+        calibration: split -> its :class:`~qin_zoo.calibration.Reliability`, as a dictionary.
     """
     from matplotlib.figure import Figure  # plotting is imported only when something is drawn
     from matplotlib.ticker import MaxNLocator
@@ -29,8 +37,9 @@ def draw_curves(evaluations: list[Evaluation], path: Path, title: str, reachable
         *((f"valid {m}", [e.metrics[m] for e in evaluations]) for m in metrics),
         ("learning rate", [e.learning_rate for e in evaluations]),
     ]
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
+    panels = len(curves) + bool(calibration)
+    columns = min(3, panels)
+    rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * rows), layout="constrained")
     best = max((i for i, e in enumerate(evaluations) if e.best), default=None)
     for i, (name, values) in enumerate(curves):
@@ -49,9 +58,45 @@ def draw_curves(evaluations: list[Evaluation], path: Path, title: str, reachable
             ax.legend(fontsize=8)
         if name == "learning rate":
             ax.set_yscale("log")
+    if calibration:
+        _draw_reliability(figure.add_subplot(rows, columns, panels), calibration)
     figure.suptitle(title, fontsize=11)
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def draw_reliability(curves: Mapping[str, Mapping[str, Mapping]], path: Path, title: str) -> None:
+    """Draws reliability curves, a panel for each split.
+
+    Args:
+        curves: split -> name -> its :class:`~qin_zoo.calibration.Reliability`, as a dictionary.
+        path: PNG file to write.
+        title: headline.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(curves), 4.2), layout="constrained")
+    for number, (split, named) in enumerate(curves.items()):
+        ax = figure.add_subplot(1, len(curves), number + 1)
+        _draw_reliability(ax, named)
+        ax.set_title(split, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def _draw_reliability(ax, curves: Mapping[str, Mapping]) -> None:
+    """Share of clicks against mean prediction of each bin; honest probabilities lie on the diagonal."""
+    for (name, curve), color in zip(curves.items(), ("#dd6b20", "#2b6cb0")):
+        label = f"{name}: ECE {curve['ece']:.4f}"
+        ax.plot(curve["predicted"], curve["clicked"], marker="o", markersize=3, linewidth=1, color=color, label=label)
+    ax.axline((0, 0), slope=1, color="#a0aec0", linestyle="--", linewidth=1)
+    ax.set_title("reliability", fontsize=10)
+    ax.set_xlabel("mean prediction", fontsize=9)
+    ax.set_ylabel("share of clicks", fontsize=9)
+    ax.grid(alpha=0.3)
+    ax.tick_params(labelsize=8)
+    ax.legend(fontsize=8, loc="upper left")
 
 
 def draw_comparison(

@@ -18,7 +18,7 @@ def render_report(record: dict) -> str:
     evaluations = record["evaluations"]
     best = max((e for e in evaluations if e["best"]), key=lambda e: e["step"])
     metrics = list(best["metrics"])
-    reachable = record["reachable"]
+    reachable, calibration = record["reachable"], record["calibration"]
     parts = [
         f"# {record['expid']}",
         f"{record['model']} on {record['dataset_id']}: {record['rows']['train']:,} training rows, "
@@ -26,9 +26,13 @@ def render_report(record: dict) -> str:
         f"the weights kept are those of epoch {best['epoch']}.",
         "## Result",
         markdown_table(
-            ["split", *metrics],
+            ["split", *metrics, *(["ECE"] if calibration else [])],
             [
-                [split, *(f"{record[split].get(m, float('nan')):.6f}" for m in metrics)]
+                [
+                    split,
+                    *(f"{record[split].get(m, float('nan')):.6f}" for m in metrics),
+                    *([f"{calibration[split]['ece']:.6f}"] if split in calibration else []),
+                ]
                 for split in ("valid", "test")
                 if record[split]
             ],

@@ -21,6 +21,7 @@ from qin_zoo.export.item_table import update_items
 from qin_zoo.export.request import RequestModel
 from qin_zoo.models import ZooModel
 from qin_zoo.serving import Scorer
+from qin_zoo.training.prepare import build_model
 
 VARIANTS = [
     ("QIN", "attention=softmax", "interaction=cross"),
@@ -68,6 +69,17 @@ def test_every_model(model, sample, tmp_path):
     assert done.difference < 1e-5
     scorer = Scorer(tmp_path / "m.onnx")
     assert worst(scorer, made, items_of(made), 300) < 1e-5
+
+
+def test_a_dataset_without_row_features(sample, tmp_path):
+    prepared = make("QIN", sample)[0]
+    features = [c for c in prepared.params["feature_cols"] if "likes_level" not in c["name"]]
+    prepared = replace(prepared, params={**prepared.params, "feature_cols": features})
+    dataset = prepared.open_dataset()
+    done = export((prepared, dataset, build_model(prepared, dataset).eval()), tmp_path / "m.onnx")
+    assert done.manifest["inputs"]["context"] == []
+    assert done.difference < 1e-5
+    assert Scorer(tmp_path / "m.onnx").score([1, 2], [3, 4]).shape == (2,)
 
 
 @pytest.mark.parametrize("variant", [VARIANTS[i] for i in (3, 7, -1)], ids=" ".join)

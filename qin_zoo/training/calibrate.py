@@ -1,0 +1,94 @@
+"""Fitting a calibration step to a trained experiment: what `qin-zoo calibrate` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from qin_zoo.calibration import Step, fit_step, reliability, step_to_dict
+from qin_zoo.errors import ConfigError
+from qin_zoo.files import replace_file
+from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.training.calibration import calibration_file, weights_hash
+from qin_zoo.training.prepare import Prepared, build_model
+from qin_zoo.training.report import markdown_table
+from qin_zoo.training.run import predict_rows
+
+SCHEMA_VERSION = 1
+
+
+def calibrate_run(
+    prepared: Prepared, method: str, checkpoint: Path | None = None, echo: Callable[[str], None] = print
+) -> Step:
+    """Fits a step on the validation split and writes it, with report and picture, beside the weights.
+
+    Args:
+        prepared: the experiment.
+        method: ``platt`` or ``isotonic``.
+        checkpoint: weights. Default: the experiment's own.
+        echo: receives what a person wants to see.
+
+    Raises:
+        QinZooError: the experiment, its data or its weights cannot be used, or nothing can be fitted.
+    """
+    from qin_zoo.training.curves import draw_reliability
+
+    task = prepared.params.get("task", "binary_classification")
+    if task != "binary_classification":
+        raise ConfigError(f"{prepared.expid} has task {task}: only click probabilities can be calibrated.")
+    checkpoint = Path(checkpoint or prepared.files.checkpoint)
+    dataset = prepared.open_dataset()
+    dataset.require("valid", labels=True)
+    model = build_model(prepared, dataset)
+    model.load_weights(str(checkpoint))
+    splits = [split for split in ("valid", "test") if dataset.has(split) and dataset.has_labels(split)]
+    labels = {split: dataset.labels(split) for split in splits}
+    before = {split: predict_rows(model, dataset, split)[0] for split in splits}
+    step = fit_step(method, labels["valid"], before["valid"])
+    results = {
+        split: {"before": _measure(labels[split], before[split]), "after": _measure(labels[split], step(before[split]))}
+        for split in splits
+    }
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "expid": prepared.expid,
+        "step": step_to_dict(step),
+        "weights_sha256": weights_hash(checkpoint),
+        "fitted_on": {"split": "valid", "rows": len(labels["valid"])},
+        "results": results,
+    }
+    title = f"{prepared.expid}: calibration, {method}"
+    picture = calibration_file(checkpoint, ".png")
+    curves = {s: {when: sides["reliability"] for when, sides in results[s].items()} for s in splits}
+    draw_reliability(curves, picture, title)
+    texts = {".json": json.dumps(found, indent=2) + "\n", ".md": _report(title, results, picture.name)}
+    for suffix, text in texts.items():
+        with replace_file(calibration_file(checkpoint, suffix)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    for split, sides in results.items():
+        told = "  ".join(f"{k} {sides['before'][k]:.6f} → {sides['after'][k]:.6f}" for k in ("ECE", "AUC", "logloss"))
+        echo(f"{split}: {told}" + ("  (fitted to these rows)" if split == "valid" else ""))
+    echo(f"step: {calibration_file(checkpoint)}, from now on used by predict and export; delete it for the raw scores")
+    return step
+
+
+def _measure(y_true: np.ndarray, y_pred: np.ndarray) -> dict:
+    curve = reliability(y_true, y_pred)
+    metrics = evaluate_metrics(y_true, y_pred, ["AUC", "logloss"])
+    return {"ECE": curve.ece, **{k: float(v) for k, v in metrics.items()}, "reliability": curve.as_dict()}
+
+
+def _report(title: str, results: dict, picture: str) -> str:
+    rows = [
+        [f"{split}, {when}", *(f"{sides[when][k]:.6f}" for k in ("ECE", "AUC", "logloss"))]
+        for split, sides in results.items()
+        for when in ("before", "after")
+    ]
+    note = "ECE: expected calibration error, in bins of equally many rows. The step was fitted to the valid rows, so "
+    note += "what it says of them is optimistic"
+    note += "; the test rows are the ones to look at." if "test" in results else ", and no other rows have labels."
+    parts = [f"# {title}", markdown_table(["rows", "ECE", "AUC", "logloss"], rows), f"![reliability]({picture})", note]
+    return "\n\n".join(parts) + "\n"

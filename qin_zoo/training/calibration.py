@@ -1,0 +1,57 @@
+"""The calibration step of trained weights, kept beside them as JSON.
+
+It belongs to the very weights it was fitted to: their hash stands in the file, and it is refused beside any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from qin_zoo.calibration import Step, step_from_dict
+from qin_zoo.errors import CheckpointError, QinZooError
+
+_AGAIN = "Fit it again (qin-zoo calibrate), or delete it."
+
+
+def calibration_file(checkpoint: Path, suffix: str = ".json") -> Path:
+    """Where the step of these weights is kept; ``.md`` and ``.png`` for its report and picture."""
+    return Path(checkpoint).with_suffix(f".calibration{suffix}")
+
+
+def discard_step(checkpoint: Path) -> None:
+    """Deletes the step of weights that are about to be replaced, its report and its picture."""
+    for suffix in (".json", ".md", ".png"):
+        calibration_file(checkpoint, suffix).unlink(missing_ok=True)
+
+
+def weights_hash(checkpoint: Path) -> str:
+    """SHA-256 of the file of weights."""
+    digest = hashlib.sha256()
+    with open(checkpoint, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_step(checkpoint: Path) -> Step | None:
+    """The calibration step of these weights; None where there is none.
+
+    Raises:
+        CheckpointError: it was fitted to other weights, or the file is damaged.
+    """
+    file = calibration_file(checkpoint)
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        step, weights = step_from_dict(found["step"]), found["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, QinZooError):
+        raise CheckpointError(f"{file} holds no calibration step. {_AGAIN}") from None
+    if weights != weights_hash(checkpoint):
+        raise CheckpointError(
+            f"{file} was fitted to other weights than {checkpoint} (SHA-256 {weights[:12]}…): they were trained anew "
+            f"since. {_AGAIN}"
+        )
+    return step

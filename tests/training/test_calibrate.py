@@ -1,0 +1,124 @@
+"""`qin-zoo calibrate`: the step beside the weights, used by predict and export, refused beside other weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from qin_zoo.cli import main
+from qin_zoo.serving import Scorer
+
+SMALL = ["--set", "epochs=1", "--set", "embedding_dim=4", "--set", "batch_size=512", "--set", "verbose=0"]
+FOLDER = Path("checkpoints/sample")
+
+
+def qin_zoo(*args) -> int:
+    """Runs a command in this process; its exit status."""
+    with pytest.raises(SystemExit) as done:
+        main([str(a) for a in args])
+    return done.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def trained(sample, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert qin_zoo("run", "QIN_sample", "--data", sample, *SMALL) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, sample, tmp_path, monkeypatch):
+    """Runs a command on a copy of the trained model."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return lambda name, *args: qin_zoo(name, "QIN_sample", *args, "--data", sample, *SMALL)
+
+
+def predictions(suffix: str = "") -> np.ndarray:
+    return pl.read_csv(FOLDER / f"QIN_sample{suffix}.prediction.csv")["Task2"].to_numpy()
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_predict_and_export_give_calibrated_scores(run, sample, method, capsys):
+    assert run("predict", "--split", "valid") == 0
+    raw = predictions(".valid")
+    assert run("calibrate", "--method", method) == 0
+    found = json.loads((FOLDER / "QIN_sample.calibration.json").read_text())
+    assert found["step"]["method"] == method
+    assert found["fitted_on"] == {"split": "valid", "rows": 600}
+    sides = found["results"]["valid"]
+    assert sides["after"]["ECE"] < sides["before"]["ECE"]
+    assert "fitted to these rows" in capsys.readouterr().out
+    assert "optimistic" in (FOLDER / "QIN_sample.calibration.md").read_text()
+    assert (FOLDER / "QIN_sample.calibration.png").stat().st_size > 5000
+
+    assert run("predict", "--split", "valid") == 0
+    assert f"calibrated: {method}" in capsys.readouterr().out
+    calibrated = predictions(".valid")
+    assert np.abs(calibrated - raw).max() > 1e-3
+    assert (np.diff(calibrated[np.argsort(raw)]) >= -1e-12).all()
+
+    assert run("export", "m.onnx") == 0
+    scorer = Scorer("m.onnx")
+    assert scorer.manifest["calibration"] == found["step"]
+    rows = pl.read_parquet(sample / "valid.parquet").head(100)
+    scores = [
+        scorer.score(r["item_seq"], [r["item_id"]], {k: r[k] for k in ("likes_level", "views_level")})[0]
+        for r in rows.iter_rows(named=True)
+    ]
+    np.testing.assert_allclose(scores, calibrated[:100], atol=1e-5)
+
+
+def test_without_a_step_nothing_changes(run):
+    assert run("export", "m.onnx") == 0
+    assert Scorer("m.onnx").manifest["calibration"] is None
+
+
+def test_a_step_of_other_weights_is_refused(run, capsys):
+    assert run("calibrate") == 0
+    shutil.copy(FOLDER / "QIN_sample.calibration.json", "other.calibration.json")
+    shutil.copy(FOLDER / "QIN_sample.model", "other.model")
+    assert run("predict", "--checkpoint", "other.model") == 0  # the same weights elsewhere
+    torch.save({name: 1.01 * weight for name, weight in torch.load("other.model").items()}, "other.model")
+    capsys.readouterr()
+    for command in (["predict"], ["export", "m.onnx"]):
+        assert run(*command, "--checkpoint", "other.model") == 1
+        assert "was fitted to other weights than other.model" in capsys.readouterr().err
+    Path("other.calibration.json").write_text("{}")
+    assert run("predict", "--checkpoint", "other.model") == 1
+    assert "holds no calibration step. Fit it again" in capsys.readouterr().err
+
+
+def test_a_new_training_drops_the_old_step(run):
+    assert run("calibrate") == 0
+    assert run("run") == 0
+    assert not list(FOLDER.glob("*.calibration.*"))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--method", "plat"], "expected platt or isotonic, found 'plat'. Did you mean 'platt'?"),
+        (["--checkpoint", "none.model"], "No checkpoint at none.model"),
+        (
+            ["--set", "task=regression", "--set", "loss=mse_loss", "--set", "metrics=[logloss]"],
+            "only click probabilities",
+        ),
+    ],
+)
+def test_mistakes(run, capsys, args, said):
+    assert run("calibrate", *args) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_runs_report_tells_its_error(run):
+    record = json.loads((FOLDER / "QIN_sample.json").read_text())
+    report = (FOLDER / "QIN_sample.md").read_text()
+    assert "| ECE |" in report
+    assert f"{record['calibration']['valid']['ece']:.6f}" in report
