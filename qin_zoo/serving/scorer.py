@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from qin_zoo.calibration import step_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
 from qin_zoo.serving.bundle import CONTEXT, NEW, read
+from qin_zoo.serving.values import column, shown, whole_numbers, zeros
 
 MAX_CANDIDATES, MAX_HISTORY = 100_000, 1_000_000
 _CHUNK = 256  # candidates scored at a time: their intermediate results stay small, for Transformers too
 _KEYS = ("history", "candidates", "context", "embeddings")
-_INT = np.iinfo(np.int64)
 _HASH = 2**62 - 1
 
 
@@ -26,6 +27,7 @@ class Scorer:
         threads: processor threads that one request uses.
         ids: ``table``: items are named by their row in the item table, as in the training data; ``original``: by the
             ids they had before ``qin-zoo data import``, where the export holds them.
+        max_candidates, max_history: a request with more is refused.
 
     Attributes:
         manifest: what the file says of itself: inputs, model card, run, data.
@@ -37,9 +39,18 @@ class Scorer:
         QinZooError: the file is missing, no export, cut short, changed, or without what ``ids`` asks for.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1, ids: str = "table"):
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int = 1,
+        ids: str = "table",
+        *,
+        max_candidates: int = MAX_CANDIDATES,
+        max_history: int = MAX_HISTORY,
+    ):
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise QinZooError(f"threads: expected a positive whole number, found {threads!r}.")
+        self._limits = {"candidates": max_candidates, "history": max_history}
         data, self.manifest = read(path)
         self._session = _open(data, threads, path)
         inputs = self.manifest["inputs"]
@@ -48,9 +59,11 @@ class Scorer:
         self._context = {described["name"]: described for described in self.inputs}
         self._new = {described["name"]: described for described in inputs["new"]}
         self._wanted = {i.name for i in self._session.get_inputs()}
-        self._no_new = {NEW + name: _zeros(described, 1) for name, described in self._new.items()}
+        self._no_new = {NEW + name: zeros(described, 1) for name, described in self._new.items()}
         self.items: int = self.manifest["items"]["count"]
         self._rows = self._original_ids(ids, path)
+        calibration = self.manifest.get("calibration")
+        self._step = None if calibration is None else step_from_dict(calibration)
         self._lock = threading.Lock()
         self._stats = {"requests": 0, "candidates": 0, "unknown_items": 0}
 
@@ -79,13 +92,24 @@ class Scorer:
             embeddings: of items beyond the table, id -> feature -> value; features not given are those of padding.
 
         Returns:
-            (N,) float32: probabilities of a click, or the value itself where the model is a regression.
+            (N,) float32: probabilities of a click, calibrated where the export holds such a step; or the value itself
+            where the model is a regression.
 
         Raises:
             RequestError: the request cannot be scored; the message says what was expected and what came.
         """
-        history = self._ids(history, "history", MAX_HISTORY)
-        candidates = self._ids(candidates, "candidates", MAX_CANDIDATES)
+        return self._score(history, candidates, context, embeddings)[0]
+
+    def answer(self, request: Mapping) -> tuple[np.ndarray, int]:
+        """The scores of one request, a mapping of :meth:`score`'s arguments, and how often an item of it was unknown.
+
+        Raises:
+            RequestError: the request cannot be scored.
+        """
+        return self._score(**_arguments(request))
+
+    def _score(self, history, candidates, context=None, embeddings=None) -> tuple[np.ndarray, int]:
+        history, candidates = self._ids(history, "history"), self._ids(candidates, "candidates")
         context = self._check_context({} if context is None else context, len(candidates))
         history, candidates, new, unknown = self._place(history, candidates, embeddings)
         feed = {"history": self._newest(history), **new}
@@ -96,7 +120,7 @@ class Scorer:
             self._stats["requests"] += 1
             self._stats["candidates"] += len(candidates)
             self._stats["unknown_items"] += unknown
-        return np.concatenate(scores) if scores else np.empty(0, np.float32)
+        return (np.concatenate(scores) if scores else np.empty(0, np.float32)), unknown
 
     def score_many(self, requests: Sequence[Mapping]) -> list[np.ndarray]:
         """Scores of several requests, each a mapping of :meth:`score`'s arguments, in their order.
@@ -109,23 +133,25 @@ class Scorer:
         scores = []
         for number, request in enumerate(requests):
             try:
-                scores.append(self.score(**_arguments(request)))
+                scores.append(self.answer(request)[0])
             except RequestError as error:
                 raise RequestError(f"request {number}: {error}") from None
         return scores
 
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
-        return self._session.run(None, {name: feed[name] for name in self._wanted})[0]
+        scores = self._session.run(None, {name: feed[name] for name in self._wanted})[0]
+        return scores if self._step is None else self._step(scores).astype(np.float32)
 
     # ---- items
 
-    def _ids(self, values: Sequence[int], what: str, limit: int) -> np.ndarray:
+    def _ids(self, values: Sequence[int], what: str) -> np.ndarray:
         """(n,) int64 rows of the table, or numbers beyond it."""
+        limit = self._limits.get(what, 1)
         if self._rows is not None:
             return self._numbers(values, what, limit)
-        array = _whole_numbers(values, what)
+        array = whole_numbers(values, what)
         if array.ndim != 1:
-            raise RequestError(f"{what}: expected a list of item ids, found {_shown(values)}.")
+            raise RequestError(f"{what}: expected a list of item ids, found {shown(values)}.")
         if len(array) > limit:
             raise RequestError(f"{what}: expected at most {limit:,} items, found {len(array):,}. Split the request.")
         if len(array) and (least := array.min()) < 0:
@@ -135,12 +161,12 @@ class Scorer:
     def _numbers(self, values, what: str, limit: int) -> np.ndarray:
         """The same of original ids, among which there is no padding."""
         if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, (str, bytes)):
-            raise RequestError(f"{what}: expected a list of item ids, found {_shown(values)}.")
+            raise RequestError(f"{what}: expected a list of item ids, found {shown(values)}.")
         if len(values) > limit:
             raise RequestError(f"{what}: expected at most {limit:,} items, found {len(values):,}. Split the request.")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, (int, str, np.integer)):
-                raise RequestError(f"{what}: expected original item ids, numbers or texts, found {_shown(value)}.")
+                raise RequestError(f"{what}: expected original item ids, numbers or texts, found {shown(value)}.")
         # Unknown ones get numbers of their own, which stay the same within this process.
         beyond = ((str(v), self.items + (hash(str(v)) & _HASH)) for v in values)
         return np.array([self._rows.get(name, number) for name, number in beyond], np.int64)
@@ -148,13 +174,13 @@ class Scorer:
     def _place(self, history, candidates, embeddings) -> tuple[np.ndarray, np.ndarray, dict, int]:
         """Ids as the graph takes them, with the features of new items, and how often an item was unknown."""
         if embeddings is not None and not isinstance(embeddings, Mapping):
-            raise RequestError(f"embeddings: expected item -> features, found {_shown(embeddings)}.")
+            raise RequestError(f"embeddings: expected item -> features, found {shown(embeddings)}.")
         beyond = [ids[ids >= self.items] for ids in (history, candidates)]
         unknown = int((candidates == 0).sum())
         if not embeddings or not (len(beyond[0]) or len(beyond[1])):
             unknown += len(beyond[0]) + len(beyond[1])
             return *(np.where(ids < self.items, ids, 0) for ids in (history, candidates)), self._no_new, unknown
-        given = {int(self._ids([item], "embeddings", 1)[0]): features for item, features in embeddings.items()}
+        given = {int(self._ids([item], "embeddings")[0]): features for item, features in embeddings.items()}
         used = [i for i in np.unique(np.concatenate(beyond)).tolist() if i in given]
         order = {item: self.items + k for k, item in enumerate(used)}
         unknown += sum(item not in order for ids in beyond for item in ids.tolist())
@@ -167,17 +193,18 @@ class Scorer:
 
     def _features(self, items: list[Mapping], ids: list[int]) -> dict[str, np.ndarray]:
         """The graph's inputs for new items."""
-        columns = {name: _zeros(described, len(items)) for name, described in self._new.items()}
+        columns = {name: zeros(described, len(items)) for name, described in self._new.items()}
         for row, (features, item) in enumerate(zip(items, ids)):
             where = f"embeddings of item {item}"
             if not isinstance(features, Mapping):
-                raise RequestError(f"{where}: expected feature -> value, found {_shown(features)}.")
+                raise RequestError(f"{where}: expected feature -> value, found {shown(features)}.")
             for name, value in features.items():
                 if name not in columns:
                     raise RequestError(
-                        f"{where}: unknown feature {name!r}.{suggest(name, columns)} Features: {', '.join(columns)}."
+                        f"{where}: unknown feature {shown(name)}.{suggest(name, columns)} "
+                        f"Features: {', '.join(columns)}."
                     )
-                columns[name][row] = _column(self._new[name], value, f"{where}, {name}", 1)[0]
+                columns[name][row] = column(self._new[name], value, f"{where}, {name}", 1)[0]
         return {NEW + name: values for name, values in columns.items()}
 
     def _newest(self, history: np.ndarray) -> np.ndarray:
@@ -206,11 +233,11 @@ class Scorer:
     def _check_context(self, context: Mapping, rows: int) -> dict[str, np.ndarray]:
         """The graph's inputs for the row features, (N, …) each."""
         if not isinstance(context, Mapping):
-            raise RequestError(f"context: expected feature -> value, found {_shown(context)}.")
+            raise RequestError(f"context: expected feature -> value, found {shown(context)}.")
         for name in context:
             if name not in self._context:
                 raise RequestError(
-                    f"context: unknown feature {name!r}.{suggest(name, self._context)} "
+                    f"context: unknown feature {shown(name)}.{suggest(name, self._context)} "
                     f"Features: {', '.join(self._context) or 'none'}."
                 )
         values = {}
@@ -218,14 +245,16 @@ class Scorer:
             value = context.get(name, described["default"])
             if value is None:
                 raise RequestError(f"context: {name} is missing. Features: {', '.join(self._context)}.")
-            values[CONTEXT + name] = _column(described, value, f"context: {name}", rows)
+            values[CONTEXT + name] = column(described, value, f"context: {name}", rows)
         return values
 
 
 def _open(data: bytes, threads: int, path):
     """An ONNX Runtime session."""
-    import onnxruntime as ort
-
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise QinZooError("scoring needs the package onnxruntime: pip install 'qin-zoo[serve]'.") from error
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -239,91 +268,11 @@ def _open(data: bytes, threads: int, path):
 
 def _arguments(request: Mapping) -> dict:
     if not isinstance(request, Mapping):
-        raise RequestError(f"expected a mapping with {', '.join(_KEYS)}, found {_shown(request)}.")
+        raise RequestError(f"expected a mapping with {', '.join(_KEYS)}, found {shown(request)}.")
     for key in request:
         if key not in _KEYS:
-            raise RequestError(f"unknown key {key!r}.{suggest(key, _KEYS)} Keys: {', '.join(_KEYS)}.")
+            raise RequestError(f"unknown key {shown(key)}.{suggest(key, _KEYS)} Keys: {', '.join(_KEYS)}.")
     for key in ("history", "candidates"):
         if key not in request:
             raise RequestError(f"{key} is missing. Keys: {', '.join(_KEYS)}.")
     return dict(request)
-
-
-def _column(described: Mapping, value: object, where: str, rows: int) -> np.ndarray:
-    """A feature's values for ``rows`` rows, (rows, …): given once for all, or for each."""
-    kind, wide = described["type"], _width(described)
-    if kind == "sequence":
-        value = _padded_lists(value, wide, where)
-    numbers = _whole_numbers(value, where) if kind in ("categorical", "sequence") else _floats(value, where)
-    one = (wide,) if wide else ()
-    if numbers.shape not in (one, (rows, *one)):
-        each = f"{wide} numbers" if wide else "one value"
-        raise RequestError(
-            f"{where}: expected {each}, or {each} for each of the {rows} candidates, found {_shown(value)}"
-            + (f" of shape {numbers.shape}." if numbers.ndim else ".")
-        )
-    if (size := described.get("vocab_size")) and numbers.size:
-        least, greatest = numbers.min(), numbers.max()
-        if least < 0 or greatest >= size:
-            raise RequestError(
-                f"{where}: expected ids from 0 to {size - 1}, found {least if least < 0 else greatest}. Use 0 for a "
-                "value that was not in the training data."
-            )
-    return np.ascontiguousarray(np.broadcast_to(numbers, (rows, *one)))
-
-
-def _padded_lists(value: object, length: int, where: str) -> object:
-    """A list of ids, or a list of lists, filled up with 0 at the end."""
-    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
-        raise RequestError(f"{where}: expected a list of ids, or one for each candidate, found {_shown(value)}.")
-    nested = len(value) and isinstance(value[0], (Sequence, np.ndarray)) and not isinstance(value[0], str)
-    for ids in value if nested else [value]:
-        if len(ids) > length:
-            raise RequestError(f"{where}: expected at most {length} ids, found {len(ids)}.")
-    filled = [[*ids, *[0] * (length - len(ids))] for ids in (value if nested else [value])]
-    return filled if nested else filled[0]
-
-
-def _whole_numbers(values: object, where: str) -> np.ndarray:
-    array = _array(values, where)
-    if array.dtype.kind not in "iu" and array.size:
-        wrong = values
-        if isinstance(values, Sequence) and not isinstance(values, str):
-            wrong = next((v for v in values if isinstance(v, bool) or not isinstance(v, (int, np.integer))), values)
-        raise RequestError(f"{where}: expected whole numbers, found {_shown(wrong)}.")
-    if array.dtype.kind == "u" and array.size and array.max() > _INT.max:
-        raise RequestError(f"{where}: expected whole numbers below 2^63, found {array.max()}.")
-    return array.astype(np.int64, copy=False)
-
-
-def _floats(values: object, where: str) -> np.ndarray:
-    array = _array(values, where)
-    if array.dtype.kind not in "iuf":
-        raise RequestError(f"{where}: expected numbers, found {_shown(values)}.")
-    array = array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise RequestError(f"{where}: expected finite numbers, found {_shown(values)}.")
-    return array
-
-
-def _array(values: object, where: str) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except (ValueError, TypeError, OverflowError):
-        raise RequestError(f"{where}: expected numbers, or lists of one length, found {_shown(values)}.") from None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _width(described: Mapping) -> int | None:
-    """Numbers in one value of a feature; None for a single number."""
-    return {"sequence": described.get("max_len"), "embedding": described.get("dim")}.get(described["type"])
-
-
-def _zeros(described: Mapping, rows: int) -> np.ndarray:
-    wide = _width(described)
-    dtype = np.int64 if described["type"] in ("categorical", "sequence") else np.float32
-    return np.zeros((rows, wide) if wide else (rows,), dtype)

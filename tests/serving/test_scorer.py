@@ -91,6 +91,19 @@ class TestScores:
         assert all(np.array_equal(g, w) for g, w in zip(got, want))
         assert scorer.stats["requests"] == 400
 
+    def test_with_the_unknown_items_of_the_request(self, scorer):
+        scores, unknown = scorer.answer({"history": [1, 102], "candidates": [3, 101], "context": CONTEXT})
+        np.testing.assert_array_equal(scores, scorer.score([1, 102], [3, 101], CONTEXT))
+        assert unknown == 2
+
+    def test_limits(self, path):
+        scorer = Scorer(path, max_candidates=2, max_history=3)
+        assert len(scorer.score([1, 2, 3], [1, 2], CONTEXT)) == 2
+        with pytest.raises(RequestError, match="candidates: expected at most 2 items, found 3"):
+            scorer.score([], [1, 2, 3], CONTEXT)
+        with pytest.raises(RequestError, match="history: expected at most 3 items, found 4"):
+            scorer.score([1] * 4, [1], CONTEXT)
+
     def test_what_it_says_of_itself(self, scorer):
         assert [found["name"] for found in scorer.inputs] == ["likes_level", "views_level"]
         assert scorer.inputs[0] == {"name": "likes_level", "type": "categorical", "vocab_size": 11, "default": None}
@@ -123,6 +136,8 @@ class TestScores:
         ({"candidates": [500], "embeddings": {500: {"item_tags": [1] * 6}}}, "expected at most 5 ids, found 6"),
         ({"candidates": [500], "embeddings": {500: {"item_emb_d128": [1.0]}}}, "expected 128 numbers"),
         ({"candidates": [500], "embeddings": {500: {"item_emb_d128": [float("nan")] * 128}}}, "finite"),
+        ({"candidates": [500], "embeddings": {500: {"item_emb_d128": [1e300] * 128}}}, "finite"),
+        ({"candidates": [500], "embeddings": {500: {"item_tags": [[1], 5]}}}, "expected a list of ids"),
         ({"candidates": [500], "embeddings": {500: 3}}, "expected feature -> value, found 3"),
         ({"candidates": [500], "embeddings": 3}, "embeddings: expected item -> features"),
     ],

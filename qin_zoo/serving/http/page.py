@@ -1,0 +1,78 @@
+"""The service's page: how to ask this model, without a script and without a request to elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from html import escape
+from string import Template
+
+from fastapi.responses import HTMLResponse
+
+from qin_zoo.serving.http.live import identity
+from qin_zoo.serving.scorer import Scorer
+
+_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$name · qin-zoo serve</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+pre { background: #f4f4f4; padding: 1rem; overflow-x: auto } table { border-collapse: collapse }
+td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #ddd }
+</style></head><body>
+<h1>$name</h1>
+<p>$summary</p>
+<p>$items items, histories of up to $max_len, fingerprint <code>$fingerprint</code></p>
+<h2>Ask</h2>
+<pre>$curl</pre>
+<h2>Row features</h2>
+<p>In <code>context</code>: one value for all candidates, or a list with one for each.</p>
+<table><tr><th>feature</th><th>type</th><th>values</th></tr>$features</table>
+<h2>Answers of /score</h2>
+<table><tr><th>status</th><th></th></tr>$answers</table>
+<p><a href="openapi.json">OpenAPI</a> · <a href="metrics">metrics</a> · <a href="healthz">health</a></p>
+</body></html>
+""")
+
+
+def page(description: dict, scorer: Scorer, url: str, token: bool) -> HTMLResponse:
+    """The page.
+
+    Args:
+        description: the OpenAPI description.
+        scorer: the model in use.
+        url: of the service, as the reader reached it.
+        token: whether the service asks for one.
+    """
+    manifest = scorer.manifest
+    example = json.dumps(description["components"]["schemas"]["ScoreRequest"]["example"])
+    bearer = " \\\n  -H 'Authorization: Bearer TOKEN'" if token else ""
+    curl = f"curl {url}score -H 'Content-Type: application/json'{bearer} \\\n  -d {shlex.quote(example)}"
+    answers = description["paths"]["/score"]["post"]["responses"]
+    values = {
+        **identity(scorer),
+        "summary": manifest.get("model_card", {}).get("summary", ""),
+        "items": f"{scorer.items - 1:,}",
+        "max_len": manifest["inputs"]["history"]["max_len"],
+        "curl": curl,
+    }
+    rows = {
+        "features": _rows((d["name"], d["type"], _values(d)) for d in scorer.inputs),
+        "answers": _rows((status, answer["description"]) for status, answer in answers.items()),
+    }
+    return HTMLResponse(_PAGE.substitute({k: escape(str(v)) for k, v in values.items()} | rows), headers=_HEADERS)
+
+
+def _values(described: dict) -> str:
+    texts = []
+    if "vocab_size" in described:
+        texts.append(f"0 to {described['vocab_size'] - 1}")
+    if "max_len" in described:
+        texts.append(f"up to {described['max_len']} of them")
+    if "dim" in described:
+        texts.append(f"{described['dim']} numbers")
+    return ", ".join(texts) or "a number"
+
+
+def _rows(rows) -> str:
+    return "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)

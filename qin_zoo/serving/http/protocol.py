@@ -1,0 +1,63 @@
+"""uvicorn's HTTP protocol with limits for those who connect and then neither send nor read."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_HEADERS, _READING = "headers", "reading"
+
+
+class PatientProtocol(H11Protocol):
+    """One connection. h11, as it limits the size of headers too.
+
+    Attributes:
+        max_connections: beyond them, a connection's requests carry ``too_many_connections`` in their state.
+        patience: seconds for a request's headers, and for a client that does not read its answer; then it is cut off.
+    """
+
+    max_connections: int
+    patience: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self.app_state = {**self.app_state, "too_many_connections": True}
+        self._start(_HEADERS)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        answering = self.cycle is not None and not self.cycle.response_complete
+        (self._stop if answering else self._start)(_HEADERS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start(_READING)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop(_READING)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._start(_READING)  # closing waits until the client has read what is left
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for what in list(self._timers):
+            self._stop(what)
+
+    def _start(self, what: str) -> None:
+        if what not in self._timers:
+            self._timers[what] = self.loop.call_later(self.patience, self.transport.abort)
+
+    def _stop(self, what: str) -> None:
+        if timer := self._timers.pop(what, None):
+            timer.cancel()
+
+
+def limited(max_connections: int, patience: float) -> type[PatientProtocol]:
+    """The protocol with these limits."""
+    return type("LimitedProtocol", (PatientProtocol,), {"max_connections": max_connections, "patience": patience})

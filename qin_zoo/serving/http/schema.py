@@ -1,0 +1,134 @@
+"""The OpenAPI description of the service, with the inputs of the model in use."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+
+from qin_zoo.serving.http.live import example, identity
+from qin_zoo.serving.http.settings import Settings
+from qin_zoo.serving.scorer import Scorer
+
+REQUEST = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ScoreRequest"}}},
+    }
+}
+_LARGEST = 3.4028234e38  # of float32
+_ID = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    detail: str = Field(description="What was expected, what came, and how to mend it.")
+
+
+class ModelIdentity(BaseModel):
+    """The model that scored."""
+
+    name: str = Field(description="The experiment it was exported from.")
+    fingerprint: str = Field(description="SHA-256 in the export's manifest.")
+
+
+class ScoreAnswer(BaseModel):
+    """Scores of one request."""
+
+    scores: list[float] = Field(description="One for each candidate: float32, written out exactly.")
+    unknown_items: int = Field(description="How often an item of the request was unknown and had no embeddings.")
+    model: ModelIdentity
+
+
+class Health(BaseModel):
+    """The service answers."""
+
+    status: str = "ok"
+
+
+def openapi(app: FastAPI, scorer: Scorer, settings: Settings) -> dict:
+    """The description.
+
+    Args:
+        app: its routes.
+        scorer: the model whose inputs are described.
+        settings: limits, and whether a token is asked for.
+    """
+    model = identity(scorer)
+    found = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=f"{app.description} Now: {model['name']}, {model['fingerprint']}.",
+        routes=app.routes,
+    )
+    components = found.setdefault("components", {})
+    components.setdefault("schemas", {})["ScoreRequest"] = _request(scorer, settings)
+    if settings.token is not None:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path in ("/score", "/metrics"):
+            for operation in found["paths"][path].values():
+                operation["security"] = [{"token": []}]
+    return found
+
+
+def _request(scorer: Scorer, settings: Settings) -> dict:
+    original = settings.ids == "original"
+    item = {"anyOf": [{"type": "integer"}, {"type": "string"}]} if original else _ID
+    required = [described["name"] for described in scorer.inputs if described["default"] is None]
+    features = {
+        described["name"]: {**_feature(described), "description": "One value for all candidates, or one for each."}
+        for described in scorer.inputs
+    }
+    new = {described["name"]: _value(described) for described in scorer.manifest["inputs"]["new"]}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["history", "candidates", *(["context"] if required else [])],
+        "properties": {
+            "history": {
+                "type": "array",
+                "items": item,
+                "maxItems": settings.max_history,
+                "description": "Items the user acted on, oldest first. The newest "
+                f"{scorer.manifest['inputs']['history']['max_len']} are used.",
+            },
+            "candidates": {
+                "type": "array",
+                "items": item,
+                "maxItems": settings.max_candidates,
+                "description": "Items to score.",
+            },
+            "context": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": required,
+                "properties": features,
+                "description": "Row features.",
+            },
+            "embeddings": {
+                "type": "object",
+                **({} if original else {"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,17})$"}}),
+                "additionalProperties": {"type": "object", "additionalProperties": False, "properties": new},
+                "description": "Features of items beyond the model's table, by item.",
+            },
+        },
+        "example": example(scorer, settings.ids),
+    }
+
+
+def _feature(described: dict) -> dict:
+    """Of a row feature: one value, or a list with one for each candidate."""
+    one = _value(described)
+    return {"anyOf": [one, {"type": "array", "items": one}]}
+
+
+def _value(described: dict) -> dict:
+    number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+    if described["type"] in ("categorical", "sequence"):
+        number = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+    if described["type"] == "sequence":
+        return {"type": "array", "items": number, "maxItems": described["max_len"]}
+    if described["type"] == "embedding":
+        return {"type": "array", "items": number, "minItems": described["dim"], "maxItems": described["dim"]}
+    return number

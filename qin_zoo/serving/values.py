@@ -1,0 +1,100 @@
+"""Values of requests to arrays, checked."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qin_zoo.errors import RequestError
+
+_INT = np.iinfo(np.int64)
+_SHORT = reprlib.Repr()  # of values of any size and depth
+_SHORT.maxstring = _SHORT.maxother = _LONGEST = 60
+
+
+def column(described: Mapping, value: object, where: str, rows: int) -> np.ndarray:
+    """A feature's values for ``rows`` rows, (rows, …): given once for all, or for each."""
+    kind, wide = described["type"], width(described)
+    if kind == "sequence":
+        value = _padded_lists(value, wide, where)
+    numbers = whole_numbers(value, where) if kind in ("categorical", "sequence") else _floats(value, where)
+    one = (wide,) if wide else ()
+    if numbers.shape not in (one, (rows, *one)):
+        each = f"{wide} numbers" if wide else "one value"
+        raise RequestError(
+            f"{where}: expected {each}, or {each} for each of the {rows} candidates, found {shown(value)}"
+            + (f" of shape {numbers.shape}." if numbers.ndim else ".")
+        )
+    if (size := described.get("vocab_size")) and numbers.size:
+        least, greatest = numbers.min(), numbers.max()
+        if least < 0 or greatest >= size:
+            raise RequestError(
+                f"{where}: expected ids from 0 to {size - 1}, found {least if least < 0 else greatest}. Use 0 for a "
+                "value that was not in the training data."
+            )
+    return np.ascontiguousarray(np.broadcast_to(numbers, (rows, *one)))
+
+
+def _padded_lists(value: object, length: int, where: str) -> object:
+    """A list of ids, or a list of lists, filled up with 0 at the end."""
+    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
+        raise RequestError(f"{where}: expected a list of ids, or one for each candidate, found {shown(value)}.")
+    nested = len(value) and isinstance(value[0], (Sequence, np.ndarray)) and not isinstance(value[0], str)
+    for ids in value if nested else [value]:
+        if not isinstance(ids, (Sequence, np.ndarray)):
+            raise RequestError(f"{where}: expected a list of ids for each candidate, found {shown(ids)}.")
+        if len(ids) > length:
+            raise RequestError(f"{where}: expected at most {length} ids, found {len(ids)}.")
+    filled = [[*ids, *[0] * (length - len(ids))] for ids in (value if nested else [value])]
+    return filled if nested else filled[0]
+
+
+def whole_numbers(values: object, where: str) -> np.ndarray:
+    """Values as int64, of whatever shape they have."""
+    array = _array(values, where)
+    if array.dtype.kind not in "iu" and array.size:
+        wrong = values
+        if isinstance(values, Sequence) and not isinstance(values, str):
+            wrong = next((v for v in values if isinstance(v, bool) or not isinstance(v, (int, np.integer))), values)
+        raise RequestError(f"{where}: expected whole numbers, found {shown(wrong)}.")
+    if array.dtype.kind == "u" and array.size and array.max() > _INT.max:
+        raise RequestError(f"{where}: expected whole numbers below 2^63, found {array.max()}.")
+    return array.astype(np.int64, copy=False)
+
+
+def _floats(values: object, where: str) -> np.ndarray:
+    array = _array(values, where)
+    if array.dtype.kind not in "iuf":
+        raise RequestError(f"{where}: expected numbers, found {shown(values)}.")
+    with np.errstate(over="ignore"):  # too large a number becomes infinite, and is refused
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise RequestError(f"{where}: expected finite numbers, found {shown(values)}.")
+    return array
+
+
+def _array(values: object, where: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, OverflowError):
+        raise RequestError(f"{where}: expected numbers, or lists of one length, found {shown(values)}.") from None
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a message, shortened."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}…"
+
+
+def width(described: Mapping) -> int | None:
+    """Numbers in one value of a feature; None for a single number."""
+    return {"sequence": described.get("max_len"), "embedding": described.get("dim")}.get(described["type"])
+
+
+def zeros(described: Mapping, rows: int) -> np.ndarray:
+    """A feature's padding for ``rows`` rows, (rows, …)."""
+    wide = width(described)
+    dtype = np.int64 if described["type"] in ("categorical", "sequence") else np.float32
+    return np.zeros((rows, wide) if wide else (rows,), dtype)

@@ -1,0 +1,216 @@
+"""`qin-zoo serve` in a process of its own: answers, limits, signals, and clients that misbehave."""
+
+import json
+import os
+import socket
+import struct
+import time
+
+import httpx
+import numpy as np
+import pytest
+from http_service import Service, answer_of, equals, export, post, receive_all, request
+
+pytest.importorskip("fastapi")
+pytest.importorskip("onnxscript")
+
+from qin_zoo.serving import Scorer
+
+BODY = json.dumps(request(3)).encode()
+
+
+@pytest.fixture(scope="module")
+def path(sample):
+    return export(sample)
+
+
+@pytest.fixture(scope="module")
+def scorer(path):
+    return Scorer(path)
+
+
+@pytest.fixture(scope="module")
+def service(path):
+    """A service with short patience, that tests leave as it was."""
+    with Service(path, "--timeout", 0.5, "--max-body", 20_000, "--max-candidates", 300) as running:
+        yield running
+        assert running.score(request()).status_code == 200
+        assert not [line for line in running.log if "serving address" not in line]
+
+
+class TestAnswers:
+    def test_exactly_the_scorer_s(self, service, scorer):
+        for number in range(20):
+            answer = service.score(request(number, 10 * number))
+            assert answer.status_code == 200
+            assert equals(answer, scorer, request(number, 10 * number))
+
+    def test_on_two_connections_at_once(self, service):
+        """Halves of two requests, crossed."""
+        first, second = service.connect(), service.connect()
+        with first, second:
+            half = len(BODY) // 2
+            for connection in (first, second):
+                connection.sendall(post(BODY[:half], "Connection: close", length=len(BODY)))
+            for connection in (second, first):
+                connection.sendall(BODY[half:])
+            assert [answer_of(receive_all(c))[0] for c in (first, second)] == [200, 200]
+
+    def test_answers_are_sent_at_once(self, service):
+        """Connections inherit TCP_NODELAY from the listener; asyncio sets it only where it made the socket itself."""
+        from qin_zoo.serving.http.server import _listen
+
+        with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as client:
+            accepted, _ = listener.accept()
+            with accepted, client:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+class TestBadClients:
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"hello\r\n\r\n",
+            os.urandom(500) + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            post(b"", length=-5),
+            post(b"", "Content-Length: 3", "Content-Length: 4"),
+            post(b"zz\r\n", "Transfer-Encoding: chunked"),
+            b"GET /healthz HTTP/1.1\r\nHost: test\r\nX: " + b"x" * 20_000,
+        ],
+        ids=["no http", "random", "no host", "negative", "two lengths", "bad chunk", "huge header"],
+    )
+    def test_garbage(self, raw, service):
+        with service.connect() as connection:
+            connection.sendall(raw)
+            assert receive_all(connection).startswith(b"HTTP/1.1 400")
+        assert service.client.get("/healthz").status_code == 200
+
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_oversize(self, chunked, service):
+        """A client that reads only after it has sent everything gets the answer too."""
+        size = 5_000_000
+        with service.connect() as connection:
+            if chunked:
+                connection.sendall(post(b"", "Transfer-Encoding: chunked"))
+                for _ in range(size // 50_000):
+                    connection.sendall(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
+                connection.sendall(b"0\r\n\r\n")
+            else:
+                connection.sendall(post(b"x" * size, length=size))
+            status, problem = answer_of(receive_all(connection))
+        assert status == 413
+        assert "at most 20,000 bytes" in problem["detail"]
+
+    def test_a_length_beyond_reason(self, service):
+        with service.connect() as connection:
+            connection.sendall(post(b"x" * 1000, length=10**12))
+            assert answer_of(receive_all(connection))[0] == 413
+
+    def test_slow_headers(self, service):
+        """A byte now and then does not keep the connection."""
+        with service.connect() as connection:
+
+            def dribble():
+                for byte in post(b"", "X: " + "x" * 200):
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+
+            with pytest.raises(ConnectionError):
+                dribble()
+
+    def test_no_headers_at_all(self, service):
+        with service.connect() as connection:
+            assert receive_all(connection) == b""
+
+    def test_slow_body(self, service):
+        with service.connect() as connection:
+            connection.sendall(post(BODY[:10], length=len(BODY)))
+            status, problem = answer_of(receive_all(connection))
+        assert status == 408
+        assert "within 0.5 seconds" in problem["detail"]
+
+    def test_goes_away(self, service):
+        for _ in range(20):
+            with service.connect() as connection:
+                connection.sendall(post(BODY[:10], length=len(BODY)))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # as a reset
+        assert service.score(request()).status_code == 200
+
+    def test_does_not_read(self, service):
+        """It asks on and on, and is cut off."""
+        asked = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n"
+        with service.connect() as connection:
+
+            def ask():
+                for _ in range(1000):
+                    connection.sendall(asked * 1000)
+
+            with pytest.raises(ConnectionError):
+                ask()
+
+
+class TestLimits:
+    def test_token(self, path, scorer):
+        with Service(path, token="s3cret") as running:
+            assert running.score(request()).status_code == 401
+            headers = {"Authorization": "Bearer s3cret"}
+            assert running.client.post("/score", json=request(), headers=headers).status_code == 200
+            assert running.client.get("/healthz").status_code == 200
+            assert running.stop() == 0
+            assert not any("s3cret" in line for line in running.log)
+
+    def test_connections(self, path, scorer):
+        """Those beyond the limit are told; the others are served; when they leave there is room again."""
+        with Service(path, "--max-connections", 3) as running:
+            idle = [running.connect() for _ in range(3)]
+            refused = running.score(request())
+            assert refused.status_code == 503
+            assert refused.json()["detail"].startswith("too many connections")
+            assert refused.headers["Retry-After"] == "1"
+            assert running.client.get("/healthz").status_code == 200
+            idle[0].sendall(post(BODY, "Connection: close", length=len(BODY)))
+            assert answer_of(receive_all(idle[0]))[0] == 200
+            for connection in idle:
+                connection.close()
+            running.client.close()
+            until = time.monotonic() + 20
+            while httpx.post(running.url + "/score", json=request()).status_code != 200:
+                assert time.monotonic() < until
+
+
+class TestEnd:
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+    def test_a_request_in_flight_is_answered(self, name, path, scorer):
+        """Its body is half sent when the signal comes."""
+        with Service(path) as running:
+            with running.connect() as connection, running.connect() as idle:
+                connection.sendall(post(BODY[:10], length=len(BODY)))
+                running.wait_for_metric("qin_zoo_in_flight", 2)
+                running.signal(name)
+                assert idle.recv(1) == b""  # closed at once
+                with pytest.raises(ConnectionRefusedError):
+                    running.connect()
+                connection.sendall(BODY[10:])
+                status, answer = answer_of(receive_all(connection))
+            assert status == 200
+            np.testing.assert_array_equal(np.float32(answer["scores"]), scorer.score(**request(3)))
+            assert running.process.wait(30) == 0
+            running.wait_for("INFO stopped")
+
+    def test_nobody_is_waited_for_longer_than_the_grace_period(self, path, scorer):
+        with Service(path, "--grace", 1) as running, running.connect() as connection:
+            connection.sendall(post(BODY[:10], length=len(BODY)))
+            running.wait_for_metric("qin_zoo_in_flight", 2)
+            assert running.stop() == 0
+
+    def test_killed_and_started_again(self, path, scorer):
+        with Service(path) as first:
+            assert first.score(request()).status_code == 200
+            with first.connect() as connection:
+                connection.sendall(post(BODY[:10], length=len(BODY)))
+                first.process.kill()
+                first.process.wait()
+            with Service(path, port=first.port) as second:
+                assert second.port == first.port
+                assert equals(second.score(request(5)), scorer, request(5))
