@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import distributed as dist
 from qin_zoo.errors import QinZooError, first_line
 
 _TIMEOUT = timedelta(minutes=30)  # one process may convert data files while the others wait
+_ROWS_SENT = 65536  # at once, to the process that collects them
 
 
 class Group:
@@ -76,6 +78,27 @@ class Group:
         _talk(dist.all_gather, parts, padded)
         return torch.cat([part[: int(size)] for part, size in zip(parts, sizes)])
 
+    def collect_rows(self, values: Tensor) -> Tensor | None:
+        """What :meth:`gather_rows` returns, in the first process's host memory only; None in the others."""
+        if not self.active:
+            return values.cpu()
+        sizes = self.gather_rows(torch.tensor([len(values)], device=values.device)).tolist()
+        whole = torch.empty((sum(sizes), *values.shape[1:]), dtype=values.dtype) if self.leads else None
+        for rank, place in enumerate(accumulate([0, *sizes[:-1]])):
+            if self.rank not in (0, rank):
+                continue
+            for first in range(0, sizes[rank], _ROWS_SENT):  # a few at a time: a GPU may have room for no more
+                rows = min(_ROWS_SENT, sizes[rank] - first)
+                part = values.detach()[first : first + rows]
+                if rank != 0 and self.leads:
+                    part = values.new_empty(rows, *values.shape[1:])
+                    _talk(dist.recv, part, rank)
+                elif rank != 0:
+                    _talk(dist.send, part, 0)
+                if self.leads:
+                    whole[place + first : place + first + rows] = part
+        return whole
+
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Gives every process the first one's values, in place."""
         if self.active:
@@ -136,6 +159,11 @@ def _talk(message, *values) -> None:
             f"The other processes of this training cannot be reached: one of them has probably ended. Its own message "
             f"says why. ({first_line(error)})"
         ) from error
+
+
+def others_wait() -> bool:
+    """Whether this process is in a group that a model may join."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def own_gpu(gpu: int) -> int:

@@ -37,6 +37,7 @@ def run(
     """Train an experiment, evaluate it, predict the test rows and write submission, report and picture."""
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.distributed import own_gpu
+    from qin_zoo.models.sharded import require_engine
     from qin_zoo.training.launch import is_launched, launch
     from qin_zoo.training.prepare import prepare
     from qin_zoo.training.repeat import prepare_repetition
@@ -53,6 +54,8 @@ def run(
         repetition.tell_differences(typer.echo)
     prepared = prepare(experiment or expid, config, **common) if repetition is None else repetition.prepared
     if devices > 1 and not is_launched():
+        if prepared.params.get("sharded_tables"):
+            require_engine()  # one message now instead of one from every process
         raise typer.Exit(launch(devices, sys.argv[1:]))
     try:
         result = run_experiment(prepared, results_folder=Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume)

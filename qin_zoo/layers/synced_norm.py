@@ -28,8 +28,8 @@ class SyncedBatchNorm1d(nn.BatchNorm1d):
         weight, bias = (self.weight, self.bias) if self.affine else (x.new_ones(x.shape[1]), x.new_zeros(x.shape[1]))
         y, mean, var, count = _Normalise.apply(x, weight, bias, self.eps, self.group)
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
         return y
 
 
@@ -43,9 +43,9 @@ class _Normalise(torch.autograd.Function):
         n, count = x.shape[1], sums[-1]
         mean = sums[:n] / count
         var = (sums[n:-1] / count - mean.square()).clamp_(min=0)
-        mean, inverse, var = mean.to(x.dtype), (var + eps).rsqrt().to(x.dtype), var.to(x.dtype)
+        inverse = (var + eps).rsqrt().to(x.dtype)
         shape = (1, n, *[1] * (x.dim() - 2))
-        normal = (x - mean.view(shape)) * inverse.view(shape)
+        normal = (x - mean.to(x.dtype).view(shape)) * inverse.view(shape)
         ctx.save_for_backward(normal, inverse, weight)
         ctx.group, ctx.over, ctx.shape, ctx.count = group, over, shape, count
         ctx.mark_non_differentiable(mean, var, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from qin_zoo.distributed import ALONE, Group
+from qin_zoo.distributed import ALONE, Group, others_wait
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
 from qin_zoo.layers.synced_norm import sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.models import sharded
 from qin_zoo.models.inputs import Embedder, ModelInput, make_inputs, row_columns
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
@@ -65,6 +66,11 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         min_lr: floor of the learning rate.
         target_field: FuxiCTR fields only: feature, or list of features, of the target item.
         sequence_field: FuxiCTR fields only: the history's feature or features, in the same order.
+        sharded_tables: features whose embedding tables are split by rows among the processes that train together,
+            through TorchRec; those with which they share a table share its rows. None of them in one process. A
+            process's device then holds its rows only, with their gradients and optimiser state; its host memory holds
+            whole tables while the model is built and weights are loaded, that of the first process also, with
+            optimiser state, while a checkpoint is saved.
         model_root: folder of checkpoints.
         verbose: 0 for no progress bars.
         **kwargs: FuxiCTR's further parameters (``monitor``, ``early_stop_patience``, …).
@@ -91,6 +97,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         min_lr: float = 1e-6,
         target_field: str | list | tuple | None = None,
         sequence_field: str | list | tuple | None = None,
+        sharded_tables: list[str] | tuple[str, ...] = (),
         model_root: str = "./checkpoints/",
         verbose: int = 1,
         **kwargs,
@@ -121,6 +128,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._min_lr = min_lr
         self.embedding_dim = embedding_dim
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim, embedding_initializer=embedding_initializer)
+        sharded.check_tables(sharded_tables, self._tables, feature_map.features)
+        self._sharded_tables = list(sharded_tables)
+        self.shards: list[nn.Parameter] = []
         embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
         self._inputs = make_inputs(embedder, target_field, sequence_field)
         self.item_dims = self._inputs.item_dims
@@ -137,8 +147,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         optimizer, loss, learning_rate = self._optimizer_args
         self.compile(optimizer, loss, learning_rate)
         self.reset_parameters()
-        self.model_to_device()
-        self._penalty = Penalty(self, self._embedding_regularizer, self._net_regularizer)
+        with sharded.kept_in_host_memory([self._tables[name].weight for name in self._sharded_tables if others_wait()]):
+            self.model_to_device()
+        self._regularize()
         self._precision.prepare(self)
         if self._compile_logits:
             self.logits = torch.compile(self.logits, dynamic=True)
@@ -149,6 +160,14 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         kind = type(self.optimizer)
         if "fused" in inspect.signature(kind).parameters:
             self.optimizer = kind(self.parameters(), lr=lr, fused=True)
+
+    @property
+    def _tables(self) -> nn.ModuleDict:
+        """Feature -> embedding layer; features that share a table have the same."""
+        return self.embedding_layer.embedding_layer.embedding_layers
+
+    def _regularize(self) -> None:
+        self._penalty = Penalty(self, self._embedding_regularizer, self._net_regularizer, self.shards)
 
     # ---- one batch
 
@@ -198,18 +217,19 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         loss = self.compute_loss(self.forward(batch_data), labels)
         if self.group.active:  # each process counts as much as it has of the batch's rows
             rows = torch.tensor(float(len(labels)), device=loss.device)
-            loss = loss * (rows / self.group.sum(rows.clone()))
+            loss = loss * (rows / self.group.sum(rows.clone())) + self._penalty.of_shards()
         (loss / self._accumulation_steps).backward()
         step = self._batch_index + 1
         self.gradient_norm = None
         if step % self._accumulation_steps == 0 or step == self._steps_per_epoch:
-            self.group.sum_gradients(self.parameters())
+            self.group.sum_gradients(self._whole_parameters())
             self._update()
         return self.group.sum(loss.detach())
 
     def _update(self) -> None:
         """Clips the gradient and moves the weights, unless the gradient is not finite: then they stay as they are."""
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+        whole = self._whole_parameters()
+        self.gradient_norm = sharded.clip_gradients(whole, self.shards, self.group, self._max_gradient_norm)
         finite = torch.isfinite(self.gradient_norm)
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = 1.0 - finite.float()  # looked at on the device: a GPU is not waited for
@@ -222,12 +242,24 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         """Trains and scores with other processes from now on: each step is one of the whole batch.
 
         Batch norm takes its statistics from the rows of all processes, gradients are added up, and every process
-        begins with the first one's weights. Loaders must give each process its share (``take_share``).
+        begins with the first one's weights; of ``sharded_tables``, with its own rows of its own tables. Loaders must
+        give each process its share (``take_share``).
+
+        Raises:
+            ConfigError: ``sharded_tables`` are asked for, and TorchRec is missing or the optimiser needs whole tables.
         """
         self.group = group
         if group.active:
+            if self._sharded_tables:
+                self.shards = sharded.split_tables(self, self._tables, self._sharded_tables, group)
+                self._regularize()
             sync_batch_norms(self, group)
-            group.share([*self.parameters(), *self.buffers()])
+            group.share([*self._whole_parameters(), *self.buffers()])
+
+    def _whole_parameters(self) -> list[nn.Parameter]:
+        """Those that every process holds."""
+        shards = set(self.shards)
+        return [p for p in self.parameters() if p not in shards]
 
     def lr_decay(self, factor: float | None = None, min_lr: float | None = None) -> float:
         """Multiplies the learning rate by ``factor``, not below ``min_lr``; both default to the model's own."""
@@ -243,7 +275,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         wants_groups = labels and self.feature_map.group_id is not None
         # None: a bar on a terminal only
         bar = tqdm(data_generator, desc="scoring", leave=False, disable=None if self._verbose else True)
-        for batch in bar:
+        for batch in self._together(bar):
             y_pred.append(self.forward(batch)["y_pred"].view(-1).float())
             if labels:
                 y_true.append(self.get_labels(batch).view(-1))
@@ -254,6 +286,15 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             return predictions, None, None
         y_true = self._gather(y_true, torch.float32).astype(np.float64)
         return predictions, y_true, self._gather(group_id, torch.int64) if wants_groups else None
+
+    def _together(self, batches: Iterable) -> Iterator:
+        """The batches; who has no more takes part in the look-ups of the others, where tables are split."""
+        for batch in batches:
+            if self.shards:
+                self.group.any(True)
+            yield batch
+        while self.shards and self.group.any(False):
+            self._inputs.look_on()
 
     def _gather(self, parts: list[Tensor], dtype: torch.dtype) -> np.ndarray:
         """The rows of all processes."""
@@ -278,11 +319,13 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
     # ---- checkpoints
 
     def save_weights(self, checkpoint: str) -> None:
-        """Writes the ``state_dict`` as FuxiCTR does, but never leaves a half-written file behind."""
-        if not self.group.leads:
+        """Writes the ``state_dict``, tables whole, as FuxiCTR does, but never leaves a half-written file behind."""
+        if not self.group.leads and not self.shards:
             return
-        with replace_file(Path(checkpoint)) as temporary, open(temporary, "wb") as file:
-            torch.save(self.state_dict(), file)
+        state = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.whole)["model"]
+        if self.group.leads:
+            with replace_file(Path(checkpoint)) as temporary, open(temporary, "wb") as file:
+                torch.save(state, file)
 
     def load_weights(self, checkpoint: str) -> None:
         """Loads a ``state_dict`` written by :meth:`save_weights`, by FuxiCTR or by the published code.
@@ -292,8 +335,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         """
         self.to(self.device)
         state = read_state(checkpoint)
-        require_fit(state, self.state_dict(), checkpoint)
-        self.load_state_dict(state)
+        expected = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.unfilled)
+        require_fit(state, expected["model"], checkpoint)
+        self.load_state_dict(sharded.map_state(self, {"model": state}, sharded.ShardedTable.own)["model"])
 
     def count_parameters(self, count_embedding: bool = True) -> int:
         """Number of trainable parameters, logged as FuxiCTR does and returned."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -17,9 +19,16 @@ class Penalty:
             count as embeddings.
         embedding: regulariser of embeddings: L2 weight, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``.
         net: regulariser of all other weights.
+        shards: weights of which this process holds its own rows; :meth:`of_shards` is their penalty. Default: none.
     """
 
-    def __init__(self, model: nn.Module, embedding: float | str | None, net: float | str | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        embedding: float | str | None,
+        net: float | str | None,
+        shards: Collection[Tensor] = (),
+    ):
         embeddings = {
             weight for m in model.modules() if isinstance(m, FeatureEmbeddingDict) for weight in m.parameters()
         }
@@ -28,16 +37,28 @@ class Penalty:
             (embedding, [w for w in trained if w in embeddings]),
             (net, [w for w in trained if w not in embeddings]),
         )
-        self._terms = [
-            (norm, strength, weights)
-            for regularizer, weights in groups
-            for norm, strength in get_regularizer(regularizer)
-            if strength and weights
-        ]
+        own = set(shards)
+        self._terms, self._own_terms = (
+            [
+                (norm, strength, chosen)
+                for regularizer, weights in groups
+                for norm, strength in get_regularizer(regularizer)
+                if strength and (chosen := [w for w in weights if (w in own) is sharded])
+            ]
+            for sharded in (False, True)
+        )
 
     def __call__(self) -> Tensor | float:
-        """The penalty, a scalar; 0.0 where nothing is regularised."""
-        return sum(_Norm.apply(norm, strength, *weights) for norm, strength, weights in self._terms) or 0.0
+        """The penalty of the weights that every process holds, a scalar; 0.0 where nothing is regularised."""
+        return _sum(self._terms)
+
+    def of_shards(self) -> Tensor | float:
+        """The penalty of this process's rows: the whole penalty takes those of all processes."""
+        return _sum(self._own_terms)
+
+
+def _sum(terms: list[tuple[int, float, list[Tensor]]]) -> Tensor | float:
+    return sum(_Norm.apply(norm, strength, *weights) for norm, strength, weights in terms) or 0.0
 
 
 class _Norm(torch.autograd.Function):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.models.sharded import ShardedTable
 
 _NAMED = 5  # rows in a message
 
@@ -59,12 +60,15 @@ def trace(model: nn.Module, batch: Any, rows: np.ndarray | None) -> str:
         batch: what the step was given.
         rows: numbers of the batch's rows in their file, (B,); None where they are not known.
     """
+    firsts = {m.weight: m.first for m in model.modules() if isinstance(m, ShardedTable)}
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            return f"The weights {name} are not finite{_bad_rows(parameter)} already."
+            return f"The weights {name} are not finite{_bad_rows(parameter, first=firsts.get(parameter, 0))} already."
     for name, values in _named_tensors(batch):
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             return f"The input '{name}' is not finite{_bad_rows(values, None if name.startswith('item ') else rows)}."
+    if firsts:  # the other processes would have to look up as often
+        return "Weights and inputs of this process are finite; layers are not traced where tables are split."
     found = _first_bad_layer(model, batch)
     if found:
         name, layer, values = found
@@ -101,14 +105,14 @@ def _first_bad_layer(model: nn.Module, batch: Any) -> tuple[str, str, Tensor] | 
     return found[0] if found else None
 
 
-def _bad_rows(values: Tensor, numbers: np.ndarray | None = None) -> str:
-    """Which rows of a tensor are not finite, unless all are."""
+def _bad_rows(values: Tensor, numbers: np.ndarray | None = None, first: int = 0) -> str:
+    """Which rows of a tensor are not finite, unless all are: by their ``numbers``, or counted from ``first``."""
     if values.dim() == 0:
         return ""
     bad = torch.nonzero(~torch.isfinite(values.detach().reshape(len(values), -1)).all(1)).view(-1).cpu().numpy()
     if len(bad) == len(values):
         return ""
-    named = bad if numbers is None else numbers[bad]
+    named = bad + first if numbers is None else numbers[bad]
     more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     return f" in row{'s' if len(bad) > 1 else ''} {', '.join(f'{n:,}' for n in named[:_NAMED])}{more}"
 

@@ -10,6 +10,7 @@ import torch
 
 from qin_zoo.distributed import Group
 from qin_zoo.errors import CheckpointError, first_line
+from qin_zoo.models.sharded import ShardedTable, map_state
 
 # FuxiCTR's names for what its training loop remembers.
 _FUXICTR = ("_best_metric", "_stopping_steps", "_stop_training", "_total_steps", "_epoch_index")
@@ -21,6 +22,7 @@ def capture(model, group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
     facts["_best_metric"] = float(facts["_best_metric"])
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     tensors = {"model": model.state_dict(), "optimizer": model.optimizer.state_dict(), "gradients": gradients}
+    tensors = map_state(model, tensors, ShardedTable.whole)
     return facts, {**tensors, "random": _random_states(model.device, group)}
 
 
@@ -33,6 +35,8 @@ def restore(model, group: Group, facts: dict[str, Any], tensors: dict[str, Any])
     for name in _FUXICTR:
         setattr(model, name, facts[name])
     try:
+        states = {name: tensors[name] for name in ("model", "optimizer", "gradients")}
+        tensors = tensors | map_state(model, states, ShardedTable.own)
         model.load_state_dict(tensors["model"])
         model.optimizer.load_state_dict(tensors["optimizer"])
         for name, parameter in model.named_parameters():

@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import VOCAB, item_table_feature_map, random_item_batch
+from processes import together
 from torch import nn
 
 import qin_zoo
@@ -23,38 +22,11 @@ from qin_zoo.layers.synced_norm import SyncedBatchNorm1d
 from qin_zoo.training.prepare import prepare
 from qin_zoo.training.run import run_experiment
 
-CONTEXT = multiprocessing.get_context("fork")
 SETTINGS = {
     "epochs": 5, "batch_size": 127, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8,
     "net_dropout": 0.0, "eval_steps": 1, "early_stop_patience": 1000, "reduce_lr_on_plateau": False,
     "learning_rate": 1e-3,
 }  # fmt: skip
-
-
-def together(size, work, *args):
-    """Runs ``work(*args)`` in several processes that form a group; what each returned, by rank."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    results = CONTEXT.Queue()
-
-    def begin(rank):
-        torch.set_num_threads(1)
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-        )
-        results.put((rank, work(*args)))
-
-    processes = [CONTEXT.Process(target=begin, args=(rank,)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    try:
-        found = dict(results.get(timeout=90) for _ in processes)
-    finally:
-        for process in processes:
-            process.join(1)
-            process.kill()
-    return [found[rank] for rank in range(size)]
 
 
 def train(sample, folder, model="QIN", resume=False, **changes):
