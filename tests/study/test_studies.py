@@ -41,6 +41,12 @@ def study(sample, tmp_path, monkeypatch, capfd):
     return run
 
 
+def numbers(file):
+    """The table without the times it took."""
+    with open(file, encoding="utf-8") as lines:
+        return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(lines)]
+
+
 def test_a_study_runs_and_goes_on(study, tmp_path):
     status, shown = study(FILE, "--workers", "2")
     assert status == 0
@@ -48,8 +54,7 @@ def test_a_study_runs_and_goes_on(study, tmp_path):
     folder = tmp_path / "checkpoints/studies"
     name = f"{tmp_path.name}_s"
     assert {f.suffix for f in folder.iterdir()} == {".md", ".csv", ".png"}
-    first = (folder / f"{name}.csv").read_bytes()
-    rows = list(csv.DictReader(first.decode().splitlines()))
+    rows = numbers(folder / f"{name}.csv")
     assert [(r["variation"], r["seed"]) for r in rows] == [("two", "1"), ("two", "2"), ("one", "1"), ("one", "2")]
     page = (folder / f"{name}.md").read_text()
     for variation in ("two", "one"):
@@ -61,7 +66,7 @@ def test_a_study_runs_and_goes_on(study, tmp_path):
     (tmp_path / "checkpoints/sample/QIN_sample.one.s2.json").unlink()
     status, shown = study(FILE, "--workers", "2")  # sums depend on the threads of a worker
     assert "4 runs: 3 finished before, 1 to do" in shown.out
-    assert (folder / f"{name}.csv").read_bytes() == first, "the same seed gives the same line"
+    assert numbers(folder / f"{name}.csv") == rows, "the same seed gives the same line"
     status, shown = study(FILE, "--set", "learning_rate=0.01")
     assert "4 runs: 0 finished before" in shown.out
 
