@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,6 +49,12 @@ class Line:
     def cost(self) -> float:
         """Median of the runs' training seconds."""
         return statistics.median(e.seconds for e in self.entries)
+
+
+def parts_of(lines: Iterable[Line], kind: str) -> list[str]:
+    """Names of a slice's parts in any line, by the number they begin with."""
+    found = {part for line in lines for entry in line.entries for part in entry.slices.get(kind, {})}
+    return sorted(found, key=lambda part: (int(digits[0]) if (digits := re.findall(r"^\d+", part)) else -1, part))
 
 
 def paired(one: dict[int, float], other: dict[int, float]) -> list[float]:

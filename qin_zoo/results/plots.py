@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qin_zoo.pages.plots import Palette, new_figure
-from qin_zoo.results.lines import Board, Line, paired
+from qin_zoo.results.lines import Board, Line, paired, parts_of
 from qin_zoo.results.statistics import deviation
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _tests(lines: list[Line], metric: str, palette: Palette) -> Figure:
 
 def _slices(lines: list[Line], kind: str, metric: str, palette: Palette) -> Figure:
     figure, ax = new_figure(palette, 5.4, 3.4)
-    parts = list(dict.fromkeys(part for line in lines for e in line.entries for part in e.slices.get(kind, {})))
+    parts = parts_of(lines, kind)
     for line, colour in zip(lines, _colours(palette, lines)):
         points = []
         for x, part in enumerate(parts):

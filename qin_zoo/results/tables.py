@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qin_zoo.results.lines import Board, Line, paired
+from qin_zoo.results.lines import Board, Line, paired, parts_of
 from qin_zoo.results.statistics import SIGNIFICANT, difference, mean_and_spread, paired_p_value
 
 
@@ -131,7 +131,7 @@ def _tests(board: Board) -> Table:
 def _slices(board: Board, kind: str) -> Table:
     monitor, whose = board.monitor, kind.split("_")[0]
     lines = [line for line in board.lines if any(kind in e.slices for e in line.entries)]
-    parts = dict.fromkeys(part for line in lines for e in line.entries for part in e.slices.get(kind, {}))
+    parts = parts_of(lines, kind)
     header = ["trained as", *parts]
     rows = []
     for line in lines:

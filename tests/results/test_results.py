@@ -249,3 +249,16 @@ def test_a_store_that_cannot_be_used(tmp_path, capfd):
         store.entries()
     status, shown = run(capfd, "leaderboard", "--store", store.folder, "--html", tmp_path / "no/such.html")
     assert status == 1
+
+
+def test_parts_of_a_slice_stand_in_the_order_of_their_numbers(tmp_path):
+    parts = {name: {"rows": 10, "clicks": 5, "AUC": 0.6} for name in ("100+", "20–99", "0", "5–19", "1–4")}
+    file = next(write(tmp_path / "runs", record()).rglob("*.json"))
+    write_findings(file, record(), {}, {"tests": {}, "slices": {"item_clicks": parts}})
+    store = Store(tmp_path / "s")
+    for entry in find_results([file]):
+        store.add(entry)
+    (board,) = boards(store.entries())
+    table = next(t for t in tables(board) if t.kind == "slices")
+    assert table.header[1:] == ["0", "1–4", "5–19", "20–99", "100+"]
+    assert told(table, "QIN_x")["5–19"] == "0.6000 (10)"
