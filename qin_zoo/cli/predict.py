@@ -22,8 +22,8 @@ def predict(
     plugin: options.Plugins = None,
 ) -> None:
     """Predict a split with trained weights; write predictions and the zipped submission."""
+    from qin_zoo.training.predict import predict_split
     from qin_zoo.training.prepare import prepare
-    from qin_zoo.training.run import predict_split
 
     prepared = prepare(experiment, config, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
     predict_split(prepared, split, checkpoint=checkpoint, out=out, echo=typer.echo)

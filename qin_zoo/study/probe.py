@@ -7,8 +7,8 @@ import math
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.results.findings import read_findings, write_findings
 from qin_zoo.study.slices import slice_rows
+from qin_zoo.training.predict import predict_rows
 from qin_zoo.training.prepare import Prepared, build_model
-from qin_zoo.training.run import predict_rows
 
 
 def probe(prepared: Prepared, record: dict, tests: dict[str, dict], slices: list[str]) -> dict:

@@ -13,9 +13,9 @@ from qin_zoo.errors import ConfigError
 from qin_zoo.files import replace_file
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.training.calibration import calibration_file, weights_hash
+from qin_zoo.training.predict import predict_rows
 from qin_zoo.training.prepare import Prepared, build_model
 from qin_zoo.training.report import markdown_table
-from qin_zoo.training.run import predict_rows
 
 SCHEMA_VERSION = 1
 

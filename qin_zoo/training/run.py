@@ -1,4 +1,4 @@
-"""One experiment from configuration to results: what `qin-zoo run` and `qin-zoo predict` do."""
+"""One experiment from configuration to results: what `qin-zoo run` does."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from qin_zoo.calibration import Step, reliability
+from qin_zoo.calibration import reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
-from qin_zoo.data.feed import feed
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
-from qin_zoo.training.calibration import calibration_file, discard_step, read_step
+from qin_zoo.training.calibration import discard_step
 from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.log import log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
+from qin_zoo.training.predict import feed_split, predict_rows
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import (
     SCHEMA_VERSION,
@@ -212,7 +211,7 @@ def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: b
             stop=stop,
             say=say,
         )
-        trainer.fit(_feed(dataset, "train", model), _feed(dataset, "valid", model), resume)
+        trainer.fit(feed_split(dataset, "train", model), feed_split(dataset, "valid", model), resume)
     return trainer
 
 
@@ -247,64 +246,6 @@ def _tell_results(record: dict, files: RunFiles, echo: Callable[[str], None]) ->
     echo(f"report: {files.report}" + (f"   submission: {submission}" if submission else ""))
 
 
-def predict_split(
-    prepared: Prepared,
-    split: str = "test",
-    checkpoint: Path | None = None,
-    out: Path | None = None,
-    echo: Callable[[str], None] = print,
-) -> RunFiles:
-    """Predicts a split with trained weights; writes predictions and submission.
-
-    Args:
-        prepared: the experiment.
-        split: ``train``, ``valid`` or ``test``.
-        checkpoint: weights. Default: the experiment's own.
-        out: folder for the files. Default: beside the experiment's weights.
-        echo: receives what a person wants to see.
-
-    Returns:
-        where the files were written; splits other than test carry their name.
-    """
-    if split not in SPLITS:
-        raise ConfigError(f"Unknown split '{split}': expected {', '.join(SPLITS)}.")
-    keep_freed_memory()
-    dataset = prepared.open_dataset()
-    dataset.require(split)
-    model = build_model(prepared, dataset)
-    checkpoint = Path(checkpoint or prepared.files.checkpoint)
-    model.load_weights(str(checkpoint))
-    step = read_step(checkpoint)
-    expid = prepared.expid if split == "test" else f"{prepared.expid}.{split}"
-    files = RunFiles(Path(out) if out else prepared.files.folder, expid)
-    y_pred, metrics = predict_rows(model, dataset, split, step)
-    if step is not None:
-        echo(f"calibrated: {step.method}, {calibration_file(checkpoint)}")
-    write_submission(y_pred, files.prediction, files.submission)
-    if metrics:
-        echo(f"{split}: " + "  ".join(f"{k} {v:.6f}" for k, v in metrics.items()))
-    echo(f"{len(y_pred):,} predictions: {files.prediction}   submission: {files.submission}")
-    return files
-
-
-def _feed(dataset: Dataset, split: str, model, shuffle: bool | None = None):
-    """A split's batches where the model computes: this process's share of them."""
-    loader, group = dataset.loader(split, shuffle), getattr(model, "group", ALONE)
-    loader.take_share(group.rank, group.size)
-    return feed(loader, model.device)
-
-
-def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) -> tuple[np.ndarray, dict[str, float]]:
-    """Predictions of a split in row order, calibrated by ``step``, (N,) float64; their metrics where it has labels."""
-    y_pred = model.predict(_feed(dataset, split, model, shuffle=False))
-    if step is not None:
-        y_pred = step(y_pred)
-    if not dataset.has_labels(split):
-        return y_pred, {}
-    y_true, group_id = dataset.labels(split), dataset.group_ids(split)
-    return y_pred, _plain(model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id))
-
-
 def _reachable(dataset: Dataset) -> dict[str, float] | None:
     """The best reachable valid AUC, with and without the history, of a sample dataset; None of any other."""
     summary = read_summary(dataset.folder)
@@ -316,10 +257,6 @@ def _calibration(params: dict, dataset: Dataset, y_pred: dict) -> dict[str, dict
     if params.get("task", "binary_classification") != "binary_classification":
         return {}
     return {s: reliability(dataset.labels(s), p).as_dict() for s, p in y_pred.items() if dataset.has_labels(s)}
-
-
-def _plain(metrics: dict) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
 
 
 def _require_writable(folder: Path) -> None:

@@ -78,15 +78,15 @@ def test_metrics_and_predictions_are_exact(size, sample, tmp_path):
 
     def score():
         prepared = prepare("QIN_sample", data=sample, overrides={**SETTINGS, "model_root": str(tmp_path)})
+        from qin_zoo.training.predict import feed_split
         from qin_zoo.training.prepare import build_model
-        from qin_zoo.training.run import _feed
 
         dataset = prepared.open_dataset()
         model = build_model(prepared, dataset)
         with joined(-1) as group:
             model.join(group)
-            predictions = model.predict(_feed(dataset, "test", model))
-            return model.evaluate(_feed(dataset, "valid", model)), predictions.tolist()
+            predictions = model.predict(feed_split(dataset, "test", model))
+            return model.evaluate(feed_split(dataset, "valid", model)), predictions.tolist()
 
     torch.set_num_threads(1)
     assert together(size, score) == [score()] * size

@@ -15,8 +15,9 @@ import qin_zoo
 from qin_zoo.distributed import joined
 from qin_zoo.errors import ConfigError
 from qin_zoo.models.sharded import ShardedTable, require_engine
+from qin_zoo.training.predict import feed_split, predict_split
 from qin_zoo.training.prepare import build_model, prepare
-from qin_zoo.training.run import _feed, predict_split, run_experiment
+from qin_zoo.training.run import run_experiment
 
 INSTALLED = importlib.util.find_spec("torchrec") is not None
 engine = pytest.mark.skipif(not INSTALLED, reason="TorchRec is not installed")
@@ -135,9 +136,9 @@ def test_scores_are_exact(size, batch_size, sample, tmp_path):
         with joined(-1) as group:
             model = build_model(prepared, dataset)
             model.join(group)
-            predictions = model.predict(_feed(dataset, "test", model))
+            predictions = model.predict(feed_split(dataset, "test", model))
             rows = [len(m.weight) for m in model.modules() if isinstance(m, ShardedTable)]
-            return model.evaluate(_feed(dataset, "valid", model)), predictions.tolist(), rows
+            return model.evaluate(feed_split(dataset, "valid", model)), predictions.tolist(), rows
 
     found, whole = together(size, score, TABLES), score([])
     assert all(one[:2] == whole[:2] for one in found)

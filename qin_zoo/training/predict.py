@@ -1,0 +1,77 @@
+"""Predictions of trained models: what `qin-zoo predict` does, and whatever else scores a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from qin_zoo.calibration import Step
+from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data.feed import feed
+from qin_zoo.distributed import ALONE
+from qin_zoo.errors import ConfigError
+from qin_zoo.training.calibration import calibration_file, read_step
+from qin_zoo.training.memory import keep_freed_memory
+from qin_zoo.training.prepare import Prepared, RunFiles, build_model
+from qin_zoo.training.submission import write_submission
+
+
+def predict_split(
+    prepared: Prepared,
+    split: str = "test",
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+    echo: Callable[[str], None] = print,
+) -> RunFiles:
+    """Predicts a split with trained weights; writes predictions and submission.
+
+    Args:
+        prepared: the experiment.
+        split: ``train``, ``valid`` or ``test``.
+        checkpoint: weights. Default: the experiment's own.
+        out: folder for the files. Default: beside the experiment's weights.
+        echo: receives what a person wants to see.
+
+    Returns:
+        where the files were written; splits other than test carry their name.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"Unknown split '{split}': expected {', '.join(SPLITS)}.")
+    keep_freed_memory()
+    dataset = prepared.open_dataset()
+    dataset.require(split)
+    model = build_model(prepared, dataset)
+    checkpoint = Path(checkpoint or prepared.files.checkpoint)
+    model.load_weights(str(checkpoint))
+    step = read_step(checkpoint)
+    expid = prepared.expid if split == "test" else f"{prepared.expid}.{split}"
+    files = RunFiles(Path(out) if out else prepared.files.folder, expid)
+    y_pred, metrics = predict_rows(model, dataset, split, step)
+    if step is not None:
+        echo(f"calibrated: {step.method}, {calibration_file(checkpoint)}")
+    write_submission(y_pred, files.prediction, files.submission)
+    if metrics:
+        echo(f"{split}: " + "  ".join(f"{k} {v:.6f}" for k, v in metrics.items()))
+    echo(f"{len(y_pred):,} predictions: {files.prediction}   submission: {files.submission}")
+    return files
+
+
+def feed_split(dataset: Dataset, split: str, model, shuffle: bool | None = None):
+    """A split's batches where the model computes: this process's share of them."""
+    loader, group = dataset.loader(split, shuffle), getattr(model, "group", ALONE)
+    loader.take_share(group.rank, group.size)
+    return feed(loader, model.device)
+
+
+def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) -> tuple[np.ndarray, dict[str, float]]:
+    """Predictions of a split in row order, calibrated by ``step``, (N,) float64; their metrics where it has labels."""
+    y_pred = model.predict(feed_split(dataset, split, model, shuffle=False))
+    if step is not None:
+        y_pred = step(y_pred)
+    if not dataset.has_labels(split):
+        return y_pred, {}
+    y_true, group_id = dataset.labels(split), dataset.group_ids(split)
+    metrics = model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id)
+    return y_pred, {name: float(value) for name, value in metrics.items()}
