@@ -15,21 +15,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from qin_zoo.data import cache
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.feature_map import FeatureMap
+from qin_zoo.data.preprocess import expanded
+from qin_zoo.data.pretrained import read_vectors, write_vectors
 from qin_zoo.data.raw_fields import RawField, raw_fields
-from qin_zoo.data.raw_files import RawFile, raw_files, reading
-from qin_zoo.data.specs import label_names
+from qin_zoo.data.raw_files import RawFile, Wrong, raw_files, reading, split_off
+from qin_zoo.data.sources import check_file
+from qin_zoo.data.specs import WITH_IDS, label_names
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1  # raise it whenever what is written changes
+_FORMAT = 2  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
-_READ = ("dataset_id", "feature_cols", "label_col", "min_categr_count", "sep", "n_rows")
+_SIZES = ("valid_size", "test_size")
+_READ = ("dataset_id", "feature_cols", "label_col", "min_categr_count", "num_buckets", "sep", "n_rows", *_SIZES)
 
 
 def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
@@ -38,7 +43,8 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
     Args:
         params: FuxiCTR's: ``dataset_id``, ``data_root``, ``data_format`` (csv or parquet), ``train_data``,
             ``valid_data``, ``test_data`` (a file, or a folder of them), ``feature_cols``, ``label_col``,
-            ``min_categr_count``, ``sep``, ``n_rows``, ``rebuild_dataset``.
+            ``min_categr_count``, ``num_buckets``, ``sep``, ``n_rows``, ``rebuild_dataset``; ``valid_size``,
+            ``test_size``, ``split_type``, ``seed``: see :func:`~qin_zoo.data.raw_files.split_off`.
         progress: called with (split, rows done, rows in all).
 
     Returns:
@@ -57,7 +63,8 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
             _encode(params, splits, work, progress or (lambda *_: None))
             if _entry(params)[0] != entry:
                 raise DataError(f"{params['train_data']}: the data changed while it was read. Run again.")
-            cache.write_json(work / "sources.json", {name: str(params[f"{name}_data"]) for name in splits})
+            named = {name: params["train_data" if params.get(f"{name}_size") else f"{name}_data"] for name in splits}
+            cache.write_json(work / "sources.json", {name: str(path) for name, path in named.items()})
             cache.publish(work, entry)
         for other in entry.parent.glob(f"{entry.name.rpartition('-')[0]}-*"):
             if other != entry:  # the same configuration, of earlier versions of the files
@@ -91,20 +98,29 @@ def _folder(params: Mapping[str, Any]) -> Path:
 
 
 def _entry(params: Mapping[str, Any]) -> tuple[Path, dict[str, list[Path]]]:
-    """The folder of the encoded files, and the raw files of each split."""
-    for key in ("valid_size", "test_size"):
-        if params.get(key):
-            raise ConfigError(f"{key}: splitting rows off train_data is not supported. Write a file per split.")
+    """The folder of the encoded files, and the raw files of each split; none of one that is split off train_data."""
     if not params.get("train_data"):
         raise ConfigError(f"dataset '{params.get('dataset_id')}': expected train_data, the file of training rows.")
-    splits = {
-        name: raw_files(Path(params[f"{name}_data"]), _kind(params)) for name in _SPLITS if params.get(f"{name}_data")
+    splits = {name: [] for name in _SPLITS if params.get(f"{name}_size")}
+    splits |= {
+        name: raw_files(Path(params[f"{name}_data"]), _kind(params))
+        for name in _SPLITS
+        if name not in splits and params.get(f"{name}_data")
     }
     files = [file for files in splits.values() for file in files]
     read = [_FORMAT, _kind(params), *(params.get(key) for key in _READ)]
+    if any(params.get(key) for key in _SIZES):
+        read += [params.get(key) for key in ("split_type", "seed")]
     read += [{name: [str(file.resolve()) for file in files] for name, files in splits.items()}]
-    sources = [cache.source_key(file) for file in files]
+    sources = [cache.source_key(file) for file in [*files, *_vector_files(params)]]
     return _folder(params) / f"encoded-{_key(read)}-{_key(sources)}", splits
+
+
+def _vector_files(params: Mapping[str, Any]) -> list[Path]:
+    files = [Path(c["pretrained_emb"]) for c in expanded(params["feature_cols"]) if c.get("pretrained_emb")]
+    for file in files:
+        check_file(file)
+    return list(dict.fromkeys(files))
 
 
 def _key(value: object) -> str:
@@ -130,14 +146,18 @@ def _encoded(params: Mapping[str, Any], entry: Path, splits: Iterable[str]) -> d
 
 def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: Path, progress: Progress) -> None:
     fields, labels = raw_fields(params), _labels(params)
-    options = (_kind(params), params.get("sep") or ",", params.get("n_rows"))
-    raw = {name: [RawFile(file, *options) for file in files] for name, files in splits.items()}
-    widths, rows, labelled = _widths(fields, raw["train"][0]), {}, {}
+    raw = {name: [RawFile(file, _kind(params), params) for file in files] for name, files in splits.items()}
+    raw = split_off(raw, params)
+    first = raw["train"][0]
+    for name in fields:
+        first.require(name)
+    fields = {name: field.as_made(first.schema[name]) for name, field in fields.items()}
+    widths, rows, labelled = _widths(fields, first), {}, {}
     for split, files in raw.items():
         labelled[split] = [name for name in labels if split != "test" or _has_label(files, name)]
         rows[split] = sum(_checked(file, fields, {n: labels[n] for n in labelled[split]}, widths) for file in files)
-    vocabularies = _vocabularies(fields, raw)
-    lengths, scales = _statistics(fields, raw["train"])
+    vocabularies, vectors = _with_vectors(fields, *_vocabularies(fields, raw), work)
+    lengths, scales, boundaries = _statistics(fields, raw["train"])
 
     def columns(file: RawFile, split: str) -> pl.LazyFrame:
         out = []
@@ -148,6 +168,8 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
                 value = ((field.numbers(stored) - shift) / scale).cast(pl.Float32)
             elif field.type == "embedding":
                 value = field.vectors(stored).cast(pl.List(pl.Float32))
+            elif field.processor:
+                value = field.bucket(stored, boundaries.get(name))
             else:
                 value = field.ids(stored, vocabularies.get(name), lengths.get(name, 0))
             out.append(value.alias(name))
@@ -159,7 +181,7 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         target = work / f"{split}.parquet"
         reading(files[0].path, lambda frame=frame, target=target: frame.sink_parquet(target))
         progress(f"{split} (encoding)", rows[split], rows[split])
-    _write_maps(params, fields, vocabularies, lengths, widths, work)
+    _write_maps(params, fields, vocabularies, lengths, {**widths, **vectors}, work)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
 
 
@@ -171,7 +193,7 @@ def _checked(file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str,
         name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label")
         for name, fill in labels.items()
     }
-    return file.check({name: check for name, check in wrong.items() if check})
+    return file.check([Wrong(name, *check, shown=name) for name, check in wrong.items() if check])
 
 
 def _labels(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,9 +201,7 @@ def _labels(params: Mapping[str, Any]) -> dict[str, Any]:
     columns = params.get("label_col")
     columns = columns if isinstance(columns, list) else [columns]
     names = label_names(params)
-    if any(column.get("preprocess") for column in columns):
-        raise ConfigError("label_col: 'preprocess' is not supported: make its result a column of the file.")
-    return {name: column.get("fill_na") for name, column in zip(names, columns)}
+    return {name: column.get("fill_na", column.get("na_value")) for name, column in zip(names, columns)}
 
 
 def _label(file: RawFile, name: str, fill: float | None) -> pl.Expr:
@@ -209,8 +229,10 @@ def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:
     return widths
 
 
-def _vocabularies(fields: Mapping[str, RawField], raw: Mapping[str, list[RawFile]]) -> dict[str, Vocabulary]:
-    """Of the training rows; of meta features, such as group ids, of all rows."""
+def _vocabularies(
+    fields: Mapping[str, RawField], raw: Mapping[str, list[RawFile]]
+) -> tuple[dict[str, Vocabulary], dict[str, str]]:
+    """Of the training rows; of meta features, such as group ids, of all rows. And whose vocabulary each field uses."""
     found, owner_of = {}, {}
     for name, field in fields.items():
         if not field.has_vocabulary:
@@ -222,15 +244,38 @@ def _vocabularies(fields: Mapping[str, RawField], raw: Mapping[str, list[RawFile
         shared = field.column.get("share_embedding")
         owner = owner_of[name] = owner_of[shared] if shared else name
         found[owner] = found[owner].merged(vocabulary) if shared else vocabulary
-    return {name: found[owner] for name, owner in owner_of.items()}
+    return found, owner_of
+
+
+def _with_vectors(
+    fields: Mapping[str, RawField], found: dict[str, Vocabulary], owner_of: Mapping[str, str], work: Path
+) -> tuple[dict[str, Vocabulary], dict[str, tuple[str, int]]]:
+    """The vocabulary of every field that has one, and of ``pretrained_emb`` the file written and its vectors' length.
+
+    As in FuxiCTR, a value that only the file of vectors knows has an id too, behind the unknown.
+    """
+    vectors: dict[str, tuple[str, int]] = {}
+    written: dict[tuple[str, str], tuple[pl.Series, tuple[str, int]]] = {}
+    for name, field in fields.items():
+        if file := field.column.get("pretrained_emb"):
+            dtype = "str" if field.type == "sequence" else field.dtype
+            if (file, dtype) not in written:
+                keys, values = read_vectors(Path(file), dtype)
+                target = work / f"pretrained_{len(written)}.npz"
+                write_vectors(target, keys, values)
+                written[file, dtype] = keys, (target.name, values.shape[1])
+            keys, vectors[name] = written[file, dtype]
+            found[owner_of[name]] = found[owner_of[name]].extended(keys)
+    return {name: found[owner] for name, owner in owner_of.items()}, vectors
 
 
 def _statistics(
     fields: Mapping[str, RawField], files: list[RawFile]
-) -> tuple[dict[str, int], dict[str, tuple[float, float]]]:
-    """Lengths of sequences; what is subtracted from scaled numbers, and what they are then divided by."""
+) -> tuple[dict[str, int], dict[str, tuple[float, float]], dict[str, np.ndarray]]:
+    """Lengths of sequences; what is subtracted from scaled numbers and what they are then divided by; boundaries."""
     lengths = {name: field.column.get("max_len") or 0 for name, field in fields.items() if field.type == "sequence"}
     scales: dict[str, tuple[float, float]] = {}
+    boundaries: dict[str, np.ndarray] = {}
     for name, field in fields.items():
         normalizer = field.column.get("normalizer") if field.type == "numeric" else None
         if lengths.get(name) == 0:
@@ -244,7 +289,11 @@ def _statistics(
             low, high, mean, std = reading(files[0].path, lambda q=stats: q.collect(engine="streaming")).row(0)
             shift, scale = (mean, std) if normalizer == "StandardScaler" else (low, high - low)
             scales[name] = (shift, scale or 1.0)
-    return lengths, scales
+        elif field.processor == "quantile_bucket":
+            values = pl.concat([f.frame.select(field.numbers(f.schema[name]).alias("x")) for f in files])
+            numbers = reading(files[0].path, lambda q=values: q.collect(engine="streaming"))["x"]
+            boundaries[name] = field.boundaries(numbers.to_numpy())
+    return lengths, scales, boundaries
 
 
 def _write_maps(
@@ -252,7 +301,7 @@ def _write_maps(
     fields: Mapping[str, RawField],
     vocabularies: Mapping[str, Vocabulary],
     lengths: Mapping[str, int],
-    widths: Mapping[str, int],
+    widths: Mapping[str, Any],
     work: Path,
 ) -> None:
     """``feature_map.json`` and ``feature_vocab.json``, as FuxiCTR writes them."""
@@ -262,13 +311,23 @@ def _write_maps(
         spec = feature_map.features[name] = field.spec()
         if field.type == "embedding":
             spec["pretrain_dim"] = widths[name]
-        if field.type in ("categorical", "sequence"):
+        if name in vocabularies and field.type in WITH_IDS:
             spec |= {"padding_idx": 0, **({"max_len": lengths[name]} if name in lengths else {})}
             spec["vocab_size"] = vocabularies[name].size
+        if field.column.get("pretrained_emb"):
+            spec["pretrained_emb"], spec["pretrain_dim"] = widths[name]
+            spec["freeze_emb"] = field.column.get("freeze_emb", True)
+            spec["pretrain_usage"] = field.column.get("pretrain_usage", "init")
+            spec["oov_idx"] = vocabularies[name].oov
+        if field.type in WITH_IDS:
             feature_map.total_features += 0 if "share_embedding" in spec else spec["vocab_size"]
         feature_map.total_features += field.type == "numeric"
     feature_map.num_fields = feature_map.get_num_fields()
     feature_map.set_column_index()
     feature_map.save(str(work / "feature_map.json"))
-    named = {name: vocabularies[name].as_dict() for name, f in fields.items() if f.type in ("categorical", "sequence")}
+    named = {
+        name: vocabulary.as_dict(fields[name].dtype)
+        for name, vocabulary in vocabularies.items()
+        if fields[name].type in WITH_IDS
+    }
     (work / "feature_vocab.json").write_text(json.dumps(named, indent=4, ensure_ascii=False), encoding="utf-8")

@@ -6,25 +6,21 @@ Every value is described by a polars expression, so that files are read piece by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from qin_zoo.data.specs import Spec, check_known, check_spec_shape
+from qin_zoo.data.preprocess import NUMBERS, as_number, is_given
+from qin_zoo.data.specs import USAGES, WITH_IDS, Spec, check_known, check_spec_shape
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError
 
-_NUMBERS = {"int": pl.Int64, "float": pl.Float64}
-_UNSUPPORTED = {
-    "category_processor": "make the buckets a column of the file",
-    "num_buckets": "make the buckets a column of the file",
-    "preprocess": "make its result a column of the file",
-    "pretrained_emb": "give the vectors as a feature of type embedding",
-    "codes_of": "it belongs to an item table",
-    "neighbours_of": "it belongs to an item table",
-}
+_UNSUPPORTED = ("codes_of", "neighbours_of")
+_PROCESSORS = ("quantile_bucket", "hash_bucket")
 _ENCODERS = (None, "null", "None", "none")  # FuxiCTR reads these words as null
 _KEPT = ("embedding_dim", "emb_output_dim", "share_embedding")
 _element = pl.element()
@@ -38,11 +34,13 @@ class RawField:
         name: its column.
         column: its entry of ``feature_cols``.
         min_count: rarer values are unknown.
+        buckets: ids that a ``category_processor`` gives.
     """
 
     name: str
     column: Mapping[str, Any]
     min_count: int
+    buckets: int = 10
 
     @property
     def type(self) -> str:
@@ -57,8 +55,25 @@ class RawField:
         return self.column.get("remap", True) is not False
 
     @property
+    def processor(self) -> str | None:
+        return self.column.get("category_processor") if self.type == "categorical" else None
+
+    @property
     def has_vocabulary(self) -> bool:
+        if self.processor:
+            return False
         return self.type in ("categorical", "sequence") or (self.type == "meta" and self.remap)
+
+    def as_made(self, stored: pl.DataType) -> RawField:
+        """The field, its dtype that of the values that ``preprocess`` made, which FuxiCTR's vocabularies then hold."""
+        if not self.column.get("preprocess") or self.type in ("sequence", "embedding"):
+            return self
+        dtype = "int" if stored.is_integer() else "float" if stored.is_float() else "str"
+        column = {**self.column, "dtype": dtype}
+        for key in ("fill_na", "na_value"):  # nothing is missing any more; a number still counts as no value of its own
+            if dtype in NUMBERS and isinstance(column.get(key), str):
+                del column[key]
+        return replace(self, column=column)
 
     @cached_property
     def fill(self) -> str:
@@ -87,6 +102,9 @@ class RawField:
         if encoder not in _ENCODERS:
             spec["feature_encoder"] = encoder
         spec |= {key: self.column[key] for key in _KEPT if self.column.get(key) is not None}
+        if self.processor:
+            spec.pop("share_embedding", None)
+            spec |= {"category_processor": self.processor, "vocab_size": self.buckets}
         return spec
 
     # What stands in the files ------------------------------------------------------------------------------------
@@ -95,10 +113,10 @@ class RawField:
         """The value as text, or a sequence's list of texts; missing ones filled."""
         if self.type == "sequence":
             return self._entries(stored)
-        number = _NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
+        number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
         if number is None:
             return pl.col(self.name).cast(pl.String).fill_null(self.fill)
-        return _number(pl.col(self.name), stored, number).cast(pl.String).fill_null(self.fill)
+        return as_number(pl.col(self.name), stored, number).cast(pl.String).fill_null(self.fill)
 
     def words(self, stored: pl.DataType) -> pl.Expr:
         """Every value it holds, in one column."""
@@ -107,7 +125,7 @@ class RawField:
 
     def numbers(self, stored: pl.DataType) -> pl.Expr:
         """A numeric feature's values; missing ones filled."""
-        return _number(pl.col(self.name), stored, pl.Float64).fill_null(float(self.fill or 0))
+        return as_number(pl.col(self.name), stored, pl.Float64).fill_null(float(self.fill or 0))
 
     def vectors(self, stored: pl.DataType) -> pl.Expr:
         """An embedding's lists of numbers."""
@@ -117,7 +135,7 @@ class RawField:
             lists = lists.arr.to_list() if isinstance(stored, pl.Array) else lists
         else:
             lists = lists.cast(pl.String).str.split(self._splitter)
-        return lists.list.eval(_number(_element, inner, pl.Float64))
+        return lists.list.eval(as_number(_element, inner, pl.Float64))
 
     def _entries(self, stored: pl.DataType) -> pl.Expr:
         column = pl.col(self.name)
@@ -129,7 +147,7 @@ class RawField:
             column = column.cast(pl.String).fill_null(self.fill).str.split(self._splitter)
         if self.dtype != "int" and self.remap:
             return column
-        whole = _number(_element, pl.String, pl.Int64).cast(pl.String)
+        whole = as_number(_element, pl.String, pl.Int64).cast(pl.String)
         return column.list.eval(pl.when(_element == self._missing).then(_element).otherwise(whole))
 
     def wrong(self, stored: pl.DataType, width: int | None) -> tuple[pl.Expr, str] | None:
@@ -145,17 +163,20 @@ class RawField:
             bad = v.list.eval(_element.is_null() | ~_element.is_finite()).list.any()
             return (bad | (v.list.len() != width)).fill_null(True), f"{width} finite numbers"
         if self.type == "numeric":
-            number = _number(column, stored, pl.Float64)
-            return (number.is_null() & _given(column, stored)) | ~number.is_finite().fill_null(True), "a finite number"
+            number = as_number(column, stored, pl.Float64)
+            bad = (number.is_null() & is_given(column, stored)) | ~number.is_finite().fill_null(True)
+            return bad, "a finite number"
         if self.type == "sequence":
             if self.dtype != "int" and self.remap:
                 return None
             return self._entries(stored).list.eval(_element.is_null()).list.any(), "whole numbers"
-        number = _NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
+        number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
+        if self.processor == "quantile_bucket":
+            number = pl.Float64
         if number is None:
             return None
         expected = "a number" if number == pl.Float64 else "a whole number"
-        return _number(column, stored, number).is_null() & _given(column, stored), expected
+        return as_number(column, stored, number).is_null() & is_given(column, stored), expected
 
     # What becomes of it ------------------------------------------------------------------------------------------
 
@@ -165,8 +186,8 @@ class RawField:
         kept = counts.filter(
             pl.col("value").is_not_null() & (pl.col("value") != self._missing) & (pl.col("count") >= least)
         )
-        if self.dtype in _NUMBERS and self.type != "sequence":
-            return Vocabulary(kept.sort(pl.col("value").cast(_NUMBERS[self.dtype]))["value"], self.remap)
+        if self.dtype in NUMBERS and self.type != "sequence":
+            return Vocabulary(kept.sort(pl.col("value").cast(NUMBERS[self.dtype]))["value"], self.remap)
         return Vocabulary(kept.sort(["count", "value"], descending=[True, False])["value"], self.remap)
 
     def ids(self, stored: pl.DataType, vocabulary: Vocabulary | None, max_len: int = 0) -> pl.Expr:
@@ -182,6 +203,23 @@ class RawField:
         if self.column.get("padding", "post") == "pre":
             return pl.concat_list([padding, ids.list.tail(max_len)]).list.tail(max_len)
         return pl.concat_list([ids.list.head(max_len), padding]).list.head(max_len)
+
+    def boundaries(self, values: np.ndarray) -> np.ndarray:
+        """What separates the buckets of quantile_bucket, (buckets - 1,): quantiles of (N,) training values."""
+        quantiles = np.percentile(values, np.linspace(0, 100, max(1, min(self.buckets + 1, len(values)))))
+        return np.maximum.accumulate(quantiles)[1:-1]
+
+    def bucket(self, stored: pl.DataType, boundaries: np.ndarray | None) -> pl.Expr:
+        """Ids from 0: the number of boundaries that a number reaches, or a hash of a text."""
+        if boundaries is None:
+            return self.tokens(stored).map_batches(self._hashed, return_dtype=pl.Int64, is_elementwise=True)
+        place = lambda x: pl.Series(np.digitize(x.to_numpy(), boundaries), dtype=pl.Int64)  # noqa: E731
+        return self.numbers(stored).map_batches(place, return_dtype=pl.Int64, is_elementwise=True)
+
+    def _hashed(self, texts: pl.Series) -> pl.Series:
+        known = texts.unique()
+        hashes = (int.from_bytes(blake2b(t.encode(), digest_size=8).digest()) % self.buckets for t in known)
+        return texts.replace_strict(known, pl.Series(list(hashes), dtype=pl.Int64), return_dtype=pl.Int64)
 
 
 def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
@@ -203,20 +241,33 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
             at = f"{where}, feature '{name}'"
             if name in fields:
                 raise ConfigError(f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them.")
-            for key, mend in _UNSUPPORTED.items():
+            for key in _UNSUPPORTED:
                 if column.get(key):
-                    raise ConfigError(f"{at}: '{key}' is not supported when files are encoded here: {mend}.")
+                    raise ConfigError(f"{at}: '{key}' belongs to an item table; here are named fields. Remove it.")
+            for key, choices in {"category_processor": _PROCESSORS, "pretrain_usage": USAGES}.items():
+                if column.get(key) not in (None, *choices):
+                    raise ConfigError(f"{at}: expected {key} among {', '.join(choices)}, found {column[key]!r:.80}.")
+            plain = column.get("type") in WITH_IDS and not column.get("category_processor")
+            if column.get("pretrained_emb") and not plain:
+                raise ConfigError(
+                    f"{at}: pretrained_emb is for categorical and sequence features with a vocabulary. Remove it."
+                )
             if column.get("normalizer") not in (None, "StandardScaler", "MinMaxScaler"):
                 raise ConfigError(
                     f"{at}: expected normalizer StandardScaler or MinMaxScaler, found {column['normalizer']!r}."
                 )
             sizes = {key: column[key] for key in ("max_len", "pretrain_dim") if column.get(key) is not None}
-            fields[name] = RawField(name, column, column.get("min_categr_count") or params.get("min_categr_count") or 1)
+            fields[name] = RawField(
+                name,
+                column,
+                column.get("min_categr_count") or params.get("min_categr_count") or 1,
+                column.get("num_buckets") or params.get("num_buckets") or 10,
+            )
             check_spec_shape({"type": column.get("type"), **fields[name].spec(), **sizes}, at)
             _ = fields[name].fill  # raises where it is no number and must be one
             if "share_embedding" in fields[name].spec():
                 check_known([column["share_embedding"]], owners, f"{at}, share_embedding (it must come earlier)")
-            owners += [name] if fields[name].type in ("categorical", "sequence") else []
+            owners += [name] if fields[name].type in WITH_IDS and not fields[name].processor else []
     if not fields:
         raise ConfigError(f"{where}: expected feature_cols, a list of features, found none that is active.")
     return fields
@@ -224,15 +275,6 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
 
 def _plain_number(value: object, dtype: str) -> object:
     try:
-        return {"int": int, "float": float}[dtype](str(value)) if dtype in _NUMBERS else value
+        return {"int": int, "float": float}[dtype](str(value)) if dtype in NUMBERS else value
     except ValueError:
         raise ConfigError(f"fill_na: expected a number for a column of dtype {dtype}, found {value!r}.") from None
-
-
-def _given(column: pl.Expr, stored: pl.DataType) -> pl.Expr:
-    return column.is_not_null() & (column.str.strip_chars() != "") if stored == pl.String else column.is_not_null()
-
-
-def _number(column: pl.Expr, stored: pl.DataType, number: type[pl.DataType]) -> pl.Expr:
-    """As a number; null where it is none."""
-    return (column.str.strip_chars() if stored == pl.String else column).cast(number, strict=False)

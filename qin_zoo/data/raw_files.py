@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
+from qin_zoo.data.preprocess import Check, prepare
 from qin_zoo.data.sources import at, check_file
-from qin_zoo.errors import DataError, first_line, suggest
+from qin_zoo.errors import ConfigError, DataError, first_line, suggest
+
+_log = logging.getLogger(__name__)
 
 
 def raw_files(path: Path, kind: str) -> list[Path]:
@@ -29,24 +34,50 @@ def raw_files(path: Path, kind: str) -> list[Path]:
     return files
 
 
-@dataclass(frozen=True)
+class Wrong(NamedTuple):
+    """What the rows of a file must not hold.
+
+    Attributes:
+        name: the column that it is about.
+        bad: true where a row holds it.
+        expected: what the column must hold.
+        shown: the column whose value a message gives.
+    """
+
+    name: str
+    bad: pl.Expr
+    expected: str
+    shown: str
+
+
+@dataclass(frozen=True, eq=False)
 class RawFile:
-    """A raw file, read lazily."""
+    """A raw file, or some of its rows, read lazily; with the columns that ``preprocess`` makes.
+
+    Attributes:
+        path: the file.
+        params: ``sep`` (","), ``n_rows``, and what :func:`~qin_zoo.data.preprocess.prepare` reads.
+        kind: csv or parquet.
+        rows: the rows it stands for, ascending; None for all.
+    """
 
     path: Path
     kind: str
-    sep: str
-    n_rows: int | None
+    params: Mapping[str, Any] = field(repr=False)
+    rows: pl.Series | None = field(default=None, repr=False)
 
     @cached_property
     def frame(self) -> pl.LazyFrame:
-        if self.kind == "csv":
-            return pl.scan_csv(self.path, separator=self.sep, infer_schema=False, n_rows=self.n_rows)
-        return pl.scan_parquet(self.path, n_rows=self.n_rows)
+        return self._prepared[0]
 
     @cached_property
     def schema(self) -> pl.Schema:
         return self.read(self.frame.collect_schema)
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Of the whole file."""
+        return self.read(lambda: self._scan.select(pl.len()).collect(engine="streaming").item())
 
     def read(self, query: Callable[[], Any]) -> Any:
         return reading(self.path, query)
@@ -54,26 +85,94 @@ class RawFile:
     def require(self, name: str) -> None:
         if name not in self.schema:
             raise DataError(
-                f"{self.path}: expected a column '{name}', found only: {', '.join(self.schema)}."
-                f"{suggest(name, self.schema)} Rename it in the file or in the dataset configuration."
+                f"{self.path}: expected a column '{name}', found only: {', '.join(self._names)}."
+                f"{suggest(name, self._names)} Rename it in the file or in the dataset configuration."
             )
 
-    def check(self, wrong: Mapping[str, tuple[pl.Expr, str]]) -> int:
+    def check(self, wrong: Iterable[Wrong]) -> int:
         """The number of rows; raises DataError for the first row of a column that holds something wrong."""
-        counts = [bad.sum().alias(name) for name, (bad, _) in wrong.items()]
+        wrong = [*(Wrong(c.source, pl.col(c.bad), c.expected, c.shown) for c in self._prepared[1]), *wrong]
+        counts = [w.bad.sum().alias(f"-{n}") for n, w in enumerate(wrong)]
         found = self.read(lambda: self.frame.select(pl.len().alias("-rows"), *counts).collect(engine="streaming"))
         if found["-rows"][0] == 0:
             raise DataError(f"{self.path}: expected at least one row, found none: the split is empty. Write it again.")
-        for name, (bad, expected) in wrong.items():
-            if found[name][0]:
-                rows = self.frame.select(pl.col(name), bad.alias("-bad")).with_row_index("-row").filter("-bad").head(1)
+        for n, (name, bad, expected, shown) in enumerate(wrong):
+            if found[f"-{n}"][0]:
+                numbered, _ = self._prepare(self._scan.with_row_index("-row"))
+                rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad")).filter("-bad").head(1)
                 row = self.read(lambda rows=rows: rows.collect(engine="streaming")).row(0, named=True)
-                text = "nothing" if row[name] in (None, "") else repr(row[name])
+                text = "nothing" if row["-shown"] in (None, "") else repr(row["-shown"])
                 raise DataError(
                     f"{at(self.path, name, row['-row'])}: expected {expected}, found {text[:80]}. Correct the value"
                     f"{', or set fill_na' if text == 'nothing' else ''} (rows count from 0, behind the header)."
                 )
         return int(found["-rows"][0])
+
+    @cached_property
+    def _scan(self) -> pl.LazyFrame:
+        limit = self.params.get("n_rows")
+        if self.kind == "csv":
+            return pl.scan_csv(self.path, separator=self.params.get("sep") or ",", infer_schema=False, n_rows=limit)
+        return pl.scan_parquet(self.path, n_rows=limit)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return self.read(self._scan.collect_schema).names()
+
+    @cached_property
+    def _prepared(self) -> tuple[pl.LazyFrame, list[Check]]:
+        return self._prepare(self._scan if self.rows is None else self._scan.with_row_index("-row"))
+
+    def _prepare(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[Check]]:
+        if self.rows is not None:
+            first, count = self.rows[0], len(self.rows)
+            together = self.rows[-1] - first + 1 == count
+            frame = frame.slice(first, count) if together else frame.filter(pl.col("-row").is_in(self.rows.implode()))
+        return prepare(frame, self._names, self.params, self.path)
+
+
+def split_off(files: Mapping[str, list[RawFile]], params: Mapping[str, Any]) -> dict[str, list[RawFile]]:
+    """The splits, rows of the training files being those of the validation and test split where a size is given.
+
+    Args:
+        files: split -> files.
+        params: ``valid_size`` and ``test_size``: a number of rows, or below 1 a share; ``split_type``: the last rows
+            (``sequential``), or ``random`` ones, which follow from ``seed`` as in FuxiCTR. Rows stay in their order.
+
+    Raises:
+        ConfigError: sizes that leave no row to train on, or take none.
+    """
+    sizes = {name: float(params.get(f"{name}_size") or 0) for name in ("test", "valid")}
+    if not any(sizes.values()):
+        return dict(files)
+    whole = files["train"]
+    starts = np.cumsum([0, *(file.num_rows for file in whole)])
+    order = np.arange(starts[-1])
+    if params.get("split_type") == "random":
+        np.random.RandomState(params.get("seed") or 0).shuffle(order)
+    out, left = {}, len(order)
+    for name, size in sizes.items():
+        if size:
+            rows = int(len(order) * size) if size < 1 else int(size)
+            if not 0 < rows < left:
+                raise ConfigError(
+                    f"{name}_size: expected it to take at least one of the {left} rows of train_data and leave others, "
+                    f"found {params[f'{name}_size']}."
+                )
+            out[name] = order[left - rows : left]
+            left -= rows
+            _log.info("%s_size: %d rows of %s are the %s split", name, rows, params["train_data"], name)
+    parts = {name: np.sort(rows) for name, rows in {"train": order[:left], **out}.items()}
+    return {name: _taken(whole, starts, parts[name]) if name in parts else files[name] for name in ("train", *files)}
+
+
+def _taken(files: list[RawFile], starts: np.ndarray, rows: np.ndarray) -> list[RawFile]:
+    cuts = np.searchsorted(rows, starts)
+    return [
+        replace(file, rows=pl.Series(rows[first:last] - start, dtype=pl.UInt32))
+        for file, start, first, last in zip(files, starts, cuts, cuts[1:])
+        if last > first
+    ]
 
 
 def reading(path: object, query: Callable[[], Any]) -> Any:

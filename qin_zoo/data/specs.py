@@ -27,6 +27,7 @@ _LIMITS = {
     "oov_idx": (0, 2**31 - 1),
 }
 _PRETRAINED = (".h5", ".npz", ".parquet")
+USAGES = ("init", "sum", "concat")
 _COMPUTED = ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")
 _KEPT = (*_SIZES, "max_len", "share_embedding", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
@@ -172,7 +173,7 @@ def _check_pretrained(spec: Mapping[str, Any], where: str) -> None:
             f"{where}: expected pretrained_emb to be the name of a file {', '.join(_PRETRAINED)} beside the feature "
             f"map, found {file!r:.80}."
         )
-    if spec.get("pretrain_usage", "init") not in ("init", "sum", "concat"):
+    if spec.get("pretrain_usage", "init") not in USAGES:
         raise ConfigError(
             f"{where}: expected pretrain_usage to be init, sum or concat, found {spec['pretrain_usage']!r:.80}."
         )

@@ -306,9 +306,12 @@ def test_files_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"category_processor": "hash_bucket"}, "category_processor"),
-        ({"pretrained_emb": "x.npz"}, "pretrained_emb"),
-        ({"preprocess": "copy_from(user)"}, "preprocess"),
+        ({"category_processor": "numeric_bucket"}, "quantile_bucket, hash_bucket"),
+        ({"type": "numeric", "pretrained_emb": __file__}, "pretrained_emb is for categorical"),
+        ({"pretrained_emb": __file__, "pretrain_usage": "mean"}, "init, sum, concat"),
+        ({"codes_of": "emb"}, "item table"),
+        ({"preprocess": "copy(user)"}, "copy_from"),
+        ({"preprocess": "load_pickle(x)"}, "copy_from"),
         ({"normalizer": "Robust"}, "Robust"),
         ({"share_embedding": "item"}, "earlier"),
         ({"type": "categoric"}, "Did you mean 'categorical'"),
@@ -320,10 +323,4 @@ def test_files_that_cannot_be_used(tmp_path):
 def test_configurations_that_cannot_be_used(tmp_path, change, words):
     _, params = setting(tmp_path, columns=[{**COLUMNS[0], **change}, *COLUMNS[1:]])
     with pytest.raises(ConfigError, match=words):
-        encode_fields(params)
-
-
-def test_rows_are_not_split_off(tmp_path):
-    _, params = setting(tmp_path, valid_size=0.1)
-    with pytest.raises(ConfigError, match="valid_size"):
         encode_fields(params)

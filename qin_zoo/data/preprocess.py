@@ -1,0 +1,224 @@
+"""FuxiCTR's ``preprocess`` functions by name: columns of raw files made of other columns, before anything is encoded.
+
+One table of polars expressions: those of FuxiCTR's ``FeatureProcessor`` and of its ``datasets`` (avazu, criteo,
+kkbox). The text of a configuration chooses a row of it and names a column; nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from qin_zoo.errors import ConfigError, DataError, suggest
+
+NUMBERS = {"int": pl.Int64, "float": pl.Float64}
+_AGES = (10, 20, 30, 40, 50, 60)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of one column.
+
+    Attributes:
+        make: the column -> what is made of it; null where that cannot be done.
+        expected: what the column must hold; "" where anything goes.
+        source: the column it reads where the configuration names none; None for the one it makes.
+    """
+
+    make: Callable[[pl.Expr], pl.Expr]
+    expected: str = ""
+    source: str | None = None
+
+
+def _date(hour: pl.Expr) -> pl.Expr:
+    return hour.cast(pl.String).str.slice(0, 6).str.to_date("%y%m%d", strict=False)
+
+
+def _bucket(value: pl.Expr) -> pl.Expr:
+    number = value.cast(pl.Float64, strict=False)
+    squared = pl.when(number > 2).then(number.log().pow(2).floor()).otherwise(number)
+    return squared.cast(pl.Int32, strict=False)
+
+
+def _age(value: pl.Expr) -> pl.Expr:
+    age = value.cast(pl.Float64, strict=False)
+    group = pl.lit("7")
+    for number, limit in reversed(list(enumerate(_AGES, 1))):
+        group = pl.when(age <= limit).then(pl.lit(str(number))).otherwise(group)
+    known = pl.when(age.is_between(1, 95)).then(group).otherwise(pl.lit(""))
+    given = value.cast(pl.String).fill_null("") != ""
+    return pl.when(age.is_null() & given).then(None).otherwise(known)
+
+
+_HOUR = "a time as YYMMDDHH"
+FUNCTIONS: dict[str, Function] = {
+    "copy_from": Function(lambda value: value),
+    # Criteo: floor(log(x)²) above 2
+    "convert_to_bucket": Function(_bucket, "a number"),
+    # Avazu: of the column 'hour', 14102100 being 0 o'clock on 2014-10-21; Sunday is 0
+    "convert_hour": Function(
+        lambda hour: hour.cast(pl.String).str.slice(6, 2).cast(pl.Int32, strict=False), _HOUR, "hour"
+    ),
+    "convert_weekday": Function(lambda hour: (_date(hour).dt.weekday() % 7).cast(pl.Int32), _HOUR, "hour"),
+    "convert_weekend": Function(lambda hour: _date(hour).dt.weekday().is_in([6, 7]).cast(pl.Int32), _HOUR, "hour"),
+    # KKBox: the country of an ISRC; ages from 1 to 95 by tens
+    "extract_country_code": Function(lambda code: code.cast(pl.String).str.slice(0, 2).fill_null("")),
+    "bucketize_age": Function(_age, "a number"),
+}
+
+
+def parse(text: object, name: str, where: str) -> tuple[Function, str]:
+    """The function that a ``preprocess`` entry names, and the column it reads.
+
+    Args:
+        text: ``FUNCTION`` or ``FUNCTION(COLUMN)``.
+        name: the column it makes.
+        where: the data set and the column, for the message.
+
+    Raises:
+        ConfigError: another shape, or no such function.
+    """
+    match = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?", str(text).strip())
+    if not match or match[1] not in FUNCTIONS:
+        raise ConfigError(
+            f"{where}: expected preprocess to be one of {', '.join(FUNCTIONS)}, with or without (COLUMN), found "
+            f"{str(text)[:60]!r}.{suggest(match[1], FUNCTIONS) if match else ''}"
+        )
+    function = FUNCTIONS[match[1]]
+    return function, (match[2] or "").strip() or function.source or name
+
+
+def copied(column: Mapping[str, Any], name: str) -> str | None:
+    """The column that this one is a copy of; None where it is none."""
+    text = str(column.get("preprocess") or "")
+    return parse(text, name, name)[1] if text.startswith("copy_from(") else None
+
+
+def expanded(columns: Iterable[object]) -> list[dict[str, Any]]:
+    """Entries of ``feature_cols`` or ``label_col``, one for each name, whether active or not."""
+    out: list[dict[str, Any]] = []
+    for column in columns:
+        if isinstance(column, Mapping) and column.get("name"):
+            names = column["name"] if isinstance(column["name"], list) else [column["name"]]
+            out += [{**column, "name": name} for name in names]
+    return out
+
+
+def filled(column: Mapping[str, Any]) -> object:
+    """What stands for a missing value of a column; None where nothing does."""
+    default = {"str": "", "int": 0, "float": 0.0}.get(str(column.get("dtype") or "str"))
+    return column.get("fill_na", column.get("na_value", default))
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that no row may hold.
+
+    Attributes:
+        bad: a column of the prepared frame, true where a row holds it.
+        source: the column of the file that it is about.
+        shown: a column of the prepared frame with the file's own values.
+        expected: what the column must hold instead.
+    """
+
+    bad: str
+    source: str
+    shown: str
+    expected: str
+
+
+def prepare(
+    frame: pl.LazyFrame, names: Iterable[str], params: Mapping[str, Any], path: Path
+) -> tuple[pl.LazyFrame, list[Check]]:
+    """A raw file with the columns that its configuration's ``preprocess`` entries make.
+
+    In FuxiCTR's order, which decides where one column is made of another: labels, then features from the last to
+    the first; missing values are filled before a column is read, and in a new column afterwards.
+
+    Args:
+        frame: the file as it is.
+        names: its columns.
+        params: ``feature_cols``, ``label_col``, ``dataset_id``.
+        path: of the file, for messages.
+
+    Returns:
+        the frame, with columns of checks, and what these are about.
+
+    Raises:
+        ConfigError: an unknown function.
+        DataError: a column that a function reads is missing.
+    """
+    where = f"dataset '{params.get('dataset_id')}'"
+    labels = params.get("label_col")
+    columns = expanded(labels if isinstance(labels, list) else [labels])
+    columns += expanded(params.get("feature_cols") or [])[::-1]
+    steps = {
+        c["name"]: parse(c["preprocess"], c["name"], f"{where}, column '{c['name']}'")
+        for c in columns
+        if c.get("preprocess")
+    }
+    file, known, checks = set(names), set(names), []
+    read = {source for _, source in steps.values()} | steps.keys()
+    columns = columns if steps else []
+    for column in columns:
+        if column["name"] in file & read:
+            frame, found = _typed(frame, column)
+            checks += found
+    for column in columns:
+        name = column["name"]
+        fill, here = filled(column), name in file
+        if fill is not None and here and name in read:
+            frame = frame.with_columns(_filled(name, frame, fill))
+        if name not in steps:
+            continue
+        function, source = steps[name]
+        if source not in known:
+            if column.get("active", True) is False:
+                continue
+            raise DataError(
+                f"{path}: expected a column '{source}', of which preprocess {column['preprocess']} makes '{name}'; "
+                f"found only: {', '.join(names)}.{suggest(source, names)} Rename it in the file or in the dataset "
+                "configuration."
+            )
+        if function.expected:
+            check = Check(f"-wrong {name}", source, f"-from {name}", f"{function.expected}, for {column['preprocess']}")
+            made = pl.col(source)
+            frame = frame.with_columns(function.make(made).is_null().alias(check.bad), made.alias(check.shown))
+            checks.append(check)
+        frame = frame.with_columns(function.make(pl.col(source)).alias(name))
+        if fill is not None and not here:
+            frame = frame.with_columns(_filled(name, frame, fill))
+        known.add(name)
+    return frame, checks
+
+
+def _typed(frame: pl.LazyFrame, column: Mapping[str, Any]) -> tuple[pl.LazyFrame, list[Check]]:
+    """A column of numbers of a csv file in its dtype."""
+    name, number = column["name"], NUMBERS.get(str(column.get("dtype")))
+    stored, value = frame.collect_schema()[name], pl.col(name)
+    if stored != pl.String or number is None:
+        return frame, []
+    check = Check(f"-bad {name}", name, f"-raw {name}", "a whole number" if number == pl.Int64 else "a number")
+    typed = as_number(value, stored, number)
+    wrong = typed.is_null() & is_given(value, stored)
+    return frame.with_columns(wrong.alias(check.bad), value.alias(check.shown), typed.alias(name)), [check]
+
+
+def _filled(name: str, frame: pl.LazyFrame, fill: object) -> pl.Expr:
+    """A column without missing values; text among numbers makes text of them, as in FuxiCTR."""
+    return pl.col(name) if frame.collect_schema()[name].is_nested() else pl.col(name).fill_null(fill)
+
+
+def is_given(column: pl.Expr, stored: pl.DataType) -> pl.Expr:
+    """Whether there is a value at all."""
+    return column.is_not_null() & (column.str.strip_chars() != "") if stored == pl.String else column.is_not_null()
+
+
+def as_number(column: pl.Expr, stored: pl.DataType, number: type[pl.DataType]) -> pl.Expr:
+    """As a number; null where it is none."""
+    return (column.str.strip_chars() if stored == pl.String else column).cast(number, strict=False)
