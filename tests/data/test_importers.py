@@ -303,6 +303,22 @@ def test_classic_csv(tmp_path):
         import_folder("fuxictr", folder, tmp_path / "o3")
 
 
+def test_folders_without_validation_rows(longctr, tmp_path):
+    """The public x1 folders: train and test only."""
+    text = "user_id,item,hist,clk\nu1,a,b^c,1\nu2,b,,0\nu1,c,a,1\n"
+    folder = write(tmp_path / "csv", train__csv=text, test__csv=text.replace("u2,b,,0", "u2,a,c,0"))
+    fields = {"target_field": ["item"], "sequence_field": ["hist"]}
+    summary = import_folder("fuxictr", folder, tmp_path / "out", ImportOptions(label="clk"), **fields)
+    assert rows(tmp_path / "out", "valid") == rows(tmp_path / "out", "test") != rows(tmp_path / "out", "train")
+    assert any("no valid" in note and "test.csv" in note for note in summary.notes)
+    assert json.loads((tmp_path / "out" / "import.json").read_text())["notes"] == summary.notes
+    (longctr / "valid.parquet").unlink()
+    assert "test.parquet" in import_folder("fuxictr", longctr, tmp_path / "o2").notes[0]
+    (longctr / "test.parquet").unlink()
+    with pytest.raises(DataError, match=r"found 0 files test\.\*"):
+        import_folder("fuxictr", longctr, tmp_path / "o3")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

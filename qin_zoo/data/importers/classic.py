@@ -69,9 +69,8 @@ class ClassicFields:
         if self.user:
             require(path, list(first), self.user)
 
-    def write(self, out: Output, options: ImportOptions, about: dict) -> ImportSummary:
-        """Writes the rows and the items."""
-        notes: list[str] = []
+    def write(self, out: Output, options: ImportOptions, about: dict, notes: list[str]) -> ImportSummary:
+        """Writes the rows and the items; adds to ``notes`` what is left out."""
         numbers = [self._number(t, s) for t, s in zip(self.target, self.sequence)]
         tables = self.tables
         items = {name: numbers[0](tables[name][self.target[0]]) for name in NAMES}

@@ -7,6 +7,8 @@ Classic fields: ``train``, ``valid`` and ``test`` as npz, parquet or csv, npz an
 ``feature_map.json`` beside them says. ``target_field`` and ``sequence_field`` are lists that go together: the first
 pair is the item itself, further pairs are properties of the item (its category). What lies in a history is taken
 as it stands: a source that looked into the future cannot be mended here.
+
+The public ``x1`` folders hold train and test only, and the leaderboards validate on the test rows; so do we, and say so.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def convert(
     """Converts a folder of either layout."""
     folder = folder_of(path, EXPECTED)
     _refuse(options)
-    splits = {name: _split_file(folder, name) for name in NAMES}
+    notes: list[str] = []
+    splits = {name: _split_file(folder, name, notes) for name in NAMES}
     options_used = {**asdict(options), "split": "given", "negatives": 0}
     if (folder / "user_info.parquet").exists():
         if target or sequence or user:
@@ -49,10 +52,12 @@ def convert(
                 f"{folder}: --target-field, --sequence-field and --user-field are for classic fields; a folder with "
                 "user_info.parquet names them by its layout. Leave them out."
             )
-        return convert_users(folder, splits, out, options, {**about, "layout": "per user", "options": options_used})
+        return convert_users(
+            folder, splits, out, options, {**about, "layout": "per user", "options": options_used}, notes
+        )
     fields = ClassicFields(folder, splits, options.label, target, sequence, user)
     options_used |= {"target_field": fields.target, "sequence_field": fields.sequence, "label": fields.label}
-    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used})
+    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used}, notes)
 
 
 def _refuse(options: ImportOptions) -> None:
@@ -66,11 +71,15 @@ def _refuse(options: ImportOptions) -> None:
         )
 
 
-def _split_file(folder: Path, name: str) -> Path:
+def _split_file(folder: Path, name: str, notes: list[str]) -> Path:
     files = [folder / f"{name}{suffix}" for suffix in _SUFFIXES if (folder / f"{name}{suffix}").is_file()]
+    if not files and name == "valid":
+        test = _split_file(folder, "test", notes)
+        notes.append(f"no valid.*: the validation rows are those of {test.name}, as on FuxiCTR's leaderboards.")
+        return test
     if len(files) != 1:
         raise DataError(
             f"{folder}: expected {EXPECTED}; found {len(files)} files {name}.* (the folder holds {found_in(folder)}). "
-            "Where there is no validation or test split, copy or cut one."
+            "Where there is no test split, copy or cut one."
         )
     return files[0]

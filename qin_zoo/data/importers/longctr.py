@@ -25,9 +25,9 @@ _KEYS = ("user_index", "item_index", "seq_len")
 
 
 def convert_users(
-    folder: Path, splits: dict[str, Path], out: Output, options: ImportOptions, about: dict
+    folder: Path, splits: dict[str, Path], out: Output, options: ImportOptions, about: dict, notes: list[str]
 ) -> ImportSummary:
-    """Converts a folder with one history per user."""
+    """Converts a folder with one history per user; adds to ``notes`` what is left out."""
     sources = {name: open_source(path) for name, path in splits.items()}
     label = options.label or "label"
     for source in sources.values():
@@ -36,7 +36,7 @@ def convert_users(
     first = sources["train"]
     others = [n for n in first.names if n not in (*_KEYS, label) and all(n in s.names for s in sources.values())]
     integers = [n for n in others if first.element(n) == (False, "int")]
-    notes = [f"column '{n}' ({first.type_name(n)}) left out." for n in others if n not in integers]
+    notes += [f"column '{n}' ({first.type_name(n)}) left out." for n in others if n not in integers]
     info = folder / "user_info.parquet"
     require(info, open_source(info).names, "full_item_seq")
 
