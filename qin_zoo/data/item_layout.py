@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from qin_zoo.data.convert import Progress
 from qin_zoo.data.item_codes import source_column
 from qin_zoo.data.item_table import open_item_table
 from qin_zoo.data.rows import Specs, row_kinds
+from qin_zoo.data.sources import open_source
 from qin_zoo.data.specs import feature_specs, label_names
 from qin_zoo.errors import ConfigError, DataError
 
@@ -81,7 +82,14 @@ def open_split(
     """The columns of one split: row features, labels (which the test split may lack), target and history."""
     kinds = row_kinds(row_specs(specs), labels, task) | dict(layout.kinds)
     optional = labels if split == "test" else ()
-    return open_table(path, kinds, optional=optional, cache_dir=cache_dir, progress=progress)
+    copies = {name: str(spec["copy_of"]) for name, spec in row_specs(specs).items() if spec.get("copy_of")}
+    if copies:
+        stored = open_source(path).names
+        copies = {name: source for name, source in copies.items() if name not in stored}
+    for name, source in copies.items():
+        kinds.setdefault(source, kinds.pop(name))
+    table = open_table(path, kinds, optional=optional, cache_dir=cache_dir, progress=progress)
+    return replace(table, columns=table.columns | {name: replace(table[s], name=name) for name, s in copies.items()})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from qin_zoo.data import item_codes
 from qin_zoo.data.encoders import check_encoder
+from qin_zoo.data.preprocess import copied
 from qin_zoo.errors import ConfigError, suggest
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
     Raises:
         ConfigError: no ``feature_cols``, an unknown type or key, a name given twice, a size that is not a positive
             whole number, a ``feature_encoder`` that is not allowed.
+
+    ``preprocess: copy_from(COLUMN)`` becomes ``copy_of``, the column of the rows that stands for one they lack.
     """
     columns = params.get("feature_cols")
     where = f"dataset '{params.get('dataset_id')}'"
@@ -82,6 +85,7 @@ def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
 
 
 def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
+    copy_of = copied(column, name) if column.get("source") != "item" else None
     for key in column:
         if key not in _KEYS:
             raise ConfigError(f"{where}: unknown key '{key}'.{suggest(key, _KEYS)}")
@@ -90,10 +94,11 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
                 f"{where}: '{key}' has no meaning where items stand in a table of encoded columns. "
                 "Remove it; a vector per item is a feature of type embedding."
             )
-        if key in _WITHOUT_EFFECT and column[key]:
+        if key in _WITHOUT_EFFECT and column[key] and not (key == "preprocess" and copy_of):
             _log.warning("%s: '%s' has no effect: the data is read as it is", where, key)
     spec: Spec = {"source": column.get("source") or "", "type": column.get("type")}
     spec |= {key: column[key] for key in _KEPT if column.get(key) is not None}
+    spec |= {"copy_of": copy_of} if copy_of else {}
     if item_codes.source_column(spec):
         spec |= item_codes.sizes(spec, where)
     if spec["type"] in WITH_IDS:

@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 import torch
 from conftest import shared_data
+from data_path_files import DataSet
 from reference_preprocess import assert_encoded_alike, fuxictr_processors
 
 from qin_zoo.config.values import PREPROCESSORS
-from qin_zoo.data.dataset import open_feature_map
+from qin_zoo.data.dataset import Dataset, open_feature_map
 from qin_zoo.data.encode import encode_fields
 from qin_zoo.data.preprocess import FUNCTIONS
 from qin_zoo.errors import ConfigError, DataError
@@ -333,3 +334,26 @@ def test_one_file_for_validation_and_test(tmp_path):
     params["valid_data"] = params["test_data"]
     ours = encode_fields(params)
     assert pl.read_parquet(ours["valid_data"]).equals(pl.read_parquet(ours["test_data"]))
+
+
+@pytest.mark.parametrize(("layout", "source"), [("row", "user_id"), ("user", "user_index")])
+def test_a_copy_in_rows_with_an_item_table(tmp_path, layout, source):
+    small = DataSet(tmp_path, layout)
+    copy = column("group_id", "meta", "int", preprocess=f"copy_from({source})")
+    params = {**small.params, "feature_cols": [*small.params["feature_cols"], copy], "group_id": "group_id"}
+    dataset = Dataset(params)
+    for split, rows in small.rows.items():
+        assert dataset.group_ids(split).tolist() == list(rows[source])
+    batch = next(iter(dataset.loader("train", shuffle=False)))
+    assert batch.rows["group_id"].tolist() == batch.rows[source].tolist()
+    with pytest.raises(DataError, match="expected a column 'usr'"):
+        Dataset({**params, "feature_cols": [*small.params["feature_cols"], {**copy, "preprocess": "copy_from(usr)"}]})
+
+
+def test_a_column_that_is_there_is_no_copy(tmp_path):
+    """As in FuxiCTR, whose preprocessing leaves encoded files alone."""
+    small = DataSet(tmp_path, "row")
+    columns = [c for c in small.params["feature_cols"] if "user_id" not in c["name"]]
+    columns += [column("item_seq", "meta", "int"), column("user_id", "meta", "int", preprocess="copy_from(item_id)")]
+    dataset = Dataset({**small.params, "feature_cols": columns, "group_id": "user_id"})
+    assert dataset.group_ids("train").tolist() == list(small.rows["train"]["user_id"])
