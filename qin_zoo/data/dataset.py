@@ -152,7 +152,12 @@ def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same dataset with all its files in another folder."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with {', '.join(_file_names(params).values())}.")
-    moved = {key: str(folder / name) for key, name in _file_names(params).items()}
+    moved: dict[str, Any] = {key: str(folder / name) for key, name in _file_names(params).items()}
+    if params.get("feature_cols"):
+        moved["feature_cols"] = [
+            {**c, "pretrained_emb": str(folder / Path(c["pretrained_emb"]).name)} if c.get("pretrained_emb") else c
+            for c in params["feature_cols"]
+        ]
     return {**params, **moved, "feature_map_json": str(folder / "feature_map.json")}
 
 

@@ -156,6 +156,12 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
     for split, files in raw.items():
         labelled[split] = [name for name in labels if split != "test" or _has_label(files, name)]
         rows[split] = sum(_checked(file, fields, {n: labels[n] for n in labelled[split]}, widths) for file in files)
+    parsed, names = work / "parsed", [*fields, *labels]
+    parsed.mkdir()
+    raw = {
+        split: [file.parsed(parsed / f"{split}-{n}.parquet", names) for n, file in enumerate(files)]
+        for split, files in raw.items()
+    }
     vocabularies, vectors = _with_vectors(fields, *_vocabularies(fields, raw), work)
     lengths, scales, boundaries = _statistics(fields, raw["train"])
 
@@ -181,6 +187,7 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         target = work / f"{split}.parquet"
         reading(files[0].path, lambda frame=frame, target=target: frame.sink_parquet(target))
         progress(f"{split} (encoding)", rows[split], rows[split])
+    shutil.rmtree(parsed)
     _write_maps(params, fields, vocabularies, lengths, {**widths, **vectors}, work)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
 

@@ -59,16 +59,18 @@ class RawFile:
         params: ``sep`` (","), ``n_rows``, and what :func:`~qin_zoo.data.preprocess.prepare` reads.
         kind: csv or parquet.
         rows: the rows it stands for, ascending; None for all.
+        copy: a parquet file of what it holds, made by :meth:`parsed`.
     """
 
     path: Path
     kind: str
     params: Mapping[str, Any] = field(repr=False)
     rows: pl.Series | None = field(default=None, repr=False)
+    copy: Path | None = None
 
     @cached_property
     def frame(self) -> pl.LazyFrame:
-        return self._prepared[0]
+        return pl.scan_parquet(self.copy) if self.copy else self._prepared[0]
 
     @cached_property
     def schema(self) -> pl.Schema:
@@ -81,6 +83,14 @@ class RawFile:
 
     def read(self, query: Callable[[], Any]) -> Any:
         return reading(self.path, query)
+
+    def parsed(self, copy: Path, names: Iterable[str]) -> RawFile:
+        """The same columns, read from a parquet file that this writes: text is parsed once, not for every column."""
+        if self.kind == "parquet" and self.rows is None and self.frame is self._scan:
+            return self
+        columns = self.frame.select(n for n in names if n in self.schema)
+        self.read(lambda: columns.sink_parquet(copy, compression="lz4"))
+        return replace(self, copy=copy)
 
     def require(self, name: str) -> None:
         if name not in self.schema:
