@@ -42,25 +42,30 @@ class DIN(ZooModel):
         **kwargs,
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
-        self.attention_layers = DINAttention(
-            MLP_Block(
-                4 * self.item_dim,
-                hidden_units=list(attention_hidden_units),
-                hidden_activations=attention_hidden_activations,
-                output_dim=1,
-                output_activation=attention_output_activation,
-                dropout_rates=attention_dropout,
-            ),
-            use_softmax=din_use_softmax,
-        )
+        mlp = {
+            "hidden_units": list(attention_hidden_units),
+            "hidden_activations": attention_hidden_activations,
+            "output_dim": 1,
+            "output_activation": attention_output_activation,
+            "dropout_rates": attention_dropout,
+        }
+        self.attention_layers = self.per_sequence(lambda dim: DINAttention(MLP_Block(4 * dim, **mlp), din_use_softmax))
         self.dnn = MLP_Block(
-            self.context_dim + 2 * self.item_dim,
+            self.context_dim + self.item_dim + self.interest_dim,
             hidden_units=list(dnn_hidden_units),
             hidden_activations=dnn_activations,
             output_dim=1,
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
         )
+
+    def from_fuxictr(self, state):
+        if len(self.pairs) == 1:
+            state = {name.replace("attention_layers.0.", "attention_layers."): w for name, w in state.items()}
+        first, columns = state.get("dnn.mlp.0.weight"), self._inputs.fuxictr_columns()
+        if first is not None and first.shape[1] == len(columns):
+            state["dnn.mlp.0.weight"] = first[:, columns]
+        return state
 
     def logits(self, x):
         interest = self.attention_layers(x.target, x.history, x.mask)  # (B, D)

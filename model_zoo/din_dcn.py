@@ -50,10 +50,10 @@ class DIN_DCN(ZooModel):
         **kwargs,
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
-        self.attention_layers = MultiHeadTargetAttention(
-            self.item_dim, attention_dim, num_heads=num_heads, dropout_rate=attention_dropout
+        self.attention_layers = self.per_sequence(
+            lambda dim: MultiHeadTargetAttention(dim, attention_dim, num_heads, dropout_rate=attention_dropout)
         )
-        input_dim = self.context_dim + 2 * self.item_dim  # n
+        input_dim = self.context_dim + self.item_dim + self.interest_dim  # n
         if use_low_rank_mixture:
             self.crossnet = CrossNetMix(input_dim, num_cross_layers, low_rank=low_rank, num_experts=num_experts)
         else:

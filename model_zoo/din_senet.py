@@ -55,9 +55,10 @@ class DIN_SENet(ZooModel):
         size = self.embedding_dim  # E
         num_fields = len(self.context_dims) + 2 * len(self.item_dims)  # F
         self.context_embedding = UnifiedEmbedding(self.context_dims.values(), size)
-        self.item_embedding = UnifiedEmbedding(self.item_dims.values(), size)
-        self.attention_layers = MultiHeadTargetAttention(
-            len(self.item_dims) * size, attention_dim, num_heads=num_heads, dropout_rate=attention_dropout
+        self.item_embedding = self.per_item(lambda dims: UnifiedEmbedding(dims, size))
+        self.attention_layers = self.per_sequence(
+            lambda dim: MultiHeadTargetAttention(dim, attention_dim, num_heads, dropout_rate=attention_dropout),
+            [len(pair) * size for pair in self.pairs],
         )
         self.senet = SqueezeExcitation(num_fields, reduction_ratio, excitation_activation)
         self.cross_net = CrossNetV2(num_fields * size, num_cross_layers) if use_cross_net else None

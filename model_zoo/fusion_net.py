@@ -49,21 +49,17 @@ class FusionNet(ZooModel):
             "mtfn": {"tensor_dim": tensor_dim},
         }
         try:
-            self.fusion = make_fusion(fusion, list(self.item_dims.values()), fusion_dim, **options.get(fusion, {}))
+            self.fusion = self.per_item(lambda dims: make_fusion(fusion, dims, fusion_dim, **options.get(fusion, {})))
         except ValueError as error:
             raise ModelError(str(error)) from None
-        poolings = {"mean": MeanPooling, "attention": lambda: TargetAttentionPooling(fusion_dim)}
-        self.pooling = choose(poolings, pooling, "pooling")()
-        size = self.context_dim + 2 * fusion_dim
+        make = choose({"mean": lambda dim: MeanPooling(), "attention": TargetAttentionPooling}, pooling, "pooling")
+        self.pooling = self.per_sequence(make, [fusion_dim for _ in self.pairs])
+        size = self.context_dim + 2 * self.interest_dim
         self.dnn = MLP_Block(
             size, list(dnn_hidden_units), output_dim=1, dropout_rates=net_dropout, batch_norm=batch_norm
         )
 
-    def fuse(self, items):
-        """Items (…, D), the features of each side by side, to (…, fusion_dim)."""
-        return self.fusion(list(items.split(list(self.item_dims.values()), dim=-1)))
-
     def logits(self, x):
-        target = self.fuse(x.target)  # (B, fusion_dim)
-        interest = self.pooling(target, map_items(self.fuse, x.history), x.mask)  # (B, fusion_dim)
+        target = self.fusion(x.target)  # (B, fusion_dim)
+        interest = self.pooling(target, map_items(self.fusion, x.history), x.mask)  # (B, fusion_dim)
         return self.dnn(torch.cat([x.context, target, interest], dim=-1))

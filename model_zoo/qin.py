@@ -14,7 +14,7 @@ ATTENTIONS = {
     "asta": ASTA,
     "softmax": partial(ASTA, normalize=True),
     "mean": lambda item_dim: MeanPooling(),
-    "none": lambda item_dim: None,
+    "none": None,
 }
 
 
@@ -50,8 +50,9 @@ class QIN(ZooModel):
         **kwargs,
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
-        self.attention_layers = choose(ATTENTIONS, attention, "attention")(self.item_dim)
-        n = self.context_dim + self.item_dim * (1 if attention == "none" else 2)
+        make = choose(ATTENTIONS, attention, "attention")
+        self.attention_layers = self.per_sequence(make) if make else None
+        n = self.context_dim + self.item_dim + self.interest_dim
         heads = {
             "qnn": lambda: QNN(n, num_layers, num_row, net_dropout, batch_norm),
             "mlp": lambda: MLP_Block(

@@ -53,17 +53,17 @@ class Transformer_DCN(ZooModel):
         **kwargs,
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
-        self.transformer_encoder = TargetTransformer(
-            self.item_dim,
-            num_heads=num_heads,
-            transformer_layers=transformer_layers,
-            dim_feedforward=dim_feedforward,
-            transformer_dropout=transformer_dropout,
-            first_k_cols=first_k_cols,
-            concat_max_pool=concat_max_pool,
-            mask_convention=mask_convention,
-        )
-        width = self.context_dim + self.item_dim + self.transformer_encoder.output_dim
+        transformer = {
+            "num_heads": num_heads,
+            "transformer_layers": transformer_layers,
+            "dim_feedforward": dim_feedforward,
+            "transformer_dropout": transformer_dropout,
+            "first_k_cols": first_k_cols,
+            "concat_max_pool": concat_max_pool,
+            "mask_convention": mask_convention,
+        }
+        self.transformer_encoder = self.per_sequence(lambda dim: TargetTransformer(dim, **transformer))
+        width = self.context_dim + self.item_dim + self.interest_dim
         dnn = {"hidden_activations": hidden_activations, "dropout_rates": net_dropout, "batch_norm": batch_norm}
         self.crossnet = CrossNetV2(width, dcn_cross_layers)
         self.parallel_dnn = MLP_Block(width, hidden_units=list(dcn_hidden_units), **dnn)

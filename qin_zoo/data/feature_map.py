@@ -252,7 +252,6 @@ def _check_together(
 
 def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where: str) -> None:
     """Targets and histories of named fields: which types they can have."""
-    lengths: dict[str, int] = {}
     for key in ("target_field", "sequence_field"):
         names = _flat(params.get(key))
         if len(set(names)) < len(names):
@@ -263,10 +262,13 @@ def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where
             if kind == "meta" or (key == "sequence_field" and kind != "sequence"):
                 wanted = "a sequence" if key == "sequence_field" else "a feature with an embedding"
                 raise ConfigError(f"{where}, {key}: expected {wanted}, found '{name}', which is of type {kind}.")
-            if key == "sequence_field":
-                lengths[name] = features[name]["max_len"]
-    if len(set(lengths.values())) > 1 or 0 in lengths.values():
-        raise ConfigError(f"{where}, sequence_field: expected sequences of one length, found the max_len {lengths}.")
+    sequences = params.get("sequence_field")
+    for pair in sequences if isinstance(sequences, list) else [sequences]:  # only a pair's fields go together
+        lengths = {name: features[name]["max_len"] for name in _flat(pair)}
+        if len(set(lengths.values())) > 1 or 0 in lengths.values():
+            raise ConfigError(
+                f"{where}, sequence_field: expected sequences of one length, found the max_len {lengths}."
+            )
 
 
 def _flat(names: object) -> list[str]:

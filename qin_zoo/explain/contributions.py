@@ -93,7 +93,7 @@ def _input(flat: Tensor, x: ModelInput) -> ModelInput:
 def _by_feature(model: ZooModel, flat: Tensor, x: ModelInput) -> tuple[dict, dict, dict]:
     """Contributions (C + D + L·D,) of single numbers, summed over each feature's embedding."""
     parts = _input(flat.unsqueeze(0), x)
-    dims = model._inputs.history_dims
+    dims = model._inputs.histories[0]
     history = (part.sum(dim=1).numpy() for part in parts.history[0].cpu().split(list(dims.values()), dim=1))
     return _sums(parts.context, model.context_dims), _sums(parts.target, model.item_dims), dict(zip(dims, history))
 

@@ -177,6 +177,11 @@ def explain_row(
 
 def explain(model: ZooModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:
     """The same with a model at hand, in evaluation mode; writes nothing."""
+    if len(model.pairs) != 1:
+        raise ConfigError(
+            f"Dataset '{dataset.feature_map.dataset_id}' has {len(model.pairs)} pairs of target and history "
+            "(target_field, sequence_field); only predictions of models with one can be explained."
+        )
     loader = dataset.loader(split, shuffle=False)
     if not 0 <= row < loader.num_samples:
         raise ConfigError(
@@ -235,7 +240,7 @@ def _items(model: ZooModel, dataset: Dataset, batch) -> tuple[Item, list[Item]]:
     """The row's target, and what stands at each place of its history."""
     if not isinstance(batch, ItemBatch):
         inputs = model._inputs
-        target, history = batch[inputs.target_features[0]], batch[inputs.sequence_features[0]]
+        target, history = batch[inputs.target_features[0][0]], batch[inputs.sequence_features[0][0]]
         return Item(int(target)), [Item(item) for item in history[0].tolist()]
     target, history = int(batch.target), batch.history[0].tolist()
     ids, titles = original_ids(dataset.folder / ID_FILE), item_titles(dataset.folder, {target, *history})

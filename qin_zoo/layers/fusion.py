@@ -1,11 +1,12 @@
 """Fusions: several vectors that describe one thing (its id, its tags, each modality) to one vector.
 
-All are built from the sizes of the parts and of the result, and take a list of parts (…, d_m) to (…, output_dim).
+All are built from the sizes of the parts and of the result, and take the parts side by side.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,31 @@ def _projections(dims: list[int], output_dim: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Linear(dim, output_dim) for dim in dims)
 
 
-def _project(projections: nn.ModuleList, parts: list[Tensor]) -> list[Tensor]:
+def _project(projections: nn.ModuleList, parts: Sequence[Tensor]) -> list[Tensor]:
     return [projection(part) for projection, part in zip(projections, parts)]
 
 
-class ConcatFusion(nn.Module):
+class Fusion(nn.Module):
+    """What all fusions have in common.
+
+    Args:
+        dims: d_m, size of each part.
+    """
+
+    def __init__(self, dims: list[int]):
+        super().__init__()
+        self.dims = list(dims)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """The parts side by side, (…, sum of dims), to (…, output_dim)."""
+        return self.fuse(items.split(self.dims, dim=-1))
+
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
+        """Parts (…, d_m) to (…, output_dim)."""
+        raise NotImplementedError
+
+
+class ConcatFusion(Fusion):
     """``W [z_1; …; z_M] + b``.
 
     Args:
@@ -30,15 +51,14 @@ class ConcatFusion(nn.Module):
     """
 
     def __init__(self, dims: list[int], output_dim: int):
-        super().__init__()
+        super().__init__(dims)
         self.linear = nn.Linear(sum(dims), output_dim)
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """Parts (…, d_m) to (…, output_dim)."""
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
         return self.linear(torch.cat(parts, dim=-1))
 
 
-class SumFusion(nn.Module):
+class SumFusion(Fusion):
     """``Σ_m (P_m z_m + b_m)``.
 
     It reaches the same functions as ``concat``; initialisation, which then looks at each part's size alone, and the
@@ -50,15 +70,14 @@ class SumFusion(nn.Module):
     """
 
     def __init__(self, dims: list[int], output_dim: int):
-        super().__init__()
+        super().__init__(dims)
         self.projections = _projections(dims, output_dim)
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """Parts (…, d_m) to (…, output_dim)."""
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.stack(_project(self.projections, parts)).sum(dim=0)
 
 
-class GateFusion(nn.Module):
+class GateFusion(Fusion):
     """``Σ_m g_m (P_m z_m + b_m)``, one gate for each part from all: ``g = σ(W [z_1; …; z_M] + c)``.
 
     Scalar gates after the gated multimodal unit of Arevalo et al., ICLR workshop 2017.
@@ -70,20 +89,19 @@ class GateFusion(nn.Module):
     """
 
     def __init__(self, dims: list[int], output_dim: int, gate_activation: str = "sigmoid"):
-        super().__init__()
+        super().__init__(dims)
         self.projections = _projections(dims, output_dim)
         activations = {"sigmoid": nn.Sigmoid, "softmax": lambda: nn.Softmax(dim=-1)}
         self.gate = nn.Sequential(
             nn.Linear(sum(dims), len(dims)), choose(activations, gate_activation, "gate_activation")()
         )
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """Parts (…, d_m) to (…, output_dim)."""
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
         gates = self.gate(torch.cat(parts, dim=-1))  # (…, M)
         return (torch.stack(_project(self.projections, parts), dim=-1) * gates.unsqueeze(-2)).sum(dim=-1)
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(Fusion):
     """``Σ_m a_m p_m`` of the projected parts ``p_m = P_m z_m + b_m``, ``a = softmax_m(v · tanh(W p_m + c))``.
 
     The attention over views of Wang et al., *Heterogeneous Graph Attention Network*, WWW 2019, per item.
@@ -95,20 +113,19 @@ class AttentionFusion(nn.Module):
     """
 
     def __init__(self, dims: list[int], output_dim: int, attention_dim: int | None = None):
-        super().__init__()
+        super().__init__(dims)
         attention_dim = attention_dim or output_dim
         self.projections = _projections(dims, output_dim)
         self.score = nn.Sequential(
             nn.Linear(output_dim, attention_dim), nn.Tanh(), nn.Linear(attention_dim, 1, bias=False)
         )
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """Parts (…, d_m) to (…, output_dim)."""
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
         projected = torch.stack(_project(self.projections, parts), dim=-2)  # (…, M, output_dim)
         return (self.score(projected).softmax(dim=-2) * projected).sum(dim=-2)
 
 
-class LowRankFusion(nn.Module):
+class LowRankFusion(Fusion):
     """Low-rank multimodal fusion: ``Σ_r Π_m (W_m^r [1; z_m])``, the product taken element by element.
 
     Equals a linear map of the outer product of all ``[1; z_m]`` whose weight has rank ``rank`` (Liu et al.,
@@ -123,7 +140,7 @@ class LowRankFusion(nn.Module):
     """
 
     def __init__(self, dims: list[int], output_dim: int, rank: int = 4):
-        super().__init__()
+        super().__init__(dims)
         self.rank = rank
         self.factors = _projections(dims, rank * output_dim)
         self.init_weights()
@@ -133,13 +150,12 @@ class LowRankFusion(nn.Module):
         for factor in self.factors:
             nn.init.constant_(factor.bias, self.rank ** (-1 / len(self.factors)))
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """Parts (…, d_m) to (…, output_dim)."""
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
         product = math.prod(_project(self.factors, parts))  # (…, rank · output_dim)
         return product.unflatten(-1, (self.rank, -1)).sum(dim=-2)
 
 
-class TensorFusion(nn.Module):
+class TensorFusion(Fusion):
     """Multimodal tensor fusion: ``W vec([1; P_1 z_1] ⊗ … ⊗ [1; P_M z_M]) + b``.
 
     Zadeh et al., *Tensor Fusion Network for Multimodal Sentiment Analysis*, EMNLP 2017. The outer product has
@@ -157,7 +173,7 @@ class TensorFusion(nn.Module):
     MAX_ENTRIES = 2**17
 
     def __init__(self, dims: list[int], output_dim: int, tensor_dim: int = 4):
-        super().__init__()
+        super().__init__(dims)
         entries = (tensor_dim + 1) ** len(dims)
         if entries > self.MAX_ENTRIES:
             raise ValueError(
@@ -167,8 +183,7 @@ class TensorFusion(nn.Module):
         self.projections = _projections(dims, tensor_dim)
         self.linear = nn.Linear(entries, output_dim)
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """Parts (…, d_m) to (…, output_dim)."""
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
         tensor = parts[0].new_ones(*parts[0].shape[:-1], 1)  # (…, 1)
         for p in _project(self.projections, parts):
             p = torch.cat([torch.ones_like(p[..., :1]), p], dim=-1)  # (…, tensor_dim + 1)
@@ -176,7 +191,7 @@ class TensorFusion(nn.Module):
         return self.linear(tensor)
 
 
-FUSIONS: dict[str, type[nn.Module]] = {
+FUSIONS: dict[str, type[Fusion]] = {
     "concat": ConcatFusion,
     "sum": SumFusion,
     "gate": GateFusion,
@@ -186,7 +201,7 @@ FUSIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def make_fusion(name: str, dims: list[int], output_dim: int, **options) -> nn.Module:
+def make_fusion(name: str, dims: list[int], output_dim: int, **options) -> Fusion:
     """A fusion by its name in ``FUSIONS``.
 
     Args:
@@ -198,4 +213,4 @@ def make_fusion(name: str, dims: list[int], output_dim: int, **options) -> nn.Mo
     Raises:
         ValueError: there is no such fusion.
     """
-    return choose(FUSIONS, name, "fusion")(list(dims), output_dim, **options)
+    return choose(FUSIONS, name, "fusion")(dims, output_dim, **options)

@@ -55,8 +55,13 @@ def dense(history: History) -> Tensor:
     return history if isinstance(history, Tensor) else history.dense()
 
 
-def map_items(function: Callable[[Tensor], Tensor], history: History) -> History:
-    """Applies a function of single items, (…, D) -> (…, E), to a history: once per distinct item where it can."""
+def map_items(function: Callable[[Tensor], Tensor], history: History | list[History]) -> History | list[History]:
+    """Applies a function of single items, (…, D) -> (…, E), to a history: once per distinct item where it can.
+
+    To several histories, a list, their own functions, as they stand in a :class:`~qin_zoo.layers.pairs.PerPair`.
+    """
+    if isinstance(history, list):
+        return [map_items(*pair) for pair in zip(function, history)]
     if isinstance(history, SharedHistory):
         return SharedHistory(function(history.items), history.rows)
     if isinstance(history, ItemRows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +18,16 @@ from qin_zoo.distributed import ALONE, Group, others_wait
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
+from qin_zoo.layers import PerPair
 from qin_zoo.layers.synced_norm import sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import sharded
-from qin_zoo.models.inputs import Embedder, ModelInput, make_inputs, row_columns
+from qin_zoo.models.inputs import Embedder, FieldInputs, ModelInput, make_inputs, row_columns
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
 from qin_zoo.models.weights import read_state, require_fit
+
+_FUXICTR = "embedding_layer.embedding_layers."  # how a checkpoint of FuxiCTR's models of named fields names tables
 
 
 class _FinishedAfterInit(type):
@@ -43,7 +46,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
     single features, ``self.item_dims`` and ``self.context_dims`` (name -> size, in the order in which they are
     concatenated), and implements :meth:`logits`. Embedding, devices, labels, loss, accumulation, checkpoints and
     evaluation are here. One model runs on both kinds of input: an item table (features with ``source: item``), and
-    FuxiCTR's named fields (``target_field`` and ``sequence_field``); which one is a matter of the dataset.
+    FuxiCTR's named fields, with one pair of target and history (``target_field`` and ``sequence_field``), several, or
+    none; which one is a matter of the dataset. So the layer that draws the interest is made by :meth:`per_sequence`,
+    and ``self.interest_dim`` is its size.
 
     Args:
         feature_map: FuxiCTR's feature map of the dataset.
@@ -64,8 +69,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         compile: compile ``logits`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
         factor: what the learning rate is multiplied by when the monitor does not improve.
         min_lr: floor of the learning rate.
-        target_field: FuxiCTR fields only: feature, or list of features, of the target item.
-        sequence_field: FuxiCTR fields only: the history's feature or features, in the same order.
+        target_field: FuxiCTR fields only: the target item's feature, or a tuple of features that are concatenated; a
+            list of both for several targets, each with a history of its own.
+        sequence_field: FuxiCTR fields only: the histories' features, in the same form.
         sharded_tables: features whose embedding tables are split by rows among the processes that train together,
             through TorchRec; those with which they share a table share its rows. None of them in one process. A
             process's device then holds its rows only, with their gradients and optimiser state; its host memory holds
@@ -133,14 +139,49 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self.shards: list[nn.Parameter] = []
         embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
         self._inputs = make_inputs(embedder, target_field, sequence_field)
-        self.item_dims = self._inputs.item_dims
+        self.pairs = self._inputs.pairs
+        self.item_dims = {name: dim for pair in self.pairs for name, dim in pair.items()}
         self.context_dims = self._inputs.context_dims
+        self.interest_dim = 0
         self.item_dim = sum(self.item_dims.values())
         self.context_dim = sum(self.context_dims.values())
 
     def logits(self, x: ModelInput) -> Tensor:
         """The model itself: (B,) or (B, 1) logits from context, target, history and mask."""
         raise NotImplementedError(f"{type(self).__name__} must implement logits(x).")
+
+    def per_sequence(self, make: Callable[[int], nn.Module], dims: list[int] | None = None) -> nn.Module:
+        """The layer that draws the interest from the history; where there are several, one for each.
+
+        Called with ``x.target``, ``x.history`` and ``x.mask`` it returns (B, ``interest_dim``), which is set here.
+
+        Args:
+            make: gives the layer of a pair of target and history whose item vectors have a size D. Its results are
+                of that size too, unless its ``output_dim`` says otherwise.
+            dims: D of each pair. Default: that of its embedded features, ``self.pairs``.
+
+        Returns:
+            of one pair, as with every item table, that layer itself.
+        """
+        dims = [sum(pair.values()) for pair in self.pairs] if dims is None else dims
+        layers = [make(dim) for dim in dims]
+        self.interest_dim = sum(getattr(layer, "output_dim", dim) for layer, dim in zip(layers, dims))
+        if not layers:
+            logging.warning(
+                f"{type(self).__name__} runs without a history: dataset '{self.feature_map.dataset_id}' has no "
+                "target_field and sequence_field."
+            )
+        return layers[0] if len(layers) == 1 else PerPair(layers, dims)
+
+    def per_item(self, make: Callable[[list[int]], nn.Module]) -> nn.Module:
+        """A map of item vectors, for ``x.target`` and through ``map_items`` for ``x.history``; one for each pair.
+
+        Args:
+            make: gives the map, (…, D) -> (…, E), of items whose features have these sizes.
+        """
+        sizes = [list(pair.values()) for pair in self.pairs]
+        layers = [make(dims) for dims in sizes]
+        return layers[0] if len(layers) == 1 else PerPair(layers, map(sum, sizes))
 
     def finish(self) -> None:
         """FuxiCTR's last three lines of every constructor: optimiser and loss, initialisation, device."""
@@ -335,9 +376,20 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         """
         self.to(self.device)
         state = read_state(checkpoint)
+        if isinstance(self._inputs, FieldInputs) and any(name.startswith(_FUXICTR) for name in state):
+            renamed = {name.replace(_FUXICTR, f"embedding_layer.{_FUXICTR}", 1): w for name, w in state.items()}
+            state = self.from_fuxictr(renamed)
         expected = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.unfilled)
         require_fit(state, expected["model"], checkpoint)
         self.load_state_dict(sharded.map_state(self, {"model": state}, sharded.ShardedTable.own)["model"])
+
+    def from_fuxictr(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of FuxiCTR's model of this name on named fields as this one's; a model that has one says how.
+
+        Args:
+            state: the ``state_dict``, its embeddings named as here.
+        """
+        return state
 
     def count_parameters(self, count_embedding: bool = True) -> int:
         """Number of trainable parameters, logged as FuxiCTR does and returned."""

@@ -29,15 +29,16 @@ class ModelInput:
 
     Attributes:
         context: (B, C) row features, embedded and concatenated; C may be 0.
-        target: (B, D) representation of the target item.
-        history: (B, L, D), or :class:`~qin_zoo.layers.ItemRows`: what the user acted on, oldest first.
-        mask: (B, L) bool, true where the history has an item.
+        target: (B, D) representation of the target item; of several pairs of fields, the targets side by side.
+        history: (B, L, D), or :class:`~qin_zoo.layers.ItemRows`: what the user acted on, oldest first. Where the fields
+            are not one pair, a list with one history of each; empty without any, D being 0 then.
+        mask: (B, L) bool, true where the history has an item; a list like ``history``.
     """
 
     context: Tensor
     target: Tensor
-    history: History
-    mask: Tensor
+    history: History | list[History]
+    mask: Tensor | list[Tensor]
 
 
 class Embedder:
@@ -106,7 +107,11 @@ class Embedder:
     def embed_positions(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Sequences of ids (B, L) each to one embedding per position (B, L, dim); nothing is pooled."""
         inputs = self._fetch(names, values)
-        return torch.cat([self.layer.embedding_layers[name](inputs[name].long()) for name in names], dim=-1)
+        return torch.cat([self._positions(name, inputs[name].long()) for name in names], dim=-1)
+
+    def _positions(self, name: str, ids: Tensor) -> Tensor:
+        embedded, encoders = self.layer.embedding_layers[name](ids), dict(self.layer.feature_encoders)
+        return encoders[name](embedded) if isinstance(encoders.get(name), nn.Linear) else embedded
 
     def look_on(self, names: Iterable[str]) -> None:
         """Takes part, without ids, in the other processes' look-ups of these features, in the order of theirs."""
@@ -127,7 +132,7 @@ class ItemTableInputs:
         features = embedder.feature_map.features
         self.item_features = [n for n, s in features.items() if s.get("source") == "item" and s["type"] != "meta"]
         self.context_features = [n for n, s in features.items() if s.get("source") != "item" and s["type"] != "meta"]
-        self.item_dims = self.history_dims = embedder.dims(self.item_features)
+        self.pairs = self.histories = [embedder.dims(self.item_features)]
         self.context_dims = embedder.dims(self.context_features)
 
     def __call__(self, batch) -> ModelInput:
@@ -172,39 +177,54 @@ class ItemTableInputs:
 
 
 class FieldInputs:
-    """FuxiCTR's classic layout: one row dictionary in which named fields hold the target and the history.
+    """FuxiCTR's classic layout: one row dictionary in which named fields hold targets and histories.
 
     Args:
         embedder: embeds the fields.
-        target_field: field of the target item, or a tuple of fields that together describe it.
-        sequence_field: the history's field or fields, in the same order.
+        target_field: field of the target item, or a tuple of fields that together describe it; a list is of several
+            targets. None: no history is looked at, and all fields are the context.
+        sequence_field: the histories' fields, in the same form.
+
+    Attributes:
+        target_features, sequence_features: of each pair the names of its fields.
     """
 
-    def __init__(self, embedder: Embedder, target_field, sequence_field):
+    def __init__(self, embedder: Embedder, target_field=None, sequence_field=None):
         self.embedder = embedder
         features = embedder.feature_map.features
-        self.target_features = _flatten(target_field)
-        self.sequence_features = _flatten(sequence_field)
-        for key, names in (("target_field", self.target_features), ("sequence_field", self.sequence_features)):
+        self.target_features = _pairs(target_field)
+        self.sequence_features = _pairs(sequence_field)
+        self._targets = [name for pair in self.target_features for name in pair]
+        self._sequences = [name for pair in self.sequence_features for name in pair]
+        for key, names, others in (
+            ("target_field", self._targets, self._sequences),
+            ("sequence_field", self._sequences, self._targets),
+        ):
             unknown = [n for n in names if n not in features]
-            if unknown or not names:
+            if unknown or (others and not names):
                 name = unknown[0] if unknown else ""
                 raise ModelError(
                     f"{key} names '{name}', which is no feature of dataset '{embedder.feature_map.dataset_id}'."
                     f"{suggest(name, features)} Features: {', '.join(features)}."
                 )
-        used = {*self.target_features, *self.sequence_features}
+        used = {*self._targets, *self._sequences}
         self.context_features = [n for n, s in features.items() if s["type"] != "meta" and n not in used]
-        self.item_dims = embedder.dims(self.target_features)
         self.context_dims = embedder.dims(self.context_features)
-        self.history_dims = embedder.dims(self.sequence_features)
-        target, history = list(self.item_dims.values()), list(self.history_dims.values())
-        if target != history:
+        self.pairs = [embedder.dims(names) for names in self.target_features]
+        self.histories = [embedder.dims(names) for names in self.sequence_features]
+        if len(self.pairs) != len(self.histories):
             raise ModelError(
-                f"target_field {self.target_features} has {target} dimensions, but sequence_field "
-                f"{self.sequence_features} has {history}: give each sequence the embedding of its target "
-                "(share_embedding), in the same order."
+                f"target_field has {len(self.pairs)} targets, {self.target_features}, but sequence_field "
+                f"{len(self.histories)} histories, {self.sequence_features}: a list has one of each for every pair; "
+                "several fields of one item, or of one history, stand together in a tuple."
             )
+        for target, history in zip(self.pairs, self.histories):
+            if list(target.values()) != list(history.values()):
+                raise ModelError(
+                    f"target_field {list(target)} has {list(target.values())} dimensions, but sequence_field "
+                    f"{list(history)} has {list(history.values())}: give each sequence the embedding of its target "
+                    "(share_embedding), in the same order."
+                )
 
     def __call__(self, batch) -> ModelInput:
         if not isinstance(batch, Mapping):
@@ -212,31 +232,41 @@ class FieldInputs:
                 f"This model was built for named fields (target_field {self.target_features}) and expects one "
                 f"dictionary per batch; it got {type(batch).__name__}."
             )
-        first = self.sequence_features[0]
-        padding = self.embedder.feature_map.features[first].get("padding_idx") or 0
-        return ModelInput(
-            context=self.embedder.embed(self.context_features, batch),
-            target=self.embedder.embed(self.target_features, batch),
-            history=self.embedder.embed_positions(self.sequence_features, batch),
-            mask=batch[first].to(self.embedder.device).long() != padding,
-        )
+        context, target = (self.embedder.embed(names, batch) for names in (self.context_features, self._targets))
+        histories = [self.embedder.embed_positions(names, batch) for names in self.sequence_features]
+        masks = [self._mask(names[0], batch) for names in self.sequence_features]
+        one = len(histories) == 1
+        return ModelInput(context, target, *((histories[0], masks[0]) if one else (histories, masks)))
+
+    def _mask(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
+        return batch[name].to(self.embedder.device).long() != self.padding(name)
+
+    def padding(self, name: str) -> int:
+        """The id that stands where a sequence has no item."""
+        return self.embedder.feature_map.features[name].get("padding_idx") or 0
+
+    def fuxictr_columns(self) -> list[int]:
+        """Where each number of [context; target; interest] stands in FuxiCTR's order, that of its feature map.
+
+        FuxiCTR's models of named fields put a sequence's part of the interest where the sequence stands.
+        """
+        features, begin, places = self.embedder.feature_map.features, 0, {}
+        for name, dim in self.embedder.dims(n for n, spec in features.items() if spec["type"] != "meta").items():
+            places[name] = range(begin, begin + dim)
+            begin += dim
+        return [place for n in (*self.context_features, *self._targets, *self._sequences) for place in places[n]]
 
     def look_on(self) -> None:
         """Takes part in the other processes' look-ups for a batch, without one."""
-        self.embedder.look_on([*self.context_features, *self.target_features, *self.sequence_features])
+        self.embedder.look_on([*self.context_features, *self._targets, *self._sequences])
 
 
 def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> ItemTableInputs | FieldInputs:
-    """The kind of input a dataset has: named fields where they are named, else an item table."""
+    """The kind of input a dataset has: an item table where features are its (``source: item``), else named fields."""
     if target_field or sequence_field:
-        return FieldInputs(embedder, target_field or [], sequence_field or [])
+        return FieldInputs(embedder, target_field, sequence_field)
     inputs = ItemTableInputs(embedder)
-    if not inputs.item_features:
-        raise ModelError(
-            f"Dataset '{embedder.feature_map.dataset_id}' has neither features with source: item (item table) nor "
-            "target_field and sequence_field (FuxiCTR's named fields): the model cannot tell target and history."
-        )
-    return inputs
+    return inputs if inputs.item_features else FieldInputs(embedder)
 
 
 def row_columns(batch) -> Mapping[str, Tensor]:
@@ -246,7 +276,7 @@ def row_columns(batch) -> Mapping[str, Tensor]:
     return batch if isinstance(batch, Mapping) else batch[0]
 
 
-def _flatten(names) -> list[str]:
-    if isinstance(names, str):
-        return [names]
-    return [flat for name in names for flat in _flatten(name)]
+def _pairs(fields) -> list[list[str]]:
+    """The fields of each pair, of FuxiCTR's name, tuple of names (one pair), or list of both."""
+    parts = fields if isinstance(fields, list) else [fields] if fields else []
+    return [[part] if isinstance(part, str) else list(part) for part in parts]

@@ -89,7 +89,7 @@ def test_the_pooling_of_fused_items():
     model = make_model("FusionNet")
     x = model_input(model, one_row(1))
     found = attention_weights(model, x)["pooling"]
-    target, history = model.fuse(x.target)[0], model.fuse(dense(x.history))[0]
+    target, history = model.fusion(x.target)[0], model.fusion(dense(x.history))[0]
     close(found[0], (history @ (model.pooling.query.weight @ target) / len(target) ** 0.5).softmax(0).detach())
 
 

@@ -44,7 +44,7 @@ class TestFusions:
                 parameter.normal_(std=0.5)
         parts = make_parts(6)
         want = torch.stack([reference.FUSIONS[name](layer, list(z)) for z in zip(*parts)])
-        assert_same(layer(parts), want, [*parts, *layer.parameters()])
+        assert_same(layer(torch.cat(parts, dim=-1)), want, [*parts, *layer.parameters()])
 
     @pytest.mark.parametrize("name", FUSIONS)
     @pytest.mark.parametrize("dims", [[4], [3, 1], [2, 3, 1, 5]])
@@ -52,9 +52,10 @@ class TestFusions:
         layer = make_fusion(name, dims, OUT)
         flat = make_parts(6, dims=dims)
         nested = [p.view(2, 3, -1) for p in flat]
+        flat, nested = (torch.cat(parts, dim=-1) for parts in (flat, nested))
         torch.testing.assert_close(layer(nested), layer(flat).view(2, 3, OUT))
         for shape in ((0,), (2, 0)):
-            assert layer([torch.zeros(*shape, d) for d in dims]).shape == (*shape, OUT)
+            assert layer(torch.zeros(*shape, sum(dims))).shape == (*shape, OUT)
 
     def test_every_fusion_has_a_reference(self):
         assert set(FUSIONS) == set(reference.FUSIONS) == {name for name, _ in CASES}
@@ -66,7 +67,7 @@ class TestFusions:
             for factor in layer.factors:
                 factor.weight.copy_(torch.tensor([[1.0], [0.0]]))
                 factor.bias.copy_(torch.tensor([0.0, 1.0]))
-        assert layer([torch.tensor([[2.0]]), torch.tensor([[3.0]])]).item() == 7
+        assert layer(torch.tensor([[2.0, 3.0]])).item() == 7
 
     def test_lmf_learns_from_small_embeddings(self):
         """Where all parts are nearly 0, every factor still has a gradient, through our and FuxiCTR's initialisation."""
@@ -75,7 +76,7 @@ class TestFusions:
             torch.nn.init.zeros_(factor.bias)
         layer.init_weights()
         parts = [torch.full((2, d), 1e-4, requires_grad=True) for d in DIMS]
-        out = layer(parts)
+        out = layer(torch.cat(parts, dim=-1))
         torch.testing.assert_close(out, torch.ones(2, OUT), atol=0.01, rtol=0)
         assert all(g.abs().max() > 1e-2 for g in torch.autograd.grad(out.pow(2).sum(), parts))
 

@@ -53,7 +53,7 @@ def fields_batch(batch=7, seed=0):
     }  # fmt: skip
 
 
-FIELDS = {"target_field": ["item", "cate"], "sequence_field": ["clicks", "cates"]}
+FIELDS = {"target_field": ("item", "cate"), "sequence_field": ("clicks", "cates")}
 
 
 class TestInputs:
@@ -116,7 +116,6 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("params", "words"),
         [
-            ({}, ["source: item", "target_field"]),
             ({"target_field": "itm", "sequence_field": "clicks"}, ["target_field", "'itm'", "Did you mean 'item'"]),
             ({"target_field": "item"}, ["sequence_field"]),
             ({"target_field": "item", "sequence_field": "cates"}, ["6", "4", "share_embedding"]),

@@ -27,7 +27,7 @@ CASES = {
     "dcn_mix_stacked": ("DIN_DCN", {**DCN, **MIX, "model_structure": "stacked"}),
 }
 REFERENCES = {"DIN_SENet": reference.din_senet, "DIN_DCN": reference.din_dcn}
-FIELDS = {"target_field": ["item", "cate"], "sequence_field": ["clicks", "cates"]}
+FIELDS = {"target_field": ("item", "cate"), "sequence_field": ("clicks", "cates")}
 
 
 @pytest.fixture(params=CASES)

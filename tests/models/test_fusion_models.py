@@ -111,7 +111,7 @@ def test_each_distinct_item_is_fused_once():
     model = build("FusionNet lmf mean")
     batch = random_item_batch(VOCAB, 8)
     rows = []
-    model.fusion.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0][0].shape[0]))
+    model.fusion.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[0]))
     model(batch)
     assert rows == [len(batch), batch.item_ids.unique().numel()]
 
@@ -149,8 +149,8 @@ def fields_feature_map():
 
 
 def test_trains_on_named_fields(variant):
-    model = build(variant, fields_feature_map(), learning_rate=0.01, target_field=["item", "cate"],
-                  sequence_field=["clicks", "cates"])  # fmt: skip
+    model = build(variant, fields_feature_map(), learning_rate=0.01, target_field=("item", "cate"),
+                  sequence_field=("clicks", "cates"))  # fmt: skip
     assert model.item_dims == {"item": 6, "cate": 4}
     g = torch.Generator().manual_seed(0)
     ids = lambda *shape: torch.randint(1, 10, shape, generator=g)  # noqa: E731
