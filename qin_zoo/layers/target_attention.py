@@ -75,7 +75,3 @@ class MultiHeadTargetAttention(InterestLayer):
             pooled = weighted_sum(weight, history)  # (B, K, D)
             value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v))  # (B, K, d)
         return self.W_o(value.flatten(1))
-
-    def _by_head(self, linear: nn.Linear) -> Tensor:
-        """The rows of a projection, head by head: (K, d, D)."""
-        return linear.weight.unflatten(0, (self.num_heads, -1))
