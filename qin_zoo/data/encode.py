@@ -29,7 +29,7 @@ from qin_zoo.errors import ConfigError, DataError
 _log = logging.getLogger(__name__)
 _FORMAT = 1  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
-_READ = ("dataset_id", "feature_cols", "label_col", "min_categr_count", "sep", "n_rows")
+_READ = ("dataset_id", "feature_cols", "label_col", "min_categr_count", "sep", "n_rows", "group_id")
 
 
 def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
     Args:
         params: FuxiCTR's: ``dataset_id``, ``data_root``, ``data_format`` (csv or parquet), ``train_data``,
             ``valid_data``, ``test_data`` (a file, or a folder of them), ``feature_cols``, ``label_col``,
-            ``min_categr_count``, ``sep``, ``n_rows``, ``rebuild_dataset``.
+            ``min_categr_count``, ``sep``, ``n_rows``, ``group_id``, ``rebuild_dataset``.
         progress: called with (split, rows done, rows in all).
 
     Returns:
@@ -135,7 +135,8 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
     widths, rows, labelled = _widths(fields, raw["train"][0]), {}, {}
     for split, files in raw.items():
         labelled[split] = [name for name in labels if split != "test" or _has_label(files, name)]
-        rows[split] = sum(_checked(file, fields, {n: labels[n] for n in labelled[split]}, widths) for file in files)
+        needed = {name: labels[name] for name in labelled[split]}
+        rows[split] = sum(_checked(file, fields, needed, widths, params.get("group_id")) for file in files)
     vocabularies = _vocabularies(fields, raw)
     lengths, scales = _statistics(fields, raw["train"])
 
@@ -163,7 +164,9 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
 
 
-def _checked(file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str, Any], widths: Mapping) -> int:
+def _checked(
+    file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str, Any], widths: Mapping, group_id: str | None
+) -> int:
     for name in (*fields, *labels):
         file.require(name)
     wrong = {name: field.wrong(file.schema[name], widths.get(name)) for name, field in fields.items()}
@@ -171,7 +174,17 @@ def _checked(file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str,
         name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label")
         for name, fill in labels.items()
     }
+    if group_id in fields and fields[group_id].column.get("fill_na", fields[group_id].column.get("na_value")) is None:
+        bad, _ = wrong[group_id] or (pl.lit(False), "")
+        wrong[group_id] = bad | _without_group(pl.col(group_id), file.schema[group_id]), "the group that the row is of"
     return file.check({name: check for name, check in wrong.items() if check})
+
+
+def _without_group(column: pl.Expr, stored: pl.DataType) -> pl.Expr:
+    """Where a group id is missing: all such rows would be one large group."""
+    if stored == pl.String:
+        return (column.str.strip_chars() == "").fill_null(True)
+    return column.is_nan().fill_null(True) if stored.is_float() else column.is_null()
 
 
 def _labels(params: Mapping[str, Any]) -> dict[str, Any]:
