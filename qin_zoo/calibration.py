@@ -19,7 +19,7 @@ _EDGE = 1e-6  # what a probability is kept away from 0 and 1 by, where its logit
 
 @dataclass(frozen=True)
 class Reliability:
-    """Rows sorted by their prediction and cut into bins of equally many.
+    """Rows sorted by their prediction and cut into bins of equally many, as far as equal predictions let them.
 
     Attributes:
         ece: expected calibration error: the bins' distances between mean prediction and share of clicks, weighted by
@@ -39,18 +39,23 @@ class Reliability:
 def reliability(y_true: np.ndarray, y_pred: np.ndarray, bins: int = BINS) -> Reliability:
     """The reliability curve and the expected calibration error of predictions.
 
+    The bins' edges are quantiles of the predictions, as in scikit-learn's ``calibration_curve``: rows of one
+    prediction share a bin, however many they are, so nothing depends on the order of the rows.
+
     Args:
         y_true: (N,) labels, 0 or 1; N of at least 1.
         y_pred: (N,) probabilities.
-        bins: number of bins; fewer where there are fewer rows.
+        bins: number of bins; fewer where there are fewer different predictions.
     """
     order = np.argsort(y_pred, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    rows = [len(part) for part in parts]
-    predicted = [float(y_pred[part].mean()) for part in parts]
-    clicked = [float(y_true[part].mean()) for part in parts]
-    gaps = np.abs(np.subtract(predicted, clicked))
-    return Reliability(float(np.average(gaps, weights=rows)), rows, predicted, clicked)
+    y_true, y_pred = np.asarray(y_true)[order], np.asarray(y_pred, np.float64)[order]
+    edges = np.percentile(y_pred, np.linspace(0, 1, bins + 1)[1:-1] * 100)
+    begin = np.unique(np.concatenate([[0], np.searchsorted(y_pred, edges, side="right")]))
+    begin = begin[begin < len(y_pred)]  # (bins,) first row of each
+    rows = np.diff(begin, append=len(y_pred))
+    predicted, clicked = (np.add.reduceat(column, begin) / rows for column in (y_pred, y_true))
+    ece = float(np.average(np.abs(predicted - clicked), weights=rows))
+    return Reliability(ece, rows.tolist(), predicted.tolist(), clicked.tolist())
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from qin_zoo.errors import QinZooError, first_line
 
@@ -37,6 +39,21 @@ def replace_file(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError for whatever is none, also for one that is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; OSError where it cannot be read, ValueError where it holds none."""
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise OSError(None, "it is no file", str(path))
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def discard_leftovers(folder: Path) -> None:

@@ -64,6 +64,7 @@ with _stand_ins():
     )
     from fuxictr.pytorch.models import BaseModel
     from fuxictr.pytorch.torch_utils import get_regularizer, seed_everything
+    from fuxictr.utils import Monitor
 
 __all__ = [
     "BaseModel",
@@ -74,6 +75,7 @@ __all__ = [
     "FeatureMap",
     "MLP_Block",
     "MaskedAveragePooling",
+    "Monitor",
     "SqueezeExcitation",
     "get_regularizer",
     "seed_everything",

@@ -20,26 +20,68 @@ the expectation over all orders. Without ties the values are FuxiCTR's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from qin_zoo.errors import ConfigError, DataError, QinZooError, suggest
 
+Mode = Literal["max", "min"]
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """What is known of a metric.
+
+    Attributes:
+        mode: ``max`` where more of it is better, ``min`` where less is; FuxiCTR's ``monitor_mode``.
+        grouped: whether it is computed within groups.
+    """
+
+    mode: Mode = "max"
+    grouped: bool = False
+
+
+_METRICS = {
+    "AUC": _Metric(),
+    "logloss": _Metric("min"),
+    "binary_crossentropy": _Metric("min"),
+    "gAUC": _Metric(grouped=True),
+    "avgAUC": _Metric(grouped=True),
+    "MRR": _Metric(grouped=True),
+    "NDCG": _Metric(grouped=True),
+}
 _LOGLOSS = ("logloss", "binary_crossentropy")
-_NAMES = ("AUC", *_LOGLOSS, "gAUC", "avgAUC", "MRR", "NDCG")
-_GROUPED = ("gAUC", "avgAUC", "MRR", "NDCG")
 _NDCG = re.compile(r"NDCG(?:\(\s*(?:k\s*=\s*)?(\d{1,9})?\s*\))?")
 
 
 def known_metrics() -> list[str]:
     """Names of the metrics; ``NDCG`` also takes its cutoff: ``NDCG(k=5)``."""
-    return [*_NAMES, "NDCG(k=n)"]
+    return [*_METRICS, "NDCG(k=n)"]
 
 
 def needs_groups(metric: str) -> bool:
     """Whether a metric is computed within groups, and so needs ``group_id``."""
-    return metric.split("(")[0] in _GROUPED
+    return _about(metric).grouped
+
+
+def mode_of(metric: str) -> Mode:
+    """Which of two values of a metric is the better one: ``max`` for the larger, ``min`` for the smaller."""
+    return _about(metric).mode
+
+
+def default_monitor(metrics: Sequence[str]) -> str:
+    """The metric that decides which weights are the best where nobody says: AUC where it is there, else the first."""
+    return "AUC" if "AUC" in metrics else metrics[0]
+
+
+def mode_of_monitor(monitor: str | Mapping[str, float]) -> Mode | None:
+    """The ``monitor_mode`` of a metric, or of a weighted sum; None where its terms pull in opposite directions."""
+    weights = {monitor: 1.0} if isinstance(monitor, str) else monitor
+    better = {(mode_of(metric) == "max") == (weight > 0) for metric, weight in weights.items() if weight}
+    return None if len(better) != 1 else "max" if better.pop() else "min"
 
 
 def check_metrics(metrics: Iterable[str]) -> None:
@@ -54,7 +96,7 @@ def check_metrics(metrics: Iterable[str]) -> None:
     if isinstance(metrics, str):
         raise ConfigError(f"metrics must be a list of names, got the text '{metrics}'. Write [{metrics}].")
     for metric in metrics:
-        if isinstance(metric, str) and (metric in _NAMES or _cutoff(metric)):
+        if isinstance(metric, str) and (metric in _METRICS or _cutoff(metric)):
             continue
         hint = suggest(metric, known_metrics()) if isinstance(metric, str) else ""
         raise ConfigError(f"Unknown metric {metric!r}.{hint} Known metrics: {', '.join(known_metrics())}.")
@@ -180,6 +222,13 @@ class _Groups:
         discount = np.where(places < k, 1 / np.log2(places + 2), 0)
         best = np.concatenate([[0.0], np.cumsum(discount)])[self.clicks.astype(np.int64)]  # (G,)
         return float(np.mean(self._gain(discount) / np.where(best > 0, best, 1)))
+
+
+def _about(metric: str) -> _Metric:
+    name = metric.split("(")[0]
+    if name not in _METRICS:
+        check_metrics([metric])
+    return _METRICS[name]
 
 
 def _cutoff(metric: str) -> int:

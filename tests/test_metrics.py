@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from qin_zoo.errors import ConfigError, DataError, QinZooError
-from qin_zoo.metrics import check_metrics, evaluate_metrics, known_metrics, needs_groups
+from qin_zoo.metrics import (
+    check_metrics,
+    default_monitor,
+    evaluate_metrics,
+    known_metrics,
+    mode_of,
+    mode_of_monitor,
+    needs_groups,
+)
 
 GROUPED = ["gAUC", "avgAUC", "MRR", "NDCG", "NDCG(k=2)", "NDCG(k=5)"]
 
@@ -222,3 +230,27 @@ def test_logloss_needs_probabilities():
     assert evaluate_metrics([0, 1], [-3.0, 3.0], ["AUC"]) == {"AUC": 1.0}
     with pytest.raises(DataError, match="between -3 and 3"):
         evaluate_metrics([0, 1], [-3.0, 3.0], ["logloss"])
+
+
+# ---- which way is better
+
+
+def test_every_metric_prefers_the_better_predictions():
+    """By computing it: predictions that know the labels against their opposites."""
+    rng = np.random.default_rng(5)
+    y_true, group_id = rng.integers(0, 2, 400), rng.integers(0, 40, 400)
+    good = np.clip(0.5 + (y_true - 0.5) * 0.6 + rng.normal(0, 0.05, 400), 0.01, 0.99)
+    for metric in [*known_metrics()[:-1], "NDCG(k=3)"]:
+        better, worse = (evaluate_metrics(y_true, p, [metric], group_id)[metric] for p in (good, 1 - good))
+        assert mode_of(metric) == ("max" if better > worse else "min"), metric
+
+
+def test_the_mode_of_a_monitor():
+    assert mode_of_monitor("AUC") == mode_of_monitor({"AUC": 1, "logloss": -1}) == "max"
+    assert mode_of_monitor({"AUC": 1, "logloss": 0}) == "max"
+    assert mode_of_monitor("logloss") == mode_of_monitor({"logloss": 1, "gAUC": -2}) == "min"
+    assert mode_of_monitor({"AUC": 1, "logloss": 1}) is None
+    assert default_monitor(["logloss", "AUC"]) == "AUC"
+    assert default_monitor(["logloss", "gAUC"]) == "logloss"
+    with pytest.raises(ConfigError, match="Unknown metric"):
+        mode_of("F1")

@@ -82,14 +82,19 @@ PLAIN = {
 
 
 def make_plain(model: ZooModel) -> ZooModel:
-    """Turns a model into its plain form, in place: same weights and outputs, FuxiCTR's own training step."""
+    """Turns a model into its plain form, in place: same weights and outputs, FuxiCTR's own training step.
+
+    The loss is the model's; FuxiCTR's own where that is ``published``.
+    """
     for module in model.modules():
         module.__class__ = PLAIN.get(type(module), type(module))
     model._inputs.embedder._is_plain_list = lambda name: False
     model.regularization_loss = BaseModel.regularization_loss.__get__(model)
     model.train_step = BaseModel.train_step.__get__(model)
-    name, _, learning_rate = model._optimizer_args
-    BaseModel.compile(model, name, model._optimizer_args[1], learning_rate)
+    name, loss, learning_rate = model._optimizer_args
+    if loss == "published":
+        loss, model.add_loss = "binary_cross_entropy", BaseModel.add_loss.__get__(model)
+    BaseModel.compile(model, name, loss, learning_rate)
     return model
 
 

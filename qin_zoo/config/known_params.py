@@ -90,8 +90,10 @@ class RunParams(_Table):
 
     # evaluation
     metrics: Metrics = _key("Metrics of every evaluation.")
-    monitor: Monitor = _key("Metric, or weighted sum of metrics, that decides which weights are the best.")
-    monitor_mode: one_of("max", "min") = _key("Whether more or less of the monitor is better.")
+    monitor: Monitor = _key(
+        "Metric, or weighted sum of metrics, that decides which weights are the best; by default AUC, or the first."
+    )
+    monitor_mode: one_of("max", "min") = _key("Whether more or less of it is better; follows from the metrics.")
     early_stop_patience: Count = _key("Evaluations without gain after which training stops.")
     eval_steps: Count | None = _key("Batches between evaluations; null for one per epoch.")
     save_best_only: Flag = _key("Keep the weights of the best evaluation, not of the last.")

@@ -18,7 +18,7 @@ from qin_zoo.config.known_params import FeatureColumn, LabelColumn, RunParams
 from qin_zoo.config.signature import Rejected, constructor_params
 from qin_zoo.config.values import Expect
 from qin_zoo.errors import ConfigError, suggest
-from qin_zoo.metrics import needs_groups
+from qin_zoo.metrics import default_monitor, mode_of_monitor, needs_groups
 
 
 def check_params(params: Mapping[str, object], model_class: type) -> dict[str, object]:
@@ -140,7 +140,9 @@ def _check_entry(entry: dict, table: type[BaseModel], required: Sequence[str], w
 
 
 def _check_references(params: dict[str, object], written: Mapping[str, object], problems: list[str]) -> None:
-    monitor = params.get("monitor") or ()
+    monitor = params.get("monitor") or (params.get("metrics") and default_monitor(params["metrics"])) or ()
+    if monitor:
+        problems += _misdirected(monitor, params.get("monitor_mode"))
     wanted = [*params.get("metrics", ()), *([monitor] if isinstance(monitor, str) else monitor)]
     grouped = list(dict.fromkeys(metric for metric in wanted if needs_groups(metric)))
     if grouped and written.get("group_id") is None:
@@ -169,6 +171,23 @@ def _check_references(params: dict[str, object], written: Mapping[str, object], 
             if name not in known:
                 what = f"{key} names '{name}', which is no active feature of feature_cols."
                 problems.append(what + suggest(name, known))
+
+
+def _misdirected(monitor: str | Mapping[str, float], mode: str | None) -> list[str]:
+    """What is wrong with a monitor by which the worst weights would be kept."""
+    fitting = mode_of_monitor(monitor)
+    if fitting is None:
+        return [
+            f"monitor {monitor}: of some of these metrics more is better, of others less, and no monitor_mode fits. "
+            "Give those of the other kind a negative weight, as in {AUC: 1, logloss: -1}."
+        ]
+    if mode not in (None, fitting):
+        better = "more" if fitting == "max" else "less"
+        return [
+            f"monitor_mode {mode} would keep the worst weights: {better} of the monitor {monitor} is better. Set "
+            f"monitor_mode: {fitting}, or leave it out."
+        ]
+    return []
 
 
 def _misnamed(columns: list[dict]) -> list[str]:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from qin_zoo import files
 from qin_zoo.errors import DataError
 
 FORMAT = 1  # raise it whenever what is stored changes: older entries are then made anew
@@ -130,7 +131,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict | None:
     """The JSON object in ``path``, or None when there is none that can be read."""
     try:
-        value = json.loads(path.read_text())
+        value = files.read_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

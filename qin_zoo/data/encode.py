@@ -34,7 +34,9 @@ _log = logging.getLogger(__name__)
 _FORMAT = 2  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
 _SIZES = ("valid_size", "test_size")
-_READ = ("dataset_id", "feature_cols", "label_col", "min_categr_count", "num_buckets", "sep", "n_rows", *_SIZES)
+_READ = (
+    "dataset_id", "feature_cols", "label_col", "min_categr_count", "num_buckets", "sep", "n_rows", "group_id", *_SIZES,
+)  # fmt: skip
 
 
 def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
@@ -43,8 +45,8 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
     Args:
         params: FuxiCTR's: ``dataset_id``, ``data_root``, ``data_format`` (csv or parquet), ``train_data``,
             ``valid_data``, ``test_data`` (a file, or a folder of them), ``feature_cols``, ``label_col``,
-            ``min_categr_count``, ``num_buckets``, ``sep``, ``n_rows``, ``rebuild_dataset``; ``valid_size``,
-            ``test_size``, ``split_type``, ``seed``: see :func:`~qin_zoo.data.raw_files.split_off`.
+            ``min_categr_count``, ``num_buckets``, ``sep``, ``n_rows``, ``group_id``, ``rebuild_dataset``;
+            ``valid_size``, ``test_size``, ``split_type``, ``seed``: see :func:`~qin_zoo.data.raw_files.split_off`.
         progress: called with (split, rows done, rows in all).
 
     Returns:
@@ -155,7 +157,8 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
     widths, rows, labelled = _widths(fields, first), {}, {}
     for split, files in raw.items():
         labelled[split] = [name for name in labels if split != "test" or _has_label(files, name)]
-        rows[split] = sum(_checked(file, fields, {n: labels[n] for n in labelled[split]}, widths) for file in files)
+        needed = {name: labels[name] for name in labelled[split]}
+        rows[split] = sum(_checked(file, fields, needed, widths, params.get("group_id")) for file in files)
     parsed, names = work / "parsed", [*fields, *labels]
     parsed.mkdir()
     raw = {
@@ -192,7 +195,9 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
 
 
-def _checked(file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str, Any], widths: Mapping) -> int:
+def _checked(
+    file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str, Any], widths: Mapping, group_id: str | None
+) -> int:
     for name in (*fields, *labels):
         file.require(name)
     wrong = {name: field.wrong(file.schema[name], widths.get(name)) for name, field in fields.items()}
@@ -200,7 +205,17 @@ def _checked(file: RawFile, fields: Mapping[str, RawField], labels: Mapping[str,
         name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label")
         for name, fill in labels.items()
     }
+    if group_id in fields and fields[group_id].column.get("fill_na", fields[group_id].column.get("na_value")) is None:
+        bad, _ = wrong[group_id] or (pl.lit(False), "")
+        wrong[group_id] = bad | _without_group(pl.col(group_id), file.schema[group_id]), "the group that the row is of"
     return file.check([Wrong(name, *check, shown=name) for name, check in wrong.items() if check])
+
+
+def _without_group(column: pl.Expr, stored: pl.DataType) -> pl.Expr:
+    """Where a group id is missing: all such rows would be one large group."""
+    if stored == pl.String:
+        return (column.str.strip_chars() == "").fill_null(True)
+    return column.is_nan().fill_null(True) if stored.is_float() else column.is_null()
 
 
 def _labels(params: Mapping[str, Any]) -> dict[str, Any]:

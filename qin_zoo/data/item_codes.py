@@ -25,10 +25,10 @@ from torch import Tensor
 
 from qin_zoo.data import cache
 from qin_zoo.errors import ConfigError
-from qin_zoo.layers.quantize import nearest_neighbours, residual_codes
+from qin_zoo.layers.quantize import codes_like, nearest_neighbours, residual_codes
 
 _SEED = 2025  # of the codebooks: the same table gives the same codes everywhere
-_VERSION = 2  # raise it whenever the same table gives other ids: kept ones are then computed anew
+_VERSION = 3  # raise it whenever the same table gives other ids: kept ones are then computed anew
 
 
 def source_column(spec: Mapping[str, Any]) -> str | None:
@@ -82,6 +82,24 @@ def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: 
         ids = nearest_neighbours(embeddings, spec["top_k"])
     _keep(ids, path, digest, cache_dir)
     return ids
+
+
+def vary(spec: Mapping[str, Any], ids: Tensor, embeddings: Tensor, varied: Tensor) -> Tensor:
+    """The feature's ids of other embeddings of the same items; a code means what it means in ``ids``.
+
+    Args:
+        spec: the feature's specification.
+        ids: of :func:`compute`, from ``embeddings``.
+        embeddings, varied: (N, d) float32, row 0 padding.
+
+    Returns:
+        ids of the same form; an item whose embedding is zero has the codes of zero, and no neighbours.
+    """
+    if not spec.get("codes_of"):
+        return nearest_neighbours(varied, spec["top_k"])
+    offset = spec["codebook_size"] * torch.arange(spec["num_levels"])
+    codes = codes_like((ids - offset).clamp(min=0), embeddings, varied)
+    return torch.where(codes > 0, codes + offset, 0)
 
 
 def _keep(ids: Tensor, path: Path, digest: str, cache_dir: str | Path | None) -> None:

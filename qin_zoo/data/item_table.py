@@ -13,9 +13,10 @@ from torch import Tensor
 from qin_zoo.data.cache import source_key
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.histories import gather_lists
-from qin_zoo.data.item_codes import compute, source_column
+from qin_zoo.data.item_codes import compute, source_column, vary
 from qin_zoo.data.mapped import Column
 from qin_zoo.data.sources import at, check_file
+from qin_zoo.data.variations import UNVARIED, Variation
 from qin_zoo.errors import DataError
 
 # feature type -> kind of column
@@ -62,6 +63,7 @@ def load_item_table(
     specs: Mapping[str, Mapping[str, object]],
     index_column: str = "item_id",
     cache_dir: str | Path | None = None,
+    variation: Variation = UNVARIED,
 ) -> dict[str, Tensor]:
     """The item table as tensors: the same ones for every call with the same file and features.
 
@@ -69,6 +71,7 @@ def load_item_table(
         path: the parquet file, row i describing item i and row 0 padding.
         specs: feature name -> specification; its ``type`` is what counts.
         index_column: see :func:`open_item_table`.
+        variation: what is done to embeddings, and shows in the features that are computed from them.
 
     Returns:
         name -> (N,) int64 for categorical and meta features, (N,) float32 for numeric ones, (N, T) int64 for
@@ -82,8 +85,14 @@ def load_item_table(
     columns = {source_column(spec) or name: spec for name, spec in specs.items()}
     types = tuple((name, "embedding" if source_column(spec) else str(spec["type"])) for name, spec in columns.items())
     stored = _load(path.resolve(), source_key(path), types, index_column, cache_dir)
+    varied = variation.items(stored, dict(types))
+
+    def computed(spec: Mapping[str, object], source: str) -> Tensor:
+        ids = compute(spec, stored[source], path, cache_dir)
+        return ids if varied[source] is stored[source] else vary(spec, ids, stored[source], varied[source])
+
     return {
-        name: compute(spec, stored[source], path, cache_dir) if (source := source_column(spec)) else stored[name]
+        name: computed(spec, source) if (source := source_column(spec)) else varied[name]
         for name, spec in specs.items()
     }
 

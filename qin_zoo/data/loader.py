@@ -209,8 +209,7 @@ class ItemTableLoader(ColumnLoader):
             if name in items:
                 check_spec(items[name], name, spec)
         self._variation = Variation.of({**kwargs, "seed": seed})
-        stored = load_item_table(info, features, layout.target, cache_dir)
-        self.items: dict[str, Tensor] = self._variation.items(stored, features)
+        self.items: dict[str, Tensor] = load_item_table(info, features, layout.target, cache_dir, self._variation)
         self.fingerprint["item_info"] = items.fingerprint
 
         self.histories: Histories

@@ -40,6 +40,7 @@ from qin_zoo.data.sample_world import (
     membership,
 )
 from qin_zoo.errors import DataError
+from qin_zoo.files import read_json
 
 SCHEMA_VERSION = 1
 SUMMARY_FILE = "sample.json"
@@ -229,7 +230,7 @@ def _read(folder: Path) -> SampleSummary | None:
     if not path.is_file() or not all((folder / name).is_file() for name in FILES):
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         splits = {name: SplitSummary(**content["splits"][name]) for name in ("train", "valid", "test")}

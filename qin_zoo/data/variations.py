@@ -24,7 +24,8 @@ class Variation:
         seed: the run's.
         train_fraction: share of the training rows that is used.
         unseen_items: share of the items that never occur in training, as targets or in histories.
-        missing_embeddings: share of the items whose embedding features are zero, as if the modality were missing.
+        missing_embeddings: share of the items whose embedding features are zero, as if the modality were missing. Codes
+            and neighbours that are computed from an embedding are those of what is left of it.
         embedding_noise: standard deviation of Gaussian noise added to embedding features, in units of each number's
             own deviation over the items.
         shuffle_history: put every history in random order.
@@ -63,16 +64,16 @@ class Variation:
             keep &= self._random(_ROWS).random(len(targets)) < self.train_fraction
         return np.flatnonzero(keep)
 
-    def items(self, items: Mapping[str, Tensor], features: Mapping[str, Mapping[str, object]]) -> dict[str, Tensor]:
-        """The item table with embeddings missing and noisy; what does not differ is not copied.
+    def items(self, items: Mapping[str, Tensor], types: Mapping[str, str]) -> dict[str, Tensor]:
+        """The columns of the item table with embeddings missing and noisy; what does not differ is not copied.
 
         Args:
             items: name -> (N, …), row 0 being padding.
-            features: name -> specification.
+            types: name -> type of the feature.
         """
         varied = dict(items)
-        for name, spec in features.items():
-            if spec["type"] != "embedding" or not (self.missing_embeddings or self.embedding_noise):
+        for name, kind in types.items():
+            if kind != "embedding" or not (self.missing_embeddings or self.embedding_noise):
                 continue
             table = items[name].numpy().copy()
             if self.embedding_noise:
@@ -108,4 +109,5 @@ class Variation:
         return np.random.default_rng([self.seed, what])
 
 
+UNVARIED = Variation()
 KEYS = {field.name for field in fields(Variation)} - {"seed"}

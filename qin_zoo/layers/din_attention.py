@@ -13,6 +13,7 @@ from qin_zoo.layers.chunks import in_chunks
 from qin_zoo.layers.folding import fold_steps
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
+from qin_zoo.layers.pooling import masked_softmax
 
 
 class DINAttention(InterestLayer):
@@ -26,7 +27,8 @@ class DINAttention(InterestLayer):
     Args:
         attention_layer: an MLP (N, 4·D) -> (N, 1): FuxiCTR's ``MLP_Block`` or an ``nn.Sequential``, its first layer
             linear.
-        use_softmax: normalise the weights over the history. Default: the plain, unnormalised weights.
+        use_softmax: normalise the weights over the history's real items; a row without any has interest 0, where
+            FuxiCTR's layer gives the mean of its padding. Default: the plain, unnormalised weights.
     """
 
     def __init__(self, attention_layer: nn.Module, use_softmax: bool = False):
@@ -73,8 +75,8 @@ class DINAttention(InterestLayer):
             return target.new_zeros(batch, length)
         scores = self._scores(target, history, length)
         x = scores(places) if self.training else in_chunks(scores, places, rows=4096)
-        weight = x.new_zeros(batch * length).index_copy(0, places, x.flatten()).view(batch, length) * mask
-        return (weight - 1e9 * (~mask).float()).softmax(dim=-1) if self.use_softmax else weight
+        weight = x.new_zeros(batch * length).index_copy(0, places, x.flatten()).view(batch, length)
+        return masked_softmax(weight, mask) if self.use_softmax else weight * mask
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         return weighted_sum(self.weights(target, history, mask), history)
@@ -106,8 +108,8 @@ class FoldedDINAttention(InterestLayer):
         h = history.items if isinstance(history, SharedHistory) else dense(history)  # (L, D) or (B, L, D)
         x = F.linear(target.unsqueeze(1) * h, self.by_product)  # (B, L, H)
         x = x + F.linear(target, self.by_target, self.bias).unsqueeze(1) + F.linear(h, self.by_item)
-        weight = self.rest(x.flatten(0, 1)).view(x.shape[:2]) * mask  # (B, L)
-        return (weight - 1e9 * (~mask.bool()).float()).softmax(dim=-1) if self.use_softmax else weight
+        weight = self.rest(x.flatten(0, 1)).view(x.shape[:2])  # (B, L)
+        return masked_softmax(weight, mask) if self.use_softmax else weight * mask
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         return weighted_sum(self.weights(target, history, mask), history)

@@ -133,15 +133,41 @@ def residual_codes(
 
 
 @torch.no_grad()
+def codes_like(codes: Tensor, embeddings: Tensor, others: Tensor) -> Tensor:
+    """Residual codes of other embeddings of the same items, with the meaning that a table's codes have.
+
+    A code stands for the mean of what its items have left; items whose embedding is the same keep their codes.
+
+    Args:
+        codes: (N, num_levels) of :func:`residual_codes`.
+        embeddings: (N, d) the embeddings they were computed from.
+        others: (N, d).
+
+    Returns:
+        (N, num_levels) int64, only codes that some item of ``codes`` has.
+    """
+    changed = (embeddings != others).any(dim=1).nonzero().squeeze(1)
+    found, left, residual = codes.clone(), _finite(others)[changed], _finite(embeddings)[1:]
+    for level in range(codes.shape[1] if len(changed) else 0):
+        used, place = codes[1:, level].unique(return_inverse=True)
+        codebook, _ = _means(residual, place, len(used))
+        nearest = _nearest(left, codebook)
+        found[changed, level] = used[nearest]
+        left, residual = left - codebook[nearest], residual - codebook[place]
+    return found
+
+
+@torch.no_grad()
 def nearest_neighbours(embeddings: Tensor, top_k: int) -> Tensor:
-    """The items most similar to each by cosine, the item itself not among them.
+    """The items most similar to each by cosine, the item itself not among them, nor any whose embedding is zero.
 
     Args:
         embeddings: (N, d); row 0 is padding.
         top_k: neighbours of each item.
 
     Returns:
-        (N, top_k) int64 item ids, the nearest first; 0 for the padding's row and where there are fewer items.
+        (N, top_k) int64 item ids, the nearest first; 0 for the padding's row, for items whose embedding is zero, and
+        where there are fewer items.
 
     Raises:
         ValueError: ``top_k`` is not positive, or an embedding is not finite.
@@ -149,6 +175,7 @@ def nearest_neighbours(embeddings: Tensor, top_k: int) -> Tensor:
     if top_k < 1:
         raise ValueError(f"top_k must be positive, got {top_k}.")
     unit = F.normalize(_finite(embeddings), dim=1)[1:]  # row r is item r + 1
+    zero = ~unit.any(dim=1)
     found = torch.zeros(len(embeddings), top_k, dtype=torch.long)
     kept = min(top_k, len(unit) - 1)
     if kept < 1:
@@ -158,7 +185,10 @@ def nearest_neighbours(embeddings: Tensor, top_k: int) -> Tensor:
         similarity = part @ unit.t()  # (part, N - 1)
         own = torch.arange(len(part))
         similarity[own, own + start] = -torch.inf
-        found[1 + start : 1 + start + len(part), :kept] = similarity.topk(kept, dim=1).indices + 1
+        similarity[:, zero] = -torch.inf
+        nearest, indices = similarity.topk(kept, dim=1)
+        has_none = zero[start : start + len(part)].unsqueeze(1) | nearest.isinf()
+        found[1 + start : 1 + start + len(part), :kept] = torch.where(has_none, 0, indices + 1)
     return found
 
 

@@ -57,7 +57,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         task: ``binary_classification`` or ``regression``.
         learning_rate: of the optimiser.
         optimizer: name of a ``torch.optim`` class; ``adam`` for ``Adam``.
-        loss: FuxiCTR's name of a loss on probabilities.
+        loss: FuxiCTR's name of a loss. Its binary cross entropy is computed from the logits; ``published``: as FuxiCTR
+            and the published codes do, from the probabilities, which are 0 or 1 where |logit| > 17: such a row has no
+            gradient, and a wrong one a loss of 100.
         metrics: metrics of every evaluation.
         embedding_dim: size of the embedding of features that do not give their own.
         embedding_initializer: FuxiCTR's initialiser string for embedding tables.
@@ -197,7 +199,8 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
         """FuxiCTR's: sets optimiser and loss; the optimiser updates all weights in one pass where it knows how to."""
-        super().compile(optimizer, loss, lr)
+        super().compile(optimizer, "binary_cross_entropy" if loss == "published" else loss, lr)
+        self._loss_of_logits = self.loss_fn is F.binary_cross_entropy and loss != "published"
         kind = type(self.optimizer)
         if "fused" in inspect.signature(kind).parameters:
             self.optimizer = kind(self.parameters(), lr=lr, fused=True)
@@ -228,11 +231,19 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         return {"y_pred": self.output_activation(logits), "logits": logits}
 
     def add_loss(self, return_dict, y_true) -> Tensor:
-        """FuxiCTR's loss; binary cross entropy from the logits, where it neither saturates nor refuses a NaN."""
-        if self.loss_fn is F.binary_cross_entropy and "logits" in return_dict:
+        """FuxiCTR's loss; binary cross entropy from the logits, where it does not saturate, unless it is ``published``.
+
+        A NaN among the predictions is one in the loss; torch's cross entropy of probabilities would refuse it.
+        """
+        if self._loss_of_logits and "logits" in return_dict:
             logits = return_dict["logits"]
             return F.binary_cross_entropy_with_logits(logits, y_true.to(logits.dtype))
-        return super().add_loss(return_dict, y_true)
+        if self.loss_fn is not F.binary_cross_entropy:
+            return super().add_loss(return_dict, y_true)
+        y_pred = return_dict["y_pred"]
+        known = torch.isfinite(y_pred)
+        loss = self.loss_fn(torch.where(known, y_pred, 0.5), y_true.to(y_pred.dtype))
+        return torch.where(known.all(), loss, torch.nan)
 
     def regularization_loss(self) -> Tensor | float:
         """FuxiCTR's regularisation of embeddings and other weights, a scalar."""

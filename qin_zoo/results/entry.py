@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.metrics import check_metrics
 
 SCHEMA_VERSION = 1
 PLAIN = "plain"  # the variation of an experiment as it is configured
@@ -115,29 +115,31 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
     )
 
 
-def parse_entry(text: str, where: str) -> Entry:
-    """An entry from JSON.
+def parse_entry(data: object, where: str) -> Entry:
+    """An entry from JSON values.
 
     Raises:
         QinZooError: it is none, is damaged, or was written by a newer version.
     """
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise QinZooError(
+            f"{where}: expected a result of schema version {SCHEMA_VERSION} or older, found {version}. It was "
+            "written by a newer qin-zoo: update this one."
+        )
     try:
-        data = json.loads(text)
-        version = data.get("schema_version") if isinstance(data, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise QinZooError(
-                f"{where}: expected a result of schema version {SCHEMA_VERSION} or older, found {version}. It was "
-                "written by a newer qin-zoo: update this one."
-            )
         entry = Entry.model_validate(data)
+        check_metrics(entry.values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise QinZooError(f"{where} is no result of qin-zoo: {key}: {first['msg']}.") from None
-    except ValueError as error:
-        raise QinZooError(f"{where} is not JSON: {error}.") from None
-    if entry.split not in entry.metrics or not all(math.isfinite(v) for v in entry.values.values()):
-        raise QinZooError(f"{where}: expected finite metrics of the {entry.split} split, found {entry.metrics}.")
+    except KeyError:
+        raise QinZooError(f"{where}: expected metrics of the {entry.split} split, found {entry.metrics}.") from None
+    except ConfigError as error:
+        raise QinZooError(f"{where}: {error}") from None
+    if not entry.values:
+        raise QinZooError(f"{where}: expected metrics of the {entry.split} split, found none.")
     return entry
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qin_zoo.files import replace_file
+from qin_zoo.files import read_json, replace_file
 from qin_zoo.training.record import identity
 
 _VERSION = 1
@@ -23,7 +23,7 @@ def read_findings(record_file: Path, record: dict, asked: dict | None = None) ->
         None where nothing is known, or of a run with other parameters or data, or where something else was asked.
     """
     try:
-        stored = json.loads(_file(record_file).read_text(encoding="utf-8"))
+        stored = read_json(_file(record_file))
         same = stored["version"] == _VERSION and stored["of"] == identity(record["params"], record["data"])
         return stored["found"] if same and asked in (None, stored["asked"]) else None
     except (OSError, ValueError, KeyError, TypeError):

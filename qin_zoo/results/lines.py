@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from qin_zoo.metrics import default_monitor, mode_of
 from qin_zoo.results.entry import PLAIN, Entry
 
 _BASES = (PLAIN, "none")
@@ -80,9 +82,8 @@ class Board:
 
     @property
     def monitor(self) -> str:
-        """The metric by which lines are ranked."""
-        values = self.first.values
-        return "AUC" if "AUC" in values else next(iter(values))
+        """The metric by which lines are ranked: AUC where there is one, else the first."""
+        return default_monitor(list(self.first.values))
 
     @property
     def metrics(self) -> list[str]:
@@ -91,9 +92,25 @@ class Board:
         return [self.monitor, *(name for name in names if name != self.monitor)]
 
     def ranked(self) -> list[Line]:
-        """Experiments as they are configured, the best first."""
+        """Experiments as they are configured, the best first; those whose metric is missing or NaN last."""
         plain = [line for line in self.lines if line.first.variation == PLAIN]
-        return sorted(plain, key=lambda line: -(line.mean(self.monitor) or 0))
+        sign = -1 if mode_of(self.monitor) == "max" else 1
+
+        def place(line: Line) -> tuple[bool, float]:
+            mean = line.mean(self.monitor)
+            unknown = mean is None or math.isnan(mean)
+            return unknown, 0.0 if unknown else sign * mean
+
+        return sorted(plain, key=place)
+
+    def undefined(self) -> list[tuple[Line, str, int]]:
+        """Lines with a metric that is NaN or infinite, and in how many runs it is."""
+        counts = [
+            (line, name, sum(not math.isfinite(e.values.get(name, 0)) for e in line.entries))
+            for line in self.lines
+            for name in self.metrics
+        ]
+        return [(line, name, count) for line, name, count in counts if count]
 
     def variations(self) -> dict[str, list[Line]]:
         """Experiment -> its lines, the one to compare with first; experiments with one line are left out.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qin_zoo.metrics import mode_of
 from qin_zoo.pages.plots import Palette, new_figure
 from qin_zoo.results.lines import Board, Line, paired, parts_of
 from qin_zoo.results.statistics import deviation
@@ -30,7 +31,8 @@ def plots(board: Board, palette: Palette) -> Iterator[Plot]:
     """Every picture that a board has numbers for."""
     metric, ranked = board.monitor, board.ranked()
     if len(ranked) > 1:
-        told = f"{metric} against the seconds of a training; up and left is better."
+        better = "up" if mode_of(metric) == "max" else "down"
+        told = f"{metric} against the seconds of a training; {better} and left is better."
         yield Plot("cost", "What it costs", told, _cost(ranked, metric, palette))
     if any(len(e.curve) > 1 for line in ranked for e in line.entries):
         told = "The monitored metric on the validation rows after each evaluation, mean over seeds."
@@ -46,7 +48,8 @@ def plots(board: Board, palette: Palette) -> Iterator[Plot]:
         lines = [line for line in board.lines if any(kind in e.slices for e in line.entries)]
         yield Plot(kind, f"By clicks of the {kind.split('_')[0]}", told, _slices(lines, kind, metric, palette))
     if calibrated := [line for line in ranked if any(e.calibration for e in line.entries)]:
-        told = "Share of clicks against the mean prediction, in bins of equally many rows; on the diagonal is honest."
+        told = "Share of clicks against the mean prediction, in bins of equally many rows, equal scores in one; "
+        told += "on the diagonal is honest."
         yield Plot("calibration", "Calibration", told, _calibration(calibrated, palette))
 
 

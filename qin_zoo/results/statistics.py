@@ -9,12 +9,12 @@ SIGNIFICANT = 0.05
 
 
 def deviation(values: list[float]) -> float:
-    """Standard deviation; NaN of fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else math.nan
+    """Standard deviation; NaN of fewer than two values, or where one of them is NaN."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 
 def paired_p_value(differences: list[float]) -> float:
-    """Of a paired t-test; NaN with fewer than two differences."""
+    """Of a paired t-test; NaN with fewer than two differences, or where one of them is NaN."""
     spread = deviation(differences)
     if math.isnan(spread):
         return math.nan

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from qin_zoo.errors import QinZooError
-from qin_zoo.files import replace_file
+from qin_zoo.files import read_json, replace_file
 from qin_zoo.results.entry import Entry, entry_of, parse_entry
 from qin_zoo.results.findings import read_findings
 from qin_zoo.training.record import read_record
+
+Warn = Callable[[str], None]
 
 
 class Store:
@@ -55,24 +58,29 @@ class Store:
             temporary.write_text(text + "\n", encoding="utf-8")
         return said
 
-    def entries(self) -> list[Entry]:
+    def entries(self, warn: Warn = logging.warning) -> list[Entry]:
         """All entries, in the order of their names.
 
+        Args:
+            warn: told of each file that is damaged or unknown, and left out.
+
         Raises:
-            QinZooError: there is no such folder, or a file in it is damaged.
+            QinZooError: there is no such folder.
         """
         if not self.folder.is_dir():
             raise QinZooError(
                 f"{self.folder} is no folder of results. Fill one with `qin-zoo results add RUN.json --store FOLDER`."
             )
-        return [_read_entry(file) for file in sorted(self.folder.glob("*/*.json"))]
+        files = sorted(self.folder.glob("*/*.json"))
+        return [entry for file in files if (entry := _try_entry(_read_entry, file, warn)) is not None]
 
 
-def find_results(paths: Iterable[Path]) -> Iterator[Entry]:
+def find_results(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterator[Entry]:
     """Entries of run records, of folders with such records, and of other stores.
 
     Args:
         paths: files, each of which must be one; folders, in which other files are passed over.
+        warn: told of each result in a folder that is damaged, and left out.
 
     Raises:
         QinZooError: a path does not exist, or a file is neither a record nor an entry.
@@ -82,7 +90,9 @@ def find_results(paths: Iterable[Path]) -> Iterator[Entry]:
             for folder, folders, files in os.walk(path):
                 folders.sort()
                 for name in sorted(files):
-                    if name.endswith(".json") and (entry := _from_file(Path(folder, name))) is not None:
+                    if name.endswith(".json") and (
+                        entry := _try_entry(_from_file, Path(folder, name), warn)
+                    ) is not None:
                         yield entry
         elif path.is_file():
             entry = _from_file(path)
@@ -93,9 +103,18 @@ def find_results(paths: Iterable[Path]) -> Iterator[Entry]:
             raise QinZooError(f"{path}: no such file or folder. Expected records, <model_root>/<dataset_id>/*.json.")
 
 
+def _try_entry(read: Callable[[Path], Entry | None], file: Path, warn: Warn) -> Entry | None:
+    """One of many: what cannot be read must not keep the others back."""
+    try:
+        return read(file)
+    except QinZooError as error:
+        warn(f"left out: {error}")
+        return None
+
+
 def _from_file(file: Path) -> Entry | None:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
     except (OSError, ValueError):
         return None
     if isinstance(data, dict) and "setting" in data:
@@ -113,8 +132,8 @@ def _from_file(file: Path) -> Entry | None:
 
 def _read_entry(file: Path) -> Entry:
     try:
-        return parse_entry(file.read_text(encoding="utf-8"), str(file))
+        return parse_entry(read_json(file), str(file))
     except OSError as error:
         raise QinZooError(f"{file}: {error.strerror}.") from error
-    except UnicodeDecodeError:
-        raise QinZooError(f"{file} is not JSON.") from None
+    except ValueError as error:
+        raise QinZooError(f"{file} is not JSON: {error}.") from None

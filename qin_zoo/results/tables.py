@@ -13,10 +13,15 @@ from qin_zoo.results.statistics import SIGNIFICANT, difference, mean_and_spread,
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and the number by which it is sorted."""
+    """A text, and the number by which it is sorted; None to stand last."""
 
     text: str
     value: float | None = None
+
+    @classmethod
+    def of(cls, text: str, value: float) -> Cell:
+        """With a number that may be NaN."""
+        return cls(text, value if math.isfinite(value) else None)
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,16 @@ def _models(board: Board) -> Table:
             Cell(f"{line.first.parameters:,}", line.first.parameters),
             Cell(f"{line.cost():,.0f}", line.cost()),
             Cell(f"{statistics.median(scored):,.0f}", statistics.median(scored)) if scored else Cell(""),
-            Cell("" if math.isnan(p) else f"{p:.3f}{'' if p < SIGNIFICANT else ' ='}", None if math.isnan(p) else p),
+            Cell.of("" if math.isnan(p) else f"{p:.3f}{'' if p < SIGNIFICANT else ' ='}", p),
         ]
         rows.append(cells)
     note = (
-        f"Mean ± standard deviation over seeds, {_of(board)}. ECE: expected calibration error. p: paired t-test over "
-        f"seeds against the first line; = where it is {SIGNIFICANT} or more, that is, where the difference may be "
-        "chance. Times are medians of the machines they ran on."
+        f"Mean ± standard deviation over seeds, {_of(board)}, the best {monitor} first. ECE: expected calibration "
+        f"error. p: paired t-test over seeds against the first line; = where it is {SIGNIFICANT} or more, that is, "
+        "where the difference may be chance. Times are medians of the machines they ran on."
     )
+    for line, metric, runs in board.undefined():
+        note += f" {metric} is not a number in {runs} of {len(line.entries)} runs of {line.name}."
     if reachable:
         blind = board.first.reachable["blind_auc"]
         note += (
@@ -164,9 +171,9 @@ def _reachable(board: Board) -> float | None:
 
 def _spread(values: Iterable[float]) -> Cell:
     values = list(values)
-    return Cell(mean_and_spread(values), statistics.fmean(values)) if values else Cell("")
+    return Cell.of(mean_and_spread(values), statistics.fmean(values)) if values else Cell("")
 
 
 def _difference(values: list[float]) -> tuple[Cell, Cell]:
     text, p = difference(values)
-    return Cell(text, statistics.fmean(values) if values else None), Cell(p, float(p) if p else None)
+    return Cell.of(text, statistics.fmean(values)) if values else Cell(""), Cell(p, float(p) if p else None)

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.files import parse_json
 
 FORMAT = 1
 CONTEXT, NEW = "context.", "new."  # prefixes of the graph's inputs
@@ -73,7 +74,7 @@ def _manifest(entry: bytes, path: Path) -> dict:
         if entry[:start] != _field(1, _KEY):
             raise ValueError
         length, start = _number(entry, start + 1)
-        manifest = json.loads(entry[start : start + length])
+        manifest = parse_json(entry[start : start + length])
         if not isinstance(manifest, dict):
             raise ValueError
     except (ValueError, IndexError):

@@ -87,8 +87,8 @@ def _report(title: str, results: dict, picture: str) -> str:
         for split, sides in results.items()
         for when in ("before", "after")
     ]
-    note = "ECE: expected calibration error, in bins of equally many rows. The step was fitted to the valid rows, so "
-    note += "what it says of them is optimistic"
+    note = "ECE: expected calibration error, in bins of equally many rows, equal scores in one. The step was fitted to "
+    note += "the valid rows, so what it says of them is optimistic"
     note += "; the test rows are the ones to look at." if "test" in results else ", and no other rows have labels."
     parts = [f"# {title}", markdown_table(["rows", "ECE", "AUC", "logloss"], rows), f"![reliability]({picture})", note]
     return "\n\n".join(parts) + "\n"

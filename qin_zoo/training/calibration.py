@@ -6,11 +6,11 @@ It belongs to the very weights it was fitted to: their hash stands in the file, 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from qin_zoo.calibration import Step, step_from_dict
 from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.files import read_json
 
 _AGAIN = "Fit it again (qin-zoo calibrate), or delete it."
 
@@ -45,9 +45,9 @@ def read_step(checkpoint: Path) -> Step | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         step, weights = step_from_dict(found["step"]), found["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, QinZooError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, QinZooError):
         raise CheckpointError(f"{file} holds no calibration step. {_AGAIN}") from None
     if weights != weights_hash(checkpoint):
         raise CheckpointError(

@@ -11,7 +11,7 @@ from qin_zoo.calibration import Step
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.distributed import ALONE
-from qin_zoo.errors import ConfigError
+from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.training.calibration import calibration_file, read_step
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
@@ -27,6 +27,9 @@ def predict_split(
 ) -> RunFiles:
     """Predicts a split with trained weights; writes predictions and submission.
 
+    Of a train split of which only a part is used (``train_fraction``, ``unseen_items``), that part: the ``ID`` of a
+    prediction is its row in the file.
+
     Args:
         prepared: the experiment.
         split: ``train``, ``valid`` or ``test``.
@@ -36,6 +39,9 @@ def predict_split(
 
     Returns:
         where the files were written; splits other than test carry their name.
+
+    Raises:
+        QinZooError: the experiment, its data or its weights cannot be used, or a prediction is not a number.
     """
     if split not in SPLITS:
         raise ConfigError(f"Unknown split '{split}': expected {', '.join(SPLITS)}.")
@@ -51,7 +57,10 @@ def predict_split(
     y_pred, metrics = predict_rows(model, dataset, split, step)
     if step is not None:
         echo(f"calibrated: {step.method}, {calibration_file(checkpoint)}")
-    write_submission(y_pred, files.prediction, files.submission)
+    rows = dataset.used_rows(split)
+    write_submission(y_pred, files.prediction, files.submission, rows=rows)
+    if len(rows) and rows[-1] >= len(rows):
+        echo(f"{len(rows):,} rows of the {split} split, those that the run uses; their IDs are rows of the file")
     if metrics:
         echo(f"{split}: " + "  ".join(f"{k} {v:.6f}" for k, v in metrics.items()))
     echo(f"{len(y_pred):,} predictions: {files.prediction}   submission: {files.submission}")
@@ -66,12 +75,33 @@ def feed_split(dataset: Dataset, split: str, model, shuffle: bool | None = None)
 
 
 def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) -> tuple[np.ndarray, dict[str, float]]:
-    """Predictions of a split in row order, calibrated by ``step``, (N,) float64; their metrics where it has labels."""
+    """Predictions of a split's used rows in their order, and their metrics where they have labels.
+
+    Args:
+        model: with trained weights.
+        dataset: the data.
+        split: ``train``, ``valid`` or ``test``.
+        step: calibrates the predictions. Default: they are the model's.
+
+    Returns:
+        (N,) float64, of the rows ``dataset.used_rows(split)``; metric -> value.
+
+    Raises:
+        QinZooError: a prediction is NaN or infinite.
+    """
     y_pred = model.predict(feed_split(dataset, split, model, shuffle=False))
+    rows = dataset.used_rows(split)
+    if len(broken := np.flatnonzero(~np.isfinite(y_pred))):
+        raise QinZooError(
+            f"{len(broken):,} of {len(y_pred):,} predictions of the {split} split are NaN or infinite, the first in "
+            f"row {rows[broken[0]]:,}: the weights or the rows' features hold such values. Nothing is written; "
+            "train again, with a smaller learning_rate where the weights are to blame."
+        )
     if step is not None:
         y_pred = step(y_pred)
     if not dataset.has_labels(split):
         return y_pred, {}
-    y_true, group_id = dataset.labels(split), dataset.group_ids(split)
+    y_true, group_id = dataset.labels(split)[rows], dataset.group_ids(split)
+    group_id = group_id if group_id is None else group_id[rows]
     metrics = model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id)
     return y_pred, {name: float(value) for name, value in metrics.items()}

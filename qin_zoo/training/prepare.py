@@ -18,6 +18,7 @@ from qin_zoo.config.experiments import (
 )
 from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
+from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
 
 # What a configuration may leave out; models give the defaults of their own parameters.
@@ -187,6 +188,8 @@ def prepare_params(
     plugins = tuple(plugins or ())
     model_class = get_model(params["model"], plugins)
     params = check_params(params, model_class)
+    params.setdefault("monitor", default_monitor(params["metrics"]))
+    params.setdefault("monitor_mode", mode_of_monitor(params["monitor"]))
     if data is not None:
         params = relocate(params, data)
     return Prepared(name, params, model_class, Path(config_dir), plugins)

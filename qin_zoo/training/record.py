@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qin_zoo import __version__
 from qin_zoo.errors import QinZooError
-from qin_zoo.files import replace_file
+from qin_zoo.files import read_json, replace_file
 
 SCHEMA_VERSION = 1
 # Parameters that do not change what a run computes.
@@ -51,7 +51,7 @@ def write_record(path: Path, record: dict) -> None:
 def read_record(path: Path) -> dict | None:
     """A run's record; None where there is none, or one that was written by another version or is no record."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return None
     known = isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION
@@ -62,6 +62,11 @@ def identity(params: dict, data: dict) -> dict[str, dict]:
     """What makes two runs the same: parameters, but for those that change no result, and data; JSON values."""
     chosen = {key: value for key, value in params.items() if key not in _OF_NO_CONSEQUENCE}
     return json.loads(json.dumps({"parameters": chosen, "data": data}, default=str))
+
+
+def kept_evaluation(evaluations: list[dict]) -> dict:
+    """Of a record's evaluations the one whose weights are kept; the last where none of them was the best so far."""
+    return next((e for e in reversed(evaluations) if e["best"]), evaluations[-1])
 
 
 def append_results_line(csv: Path, argv: list[str], expid: str, dataset_id: str, valid: dict, test: dict) -> None:

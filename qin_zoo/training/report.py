@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qin_zoo.files import replace_file
+from qin_zoo.training.record import kept_evaluation
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -16,14 +17,14 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 def render_report(record: dict) -> str:
     """The Markdown report of a run's record (see :func:`qin_zoo.training.run.run_experiment`)."""
     evaluations = record["evaluations"]
-    best = max((e for e in evaluations if e["best"]), key=lambda e: e["step"])
-    metrics = list(best["metrics"])
+    kept = kept_evaluation(evaluations)
+    metrics = list(kept["metrics"])
     reachable, calibration = record["reachable"], record["calibration"]
     parts = [
         f"# {record['expid']}",
         f"{record['model']} on {record['dataset_id']}: {record['rows']['train']:,} training rows, "
         f"{record['parameters']:,} parameters, {len(evaluations)} evaluations in {evaluations[-1]['seconds']:.0f} s; "
-        f"the weights kept are those of epoch {best['epoch']}.",
+        f"the weights kept are those of epoch {kept['epoch']}.",
         "## Result",
         markdown_table(
             ["split", *metrics, *(["ECE"] if calibration else [])],
@@ -38,7 +39,7 @@ def render_report(record: dict) -> str:
             ],
         ),
     ]
-    if reachable:
+    if reachable and "AUC" in record["valid"]:
         gap = reachable["best_auc"] - record["valid"]["AUC"]
         parts += [
             f"The click probabilities of this sample are known: the best reachable valid AUC is "
@@ -58,7 +59,7 @@ def render_report(record: dict) -> str:
                     *(f"{e['metrics'][m]:.6f}" for m in metrics),
                     f"{e['learning_rate']:.2e}",
                     f"{e['seconds']:.1f}",
-                    "★" if e is best else "",
+                    "★" if e is kept else "",
                 ]
                 for e in evaluations
             ],

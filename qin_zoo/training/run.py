@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from qin_zoo.calibration import reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
-from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.errors import ConfigError, DataError, QinZooError
+from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
 from qin_zoo.training.calibration import discard_step
@@ -96,6 +98,7 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
             echo(f"{prepared.expid} is finished already; report: {files.report}")
             return record
     model = build_model(prepared, dataset)
+    _require_metrics(params, dataset)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if group.leads:
         _require_writable(files.folder)
@@ -257,6 +260,22 @@ def _calibration(params: dict, dataset: Dataset, y_pred: dict) -> dict[str, dict
     if params.get("task", "binary_classification") != "binary_classification":
         return {}
     return {s: reliability(dataset.labels(s), p).as_dict() for s, p in y_pred.items() if dataset.has_labels(s)}
+
+
+def _require_metrics(params: dict, dataset: Dataset) -> None:
+    """Finds out before the training, not after an epoch, whether its metrics can be computed on the validation rows."""
+    monitor = params["monitor"]
+    monitored = [monitor] if isinstance(monitor, str) else list(monitor)
+    y_true = dataset.labels("valid")
+    metrics = list(dict.fromkeys([*params["metrics"], *monitored]))
+    values = evaluate_metrics(y_true, np.full(len(y_true), 0.5), metrics, dataset.group_ids("valid"))
+    for name in monitored:
+        if not np.isfinite(values[name]):
+            within = " in one group" if needs_groups(name) else ""
+            raise DataError(
+                f"The monitored metric {name} is not a number on the validation split, whatever is predicted: it needs "
+                f"rows with and without a click{within}. Use another valid_data, or another monitor."
+            )
 
 
 def _require_writable(folder: Path) -> None:

@@ -42,7 +42,8 @@ class Evaluation:
         metrics: of the validation split.
         learning_rate: in force during those batches.
         seconds: since the start of training, without the time between a stop and its resumption.
-        best: whether the monitor improved, and the checkpoint was saved.
+        best: whether the weights were saved: the monitor improved, or ``save_best_only`` is off. Those of the last
+            such evaluation are kept.
         gradient_norm: mean norm of the gradients of those batches, before clipping; None where the model does not
             tell it.
         largest_gradient_norm: the largest of them.
@@ -277,7 +278,7 @@ class Trainer:
             metrics={k: float(v) for k, v in metrics.items()},
             learning_rate=learning_rate,
             seconds=time.perf_counter() - self._start,
-            best=model._stopping_steps == 0,
+            best=model._stopping_steps == 0 or not model._save_best_only,
             gradient_norm=float(sums.norm) / sums.updates if sums.updates else None,
             largest_gradient_norm=float(sums.largest) if sums.updates else None,
         )

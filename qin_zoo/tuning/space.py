@@ -34,7 +34,7 @@ from qin_zoo.errors import ConfigError, suggest
 _FILE_KEYS = ("base_config", "base_expid", "dataset_id", "model_config", "dataset_config", "tuner_space")
 _RANGE_KEYS = ("low", "high", "step", "log")
 # One value may be given; several would make trials that cannot be compared, or not be told apart.
-_CONSTANT = ("model_root", "monitor", "monitor_mode", "gpu", "cache_dir")
+_CONSTANT = ("model_root", "metrics", "monitor", "monitor_mode", "gpu", "cache_dir")
 _LARGEST_GRID = 100_000
 
 

@@ -62,14 +62,14 @@ class Search:
     @property
     def monitor(self) -> str:
         """What is compared, for people."""
-        weights = self.base.params.get("monitor", "AUC")
+        weights = self.base.params["monitor"]
         if isinstance(weights, str):
             return weights
         return " ".join(f"{weight:+g} {name}" for name, weight in weights.items()).removeprefix("+").removeprefix("1 ")
 
     @property
     def direction(self) -> str:
-        return "minimize" if self.base.params.get("monitor_mode", "max") == "min" else "maximize"
+        return "minimize" if self.base.params["monitor_mode"] == "min" else "maximize"
 
 
 def plan_search(

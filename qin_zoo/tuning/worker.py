@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qin_zoo.errors import QinZooError, first_line
 from qin_zoo.training.child import begin_child
+from qin_zoo.training.record import kept_evaluation
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def work(connection: Connection, lock: Path, gpu: int, threads: int) -> None:
 
 
 def _train(job: Job, gpu: int, connection: Connection) -> tuple:
+    from qin_zoo.fuxi import Monitor
     from qin_zoo.training.log import silent
     from qin_zoo.training.run import run_experiment
     from qin_zoo.training.stop import Stopped
@@ -142,7 +144,7 @@ def _train(job: Job, gpu: int, connection: Connection) -> tuple:
     evaluations: list[dict] = []
     try:
         prepared = job.prepare(gpu)
-        value_of, _ = monitor(prepared.params)
+        value_of = Monitor(prepared.params["monitor"]).get_value
         epochs, steps = prepared.params["epochs"], prepared.params.get("eval_steps")
 
         def on_evaluation(evaluation):
@@ -156,10 +158,10 @@ def _train(job: Job, gpu: int, connection: Connection) -> tuple:
 
         argv = ["qin-zoo", "run", job.expid, "--config", str(job.folder)]
         record = run_experiment(prepared, Path.cwd(), argv=argv, echo=silent, on_evaluation=on_evaluation, resume=True)
-        return "done", _best(prepared.params, record["evaluations"])
+        return "done", _result(prepared.params, record["evaluations"])
     except Pruned:
         _keep_only_log(prepared)
-        return "pruned", _best(prepared.params, evaluations)
+        return "pruned", _result(prepared.params, evaluations)
     except Stopped:
         return "stopped", {}
     except (EOFError, BrokenPipeError):
@@ -173,27 +175,13 @@ def _train(job: Job, gpu: int, connection: Connection) -> tuple:
         return "failed", f"{first_line(error)} (the traceback is in {prepared.files.log})" if prepared else repr(error)
 
 
-def _best(params: dict, evaluations: list[dict]) -> dict:
-    """Best value of the monitor, the metrics and epoch with it, and the number of evaluations."""
-    value_of, better = monitor(params)
-    best = None
-    for evaluation in evaluations:
-        value = value_of(evaluation["metrics"])
-        if best is None or better(value, best["value"]):
-            best = {"value": value, "metrics": evaluation["metrics"], "epoch": evaluation["epoch"]}
-    return {**(best or {}), "evaluations": len(evaluations)}
+def _result(params: dict, evaluations: list[dict]) -> dict:
+    """The monitor's value, the metrics and the epoch of the weights that are kept, and the number of evaluations."""
+    from qin_zoo.fuxi import Monitor
 
-
-def monitor(params: dict):
-    """FuxiCTR's monitor of an experiment: a function of its metrics, and which of two values is better."""
-    weights = params.get("monitor", "AUC")
-    weights = {weights: 1} if isinstance(weights, str) else weights
-    smaller = params.get("monitor_mode", "max") == "min"
-
-    def value_of(metrics: dict) -> float:
-        return sum(metrics.get(name, 0) * weight for name, weight in weights.items())
-
-    return value_of, (lambda a, b: a < b) if smaller else (lambda a, b: a > b)
+    kept = kept_evaluation(evaluations)
+    value = Monitor(params["monitor"]).get_value(kept["metrics"])
+    return {"value": value, "metrics": kept["metrics"], "epoch": kept["epoch"], "evaluations": len(evaluations)}
 
 
 def _keep_only_log(prepared) -> None:

@@ -117,3 +117,50 @@ def _fields_loader(loader, folder, **variation):
     np.savez(folder / "train.npz", item_id=np.arange(4), label=np.array([0.0, 1, 0, 1]))
     features = {"item_id": {"type": "categorical", "vocab_size": 5}}
     return loader(SimpleNamespace(features=features, labels=["label"]), folder / "train.npz", **variation)
+
+
+def coded(sample, tmp_path, **changes):
+    """The item table of a dataset with codes and neighbours of its embeddings."""
+    from qin_zoo.training.prepare import prepare
+
+    overrides = {"dataset_id": "sample_codes", "batch_size": 256, "cache_dir": str(tmp_path), "seed": 3, **changes}
+    dataset = prepare("QIN_sample", data=sample, overrides=overrides).open_dataset()
+    return {split: batches(dataset, split)[0].items for split in ("train", "valid")}
+
+
+def test_codes_and_neighbours_are_those_of_the_embeddings_that_are_left(sample, tmp_path):
+    whole = coded(sample, tmp_path)["train"]
+    missing = coded(sample, tmp_path, missing_embeddings=0.5)
+    table = missing["train"]["item_emb_d128"]
+    gone = (table == 0).all(dim=1)
+    assert 20 < gone[1:].sum() < 80
+    codes, near = missing["train"]["item_codes"], missing["train"]["item_neighbours"]
+    assert torch.equal(codes[~gone], whole["item_codes"][~gone])
+    assert len(codes[1:][gone[1:]].unique(dim=0)) == 1, "items without an embedding cannot be told apart"
+    assert (codes[1:] > 0).all()
+    assert not near[gone].any()
+    assert not torch.isin(near, gone.nonzero()[1:]).any(), "an item without an embedding is nobody's neighbour"
+    unit = torch.nn.functional.normalize(table, dim=1)
+    similarity = (unit @ unit.T).fill_diagonal_(-2)
+    similarity[:, gone] = -2
+    known = ~gone
+    assert torch.equal(near[known], similarity[known].topk(near.shape[1]).indices)
+    for name, values in missing["valid"].items():
+        assert torch.equal(values, missing["train"][name]), name
+
+
+def test_codes_of_noisy_embeddings_are_the_nearest_by_the_codebooks_of_the_whole_table(sample, tmp_path):
+    whole = coded(sample, tmp_path)["train"]
+    barely, noisy = (coded(sample, tmp_path, embedding_noise=e)["train"] for e in (1e-6, 1.0))
+    assert torch.equal(barely["item_codes"], whole["item_codes"])
+    assert torch.equal(barely["item_neighbours"], whole["item_neighbours"])
+    codes = whole["item_codes"].numpy() - 16 * np.arange(3)
+    left, other = whole["item_emb_d128"].numpy()[1:].copy(), noisy["item_emb_d128"].numpy()[1:].copy()
+    for level in range(3):  # by the definition: a code stands for the mean of what its items have left
+        means = {c: left[codes[1:, level] == c].mean(axis=0) for c in np.unique(codes[1:, level])}
+        chosen = [min(means, key=lambda c, row=row: ((row - means[c]) ** 2).sum()) for row in other]
+        assert noisy["item_codes"][1:, level].tolist() == [16 * level + c for c in chosen]
+        left -= np.stack([means[c] for c in codes[1:, level]])
+        other -= np.stack([means[c] for c in chosen])
+    assert (noisy["item_codes"] != whole["item_codes"])[1:].float().mean() > 0.1
+    assert not torch.equal(noisy["item_neighbours"], whole["item_neighbours"])

@@ -211,6 +211,33 @@ def test_a_finished_run_is_not_repeated(sample, tmp_path):
     assert "finished already" in said[0]
 
 
+def test_another_seed_is_another_run(sample, tmp_path):
+    first = train(sample, tmp_path, epochs=1, seed=1)
+    said = []
+    second = train(sample, tmp_path, epochs=1, seed=2, resume=True, echo=said.append)
+    assert not any("finished already" in line for line in said)
+    assert second["valid"] != first["valid"]
+    with pytest.raises(Died):
+        train(sample, tmp_path, echo=die_after(3), seed=1)
+    with pytest.raises(CheckpointError, match=r"other parameters: seed was 1, and is 2"):
+        train(sample, tmp_path, resume=True, seed=2)
+
+
+def test_evaluations_without_gain_are_counted_across_a_stop(sample, tmp_path):
+    """Nothing is learned, so nothing is better than the first evaluation: two more, and training is over."""
+    still = {"learning_rate": 1e-20, "batch_norm": False, "epochs": 9, "early_stop_patience": 2, "eval_steps": None}
+    still |= {"embedding_regularizer": 0, "accumulation_steps": 1, "min_lr": 0}
+
+    def stop(text):
+        if text.startswith("epoch   2"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        train(sample, tmp_path, echo=stop, **still)
+    record = train(sample, tmp_path, resume=True, **still)
+    assert [(e["epoch"], e["best"]) for e in record["evaluations"]] == [(1, True), (2, False), (3, False)]
+
+
 def test_a_new_run_says_that_it_could_resume(sample, tmp_path, uninterrupted):
     interrupt(sample, tmp_path)
     said = []

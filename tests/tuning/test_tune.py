@@ -202,6 +202,26 @@ class TestInThreads:
             assert float(line["value"]) == pytest.approx(value)
         assert float(lines[0]["value"]) < float(lines[1]["value"])
 
+    @pytest.mark.parametrize("best_only", [True, False])
+    def test_a_trial_is_worth_what_its_weights_are(self, best_only, tuner_file, project):
+        """The value of the kept weights, with a monitor of which less is better; the smallest trial is the best."""
+        space = {"learning_rate": [0.3, 1e-3], "monitor": "logloss", "monitor_mode": "min", "epochs": 4}
+        space |= {"save_best_only": best_only, "early_stop_patience": 9}
+        assert qin_zoo("tune", tuner_file(space), "--plugin", "toy.py") == 0
+        lines = table()
+        assert [line["rank"] for line in lines] == ["1", "2"]
+        assert float(lines[0]["value"]) < float(lines[1]["value"])
+        falling = []
+        for line in lines:
+            record = json.loads((RESULTS / f"{line['expid']}.json").read_text())
+            values = [e["metrics"]["logloss"] for e in record["evaluations"]]
+            assert len(values) == 4
+            assert float(line["value"]) == pytest.approx(record["valid"]["logloss"], abs=1e-9)
+            assert float(line["value"]) == pytest.approx(min(values) if best_only else values[-1], abs=1e-6)
+            falling.append(values[-1] == min(values))
+            assert float(line["value"]) < max(values)
+        assert falling.count(True) < 2 or best_only
+
     def test_timeout(self, tuner_file, capsys):
         assert qin_zoo("tune", tuner_file({"seed": [1, 2, 3]}), "--plugin", "toy.py", "--timeout", 0.001) == 0
         assert "0 of 3 trials are finished" in capsys.readouterr().err

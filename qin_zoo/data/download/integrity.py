@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.errors import DataError, first_line
+from qin_zoo.files import read_json
 
 RECORD_FILE = "checksums.json"
 _MAGIC = b"PAR1"
@@ -185,7 +186,7 @@ class Record:
 
     def _read(self) -> dict[str, dict]:
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_json(self.path)
             return {name: vars(Entry(int(e["size"]), str(e["sha256"]), str(e["url"]))) for name, e in content.items()}
         except FileNotFoundError:
             return {}

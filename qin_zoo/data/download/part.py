@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 from qin_zoo.data.download.integrity import Origin, write_json
 from qin_zoo.errors import DataError
+from qin_zoo.files import read_json
 
 try:
     import fcntl
@@ -148,7 +148,7 @@ class Part:
 
     def _read_sidecar(self) -> tuple[Origin | None, int, str]:
         try:
-            content = json.loads(self._sidecar.read_text(encoding="utf-8"))
+            content = read_json(self._sidecar)
             noted = content.pop("noted")
             if not isinstance(content["size"], int | None):
                 return None, 0, ""

@@ -6,7 +6,6 @@ are properties of the item (its category).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import NAMES
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.errors import DataError, first_line
+from qin_zoo.files import read_json
 
 _USERS = ("user_id", "userid", "user", "user_index", "uid")
 
@@ -267,7 +267,7 @@ def _feature_map(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     if not path.exists():
         return {}, []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         specs = {name: dict(spec) for feature in content["features"] for name, spec in feature.items()}
         return specs, [str(label) for label in content["labels"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,0 +1,136 @@
+"""Predictions of a split: of which rows they are, and that they are numbers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from qin_zoo.errors import QinZooError
+from qin_zoo.training.predict import predict_split
+from qin_zoo.training.prepare import build_model, prepare
+from qin_zoo.training.run import run_experiment
+
+SMALL = {"epochs": 1, "embedding_dim": 4, "max_len": 8, "batch_size": 512, "num_layers": 1, "num_row": 2}
+
+
+def trained(sample, folder, **changes):
+    prepared = prepare("QIN_sample", data=sample, overrides={**SMALL, "model_root": str(folder), **changes})
+    run_experiment(prepared, folder, echo=lambda text: None)
+    return prepared
+
+
+def predictions(file):
+    with open(file) as lines:
+        rows = list(csv.DictReader(lines))
+    return np.array([int(r["ID"]) for r in rows]), np.array([float(r["Task2"]) for r in rows])
+
+
+@pytest.mark.parametrize("changes", [{"train_fraction": 0.3}, {"unseen_items": 0.2}, {}])
+def test_the_train_split_is_predicted_in_the_rows_that_were_used(changes, sample, tmp_path):
+    """Labels and predictions are of the same rows: each prediction is that of its ID in the whole file."""
+    prepared = trained(sample, tmp_path, **changes)
+    said = []
+    files = predict_split(prepared, "train", echo=said.append)
+    ids, y_pred = predictions(files.prediction)
+    dataset = prepared.open_dataset()
+    whole = prepared.varied({key: 1.0 if key == "train_fraction" else 0.0 for key in changes})
+    assert ids.tolist() == dataset.used_rows("train").tolist()
+    assert (len(ids) < 3000) is bool(changes)
+    y_true = whole.open_dataset().labels("train")[ids]
+    told = dict(part.split(" ") for part in said[-2].removeprefix("train: ").split("  "))
+    assert float(told["AUC"]) == pytest.approx(roc_auc_score(y_true, y_pred), abs=1e-6)
+    assert float(told["logloss"]) == pytest.approx(log_loss(y_true, y_pred), abs=1e-6)
+    assert any("IDs are rows of the file" in line for line in said) is bool(changes)
+    if "unseen_items" not in changes:  # which changes histories too
+        again = predict_split(whole, "train", out=tmp_path / "whole", echo=said.append)
+        np.testing.assert_allclose(predictions(again.prediction)[1][ids], y_pred, atol=1e-6)
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_weights_that_are_no_numbers_predict_nothing(split, sample, tmp_path):
+    prepared = trained(sample, tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*prediction*")}
+    state = torch.load(prepared.files.checkpoint, weights_only=True)
+    name = next(n for n in state if n.endswith("weight") and "embedding" not in n)
+    state[name][0, 0] = torch.nan
+    torch.save(state, prepared.files.checkpoint)
+    with pytest.raises(QinZooError, match=r"predictions of the .* split are NaN or infinite, the first in row 0"):
+        predict_split(prepared, split, echo=lambda text: None)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*prediction*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "monitor", "mode"),
+    [
+        ({"metrics": ["logloss"]}, "logloss", "min"),
+        ({"metrics": ["logloss", "gAUC"]}, "logloss", "min"),
+        ({"metrics": ["gAUC", "logloss"]}, "gAUC", "max"),
+        ({"metrics": ["MRR", "AUC"]}, "AUC", "max"),
+    ],
+)
+def test_the_monitor_fits_the_metrics(changes, monitor, mode, sample, tmp_path):
+    config = without_monitor(tmp_path)
+    overrides = {**SMALL, "epochs": 3, "learning_rate": 0.03, "model_root": str(tmp_path), **changes}
+    prepared = prepare("QIN_sample", config, data=sample, overrides={**overrides, "group_id": "user_id"})
+    assert (prepared.params["monitor"], prepared.params["monitor_mode"]) == (monitor, mode)
+    record = run_experiment(prepared, tmp_path, echo=lambda text: None)
+    values = [e["metrics"][monitor] for e in record["evaluations"]]
+    assert record["valid"].keys() == set(changes["metrics"])
+    assert record["valid"][monitor] == pytest.approx((min if mode == "min" else max)(values), abs=1e-6)
+    assert "the weights kept are those of epoch" in prepared.files.report.read_text()
+
+
+def without_monitor(folder):
+    """The sample's experiment as it is configured, but for what it monitors."""
+    import yaml
+    from conftest import REPOSITORY
+
+    (folder / "config").mkdir()
+    base = yaml.safe_load((REPOSITORY / "experiments/QIN/model_config.yaml").read_text())
+    blocks = {**base.get("Base", {}), **base["QIN_sample"]}
+    for key in ("monitor", "monitor_mode", "metrics"):
+        blocks.pop(key, None)
+    (folder / "config/model_config.yaml").write_text(yaml.safe_dump({"QIN_sample": blocks}))
+    dataset = REPOSITORY / "dataset_configs/sample.yaml"
+    (folder / "config/dataset_config.yaml").write_text(dataset.read_text())
+    return folder / "config"
+
+
+def test_a_monitor_that_cannot_be_computed_is_told_before_the_training(sample, tmp_path):
+    import polars as pl
+
+    for name in ("train", "item_info"):
+        (tmp_path / f"{name}.parquet").symlink_to(sample / f"{name}.parquet")
+    pl.read_parquet(sample / "valid.parquet").with_columns(label=pl.lit(0.0)).write_parquet(tmp_path / "valid.parquet")
+    prepared = prepare("QIN_sample", data=sample, overrides={**SMALL, "model_root": str(tmp_path / "c")})
+    prepared.params.update({f"{n}_data": str(tmp_path / f"{n}.parquet") for n in ("train", "valid")}, test_data=None)
+    said = []
+    with pytest.raises(QinZooError, match="monitored metric AUC is not a number on the validation split"):
+        run_experiment(prepared, tmp_path, echo=said.append)
+    assert not said
+    prepared.params.update(monitor="logloss", monitor_mode="min")
+    assert np.isnan(run_experiment(prepared, tmp_path, echo=said.append)["valid"]["AUC"])
+
+
+@pytest.mark.parametrize("best_only", [True, False])
+def test_the_report_names_the_epoch_whose_weights_are_kept(best_only, sample, tmp_path):
+    """Without a penalty and at a high rate the best epoch is not the last."""
+    wild = {"epochs": 4, "learning_rate": 0.05, "batch_size": 128, "embedding_regularizer": 0, "factor": 0.9}
+    prepared = trained(sample, tmp_path, early_stop_patience=5, save_best_only=best_only, **wild)
+    record = json.loads(prepared.files.record.read_text())
+    dataset = prepared.open_dataset()
+    model = build_model(prepared, dataset)
+    model.load_weights(str(prepared.files.checkpoint))
+    kept = model.evaluate(dataset.loader("valid"))["AUC"]
+    values = [e["metrics"]["AUC"] for e in record["evaluations"]]
+    assert len(set(values)) == 4
+    assert values[-1] < max(values), "the last epoch is not the best one, or this shows nothing"
+    (epoch,) = [e["epoch"] for e in record["evaluations"] if e["metrics"]["AUC"] == pytest.approx(kept, abs=1e-9)]
+    assert epoch == (values.index(max(values)) + 1 if best_only else 4)
+    report = prepared.files.report.read_text()
+    assert f"the weights kept are those of epoch {epoch}." in report
+    starred = [line for line in report.splitlines() if "★" in line]
+    assert [line.split("|")[1].strip() for line in starred] == [str(epoch)]
