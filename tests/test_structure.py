@@ -19,7 +19,7 @@ ALLOWED = {
     "explain": {"data", "layers", "models", "training"},
     "serving": set(),
     "tuning": {"config", "data", "training"},
-    "results": {"training"},
+    "results": {"config", "training"},
     "study": {"config", "data", "results", "training"},
 }
 ALLOWED["cli"] = ALLOWED.keys() - {"layers"}

@@ -110,9 +110,9 @@ def _train(study: Study, run: StudyRun, options: dict) -> dict:
     prepared = run.prepare(**options, gpu=_gpu)
     argv = ["qin-zoo", "study", run.name]
     try:
-        record = run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True)
+        record = run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True, overwrite=True)
     except CheckpointError:  # what was stopped under this name had other parameters or data
-        record = run_experiment(prepared, Path.cwd(), argv, echo=silent)
+        record = run_experiment(prepared, Path.cwd(), argv, echo=silent, overwrite=True)
     return record | probe(prepared, record, study.tests, study.slices)
 
 
