@@ -26,6 +26,7 @@ from qin_zoo.cli import (
     tune,
 )
 from qin_zoo.errors import QinZooError
+from qin_zoo.threads import be_a_good_neighbour
 from qin_zoo.training.log import warnings_on_terminal
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ def _options(
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2."""
+    be_a_good_neighbour()
     warnings_on_terminal()
     try:
         app(args=argv)
