@@ -21,6 +21,7 @@ ALLOWED = {
     "tuning": {"config", "data", "training"},
     "results": {"config", "training"},
     "study": {"config", "data", "results", "training"},
+    "doctor": {"config", "data", "results", "serving", "training"},
 }
 ALLOWED["cli"] = ALLOWED.keys() - {"layers"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -12,6 +12,7 @@ from qin_zoo.cli import (
     calibrate,
     data,
     demo,
+    doctor,
     embed,
     explain,
     export,
@@ -48,6 +49,7 @@ app.command("list")(list_models.list_models)
 app.command("info")(info.info)
 app.command("new")(new.new)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(embed.app, name="embed")
