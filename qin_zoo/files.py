@@ -1,8 +1,9 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and files that one process at a time may write."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from qin_zoo.errors import QinZooError, first_line
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, nobody is kept out
+    fcntl = None
 
 
 @contextmanager
@@ -60,11 +66,97 @@ def discard_leftovers(folder: Path) -> None:
     """Deletes what writers of :func:`replace_file` that were killed have left in a folder."""
     for temporary in Path(folder).glob(".*.tmp"):
         owner = temporary.name.split(".")[-2]
-        if owner.isdecimal() and not _is_running(int(owner)):
+        if owner.isdecimal() and not is_running(int(owner)):
             temporary.unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+class LockFile:
+    """A file that one process at a time holds; the lock ends with the process, however that ends.
+
+    The file itself stays: were it deleted, a second process could lock a new one while a third waits for the old.
+
+    Args:
+        path: the file; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._file = None
+
+    def acquire(self) -> bool:
+        """Takes the lock; False if another process, or another part of this one, holds it."""
+        file = open(self.path, "a+", encoding="utf-8")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        except OSError:
+            pass  # a file system without locks
+        self._file = file
+        return True
+
+    def read(self) -> dict:
+        """What its holder, or the last one, has noted; empty where that is nothing."""
+        try:
+            note = read_json(self.path)
+        except (OSError, ValueError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def write(self, note: dict) -> None:
+        """Notes something for others to read; the lock must be held."""
+        self._file.truncate(0)
+        self._file.write(json.dumps(note))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Lets go of the lock; the note stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@contextmanager
+def sole_writer(path: Path, doing: str) -> Iterator[None]:
+    """Keeps other processes that ask for the same lock file out as long as the block runs.
+
+    Args:
+        path: the lock file.
+        doing: completes "another process …", for their message.
+
+    Raises:
+        QinZooError: another process is in such a block, or the file cannot be written.
+    """
+    lock = LockFile(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = lock.acquire()
+    except OSError as error:
+        raise QinZooError(f"Cannot write {path}: {error.strerror}. Choose a folder you may write to.") from error
+    if not held:
+        process = lock.read().get("process")
+        which = f"process {process}" if process else "another process"
+        raise QinZooError(f"{path.parent}: {which} {doing}. Wait until that has ended, or end it.")
+    try:
+        lock.write({"process": os.getpid()})
+        yield
+    finally:
+        lock.release()
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Digest of a file's bytes, hexadecimal."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine is alive."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
-LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "calibration", "pages"}
+LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "calibration", "pages", "threads"}
 ALLOWED = {
     "layers": set(),
     "data": {"layers"},
@@ -19,8 +19,9 @@ ALLOWED = {
     "explain": {"data", "layers", "models", "training"},
     "serving": set(),
     "tuning": {"config", "data", "training"},
-    "results": {"training"},
+    "results": {"config", "training"},
     "study": {"config", "data", "results", "training"},
+    "doctor": {"config", "data", "results", "serving", "training"},
 }
 ALLOWED["cli"] = ALLOWED.keys() - {"layers"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -12,6 +12,7 @@ from qin_zoo.cli import (
     calibrate,
     data,
     demo,
+    doctor,
     embed,
     explain,
     export,
@@ -26,6 +27,7 @@ from qin_zoo.cli import (
     tune,
 )
 from qin_zoo.errors import QinZooError
+from qin_zoo.threads import be_a_good_neighbour
 from qin_zoo.training.log import warnings_on_terminal
 
 app = typer.Typer(
@@ -47,6 +49,7 @@ app.command("list")(list_models.list_models)
 app.command("info")(info.info)
 app.command("new")(new.new)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(embed.app, name="embed")
@@ -68,6 +71,7 @@ def _options(
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2."""
+    be_a_good_neighbour()
     warnings_on_terminal()
     try:
         app(args=argv)

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.trained import Checkpoint, Run, find_run
 
 
 def predict(
-    experiment: Annotated[str, typer.Argument(help="Experiment id.")],
+    run: Run,
     config: options.Config = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights to use. Default: those of the experiment.")] = None,
+    checkpoint: Checkpoint = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the predictions. Default: beside the weights.")] = None,
     gpu: options.Gpu = -1,
@@ -23,7 +24,6 @@ def predict(
 ) -> None:
     """Predict a split with trained weights; write predictions and the zipped submission."""
     from qin_zoo.training.predict import predict_split
-    from qin_zoo.training.prepare import prepare
 
-    prepared = prepare(experiment, config, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
+    prepared, checkpoint = find_run(run, config, checkpoint, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
     predict_split(prepared, split, checkpoint=checkpoint, out=out, echo=typer.echo)

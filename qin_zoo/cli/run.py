@@ -21,6 +21,12 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run was stopped, to the very same result.")
     ] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the run and its files. Default: the experiment id.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another run of this name; else this one is numbered.")
+    ] = False,
     init_from: Annotated[
         Path | None,
         typer.Option(help="Begin with the weights of an older run; item table and vocabularies may have grown."),
@@ -38,6 +44,7 @@ def run(
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.distributed import own_gpu
     from qin_zoo.models.sharded import require_engine
+    from qin_zoo.training.child import end_with_launcher
     from qin_zoo.training.launch import is_launched, launch
     from qin_zoo.training.prepare import prepare
     from qin_zoo.training.repeat import prepare_repetition
@@ -46,8 +53,12 @@ def run(
 
     if sum(given is not None for given in (experiment, expid, record)) != 1:
         raise typer.BadParameter("Give one experiment: qin-zoo run EXPID, --expid EXPID, or --from RUN.json.")
+    if is_launched():
+        end_with_launcher()
     gpu = own_gpu(gpu)
     changes = parse_overrides(overrides or []) | ({} if init_from is None else {"init_from": str(init_from)})
+    if name is not None:
+        changes["model_id"] = name
     common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
     repetition = None if record is None else prepare_repetition(record, **common)
     if repetition is not None:
@@ -58,7 +69,9 @@ def run(
             require_engine()  # one message now instead of one from every process
         raise typer.Exit(launch(devices, sys.argv[1:]))
     try:
-        result = run_experiment(prepared, results_folder=Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume)
+        result = run_experiment(
+            prepared, Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume, overwrite=overwrite
+        )
     except Stopped as stopped:
         typer.echo(
             f"Stopped after step {stopped.step:,}, with a checkpoint. The same command with --resume goes on.", err=True

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.threads import cores
 
 _VARIABLE = "QIN_ZOO_TOKEN"
 
@@ -70,7 +71,7 @@ def serve(
         host=host,
         port=port,
         ids=ids,
-        threads=threads or _cores(),
+        threads=threads or cores(),
         token=token,
         max_body=max_body,
         max_candidates=max_candidates,
@@ -83,10 +84,6 @@ def serve(
         watch=watch,
     )
     run(settings)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _token(file: Path | None) -> str | None:

@@ -23,9 +23,13 @@ def find_run(run: str, config: Path | None, checkpoint: Path | None, **options) 
         config: folder with ``model_config.yaml``; of no meaning with a record.
         checkpoint: weights in the place of the run's own.
         options: as of :func:`~qin_zoo.training.prepare.prepare`.
+
+    Raises:
+        QinZooError: there is no such run, or its weights are not those that its record was written for.
     """
+    from qin_zoo.training.ownership import verify_weights
     from qin_zoo.training.prepare import prepare
-    from qin_zoo.training.repeat import prepare_repetition
+    from qin_zoo.training.repeat import as_trained, prepare_repetition
 
     if run.endswith(".json"):
         repetition = prepare_repetition(Path(run), **options)
@@ -33,4 +37,7 @@ def find_run(run: str, config: Path | None, checkpoint: Path | None, **options) 
     else:
         prepared = prepare(run, config, **options)
         own = prepared.files.checkpoint
+        given = [text.partition("=")[0].strip() for text in options.get("overrides") or []]
+        prepared = as_trained(prepared, checkpoint or own, given, typer.echo)
+    verify_weights(checkpoint or own)
     return prepared, checkpoint or own

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from qin_zoo import files
 from qin_zoo.errors import DataError
+from qin_zoo.files import is_running
 
 FORMAT = 1  # raise it whenever what is stored changes: older entries are then made anew
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -151,15 +152,5 @@ def remove_abandoned(root: Path) -> None:
         with contextlib.suppress(OSError):
             here = host == socket.gethostname() and rest.isdigit()
             age = time.time() - folder.stat().st_mtime
-            if (here and not _alive(int(rest))) or (not here and age > _ABANDONED):
+            if (here and not is_running(int(rest))) or (not here and age > _ABANDONED):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it lives and belongs to someone else
-        return True
-    return True

@@ -13,6 +13,7 @@ from qin_zoo.embed.encoders import Encoder
 from qin_zoo.embed.items import Inputs
 from qin_zoo.embed.store import EmbeddingStore, Stored, check_name
 from qin_zoo.errors import DataError
+from qin_zoo.files import sole_writer
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ def encode_items(
         DataError: the store holds vectors of another encoder, another version or other items under this name; it is
             damaged or in use; the encoder returns anything but finite vectors of its size.
     """
-    begun = time.perf_counter()
     check_name(name)
     if batch_size < 1:
         raise DataError(f"Expected a batch size of at least 1, found {batch_size}. Correct --batch-size.")
@@ -67,7 +67,15 @@ def encode_items(
         raise DataError(
             f"Encoder {encoder.name}: expected {encoder.modality} inputs, found {inputs.modality}. Take another one."
         )
-    store, notes = EmbeddingStore(folder), []
+    store = EmbeddingStore(folder)
+    with sole_writer(store.path.with_name(f".{store.path.name}.lock"), "encodes into its store"):
+        return _encode(store, encoder, inputs, name, batch_size, force, progress)
+
+
+def _encode(
+    store: EmbeddingStore, encoder: Encoder, inputs: Inputs, name: str, batch_size: int, force: bool, progress: bool
+) -> Encoded:
+    begun, notes = time.perf_counter(), []
     if force and (aside := store.set_aside()):
         notes.append(f"{store.path.name} could not be read and is now {aside.name}; its other embeddings are gone.")
     about = {"encoder": encoder.name, "version": encoder.version, "fingerprint": inputs.fingerprint}

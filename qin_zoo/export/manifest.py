@@ -10,8 +10,9 @@ from torch import Tensor
 from qin_zoo import __version__
 from qin_zoo.calibration import step_to_dict
 from qin_zoo.export.request import RequestModel
+from qin_zoo.files import file_digest
 from qin_zoo.registry import discover
-from qin_zoo.training.calibration import read_step, weights_hash
+from qin_zoo.training.calibration import read_step
 from qin_zoo.training.prepare import Prepared
 from qin_zoo.training.record import read_record
 
@@ -93,7 +94,7 @@ def _run(prepared: Prepared, checkpoint: Path) -> dict:
     found = {
         "expid": prepared.expid,
         "parameters": json.loads(json.dumps(parameters, default=str)),
-        "checkpoint_sha256": weights_hash(checkpoint),
+        "checkpoint_sha256": file_digest(checkpoint),
     }
     record = read_record(Path(checkpoint).with_suffix(".json"))
     if record is not None:

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from qin_zoo.config.blocks import check_id
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.metrics import check_metrics
 
 SCHEMA_VERSION = 1
 PLAIN = "plain"  # the variation of an experiment as it is configured
+
+
+def _file_name(value: str) -> str:
+    try:
+        check_id(value, "a name in a result")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Name = Annotated[str, AfterValidator(_file_name)]  # becomes part of a path in a store
 
 
 class Entry(BaseModel):
@@ -41,11 +53,11 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
-    experiment: str
-    variation: str = PLAIN
+    experiment: Name
+    variation: Name = PLAIN
     seed: int
     model: str
-    dataset_id: str
+    dataset_id: Name
     identity: str
     setting: str
     rows_of: str

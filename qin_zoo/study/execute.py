@@ -12,6 +12,7 @@ from pathlib import Path
 from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.study.plan import Study, StudyRun
 from qin_zoo.study.probe import probe, stored_probe
+from qin_zoo.threads import share
 from qin_zoo.training.child import begin_child
 from qin_zoo.training.log import silent, warnings_on_terminal
 from qin_zoo.training.prepare import Prepared
@@ -58,7 +59,7 @@ def run_missing(
     for gpu in gpus[: len(missing)]:
         devices.put(gpu)
     workers = min(len(gpus), len(missing))
-    threads = max(1, (os.cpu_count() or 1) // len(gpus))  # the same for the last runs: sums depend on it
+    threads = share(len(gpus))  # the same for the last runs: sums depend on it
     if workers > 1:
         os.environ["TQDM_DISABLE"] = "1"  # for the processes: bars of several would overwrite each other
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(devices, threads))
@@ -110,9 +111,9 @@ def _train(study: Study, run: StudyRun, options: dict) -> dict:
     prepared = run.prepare(**options, gpu=_gpu)
     argv = ["qin-zoo", "study", run.name]
     try:
-        record = run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True)
+        record = run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True, overwrite=True)
     except CheckpointError:  # what was stopped under this name had other parameters or data
-        record = run_experiment(prepared, Path.cwd(), argv, echo=silent)
+        record = run_experiment(prepared, Path.cwd(), argv, echo=silent, overwrite=True)
     return record | probe(prepared, record, study.tests, study.slices)
 
 

@@ -7,6 +7,7 @@ import math
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.results.findings import read_findings, write_findings
 from qin_zoo.study.slices import slice_rows
+from qin_zoo.training.ownership import verify_weights
 from qin_zoo.training.predict import predict_rows
 from qin_zoo.training.prepare import Prepared, build_model
 
@@ -30,6 +31,7 @@ def probe(prepared: Prepared, record: dict, tests: dict[str, dict], slices: list
     split = "test" if record["test"] else "valid"
     dataset = prepared.open_dataset()
     model = build_model(prepared, dataset)
+    verify_weights(prepared.files.checkpoint)
     model.load_weights(str(prepared.files.checkpoint))
     found = {"tests": {}, "slices": {}}
     for name, changes in tests.items():

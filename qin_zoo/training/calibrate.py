@@ -10,9 +10,9 @@ import numpy as np
 
 from qin_zoo.calibration import Step, fit_step, reliability, step_to_dict
 from qin_zoo.errors import ConfigError
-from qin_zoo.files import replace_file
+from qin_zoo.files import file_digest, replace_file
 from qin_zoo.metrics import evaluate_metrics
-from qin_zoo.training.calibration import calibration_file, weights_hash
+from qin_zoo.training.calibration import calibration_file
 from qin_zoo.training.predict import predict_rows
 from qin_zoo.training.prepare import Prepared, build_model
 from qin_zoo.training.report import markdown_table
@@ -56,7 +56,7 @@ def calibrate_run(
         "schema_version": SCHEMA_VERSION,
         "expid": prepared.expid,
         "step": step_to_dict(step),
-        "weights_sha256": weights_hash(checkpoint),
+        "weights_sha256": file_digest(checkpoint),
         "fitted_on": {"split": "valid", "rows": len(labels["valid"])},
         "results": results,
     }

@@ -5,12 +5,11 @@ It belongs to the very weights it was fitted to: their hash stands in the file, 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from qin_zoo.calibration import Step, step_from_dict
 from qin_zoo.errors import CheckpointError, QinZooError
-from qin_zoo.files import read_json
+from qin_zoo.files import file_digest, read_json
 
 _AGAIN = "Fit it again (qin-zoo calibrate), or delete it."
 
@@ -24,15 +23,6 @@ def discard_step(checkpoint: Path) -> None:
     """Deletes the step of weights that are about to be replaced, its report and its picture."""
     for suffix in (".json", ".md", ".png"):
         calibration_file(checkpoint, suffix).unlink(missing_ok=True)
-
-
-def weights_hash(checkpoint: Path) -> str:
-    """SHA-256 of the file of weights."""
-    digest = hashlib.sha256()
-    with open(checkpoint, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_step(checkpoint: Path) -> Step | None:
@@ -49,7 +39,7 @@ def read_step(checkpoint: Path) -> Step | None:
         step, weights = step_from_dict(found["step"]), found["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, QinZooError):
         raise CheckpointError(f"{file} holds no calibration step. {_AGAIN}") from None
-    if weights != weights_hash(checkpoint):
+    if weights != file_digest(checkpoint):
         raise CheckpointError(
             f"{file} was fitted to other weights than {checkpoint} (SHA-256 {weights[:12]}…): they were trained anew "
             f"since. {_AGAIN}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from qin_zoo.errors import first_line
-from qin_zoo.files import discard_leftovers, replace_file
+from qin_zoo.files import discard_leftovers, file_digest, replace_file
 
 _SCHEMA = 1
 _KEPT = 2
@@ -50,9 +50,10 @@ class CheckpointStore:
         self.folder = Path(folder)
         self._warn = warn
         self._old: set[int] = set()
+        self._whole: dict[int, tuple] = {}  # step -> its files' state when they were last known to be whole
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Adds a checkpoint and lets go of all but the last two.
+        """Adds a checkpoint and lets go of all but the last two that are undamaged.
 
         Raises:
             QinZooError: it could not be written; the checkpoints that were there still are.
@@ -61,15 +62,19 @@ class CheckpointStore:
         with replace_file(tensors) as temporary:
             with open(temporary, "wb") as file:
                 torch.save(checkpoint.tensors, file)
-            digest = _file_digest(temporary)
+            digest = file_digest(temporary)
         body = {"schema_version": _SCHEMA, "step": checkpoint.step, "tensors": digest, "facts": checkpoint.facts}
         with replace_file(self._facts(checkpoint.step)) as temporary:
             temporary.write_text(json.dumps({"digest": _digest(body), **body}), encoding="utf-8")
+        self._whole[checkpoint.step] = self._state(checkpoint.step)
         old, self._old = self._old - {checkpoint.step}, set()
-        steps = [step for step in self._steps() if step not in old]
-        for step in (*old, *steps[:-_KEPT]):
-            self._facts(step).unlink(missing_ok=True)  # first: without it there is no checkpoint
-            self._tensors(step).unlink(missing_ok=True)
+        kept: list[int] = []
+        for step in reversed(self._steps()):
+            if step not in old and len(kept) < _KEPT and self._is_whole(step):
+                kept.append(step)
+            else:
+                self._facts(step).unlink(missing_ok=True)  # first: without it there is no checkpoint
+                self._tensors(step).unlink(missing_ok=True)
 
     def is_empty(self) -> bool:
         """Whether there is no checkpoint, not even a damaged one."""
@@ -101,6 +106,11 @@ class CheckpointStore:
                 tensors.unlink(missing_ok=True)
 
     def _read(self, step: int) -> Checkpoint:
+        facts = self._verified(step)
+        return Checkpoint(step, facts, torch.load(self._tensors(step), map_location="cpu", weights_only=True))
+
+    def _verified(self, step: int) -> dict[str, Any]:
+        """The facts of a checkpoint whose checksums are right; raises whatever a damaged file makes it raise."""
         record = json.loads(self._facts(step).read_text(encoding="utf-8"))
         digest = record.pop("digest")
         if digest != _digest(record):
@@ -108,9 +118,23 @@ class CheckpointStore:
         if record["schema_version"] != _SCHEMA:
             raise ValueError(f"its version is {record['schema_version']}, expected {_SCHEMA}")
         tensors = self._tensors(step)
-        if _file_digest(tensors) != record["tensors"]:
+        if file_digest(tensors) != record["tensors"]:
             raise ValueError(f"the checksum of {tensors.name} does not fit")
-        return Checkpoint(record["step"], record["facts"], torch.load(tensors, map_location="cpu", weights_only=True))
+        return record["facts"]
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether a checkpoint is undamaged; its files are read unless they are as they were when that was known."""
+        if self._whole.get(step) != self._state(step):
+            try:
+                self._verified(step)
+            except Exception:  # as in latest()
+                return False
+            self._whole[step] = self._state(step)
+        return True
+
+    def _state(self, step: int) -> tuple:
+        stats = [path.stat() for path in (self._facts(step), self._tensors(step)) if path.exists()]
+        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
 
     def _steps(self) -> list[int]:
         names = (path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json"))
@@ -125,11 +149,3 @@ class CheckpointStore:
 
 def _digest(body: dict) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

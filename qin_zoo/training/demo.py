@@ -40,7 +40,7 @@ def run_demo(
         prepared = prepare(expid, data=data)
         evaluations[expid] = []
         records[expid] = run_experiment(
-            prepared, Path.cwd(), argv=argv, echo=echo, on_evaluation=evaluations[expid].append
+            prepared, Path.cwd(), argv=argv, echo=echo, on_evaluation=evaluations[expid].append, overwrite=True
         )
     folder = prepared.files.folder
     best, blind_best = summary.best_auc["valid"], summary.blind_auc["valid"]

@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 
+from qin_zoo import threads
 from qin_zoo.errors import QinZooError
 
 
@@ -25,7 +26,7 @@ def launch(devices: int, argv: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ["OMP_NUM_THREADS"] = str(threads.share(devices))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

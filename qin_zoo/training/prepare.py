@@ -61,6 +61,10 @@ class RunFiles:
         return self._file(".events")
 
     @property
+    def lock(self) -> Path:
+        return self.folder / f".{self.expid}.lock"
+
+    @property
     def log(self) -> Path:
         return self._file(".log")
 
@@ -106,6 +110,10 @@ class Prepared:
             ConfigError: a key or value that cannot be used.
         """
         return replace(self, params=check_params(apply_overrides(self.params, changes), self.model_class))
+
+    def named(self, name: str) -> Prepared:
+        """The same under another name."""
+        return replace(self, expid=name, params=apply_overrides(self.params, {"model_id": name}))
 
     def open_dataset(self) -> Dataset:
         from qin_zoo.models import ZooModel
@@ -178,6 +186,7 @@ def prepare_params(
     """
     overrides = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
     params = apply_overrides(params, overrides)
+    name = overrides.get("model_id", name)  # FuxiCTR's key for it
     check_id(name, "name of the run")
     params["model_id"] = name
     for key, value in _DEFAULTS.items():

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qin_zoo.errors import ConfigError
 from qin_zoo.training.prepare import Prepared, prepare_params
-from qin_zoo.training.record import environment, read_record
+from qin_zoo.training.record import environment, identity, read_record
+
+# Where files lie, and what they are called, is today's; so is what they are scored on.
+_OF_TODAY = (
+    "model_id", "data_root", "train_data", "valid_data", "test_data", "item_info", "user_info", "feature_map_json",
+    "metrics", "batch_size", "precision", "compile", "missing_embeddings", "embedding_noise", "shuffle_history",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,29 @@ class Repetition:
                 again = record[split].get(name)
                 same = "identical" if again == value else f"recorded {value:.6f}"
                 echo(f"{split} {name}: {again if again is None else f'{again:.6f}'}, {same}")
+
+
+def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo: Callable[[str], None]) -> Prepared:
+    """The experiment with the parameters that these weights were trained with, where a record beside them says so.
+
+    Args:
+        prepared: the experiment as it is configured today.
+        checkpoint: the weights.
+        given: parameters that were asked for, and stay.
+        echo: is told what the configuration says otherwise.
+    """
+    record = read_record(checkpoint.with_suffix(".json"))
+    if record is None:
+        return prepared
+    then, now = identity(record["params"], {})["parameters"], identity(prepared.params, {})["parameters"]
+    kept = {*_OF_TODAY, *given}
+    other = sorted(key for key in {*then, *now} - kept if then.get(key) != now.get(key))
+    if not other:
+        return prepared
+    told = ", ".join(f"{key} {then.get(key)!r:.40} (configured: {now.get(key)!r:.40})" for key in other)
+    echo(f"{checkpoint.name} was trained with {told}: that is what is used.")
+    params = {key: value for key, value in prepared.params.items() if key not in other or key in record["params"]}
+    return replace(prepared, params={**params, **{k: record["params"][k] for k in other if k in record["params"]}})
 
 
 def prepare_repetition(

@@ -16,7 +16,8 @@ from qin_zoo.calibration import reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
-from qin_zoo.errors import ConfigError, DataError, QinZooError
+from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.files import file_digest
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
@@ -24,6 +25,7 @@ from qin_zoo.training.calibration import discard_step
 from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.log import log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
+from qin_zoo.training.ownership import owned
 from qin_zoo.training.predict import feed_split, predict_rows
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import (
@@ -50,6 +52,7 @@ def run_experiment(
     echo: Callable[[str], None] = print,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> dict:
     """Trains, evaluates, predicts the test rows, and writes everything that is kept of the run.
 
@@ -61,6 +64,7 @@ def run_experiment(
         on_evaluation: receives every evaluation.
         resume: go on where a run of the same name, parameters and data was stopped; one that is finished is not
             repeated.
+        overwrite: replace another run of this name; otherwise this one is numbered (``<expid>-2``).
 
     Returns:
         the run's record, as written to ``<expid>.json``.
@@ -70,15 +74,19 @@ def run_experiment(
 
     Raises:
         Stopped: Ctrl-C or SIGTERM came in training; a checkpoint has been saved.
+        QinZooError: another process trains this very run; or anything that cannot be used.
     """
     with joined(prepared.params["gpu"]) as group:
-        return _run(prepared, group, results_folder, argv, echo if group.leads else silent, on_evaluation, resume)
+        echo = echo if group.leads else silent
+        dataset = _open(prepared, group)
+        data = dataset.fingerprints()
+        with owned(prepared, data, group, resume=resume, overwrite=overwrite, echo=echo) as own:
+            return _run(own, dataset, group, results_folder, argv, echo, on_evaluation, resume)
 
 
-def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evaluation, resume: bool) -> dict:
-    params, files = prepared.params, prepared.files
-    started = time.perf_counter()
-    keep_freed_memory()
+def _open(prepared: Prepared, group: Group) -> Dataset:
+    """The data, whose files the first process converts."""
+    params = prepared.params
     if group.size > 1 and not hasattr(prepared.model_class, "join"):
         raise ConfigError(f"{params['model']} is no ZooModel: it trains in one process only. Run it without --devices.")
     if not group.leads:
@@ -90,6 +98,15 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
         dataset.require(split, labels=True)
     if group.leads:
         group.wait()
+    return dataset
+
+
+def _run(
+    prepared: Prepared, dataset: Dataset, group: Group, results_folder, argv, echo, on_evaluation, resume: bool
+) -> dict:
+    params, files = prepared.params, prepared.files
+    started = time.perf_counter()
+    keep_freed_memory()
     checkpoints = CheckpointStore(files.checkpoints, warn=echo)
     interrupted = not checkpoints.is_empty()
     if resume and not interrupted:
@@ -101,7 +118,7 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
     _require_metrics(params, dataset)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if group.leads:
-        _require_writable(files.folder)
+        files.record.unlink(missing_ok=True)  # a run that is finished has a record
         discard_step(files.checkpoint)
         checkpoints.begin(resume)
     group.wait()
@@ -149,6 +166,11 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
             "seconds": time.perf_counter() - started,
             "environment": environment(),
             "data": dataset.fingerprints(),
+            "sha256": {
+                name: file_digest(file)
+                for name, file in (("checkpoint", files.checkpoint), ("prediction", files.prediction))
+                if group.leads and file.exists()
+            },
             "files": {
                 "checkpoint": str(files.checkpoint),
                 "log": str(files.log),
@@ -276,17 +298,3 @@ def _require_metrics(params: dict, dataset: Dataset) -> None:
                 f"The monitored metric {name} is not a number on the validation split, whatever is predicted: it needs "
                 f"rows with and without a click{within}. Use another valid_data, or another monitor."
             )
-
-
-def _require_writable(folder: Path) -> None:
-    """Finds out before the training, not after it, whether results can be written."""
-    probe = folder / ".write-test"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise QinZooError(
-            f"Cannot write to {folder}: {error.strerror}. Results go to <model_root>/<dataset_id>/; choose another "
-            "folder with --set model_root=FOLDER."
-        ) from error

@@ -15,6 +15,7 @@ from qin_zoo.config.experiments import ExperimentParams, check_params
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.registry import get_model
+from qin_zoo.threads import share
 from qin_zoo.training.prepare import Prepared, prepare
 from qin_zoo.tuning.alive import BEAT_SECONDS, Lock, lock_path, new_tuner
 from qin_zoo.tuning.space import Space, dump, read_space, show, write_base
@@ -184,7 +185,7 @@ class Tuner:
             self._lock.release()
             raise
         on_cpu = sum(gpu < 0 for gpu in self.gpus)
-        threads = max(1, torch.get_num_threads() // max(1, on_cpu))
+        threads = share(max(1, on_cpu))
         self._idle = [Worker(gpu, threads, self._lock.path) for gpu in self.gpus]
         self._busy: dict[Worker, tuple[Claim, str, float]] = {}
 

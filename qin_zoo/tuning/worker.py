@@ -157,7 +157,9 @@ def _train(job: Job, gpu: int, connection: Connection) -> tuple:
                 raise Pruned
 
         argv = ["qin-zoo", "run", job.expid, "--config", str(job.folder)]
-        record = run_experiment(prepared, Path.cwd(), argv=argv, echo=silent, on_evaluation=on_evaluation, resume=True)
+        record = run_experiment(
+            prepared, Path.cwd(), argv, echo=silent, on_evaluation=on_evaluation, resume=True, overwrite=True
+        )
         return "done", _result(prepared.params, record["evaluations"])
     except Pruned:
         _keep_only_log(prepared)

@@ -15,7 +15,8 @@ from qin_zoo.data.feature_map import build_feature_map
 from qin_zoo.data.histories import RowHistories
 from qin_zoo.data.importers import ImportOptions, import_folder
 from qin_zoo.data.item_layout import HISTORY, open_data
-from qin_zoo.errors import DataError
+from qin_zoo.errors import DataError, QinZooError
+from qin_zoo.files import sole_writer
 
 SPLITS = ("train", "valid", "test")
 
@@ -382,6 +383,27 @@ def test_out_is_not_overwritten(mmrec, tmp_path):
     (out / "mine.txt").write_text("keep")
     with pytest.raises(DataError, match=r"found mine\.txt"):
         import_folder("mmrec", mmrec, out, ImportOptions(force=True))
+
+
+def test_force_replaces_nothing_but_an_import(mmrec, tmp_path):
+    """A folder of somebody's own with files of the same names stays as it is."""
+    own = {f"{name}.parquet": f"{name} of mine" for name in ("train", "valid", "test", "item_info")}
+    for summary in (None, "{}", "{not json"):
+        out = tmp_path / f"o{len(summary or '')}"
+        write(out, **{name.replace(".", "__"): text for name, text in own.items()})
+        if summary is not None:
+            (out / "import.json").write_text(summary)
+        before = {file.name: file.read_bytes() for file in out.iterdir()}
+        with pytest.raises(DataError, match="--force replaces nothing but a whole import"):
+            import_folder("mmrec", mmrec, out, ImportOptions(force=True))
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_two_imports_to_one_place(mmrec, tmp_path):
+    with sole_writer(tmp_path / ".o.lock", "imports"), pytest.raises(QinZooError, match="imports to o"):
+        import_folder("mmrec", mmrec, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    import_folder("mmrec", mmrec, tmp_path / "o")
 
 
 def test_mmrec_with_too_few_features_or_unknown_splits(mmrec, tmp_path):

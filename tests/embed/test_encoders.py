@@ -20,8 +20,9 @@ from qin_zoo.embed.encode import encode_items
 from qin_zoo.embed.encoders import SentenceTransformers, TfidfSvd, list_encoders, make_encoder
 from qin_zoo.embed.items import ImageInputs, read_texts
 from qin_zoo.embed.precomputed import Precomputed
-from qin_zoo.embed.store import EmbeddingStore
-from qin_zoo.errors import DataError
+from qin_zoo.embed.store import STORE_FILE, EmbeddingStore
+from qin_zoo.errors import DataError, QinZooError
+from qin_zoo.files import sole_writer
 
 WORDS = ("red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "sings", "fast")
 
@@ -234,6 +235,15 @@ def test_sentence_transformers_through_a_stand_in(monkeypatch, tmp_path):
         make_encoder("sentence-transformers:nowhere")
     with pytest.raises(DataError, match="expected text inputs"):
         make_encoder("sentence-transformers:toy/model", "image")
+
+
+def test_two_encodings_in_one_folder(tmp_path):
+    """Who comes second is refused before anything of the store is copied: the first one's rows would be lost."""
+    folder = dataset(tmp_path)
+    with sole_writer(folder / f".{STORE_FILE}.lock", "encodes"), pytest.raises(QinZooError, match="encodes into its"):
+        encode_items(folder, make_encoder("tfidf-svd:2", "text"), read_texts(folder), "text")
+    assert not (folder / STORE_FILE).exists()
+    assert encode_items(folder, make_encoder("tfidf-svd:2", "text"), read_texts(folder), "text").stored.finished
 
 
 @pytest.fixture(scope="module")

@@ -230,6 +230,17 @@ def test_files_that_are_no_results(content, message, tmp_path, capfd):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("key", ["expid", "dataset_id"])
+def test_names_lead_to_no_other_folder(key, tmp_path, capfd):
+    planted = record()
+    planted[key] = "../../elsewhere"
+    (tmp_path / "run.json").write_text(json.dumps(planted))
+    with pytest.raises(SystemExit):
+        main(["results", "add", str(tmp_path / "run.json"), "--store", str(tmp_path / "a/b/store")])
+    assert "elsewhere" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["run.json"]
+
+
 def test_a_store_that_cannot_be_used(tmp_path, capfd):
     store = Store(tmp_path / "s")
     status, shown = run(capfd, "leaderboard", "--store", tmp_path / "s")

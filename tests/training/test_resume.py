@@ -25,11 +25,11 @@ SETTINGS = {
 CONTEXT = multiprocessing.get_context("fork")  # a killed process has everything imported already
 
 
-def train(sample, folder, resume=False, echo=lambda text: None, **changes):
+def train(sample, folder, resume=False, echo=lambda text: None, overwrite=False, **changes):
     torch.set_num_threads(1)
     overrides = {**SETTINGS, "model_root": str(folder), **changes}
     prepared = prepare("QIN_sample", data=sample, overrides=overrides)
-    return run_experiment(prepared, folder, echo=echo, resume=resume)
+    return run_experiment(prepared, folder, echo=echo, resume=resume, overwrite=overwrite)
 
 
 def result(folder):
@@ -250,7 +250,7 @@ def test_a_new_run_replaces_what_another_one_left(sample, tmp_path):
     """The newest checkpoint is the new run's, though an older run had come further."""
     interrupt(sample, tmp_path)
     with pytest.raises(Died):
-        train(sample, tmp_path, echo=die_after(1), learning_rate=0.01)
+        train(sample, tmp_path, echo=die_after(1), overwrite=True, learning_rate=0.01)
     names = [f.stem for f in (tmp_path / "sample/QIN_sample.checkpoints").iterdir()]
     assert sorted(set(names)) == ["step-000000006", "step-000000008"]
     assert train(sample, tmp_path, resume=True, learning_rate=0.01)["evaluations"][-1]["epoch"] == 3
@@ -258,6 +258,20 @@ def test_a_new_run_replaces_what_another_one_left(sample, tmp_path):
 
 def test_only_two_checkpoints_are_kept(sample, tmp_path):
     assert [f.suffix for f in interrupt(sample, tmp_path)] == [".json", ".pt"] * 2
+
+
+def test_a_damaged_checkpoint_does_not_count_among_those_kept(tmp_path):
+    store = CheckpointStore(tmp_path / "c", warn=lambda text: None)
+    for step in (1, 2):
+        store.save(Checkpoint(step, {}, {"x": torch.tensor(step)}))
+    later = CheckpointStore(tmp_path / "c", warn=lambda text: None)  # another process, after a crash
+    damage = tmp_path / "c/step-000000002.pt"
+    damage.write_bytes(damage.read_bytes()[:-1] + b"?")
+    later.begin(resume=True)
+    assert later.latest().step == 1
+    later.save(Checkpoint(3, {}, {"x": torch.tensor(3)}))
+    (tmp_path / "c/step-000000003.pt").write_bytes(b"")
+    assert later.latest().step == 1, "the last whole one is still there"
 
 
 def test_a_full_disk(sample, tmp_path, uninterrupted, monkeypatch):

@@ -11,10 +11,11 @@ from pathlib import Path
 import requests
 
 from qin_zoo.data.download.fetch import Note, Progress, StopAll, Stopped, Sums, ask, disk_error, fetch, new_session
-from qin_zoo.data.download.integrity import Entry, Record, fault, file_digest
+from qin_zoo.data.download.integrity import Entry, Record, fault
 from qin_zoo.data.download.known import file_urls, known_dataset, without_login
 from qin_zoo.data.download.part import Part
 from qin_zoo.errors import DataError
+from qin_zoo.files import file_digest
 
 _CORRUPT_TRIES = 2  # a second time the same way, it is no accident of the transfer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.errors import DataError, first_line
-from qin_zoo.files import read_json
+from qin_zoo.files import file_digest, read_json
 
 RECORD_FILE = "checksums.json"
 _MAGIC = b"PAR1"
@@ -88,15 +87,6 @@ def parse_sums(text: str) -> dict[str, str]:
     """File name → SHA-256 from the text of a SHA256SUMS file; lines of another form are passed over."""
     found = re.findall(r"^([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?([^/\r\n]+?)\r?$", text, re.MULTILINE)
     return {name: digest.lower() for digest, name in found}
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def parquet_fault(path: Path) -> str | None:

@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data.importers.splits import NAMES
 from qin_zoo.errors import DataError
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_file, sole_writer
 
 SCHEMA_VERSION = 1
 SUMMARY_FILE = "import.json"
@@ -88,23 +88,33 @@ class Output:
         self._work = Path()
         self._counts: dict[str, SplitCounts] = {}
         self._features: list[dict[str, Any]] = []
+        self._force = force
+        self._locked = ExitStack()
+        self._require_replaceable()
+
+    def _require_replaceable(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path}: expected a new or an empty folder, found a file. Give another path.")
-        names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
+        names = sorted(entry.name for entry in self.path.iterdir() if not _is_lock(entry)) if self.path.exists() else []
         foreign = [name for name in names if name not in FILES]
-        if foreign or (names and not force):
+        imported = not names or _is_import(self.path / SUMMARY_FILE)
+        if foreign or not imported or (names and not self._force):
             listed = ", ".join((foreign or names)[:4])
+            replaceable = imported and not foreign
             raise DataError(
                 f"{self.path}: expected a new or an empty folder, found {listed}. Give another folder"
-                + ("; --force replaces nothing but an earlier import." if foreign else ", or --force to replace it.")
+                + (", or --force to replace it." if replaceable else "; --force replaces nothing but a whole import.")
             )
 
     def begin(self) -> None:
-        """Makes the folder where the files are written first."""
+        """Makes the folder where the files are written first; nobody else imports to the same place meanwhile."""
         try:
             # a mount point cannot be reached by renaming from outside
             beside = self.path if os.path.ismount(self.path) else self.path.parent
             beside.mkdir(parents=True, exist_ok=True)
+            lock = beside / f".{self.path.name}.lock"
+            self._locked.enter_context(sole_writer(lock, f"imports to {self.path.name}"))
+            self._require_replaceable()  # again: it may have been filled in between
             self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.part-", dir=beside))
         except OSError as error:
             raise DataError(f"Cannot write {self.path}: {error.strerror}. Choose a folder you may write to.") from error
@@ -113,6 +123,7 @@ class Output:
         """Takes away what was written and not finished."""
         if self._work.name:
             shutil.rmtree(self._work, ignore_errors=True)
+        self._locked.close()
 
     def _publish(self) -> None:
         try:
@@ -206,6 +217,19 @@ class Output:
                     writer.close()
                 else:
                     file.touch()  # a split without a row: an error follows
+
+
+def _is_import(file: Path) -> bool:
+    """Whether this is the summary of an import, without which there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"schema_version", "format", "splits"} <= content.keys()
+
+
+def _is_lock(file: Path) -> bool:
+    return file.name.startswith(".") and file.suffix == ".lock"
 
 
 def _column(values: np.ndarray) -> pa.Array:

@@ -1,0 +1,225 @@
+"""Whether what is at hand belongs together: `qin-zoo doctor`.
+
+Each function looks at one thing and yields what it found, line by line; nothing is changed, and nothing is trained.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qin_zoo import __version__, threads
+from qin_zoo.errors import QinZooError, first_line
+
+Severity = Literal["ok", "note", "warning", "error"]
+_LITTLE_SPACE = 2 << 30  # bytes; a run with its checkpoints may need as much
+_PACKAGES = ("torch", "fuxictr", "numpy", "polars", "pyarrow", "scikit-learn", "onnxruntime", "captum", "optuna")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something looked at.
+
+    Attributes:
+        severity: ``error`` where a number would not be what it is called, ``warning`` where it may not.
+        text: what was found, and how to mend it.
+    """
+
+    severity: Severity
+    text: str
+
+
+def look_at(path: Path | None) -> Iterator[Line]:
+    """What there is to say about a run's record, a data folder, an exported file or a store of results.
+
+    Args:
+        path: the thing; None for the machine and what is installed.
+
+    Raises:
+        QinZooError: it is none of these.
+    """
+    if path is None:
+        yield from _machine()
+    elif path.suffix == ".onnx":
+        yield from _export(path)
+    elif path.is_file() and path.suffix == ".json":
+        yield from _run(path)
+    elif path.is_dir() and any((path / f"train{suffix}").exists() for suffix in (".parquet", ".csv", ".npz")):
+        yield from _data(path)
+    elif path.is_dir() and any(path.glob("*/*.json")):
+        yield from _store(path)
+    elif path.is_dir() and any(path.glob("*.json")):
+        for record in sorted(path.glob("*.json")):
+            yield from _run(record)
+    else:
+        raise QinZooError(
+            f"{path}: expected a run's record (<expid>.json), a folder of runs or of data, an export (NAME.onnx) or a "
+            "store of results; found none of them."
+        )
+
+
+def _machine() -> Iterator[Line]:
+    yield Line("ok", f"qin-zoo {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    versions = []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} not installed")
+    yield Line("ok", ", ".join(versions))
+    yield from _requirements()
+    count, machine = threads.cores(), os.cpu_count() or 1
+    import torch
+
+    yield Line("ok", f"{count} of {machine} cores may be used; torch uses {torch.get_num_threads()} threads")
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() == "active":
+        yield Line("warning", "OMP_WAIT_POLICY is active: several trainings at once keep each other waiting. Unset it.")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
+    if load > count:
+        yield Line("note", f"{load:.1f} processes want to run on {count} cores: speeds measured now say little")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield Line("ok", f"GPUs: {', '.join(gpus) or 'none that torch sees'}")
+    free = shutil.disk_usage(Path.cwd()).free
+    yield Line("ok" if free > _LITTLE_SPACE else "warning", f"{free / 2**30:.1f} GiB free where you are, {Path.cwd()}")
+
+
+def _requirements() -> Iterator[Line]:
+    """Installed packages that do not fit what this one asks for."""
+    from packaging.requirements import Requirement
+
+    for text in importlib.metadata.requires("qin-zoo") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Line("error", f"{requirement} is missing. Install it: pip install '{requirement}'")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            yield Line("error", f"{requirement} is needed, {version} is installed. pip install '{requirement}'")
+
+
+def _run(record_file: Path) -> Iterator[Line]:
+    """Whether a run's files are the ones its record was written for, and its data still what it was."""
+    from qin_zoo.files import LockFile, file_digest
+    from qin_zoo.training.calibration import read_step
+    from qin_zoo.training.prepare import RunFiles
+    from qin_zoo.training.record import environment, read_record
+
+    record, name = read_record(record_file), record_file.stem
+    if record is None:
+        if record_file.parent.joinpath(f"{name}.model").exists():
+            yield Line("error", f"{record_file}: damaged, or no record of a run. Its weights cannot be vouched for.")
+        return
+    files = RunFiles(record_file.parent, name)
+    yield Line("ok", f"{record_file}: {record['model']} on {record['dataset_id']}, seed {record['params'].get('seed')}")
+    for what, file in (("checkpoint", files.checkpoint), ("prediction", files.prediction)):
+        expected = (record.get("sha256") or {}).get(what)
+        if expected is None:
+            yield Line("note", f"{file.name}: the record has no hash of it")
+        elif not file.exists():
+            yield Line("error" if what == "checkpoint" else "warning", f"{file} is gone; the run has to be repeated")
+        elif file_digest(file) != expected:
+            later = what == "prediction"  # `predict` writes it anew
+            severity: Severity = "note" if later else "error"
+            yield Line(severity, f"{file} is not what the run wrote{', but written later' if later else ''}")
+        else:
+            yield Line("ok", f"{file.name}: as the run wrote it")
+    try:
+        if read_step(files.checkpoint) is not None:
+            yield Line("ok", "a calibration step that belongs to these weights")
+    except QinZooError as error:
+        yield Line("error", str(error))
+    if any(files.checkpoints.glob("step-*.json")):
+        yield Line("note", f"{files.checkpoints}: left of a run that was stopped; --resume goes on from it")
+    if files.lock.exists():
+        lock = LockFile(files.lock)
+        if lock.acquire():
+            lock.release()
+        else:
+            yield Line("note", f"{name} is being trained by process {lock.read().get('process', '?')}")
+    then, now = record["environment"], environment()
+    for name in ("qin_zoo", "torch", "fuxictr"):
+        if then.get(name) != now[name]:
+            yield Line("note", f"{name} {then.get(name)} then, {now[name]} now")
+    yield from _data_of(record)
+
+
+def _data_of(record: dict) -> Iterator[Line]:
+    """Whether the data files are those of a run, by their content."""
+    from qin_zoo.config.experiments import ExperimentParams
+    from qin_zoo.data.dataset import Dataset
+
+    try:
+        found = Dataset(ExperimentParams(record["params"]), "index").fingerprints()
+    except QinZooError as error:
+        yield Line("warning", f"its data cannot be read: {error}")
+        return
+    for split, then in record["data"].items():
+        now = found.get(split, {})
+        for part in ("", "item_info", "user_info"):
+            old, new = (d.get(part, {}) if part else d for d in (then, now))
+            if old.get("blake2b") != new.get("blake2b"):
+                what = f"the {split} split's {part}" if part else f"the {split} split"
+                yield Line("warning", f"{what}, {old.get('file')}, is not what the run was trained on")
+    if found == record["data"]:
+        yield Line("ok", "its data files are what they were")
+
+
+def _data(folder: Path) -> Iterator[Line]:
+    from qin_zoo.data.check import check_folder
+
+    if not (folder / "train.parquet").exists():
+        yield Line("note", f"{folder}: named fields; they are checked while they are encoded, at the first run")
+        return
+    report = check_folder(folder)
+    for finding in report.findings:
+        place = finding.file + (f", {finding.column}" if finding.column else "")
+        yield Line(finding.severity, f"{place}: {finding.message}. {finding.mend}")
+    if report.ok:
+        yield Line("ok", f"{folder}: keeps to its layout; `qin-zoo data check` says more")
+
+
+def _export(path: Path) -> Iterator[Line]:
+    from qin_zoo.serving.bundle import read
+
+    data, manifest = read(path)
+    about = f"{manifest.get('model', '?')}, {len(data) / 2**20:.1f} MiB"
+    yield Line("ok", f"{path}: whole, SHA-256 {manifest['sha256'][:12]}…; {about}")
+    if importlib.util.find_spec("onnxruntime") is None:
+        yield Line("warning", "onnxruntime is not installed: nothing can score it here. pip install onnxruntime")
+        return
+    from qin_zoo.serving.scorer import Scorer
+
+    try:
+        Scorer(path)
+        yield Line("ok", "onnxruntime loads it")
+    except Exception as error:  # ONNX Runtime's
+        yield Line("error", f"onnxruntime does not load it: {first_line(error)}")
+
+
+def _store(folder: Path) -> Iterator[Line]:
+    """Whether every result is whole and stands under its own name."""
+    from qin_zoo.results.entry import parse_entry
+    from qin_zoo.results.store import Store
+
+    store, whole = Store(folder), 0
+    for file in sorted(folder.glob("*/*.json")):
+        try:
+            entry = parse_entry(file.read_text(encoding="utf-8"), str(file))
+        except (OSError, UnicodeDecodeError, QinZooError) as error:
+            yield Line("error", str(error))
+            continue
+        if store.file(entry) != file:
+            yield Line("error", f"{file} holds what belongs in {store.file(entry).name}: it was changed or renamed")
+        else:
+            whole += 1
+    yield Line("ok", f"{folder}: {whole} results whole and under their own names")

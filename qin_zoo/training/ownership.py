@@ -1,0 +1,183 @@
+"""Whose files these are: one process at a time writes the files of a run, and no run replaces another's.
+
+Beside its files every run has a lock, ``.<name>.lock``, held while it trains, in which stands what run it is of. A run
+whose name is taken by another one, finished, stopped or training now, is numbered instead: ``<expid>-2``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from qin_zoo.distributed import Group
+from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.files import LockFile, file_digest
+from qin_zoo.training.prepare import Prepared, RunFiles
+from qin_zoo.training.record import identity, read_record
+
+_SHOWN = 3  # parameters in a message
+
+
+@contextmanager
+def owned(
+    prepared: Prepared,
+    data: dict,
+    group: Group,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    echo: Callable[[str], None] = print,
+) -> Iterator[Prepared]:
+    """The run under a name whose files are its own, or nobody's; they stay its own as long as the block runs.
+
+    Args:
+        prepared: the run, under the name that it should have.
+        data: fingerprints of its data.
+        group: the processes that train together; the first one decides.
+        resume: go on with a stopped run of these parameters and data, whatever its number.
+        overwrite: replace what another run has left under this name.
+        echo: is told when the name is another one.
+
+    Raises:
+        QinZooError: another process trains this very run, or the name is held by one and shall be overwritten.
+    """
+    lock, number = None, torch.zeros(1, dtype=torch.int64)
+    if group.leads:
+        lock, number[0] = _claim(prepared, data, resume, overwrite, echo)
+    try:
+        group.share([number])
+        yield prepared.named(_numbered(prepared.expid, int(number)))
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def verify_weights(checkpoint: Path) -> None:
+    """Compares weights with the record that stands beside them, where one does.
+
+    Raises:
+        CheckpointError: the file is not the one that the record was written for.
+    """
+    record = read_record(checkpoint.with_suffix(".json"))
+    expected = ((record or {}).get("sha256") or {}).get("checkpoint")
+    if expected and checkpoint.is_file() and file_digest(checkpoint) != expected:
+        raise CheckpointError(
+            f"{checkpoint}: its SHA-256 is not the one in {checkpoint.with_suffix('.json').name}: the weights were "
+            "damaged or replaced after the run. Fetch them again or train again; if you replaced them on purpose, "
+            "remove the record."
+        )
+
+
+def _claim(prepared: Prepared, data: dict, resume: bool, overwrite: bool, echo) -> tuple[LockFile, int]:
+    ours = _run_of(prepared.params, data)
+    if resume:
+        numbers = [n for n in _taken(prepared) if _is_same(_files(prepared, n), ours)]
+        stopped = [1] if any(prepared.files.checkpoints.glob("step-*.json")) else []  # of another run: refused later
+        candidates = numbers[:1] or stopped
+        if candidates:
+            lock = _lock(_files(prepared, candidates[0]))
+            if lock is None:
+                raise _busy(_files(prepared, candidates[0]))
+            return lock, candidates[0]
+    number = 1
+    while True:
+        files = _files(prepared, number)
+        same = _is_same(files, ours)
+        lock = _lock(files)
+        if lock is None and (same or overwrite):
+            raise _busy(files)
+        if lock is not None:
+            if overwrite or same or not _exists(files):
+                break
+            lock.release()
+        number += 1
+    if number > 1:
+        echo(
+            f"{prepared.expid} is the name of another run ({_difference(prepared, data)}): this one is called "
+            f"{_numbered(prepared.expid, number)}. --name gives it another name, --overwrite replaces the other."
+        )
+    lock.write({"process": os.getpid(), "since": time.time(), "run": ours})
+    return lock, number
+
+
+def _is_same(files: RunFiles, ours: dict) -> bool:
+    """Whether the files are of a run like this one; a stopped one may go on for any number of epochs."""
+    record = read_record(files.record)
+    if record is not None:
+        return _run_of(record["params"], record["data"]) == ours
+    theirs = LockFile(files.lock).read().get("run")
+    return isinstance(theirs, dict) and _without_epochs(theirs) == _without_epochs(ours)
+
+
+def _run_of(params: dict, data: dict) -> dict:
+    """What makes a run this one, under whatever name; short, as it stands in a lock."""
+    same = identity({k: v for k, v in params.items() if k not in ("model_id", "epochs")}, data)
+    digest = hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return {"digest": digest, "epochs": params["epochs"]}
+
+
+def _without_epochs(run: dict) -> dict:
+    return {key: value for key, value in run.items() if key != "epochs"}
+
+
+def _exists(files: RunFiles) -> bool:
+    """Whether anything is there that a run would replace."""
+    return files.record.exists() or files.checkpoint.exists() or any(files.checkpoints.glob("step-*.json"))
+
+
+def _lock(files: RunFiles) -> LockFile | None:
+    """The lock of these files; None where another process has it."""
+    lock = LockFile(files.lock)
+    try:
+        files.folder.mkdir(parents=True, exist_ok=True)
+        return lock if lock.acquire() else None
+    except OSError as error:
+        raise QinZooError(
+            f"Cannot write to {files.folder}: {error.strerror}. Results go to <model_root>/<dataset_id>/; choose "
+            "another folder with --set model_root=FOLDER."
+        ) from error
+
+
+def _busy(files: RunFiles) -> QinZooError:
+    note = LockFile(files.lock).read()
+    since = f" since {time.strftime('%H:%M', time.localtime(note['since']))}" if "since" in note else ""
+    return QinZooError(
+        f"{files.expid} is being trained by process {note.get('process', '?')}{since}, in {files.folder}. Wait until "
+        "it has ended, or give this run a name of its own: --name NAME."
+    )
+
+
+def _difference(prepared: Prepared, data: dict) -> str:
+    """In what the finished run of this name differs, as far as its record tells."""
+    record = read_record(prepared.files.record)
+    if record is None:
+        return "with other parameters or data"
+    then, now = identity(record["params"], record["data"]), identity(prepared.params, data)
+    keys = [k for k in now["parameters"] if then["parameters"].get(k) != now["parameters"][k] and k != "model_id"]
+    if not keys:
+        return "of other data"
+    told = (f"{k} {then['parameters'].get(k)!r:.40} there, {now['parameters'][k]!r:.40} here" for k in keys[:_SHOWN])
+    return "; ".join(told) + ("; …" if len(keys) > _SHOWN else "")
+
+
+def _taken(prepared: Prepared) -> Iterator[int]:
+    """Numbers under which there is a run of this name."""
+    number = 1
+    while _exists(_files(prepared, number)) or _files(prepared, number).lock.exists():
+        yield number
+        number += 1
+
+
+def _files(prepared: Prepared, number: int) -> RunFiles:
+    return RunFiles(prepared.files.folder, _numbered(prepared.expid, number))
+
+
+def _numbered(expid: str, number: int) -> str:
+    return expid if number == 1 else f"{expid}-{number}"
