@@ -1,6 +1,7 @@
 # make demo: everything set up, sample data made, QIN trained, evaluated, submitted and reported.
 # make test: everything set up, the whole test suite.
-# Both leave what is already there alone.
+# make test-lowest: the small demo with the lowest versions that pyproject.toml allows, in .venv-lowest.
+# The first two leave what is already there alone.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_ARGS ?=
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-lowest lint clean help
 
 demo: $(READY)
 	$(BIN)/qin-zoo demo $(DEMO_ARGS)
@@ -19,6 +20,15 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 
+# torch stays the pinned one: other versions pull gigabytes of GPU packages.
+LOWEST := .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv --clear $(LOWEST)
+	sed -n '/^dependencies/,/^]/s/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml | grep -v '^torch=' > $(LOWEST)/lowest.txt
+	grep '^torch=' constraints.txt >> $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(LOWEST)/lowest.txt --editable .
+	$(LOWEST)/bin/qin-zoo demo --rows 20000 --items 500 --data data/sample_small
+
 # Rebuilt when the metadata or the pinned versions change.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -28,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) checkpoints data/sample data/sample_small .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) checkpoints data/sample data/sample_small .pytest_cache .ruff_cache
 
 help:
 	@sed -n 's/^# //p' Makefile

@@ -1,4 +1,4 @@
-"""FuxiCTR's way to run an experiment; does what ``qin-zoo run`` does.
+"""``qin-zoo run`` under the name and with the arguments of FuxiCTR's script, whose own file works too.
 
 python experiments/run_expid.py --config DIR --expid ID --gpu N
 

@@ -121,7 +121,7 @@ class RawField:
     def words(self, stored: pl.DataType) -> pl.Expr:
         """Every value it holds, in one column."""
         tokens = self.tokens(stored)
-        return tokens.list.explode() if self.type == "sequence" else tokens
+        return tokens.list.explode(empty_as_null=False) if self.type == "sequence" else tokens
 
     def numbers(self, stored: pl.DataType) -> pl.Expr:
         """A numeric feature's values; missing ones filled."""

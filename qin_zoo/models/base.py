@@ -354,7 +354,10 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         return self.group.gather_rows(torch.cat(parts)).cpu().numpy()
 
     def evaluate(self, data_generator, metrics: list[str] | None = None) -> dict[str, float]:
-        """Metrics of a labelled split; ``metrics`` defaults to the model's own."""
+        """Metrics of a split; ``metrics`` defaults to the model's own. Of a split without labels none."""
+        if not getattr(data_generator, "has_label", True):
+            logging.info("The split has no labels: nothing to evaluate.")
+            return {}
         y_pred, y_true, group_id = self._score(data_generator, labels=True)
         logs = self.evaluate_metrics(y_true, y_pred, metrics or self.validation_metrics, group_id)
         logging.info("[Metrics] " + " - ".join(f"{k}: {v:.6f}" for k, v in logs.items()))
@@ -411,3 +414,8 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         )
         logging.info(f"Total number of parameters: {total}.")
         return total
+
+
+def batch_layout(model_class: type) -> str:
+    """The batches of an item table that a model reads: ours ``index``, those from elsewhere the public ``triple``."""
+    return "index" if issubclass(model_class, ZooModel) else "triple"

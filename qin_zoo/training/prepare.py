@@ -116,10 +116,9 @@ class Prepared:
         return replace(self, expid=name, params=apply_overrides(self.params, {"model_id": name}))
 
     def open_dataset(self) -> Dataset:
-        from qin_zoo.models import ZooModel
+        from qin_zoo.models import batch_layout
 
-        # Our own models read indices into the item table; any other reads the public triple.
-        return Dataset(self.params, "index" if issubclass(self.model_class, ZooModel) else "triple", _show_conversion)
+        return Dataset(self.params, batch_layout(self.model_class), _show_conversion)
 
     def require_zoo_model(self, done: str) -> None:
         """Raises ModelError for a model that reads its batches itself; ``done`` is what it cannot be: exported, …"""
