@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
-LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "calibration", "pages"}
+LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "plugins", "calibration", "pages"}
 ALLOWED = {
     "layers": set(),
     "data": {"layers"},
