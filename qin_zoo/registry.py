@@ -1,35 +1,39 @@
-"""Models by name: one decorator registers a class, three ways of discovery find it.
+"""Models by name: one decorator registers a class, four ways of discovery find it.
 
-In this order: the files of ``model_zoo/``, the entry-point group ``qin_zoo.models`` of installed packages, and
-files or folders named as plugins. Files are *read* to learn which models they hold (a decorated class, its
-docstring, the decorator's literal arguments); a model's file is imported only when that model is asked for.
-So listing is quick, and a plugin that does not import spoils nothing but itself.
+In this order: files or folders named as plugins, classes registered in this process, the files of ``model_zoo/``, and
+the entry-point group ``qin_zoo.models`` of installed packages. The first that knows a name wins, so a plugin's model
+may be called like one of ours. Files are *read* to learn which models they hold (a decorated class, or one that derives
+from FuxiCTR's ``BaseModel``); a model's file is imported only when that model is asked for. So listing is quick, and a
+plugin that does not import spoils nothing but itself.
 """
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from qin_zoo.errors import ModelError, suggest
+from qin_zoo.plugins import MODULE_PREFIX, import_file, python_files, read_models, why_broken
 
 ENTRY_POINT_GROUP = "qin_zoo.models"
 MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
-_DECORATOR = "register_model"
+_NO_MODEL = 9  # rank of a class that is none
 
 
 def register_model(cls: type | None = None, *, name: str | None = None, **card: object):
-    """Class decorator that makes a model known under its name.
+    """Class decorator that makes a model known under its name: to this process, and to whoever reads its file.
 
-    Names and cards are read from the file, which need not be imported for it; the class is returned as it is.
+    The class is returned as it is. Of two that a process registers under one name, the later one counts, so that a
+    notebook's cell can be run again.
 
     Args:
         cls: the class, when used without parentheses.
@@ -38,7 +42,16 @@ def register_model(cls: type | None = None, *, name: str | None = None, **card: 
             dataset -> text).
     """
 
-    return (lambda model: model) if cls is None else cls
+    def register(model: type) -> type:
+        if not model.__module__.startswith(MODULE_PREFIX):  # a plugin's is known where the plugin is given
+            summary = (model.__doc__ or "").strip().partition("\n")[0]
+            known_as, module = name or model.__name__, model.__module__
+            origin = str(getattr(sys.modules.get(module), "__file__", None) or f"this process ({module})")
+            entry = ModelEntry(known_as, origin, lambda: model, summary, dict(card), rank=4, module=module)
+            _registered[known_as] = entry
+        return model
+
+    return register if cls is None else register(cls)
 
 
 @dataclass(frozen=True)
@@ -48,8 +61,13 @@ class ModelEntry:
     Attributes:
         name: what it is registered as.
         origin: file, or entry point and package, that it comes from.
+        load: imports it.
         summary: first line of its docstring; empty where only importing would tell.
         card: the decorator's literal arguments.
+        rank: 0 and 1 for a model of a file or of a folder given as plugin, 2 and 3 for a class of theirs that may be
+            one, 4 for one registered in this process, 5 for one that is installed.
+        module: where it is defined, as far as it is known.
+        instead_of: origin of another model of this name that it takes the place of.
     """
 
     name: str
@@ -57,26 +75,50 @@ class ModelEntry:
     load: Callable[[], type] = field(repr=False)
     summary: str = ""
     card: dict = field(default_factory=dict)
+    rank: int = 5
+    module: str = ""
+    instead_of: str = ""
+
+
+_registered: dict[str, ModelEntry] = {}
 
 
 def discover(plugins: Iterable[str | Path] = ()) -> dict[str, ModelEntry]:
-    """All models, by name, in order of discovery.
+    """All models, by name.
 
     Args:
         plugins: files, or folders of files, with further models.
 
     Raises:
-        ModelError: two models have one name, or a plugin does not exist.
+        ModelError: a plugin does not exist.
     """
+    return {name: entry for name, entry in _classes(plugins).items() if entry.rank != _NO_MODEL}
+
+
+def _classes(plugins: Iterable[str | Path]) -> dict[str, ModelEntry]:
+    """What :func:`discover` finds, and the classes of plugins that are no models."""
     entries: dict[str, ModelEntry] = {}
     for entry in _all_entries(plugins):
         known = entries.setdefault(entry.name, entry)
-        if known.origin != entry.origin:
-            raise ModelError(
-                f"Two models are called '{entry.name}': {known.origin} and {entry.origin}. Rename one of them, or "
-                f"register it under another name: @{_DECORATOR}(name=...)."
-            )
+        best, other = sorted((known, entry), key=lambda e: e.rank)
+        if known.origin == entry.origin:
+            pass
+        elif known.rank == entry.rank:
+            best = _undecided(known, entry)
+        elif other.rank not in (2, 3, _NO_MODEL):
+            best = replace(best, instead_of=other.origin)
+        entries[entry.name] = best
     return entries
+
+
+def _undecided(one: ModelEntry, other: ModelEntry) -> ModelEntry:
+    """Stands for two models of one name, of which neither comes first; whoever asks for it is told to choose."""
+
+    def load() -> type:
+        choose = "Give the file that you mean: --plugin FILE" if one.rank < 4 else "Uninstall or rename one of them"
+        raise ModelError(f"Two models are called '{one.name}': {one.origin} and {other.origin}. {choose}.")
+
+    return replace(one, origin=f"{one.origin}, {other.origin}", load=load)
 
 
 def list_models(pattern: str = "*", plugins: Iterable[str | Path] = ()) -> list[str]:
@@ -90,15 +132,17 @@ def get_model(name: str, plugins: Iterable[str | Path] = ()) -> type:
     Raises:
         ModelError: no such model (existing ones are listed), or its file fails to import (with the traceback).
     """
-    entries = discover(plugins)
-    if name not in entries:
+    plugins = list(plugins)
+    entry = _classes(plugins).get(name)
+    if entry is None:
+        known = discover(plugins)
+        broken = "".join(f"\nNot read: {problem}" for problem in _broken_files(plugins))
         raise ModelError(
-            f"Unknown model '{name}'.{suggest(name, entries)} Models: {', '.join(sorted(entries))}. "
-            "A file of your own is found with --plugin FILE_OR_FOLDER."
+            f"Unknown model '{name}'.{suggest(name, known)} Models: {', '.join(sorted(known))}. "
+            f"A file of your own is found with --plugin FILE_OR_FOLDER.{broken}"
         )
-    entry = entries[name]
     try:
-        return entry.load()
+        cls = entry.load()
     except ModelError:
         raise
     except Exception as error:
@@ -106,6 +150,18 @@ def get_model(name: str, plugins: Iterable[str | Path] = ()) -> type:
             f"Model '{name}' from {entry.origin} cannot be imported; the other models are not affected.\n"
             f"{traceback.format_exc().rstrip()}"
         ) from error
+    from qin_zoo.fuxi import BaseModel
+
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise ModelError(f"'{name}' in {entry.origin} is no model: it does not derive from FuxiCTR's BaseModel.")
+    if entry.instead_of:
+        _say_once(f"{name}: the model of {entry.origin}, not that of {entry.instead_of}.")
+    return cls
+
+
+@cache
+def _say_once(text: str) -> None:
+    logging.warning(text)
 
 
 def create_model(name: str, feature_map, plugins: Iterable[str | Path] = (), **params):
@@ -123,118 +179,83 @@ def create_model(name: str, feature_map, plugins: Iterable[str | Path] = (), **p
 # ---- where models are found
 
 
-def _all_entries(plugins: Iterable[str | Path]):
-    for file in _python_files(MODEL_ZOO):
-        yield from _entries_of_file(file, lambda file=file: importlib.import_module(f"model_zoo.{file.stem}"))
-    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
-        yield from _entries_of_entry_point(point)
+def _all_entries(plugins: Iterable[str | Path]) -> Iterator[ModelEntry]:
+    installed = list(_installed())
+    modules = {entry.module for entry in installed}
+    yield from installed
+    yield from (entry for entry in _registered.values() if entry.module not in modules)
     for plugin in plugins:
         yield from _entries_of_plugin(Path(plugin))
 
 
-def _python_files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.glob("*.py") if not f.name.startswith("_"))
+def _installed() -> Iterator[ModelEntry]:
+    for file in sorted(MODEL_ZOO.glob("[!_]*.py")):
+        module = f"model_zoo.{file.stem}"
+        yield from _entries_of_file(file, lambda module=module: importlib.import_module(module), module=module)
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
+        yield from _entries_of_entry_point(point)
 
 
-def _entries_of_file(file: Path, import_module: Callable[[], object]):
-    for name, cls, card in _decorated_classes(file):
+def _entries_of_file(
+    file: Path, import_module: Callable[[], object], sure: int = 5, unsure: int = _NO_MODEL, module: str = ""
+) -> Iterator[ModelEntry]:
+    """The models of a file.
+
+    Args:
+        file: is read.
+        import_module: imports it.
+        sure: rank of its models.
+        unsure: rank of classes of which reading does not tell whether they are models.
+        module: its name.
+    """
+
+    def load(class_name: str, broken: str) -> type:
+        if broken:
+            raise ModelError(f"Its file is no Python; the other models are not affected. {broken}")
+        return getattr(import_module(), class_name)
+
+    for found in read_models(file):
         yield ModelEntry(
-            name=name,
-            origin=str(file),
-            load=lambda cls=cls: getattr(import_module(), cls.name),
-            summary=(ast.get_docstring(cls) or "").partition("\n")[0],
-            card=card,
+            name=found.name,
+            origin=str(file.resolve()),
+            load=lambda found=found: load(found.class_name, found.broken),
+            summary=found.summary,
+            card=found.card,
+            rank={True: sure, None: unsure, False: _NO_MODEL}[found.is_model],
+            module=module,
         )
 
 
-def _entries_of_entry_point(point: importlib.metadata.EntryPoint):
+def _entries_of_entry_point(point: importlib.metadata.EntryPoint) -> Iterator[ModelEntry]:
     """``Name = "package.module:Class"`` is one model; ``any = "package.module"`` is a module of decorated ones."""
     package = point.dist.name if point.dist else "an installed package"
-    origin = f"{package} ({point.value})"
+    alone = ModelEntry(point.name, f"{package} ({point.value})", point.load, module=point.module)
     if point.attr:
-        yield ModelEntry(name=point.name, origin=origin, load=point.load)
+        yield alone
         return
     try:
         file = Path(importlib.util.find_spec(point.module).origin)
     except Exception:  # the package is broken: keep its name, so that asking for it tells why
-        yield ModelEntry(name=point.name, origin=origin, load=point.load)
+        yield alone
         return
-    yield from _entries_of_file(file, point.load)
+    yield from _entries_of_file(file, point.load, module=point.module)
 
 
-def _entries_of_plugin(plugin: Path):
-    if not plugin.exists():
+def _entries_of_plugin(plugin: Path) -> Iterator[ModelEntry]:
+    for file in _plugin_files(plugin):
+        if file.resolve().parent != MODEL_ZOO:  # ours are known already
+            sure, unsure = (1, 3) if plugin.is_dir() else (0, 2)
+            yield from _entries_of_file(file, lambda file=file: import_file(file), sure, unsure)
+
+
+def _plugin_files(plugin: Path) -> list[Path]:
+    if plugin.is_dir():
+        return python_files(plugin)
+    if not plugin.is_file() or plugin.suffix != ".py":
         raise ModelError(f"No plugin at {plugin}: expected a Python file, or a folder of them.")
-    for file in _python_files(plugin) if plugin.is_dir() else [plugin]:
-        decorated = list(_entries_of_file(file, lambda file=file: _import_file(file)))
-        yield from decorated
-        if not decorated:
-            yield from _undecorated_models(file)
+    return [plugin]
 
 
-def _undecorated_models(file: Path):
-    """Models that know FuxiCTR but not this project: classes of the file that are FuxiCTR models once imported."""
-    names = [n.name for n in _parse(file).body if isinstance(n, ast.ClassDef) and n.bases]
-
-    def load(name: str) -> type:
-        from qin_zoo.fuxi import BaseModel
-
-        cls = getattr(_import_file(file), name)
-        if not issubclass(cls, BaseModel):
-            raise ModelError(f"'{name}' in {file} is no model: it does not derive from FuxiCTR's BaseModel.")
-        return cls
-
-    for name in names:
-        yield ModelEntry(name=name, origin=str(file), load=lambda name=name: load(name))
-
-
-def _import_file(file: Path):
-    """Imports a plugin file once, with its own folder importable as Python does for scripts."""
-    file = file.resolve()
-    module_name = f"qin_zoo_plugin_{file.stem}_{abs(hash(str(file))):x}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
-
-
-# ---- reading a file without importing it
-
-
-def _parse(file: Path) -> ast.Module:
-    try:
-        return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    except (SyntaxError, UnicodeDecodeError, ValueError):
-        return ast.Module(body=[], type_ignores=[])  # importing it by name will say what is wrong
-
-
-def _decorated_classes(file: Path):
-    """(registered name, class, card) of every class of the file that carries the decorator."""
-    for node in _parse(file).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for decorator in node.decorator_list:
-            call = decorator if isinstance(decorator, ast.Call) else None
-            function = call.func if call else decorator
-            if (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")) == _DECORATOR:
-                card = _literal_keywords(call) if call else {}
-                yield str(card.pop("name", node.name)), node, card
-
-
-def _literal_keywords(call: ast.Call) -> dict:
-    literals = {}
-    for keyword in call.keywords:
-        try:
-            literals[keyword.arg] = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError):
-            continue  # a computed value: known once imported, not needed for the list
-    return literals
+def _broken_files(plugins: Iterable[str | Path]) -> list[str]:
+    problems = (why_broken(file) for plugin in plugins for file in _plugin_files(Path(plugin)))
+    return [problem for problem in problems if problem]

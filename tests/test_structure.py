@@ -6,7 +6,9 @@ import pytest
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
-LEAVES = {"distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "calibration", "pages", "threads"}
+LEAVES = {
+    "distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "plugins", "calibration", "pages", "threads",
+}  # fmt: skip
 ALLOWED = {
     "layers": set(),
     "data": {"layers"},
