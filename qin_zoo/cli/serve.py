@@ -36,6 +36,7 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2**20,
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 10_000,
     max_history: Annotated[int, typer.Option(min=1, help="History items of a request.")] = 10_000,
+    max_embeddings: Annotated[int, typer.Option(min=1, help="Items of a request with embeddings.")] = 1_000,
     max_connections: Annotated[int, typer.Option(min=1, help="Connections; further ones are told 503.")] = 1024,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Requests that wait for a thread; further ones are told 503.")
@@ -75,6 +76,7 @@ def serve(
         max_body=max_body,
         max_candidates=max_candidates,
         max_history=max_history,
+        max_embeddings=max_embeddings,
         max_connections=max_connections,
         max_waiting=max_waiting,
         max_batch=max_batch,

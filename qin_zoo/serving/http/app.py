@@ -23,6 +23,8 @@ from qin_zoo.serving.http.page import page
 from qin_zoo.serving.http.pool import Overloaded, Pool
 from qin_zoo.serving.http.schema import REQUEST, Health, Problem, ScoreAnswer, openapi
 from qin_zoo.serving.http.settings import Settings
+from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.values import width
 
 _CLOSING = 1.0  # seconds that a scoring thread has to end, after all requests have
 _PROBLEMS = {
@@ -133,9 +135,12 @@ def _add_problems(app: FastAPI) -> None:
 def _answer(body: bytes, live: LiveModel, settings: Settings, metrics: Metrics) -> bytes:
     """The JSON answer to a JSON request."""
     with metrics.scoring.time():
-        scorer, request = live.current, parse(body)
+        scorer = live.current
+        if settings.ids == "table":  # original ids may have brackets in them
+            _check_size(body, scorer, settings)
+        request = parse(body)
         if settings.ids == "table":
-            request = _with_numbers(request)
+            request = _with_numbers(request, settings.max_embeddings)
         scores, unknown = scorer.answer(request)
         if not np.isfinite(scores).all():
             raise RequestError("expected values that give finite scores; those in context or embeddings are too large.")
@@ -146,10 +151,19 @@ def _answer(body: bytes, live: LiveModel, settings: Settings, metrics: Metrics) 
     return answer
 
 
-def _with_numbers(request: object) -> object:
-    """Numbers for the keys of ``embeddings``, which JSON can only write as texts."""
+def _check_size(body: bytes, scorer: Scorer, settings: Settings) -> None:
+    """Whether a request may hold so many lists and objects, before they are built: half a second for a million."""
+    lists = sum(width(described) is not None for described in scorer.inputs)
+    features = 1 + len(scorer.manifest["inputs"]["new"])
+    most = 5 + lists * (settings.max_candidates + 1) + features * settings.max_embeddings
+    if (found := body.count(b"[") + body.count(b"{")) > most:
+        raise RequestError(f"body: expected at most {most:,} lists and objects, found {found:,}. Split the request.")
+
+
+def _with_numbers(request: object, most: int) -> object:
+    """Numbers for the keys of ``embeddings``, which JSON can only write as texts; not if they are too many anyway."""
     given = request.get("embeddings") if isinstance(request, dict) else None
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or len(given) > most:
         return request
     return {**request, "embeddings": {_number(key): value for key, value in given.items()}}
 

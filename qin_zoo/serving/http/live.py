@@ -89,7 +89,13 @@ class LiveModel:
 
     def _load(self) -> Scorer:
         s = self._settings
-        scorer = Scorer(s.path, ids=s.ids, max_candidates=s.max_candidates, max_history=s.max_history)
+        scorer = Scorer(
+            s.path,
+            ids=s.ids,
+            max_candidates=s.max_candidates,
+            max_history=s.max_history,
+            max_embeddings=s.max_embeddings,
+        )
         try:
             scores, _ = scorer.answer(example(scorer, s.ids, min(_WARM, s.max_candidates)))
         except Exception as error:  # ONNX Runtime has no common error class

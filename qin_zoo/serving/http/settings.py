@@ -17,7 +17,7 @@ class Settings:
         threads: requests scored at the same time, each on one thread.
         token: what ``Authorization: Bearer`` must carry for all but ``/healthz``; None asks for nothing.
         max_body: bytes of a request's body.
-        max_candidates, max_history: items of a request.
+        max_candidates, max_history, max_embeddings: items of a request.
         max_connections: beyond them a connection is told 503 and closed.
         max_waiting: requests that wait for a thread; beyond them one is told 503.
         max_batch: waiting requests that a thread takes together; 1 hands over one by one.
@@ -35,6 +35,7 @@ class Settings:
     max_body: int
     max_candidates: int
     max_history: int
+    max_embeddings: int
     max_connections: int
     max_waiting: int
     max_batch: int
