@@ -43,8 +43,8 @@ def export(sample: Path, seed: int = 1) -> Path:
 def settings(path: Path, **changes) -> Settings:
     defaults = {
         "host": "127.0.0.1", "port": 0, "ids": "table", "threads": 2, "token": None, "max_body": 20_000,
-        "max_candidates": 300, "max_history": 500, "max_embeddings": 50,
-        "max_connections": 100, "max_waiting": 100, "max_batch": 4, "timeout": 10.0, "grace": 5.0, "watch": None,
+        "max_candidates": 300, "max_history": 500, "max_embeddings": 50, "max_connections": 100, "max_waiting": 100,
+        "max_batch": 4, "timeout": 10.0, "grace": 5, "load_timeout": 60.0, "watch": None,
     }  # fmt: skip
     return Settings(path=path, **(defaults | changes))
 

@@ -1,5 +1,6 @@
 """The model in use: what may replace it, what may not, and the request it shows as an example."""
 
+import asyncio
 import logging
 import shutil
 
@@ -33,10 +34,10 @@ def test_replaced(sample, path, caplog):
     caplog.set_level(logging.INFO)
     live = LiveModel(settings(path))
     old = live.current
-    assert live.reload() == "unchanged"
+    assert asyncio.run(live.reload()) == "unchanged"
     assert live.current is old
     shutil.copy(export(sample, 2), path)
-    assert live.reload() == "loaded"
+    assert asyncio.run(live.reload()) == "loaded"
     assert identity(live.current)["fingerprint"] != identity(old)["fingerprint"]
     assert identity(live.current)["fingerprint"] in caplog.text
 
@@ -45,7 +46,7 @@ def test_a_cut_file_is_refused(path, caplog):
     live = LiveModel(settings(path))
     old = live.current
     path.write_bytes(path.read_bytes()[:-10])
-    assert live.reload() == "refused"
+    assert asyncio.run(live.reload()) == "refused"
     assert live.current is old
     assert "cut short" in caplog.text
 
@@ -58,10 +59,10 @@ def test_a_file_that_does_not_score_is_refused(path, monkeypatch, caplog):
         manifest["inputs"]["context"] = []
 
     rewrite(path, without_features)
-    assert live.reload() == "refused"
+    assert asyncio.run(live.reload()) == "refused"
     assert "fails on its first request" in caplog.text
     monkeypatch.setattr(Scorer, "answer", lambda *_: (np.array([0.5, np.nan], np.float32), 0))
-    assert live.reload() == "refused"
+    assert asyncio.run(live.reload()) == "refused"
     assert "expected finite scores" in caplog.text
     assert live.current is old
     with pytest.raises(QinZooError, match="expected finite scores"):
@@ -75,7 +76,7 @@ def test_other_row_features_are_told(path, caplog):
         manifest["inputs"]["context"][0]["vocab_size"] = 12
 
     rewrite(path, another_size)
-    assert live.reload() == "loaded"
+    assert asyncio.run(live.reload()) == "loaded"
     assert "reload changes the row features" in caplog.text
     assert live.current.inputs[0]["vocab_size"] == 12
 
