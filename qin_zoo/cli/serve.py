@@ -37,6 +37,7 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2**20,
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 10_000,
     max_history: Annotated[int, typer.Option(min=1, help="History items of a request.")] = 10_000,
+    max_embeddings: Annotated[int, typer.Option(min=1, help="Items of a request with embeddings.")] = 1_000,
     max_connections: Annotated[int, typer.Option(min=1, help="Connections; further ones are told 503.")] = 1024,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Requests that wait for a thread; further ones are told 503.")
@@ -47,6 +48,9 @@ def serve(
         typer.Option(min=0.1, help="Seconds for a client's headers, for its body, and for a request to wait."),
     ] = 10,
     grace: Annotated[int, typer.Option(min=1, help="Seconds for requests in flight when stopped.")] = 10,
+    load_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds for loading the file and its first answer, before it is used.")
+    ] = 120,
 ) -> None:
     """Serve an exported model: POST /score, GET /healthz, /metrics, /openapi.json and a page at /.
 
@@ -76,11 +80,13 @@ def serve(
         max_body=max_body,
         max_candidates=max_candidates,
         max_history=max_history,
+        max_embeddings=max_embeddings,
         max_connections=max_connections,
         max_waiting=max_waiting,
         max_batch=max_batch,
         timeout=timeout,
         grace=grace,
+        load_timeout=load_timeout,
         watch=watch,
     )
     run(settings)

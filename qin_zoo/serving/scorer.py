@@ -11,9 +11,9 @@ import numpy as np
 from qin_zoo.calibration import step_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
 from qin_zoo.serving.bundle import CONTEXT, NEW, read
-from qin_zoo.serving.values import column, shown, whole_numbers, zeros
+from qin_zoo.serving.values import column, shown, whole_numbers, width, zeros
 
-MAX_CANDIDATES, MAX_HISTORY = 100_000, 1_000_000
+MAX_CANDIDATES, MAX_HISTORY, MAX_EMBEDDINGS = 100_000, 1_000_000, 10_000
 _CHUNK = 256  # candidates scored at a time: their intermediate results stay small, for Transformers too
 _KEYS = ("history", "candidates", "context", "embeddings")
 _HASH = 2**62 - 1
@@ -27,7 +27,7 @@ class Scorer:
         threads: processor threads that one request uses.
         ids: ``table``: items are named by their row in the item table, as in the training data; ``original``: by the
             ids they had before ``qin-zoo data import``, where the export holds them.
-        max_candidates, max_history: a request with more is refused.
+        max_candidates, max_history, max_embeddings: a request with more items there is refused.
 
     Attributes:
         manifest: what the file says of itself: inputs, model card, run, data.
@@ -47,10 +47,11 @@ class Scorer:
         *,
         max_candidates: int = MAX_CANDIDATES,
         max_history: int = MAX_HISTORY,
+        max_embeddings: int = MAX_EMBEDDINGS,
     ):
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise QinZooError(f"threads: expected a positive whole number, found {threads!r}.")
-        self._limits = {"candidates": max_candidates, "history": max_history}
+        self._limits = {"candidates": max_candidates, "history": max_history, "embeddings": max_embeddings}
         data, self.manifest = read(path)
         self._session = _open(data, threads, path)
         inputs = self.manifest["inputs"]
@@ -59,6 +60,7 @@ class Scorer:
         self._context = {described["name"]: described for described in self.inputs}
         self._new = {described["name"]: described for described in inputs["new"]}
         self._wanted = {i.name for i in self._session.get_inputs()}
+        self._check_graph(path)
         self._no_new = {NEW + name: zeros(described, 1) for name, described in self._new.items()}
         self.items: int = self.manifest["items"]["count"]
         self._rows = self._original_ids(ids, path)
@@ -66,6 +68,22 @@ class Scorer:
         self._step = None if calibration is None else step_from_dict(calibration)
         self._lock = threading.Lock()
         self._stats = {"requests": 0, "candidates": 0, "unknown_items": 0}
+
+    def _check_graph(self, path) -> None:
+        """Whether the graph takes what the manifest describes."""
+        known = {"history": ("int64", None), "candidates": ("int64", None)}
+        for prefix, features in ((CONTEXT, self._context), (NEW, self._new)):
+            for name, described in features.items():
+                whole = described["type"] in ("categorical", "sequence")
+                known[prefix + name] = ("int64" if whole else "float", width(described))
+        for found in self._session.get_inputs():
+            wide = found.shape[1] if len(found.shape) == 2 else None
+            kind = found.type.removeprefix("tensor(").removesuffix(")")
+            if known.get(found.name) != (kind, wide):
+                raise QinZooError(
+                    f"{path}: its manifest does not describe the input {shown(found.name)} of its graph, {found.type} "
+                    f"of shape {found.shape}. Export it anew (qin-zoo export)."
+                )
 
     @property
     def stats(self) -> dict[str, int]:
@@ -146,24 +164,25 @@ class Scorer:
 
     def _ids(self, values: Sequence[int], what: str) -> np.ndarray:
         """(n,) int64 rows of the table, or numbers beyond it."""
-        limit = self._limits.get(what, 1)
+        if isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes)):
+            self._limit(len(values) if isinstance(values, Sequence) else values.size, what)
         if self._rows is not None:
-            return self._numbers(values, what, limit)
+            return self._numbers(values, what)
         array = whole_numbers(values, what)
         if array.ndim != 1:
             raise RequestError(f"{what}: expected a list of item ids, found {shown(values)}.")
-        if len(array) > limit:
-            raise RequestError(f"{what}: expected at most {limit:,} items, found {len(array):,}. Split the request.")
         if len(array) and (least := array.min()) < 0:
             raise RequestError(f"{what}: expected ids of 0 or more, found {least}.")
         return array
 
-    def _numbers(self, values, what: str, limit: int) -> np.ndarray:
+    def _limit(self, found: int, what: str) -> None:
+        if found > (most := self._limits[what]):
+            raise RequestError(f"{what}: expected at most {most:,} items, found {found:,}. Split the request.")
+
+    def _numbers(self, values, what: str) -> np.ndarray:
         """The same of original ids, among which there is no padding."""
         if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, (str, bytes)):
             raise RequestError(f"{what}: expected a list of item ids, found {shown(values)}.")
-        if len(values) > limit:
-            raise RequestError(f"{what}: expected at most {limit:,} items, found {len(values):,}. Split the request.")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, (int, str, np.integer)):
                 raise RequestError(f"{what}: expected original item ids, numbers or texts, found {shown(value)}.")
@@ -175,12 +194,13 @@ class Scorer:
         """Ids as the graph takes them, with the features of new items, and how often an item was unknown."""
         if embeddings is not None and not isinstance(embeddings, Mapping):
             raise RequestError(f"embeddings: expected item -> features, found {shown(embeddings)}.")
+        self._limit(len(embeddings or ()), "embeddings")
         beyond = [ids[ids >= self.items] for ids in (history, candidates)]
         unknown = int((candidates == 0).sum())
         if not embeddings or not (len(beyond[0]) or len(beyond[1])):
             unknown += len(beyond[0]) + len(beyond[1])
             return *(np.where(ids < self.items, ids, 0) for ids in (history, candidates)), self._no_new, unknown
-        given = {int(self._ids([item], "embeddings")[0]): features for item, features in embeddings.items()}
+        given = dict(zip(self._ids(list(embeddings), "embeddings").tolist(), embeddings.values()))
         used = [i for i in np.unique(np.concatenate(beyond)).tolist() if i in given]
         order = {item: self.items + k for k, item in enumerate(used)}
         unknown += sum(item not in order for ids in beyond for item in ids.tolist())
@@ -258,6 +278,7 @@ def _open(data: bytes, threads: int, path):
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was hashed and checked, no other
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has no common error class

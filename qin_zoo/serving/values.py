@@ -12,13 +12,14 @@ from qin_zoo.errors import RequestError
 _INT = np.iinfo(np.int64)
 _SHORT = reprlib.Repr()  # of values of any size and depth
 _SHORT.maxstring = _SHORT.maxother = _LONGEST = 60
+_DEEPEST = 8  # lists within lists: more than any feature has
 
 
 def column(described: Mapping, value: object, where: str, rows: int) -> np.ndarray:
     """A feature's values for ``rows`` rows, (rows, …): given once for all, or for each."""
     kind, wide = described["type"], width(described)
     if kind == "sequence":
-        value = _padded_lists(value, wide, where)
+        value = _padded_lists(value, wide, where, rows)
     numbers = whole_numbers(value, where) if kind in ("categorical", "sequence") else _floats(value, where)
     one = (wide,) if wide else ()
     if numbers.shape not in (one, (rows, *one)):
@@ -37,11 +38,13 @@ def column(described: Mapping, value: object, where: str, rows: int) -> np.ndarr
     return np.ascontiguousarray(np.broadcast_to(numbers, (rows, *one)))
 
 
-def _padded_lists(value: object, length: int, where: str) -> object:
+def _padded_lists(value: object, length: int, where: str, rows: int) -> object:
     """A list of ids, or a list of lists, filled up with 0 at the end."""
     if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
         raise RequestError(f"{where}: expected a list of ids, or one for each candidate, found {shown(value)}.")
     nested = len(value) and isinstance(value[0], (Sequence, np.ndarray)) and not isinstance(value[0], str)
+    if nested and len(value) != rows:
+        raise RequestError(f"{where}: expected a list of ids, or {rows} of them, found {len(value)}.")
     for ids in value if nested else [value]:
         if not isinstance(ids, (Sequence, np.ndarray)):
             raise RequestError(f"{where}: expected a list of ids for each candidate, found {shown(ids)}.")
@@ -77,9 +80,27 @@ def _floats(values: object, where: str) -> np.ndarray:
 
 def _array(values: object, where: str) -> np.ndarray:
     try:
-        return np.asarray(values)
+        return np.asarray(values, object if _holds_others(values) else None)
     except (ValueError, TypeError, OverflowError):
         raise RequestError(f"{where}: expected numbers, or lists of one length, found {shown(values)}.") from None
+
+
+def _holds_others(values: object) -> bool:
+    """Whether texts or truth values stand among numbers. NumPy would write every number as wide as the longest text,
+    gigabytes for one list, and take True for 1.
+
+    Raises:
+        ValueError: lists within lists, too deep.
+    """
+    level = [values]
+    for _ in range(_DEEPEST):
+        kinds = set(map(type, level))
+        if any(issubclass(kind, (str, bytes, bool)) for kind in kinds):
+            return True
+        if not any(issubclass(kind, (list, tuple)) for kind in kinds):
+            return False
+        level = [value for part in level if isinstance(part, (list, tuple)) for value in part]
+    raise ValueError
 
 
 def shown(value: object) -> str:

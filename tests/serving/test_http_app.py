@@ -148,6 +148,21 @@ class TestOtherRefusals:
         assert "at most 20,000 bytes" in answer.json()["detail"]
         assert client.post("/score", content=b" " * 20_000, headers=JSON).status_code == 400
 
+    def test_more_lists_than_a_request_can_have(self, client):
+        """They are counted before they are built."""
+        answer = client.post("/score", content=json.dumps({**BODY, "history": [[]] * 500}), headers=JSON)
+        assert answer.status_code == 422
+        assert "expected at most 155 lists and objects, found 504" in answer.json()["detail"]
+
+    def test_embeddings_up_to_the_limit(self, client):
+        features = {"item_emb_d128": [1] * 128, "item_tags": [3]}
+        asked = {**BODY, "embeddings": {str(item): features for item in range(500, 550)}}
+        assert client.post("/score", json=asked).status_code == 200
+        asked["embeddings"]["550"] = None
+        answer = client.post("/score", json=asked)
+        assert answer.status_code == 422
+        assert "embeddings: expected at most 50 items, found 51" in answer.json()["detail"]
+
     def test_addresses_and_methods(self, client):
         for method, address, status in [("GET", "/score", 405), ("GET", "/nothing", 404), ("GET", "/docs", 404)]:
             answer = client.request(method, address)

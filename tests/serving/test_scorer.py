@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -103,6 +105,10 @@ class TestScores:
             scorer.score([], [1, 2, 3], CONTEXT)
         with pytest.raises(RequestError, match="history: expected at most 3 items, found 4"):
             scorer.score([1] * 4, [1], CONTEXT)
+        scorer = Scorer(path, max_embeddings=2)
+        assert len(scorer.score([1], [500], CONTEXT, {500: {}, 501: {}})) == 1
+        with pytest.raises(RequestError, match="embeddings: expected at most 2 items, found 3"):
+            scorer.score([1], [500], CONTEXT, {500: {}, 501: {}, 502: {}})
 
     def test_what_it_says_of_itself(self, scorer):
         assert [found["name"] for found in scorer.inputs] == ["likes_level", "views_level"]
@@ -125,6 +131,12 @@ class TestScores:
         ({"history": [1, "2"]}, "history: expected whole numbers, found '2'"),
         ({"history": [1, 2.0]}, "history: expected whole numbers, found 2.0"),
         ({"history": [True]}, "expected whole numbers"),
+        ({"history": [1, True]}, "expected whole numbers, found True"),
+        ({"candidates": [1, "x"]}, "expected whole numbers, found 'x'"),
+        ({"context": {**CONTEXT, "views_level": [1, True]}}, "expected whole numbers, found True"),
+        ({"candidates": [500], "embeddings": {500: {"item_emb_d128": [True, *[1.0] * 127]}}}, "expected numbers"),
+        ({"candidates": [500], "embeddings": {500: {"item_tags": [[]] * 9}}}, "a list of ids, or 1 of them, found 9"),
+        ({"history": [[[[[[[[[1]]]]]]]]]}, "history: expected numbers, or lists of one length"),
         ({"history": [10**30]}, "history: expected whole numbers"),
         ({"history": 5}, "history: expected a list of item ids, found 5"),
         ({"history": [[1], [2, 3]]}, "history: expected numbers, or lists of one length"),
@@ -163,6 +175,35 @@ def test_requests_that_are_refused(request_, message, scorer):
 def test_requests_of_other_form(request_, message, scorer):
     with pytest.raises(RequestError, match=message):
         scorer.score_many([request_])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"long" * 200_000: 1},
+        {"context": {"likes" * 180_000: 1}},
+        {"candidates": [500], "embeddings": {500: {"item_tag" * 110_000: 1}}},
+        {"candidates": [500], "embeddings": {item: {} for item in range(500, 80_000)}},
+        {"candidates": ["x" * 50_000, *[1] * 5000]},
+        {"candidates": [[["x" * 50_000], *[[1]] * 5000]]},
+        {"context": {**CONTEXT, "views_level": ["x" * 50_000, *[1] * 5000]}},
+        {"candidates": [500], "embeddings": {500: {"item_tags": [[]] * 300_000}}},
+    ],
+    ids=["key", "row feature", "item feature", "embeddings", "text", "text in a list", "text in context", "lists"],
+)
+def test_a_refusal_costs_little(request_, scorer):
+    """A megabyte of JSON cannot hold up the interpreter, nor become a gigabyte of NumPy."""
+    request_ = {"history": [1], "candidates": [2, 3], "context": CONTEXT, **request_}
+    begin = time.thread_time()
+    with pytest.raises(RequestError):
+        scorer.answer(request_)
+    assert time.thread_time() - begin < 0.05
+    tracemalloc.start()
+    with pytest.raises(RequestError):
+        scorer.answer(request_)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 class TestFiles:
@@ -224,6 +265,9 @@ class TestFiles:
     def test_sealed_but_no_model(self, path, tmp_path):
         _, manifest = bundle.read(path)
         (tmp_path / "m.onnx").write_bytes(bundle.seal(bundle._field(7, b"nonsense"), manifest)[0])
+        with pytest.raises(QinZooError, match="is no ONNX model"):
+            Scorer(tmp_path / "m.onnx")
+        (tmp_path / "m.onnx").write_bytes(bundle.seal(bundle._field(7, b""), manifest)[0])
         with pytest.raises(QinZooError, match="cannot be run by ONNX Runtime"):
             Scorer(tmp_path / "m.onnx")
 

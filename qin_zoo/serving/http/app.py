@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -23,6 +24,8 @@ from qin_zoo.serving.http.page import page
 from qin_zoo.serving.http.pool import Overloaded, Pool
 from qin_zoo.serving.http.schema import REQUEST, Health, Problem, ScoreAnswer, openapi
 from qin_zoo.serving.http.settings import Settings
+from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.values import width
 
 _CLOSING = 1.0  # seconds that a scoring thread has to end, after all requests have
 _PROBLEMS = {
@@ -37,7 +40,7 @@ _PROBLEMS = {
 
 
 def create_app(settings: Settings, live: LiveModel) -> FastAPI:
-    """The ASGI application. Its ``state.metrics`` counts.
+    """The ASGI application. Its ``state.metrics`` counts; while ``state.ending``, each answer is its connection's last.
 
     Args:
         settings: limits and token.
@@ -68,8 +71,9 @@ def create_app(settings: Settings, live: LiveModel) -> FastAPI:
     )
     metrics = Metrics(waiting=lambda: app.state.pool.waiting, model=lambda: identity(live.current))
     app.state.metrics = metrics
-    app.openapi = lambda: openapi(app, live.current, settings)
-    app.add_middleware(Gate, metrics=metrics, token=settings.token)
+    app.state.ending = False
+    app.openapi = _once(live, lambda scorer: openapi(app, scorer, settings))
+    app.add_middleware(Gate, metrics=metrics, token=settings.token, ending=lambda: app.state.ending)
     _add_problems(app)
 
     @app.post(
@@ -109,6 +113,19 @@ def create_app(settings: Settings, live: LiveModel) -> FastAPI:
     return app
 
 
+def _once(live: LiveModel, describe: Callable[[Scorer], dict]) -> Callable[[], dict]:
+    """The description of the model in use, made when it is first asked for."""
+    described, found = None, {}
+
+    def current() -> dict:
+        nonlocal described, found
+        if described is not (scorer := live.current):
+            described, found = scorer, describe(scorer)
+        return found
+
+    return current
+
+
 def _add_problems(app: FastAPI) -> None:
     """Every error in one form."""
 
@@ -133,9 +150,12 @@ def _add_problems(app: FastAPI) -> None:
 def _answer(body: bytes, live: LiveModel, settings: Settings, metrics: Metrics) -> bytes:
     """The JSON answer to a JSON request."""
     with metrics.scoring.time():
-        scorer, request = live.current, parse(body)
+        scorer = live.current
+        if settings.ids == "table":  # original ids may have brackets in them
+            _check_size(body, scorer, settings)
+        request = parse(body)
         if settings.ids == "table":
-            request = _with_numbers(request)
+            request = _with_numbers(request, settings.max_embeddings)
         scores, unknown = scorer.answer(request)
         if not np.isfinite(scores).all():
             raise RequestError("expected values that give finite scores; those in context or embeddings are too large.")
@@ -146,10 +166,19 @@ def _answer(body: bytes, live: LiveModel, settings: Settings, metrics: Metrics) 
     return answer
 
 
-def _with_numbers(request: object) -> object:
-    """Numbers for the keys of ``embeddings``, which JSON can only write as texts."""
+def _check_size(body: bytes, scorer: Scorer, settings: Settings) -> None:
+    """Whether a request may hold so many lists and objects, before they are built: half a second for a million."""
+    lists = sum(width(described) is not None for described in scorer.inputs)
+    features = 1 + len(scorer.manifest["inputs"]["new"])
+    most = 5 + lists * (settings.max_candidates + 1) + features * settings.max_embeddings
+    if (found := body.count(b"[") + body.count(b"{")) > most:
+        raise RequestError(f"body: expected at most {most:,} lists and objects, found {found:,}. Split the request.")
+
+
+def _with_numbers(request: object, most: int) -> object:
+    """Numbers for the keys of ``embeddings``, which JSON can only write as texts; not if they are too many anyway."""
     given = request.get("embeddings") if isinstance(request, dict) else None
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or len(given) > most:
         return request
     return {**request, "embeddings": {_number(key): value for key, value in given.items()}}
 

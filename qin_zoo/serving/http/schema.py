@@ -108,6 +108,7 @@ def _request(scorer: Scorer, settings: Settings) -> dict:
             },
             "embeddings": {
                 "type": "object",
+                "maxProperties": settings.max_embeddings,
                 **({} if original else {"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,17})$"}}),
                 "additionalProperties": {"type": "object", "additionalProperties": False, "properties": new},
                 "description": "Features of items beyond the model's table, by item.",
