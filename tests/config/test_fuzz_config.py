@@ -191,7 +191,7 @@ def _bomb(levels: int) -> str:
         ("X: {model: QIN}".encode("utf-16"), "UTF-8"),
         (bytes(range(256)), "UTF-8"),
         (b"\0\0\0", "YAML"),
-        (b"X: {a: '" + b"x" * 1_000_000 + b"'}", "larger"),
+        (b"X: {a: '" + b"x" * 5_000_000 + b"'}", "larger"),
         ("X: QIN", "mapping"),
         ("- X", "blocks"),
         ("", "No experiment"),
