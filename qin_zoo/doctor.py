@@ -208,14 +208,15 @@ def _export(path: Path) -> Iterator[Line]:
 
 def _store(folder: Path) -> Iterator[Line]:
     """Whether every result is whole and stands under its own name."""
+    from qin_zoo.files import read_json
     from qin_zoo.results.entry import parse_entry
     from qin_zoo.results.store import Store
 
     store, whole = Store(folder), 0
     for file in sorted(folder.glob("*/*.json")):
         try:
-            entry = parse_entry(file.read_text(encoding="utf-8"), str(file))
-        except (OSError, UnicodeDecodeError, QinZooError) as error:
+            entry = parse_entry(read_json(file), str(file))
+        except (OSError, ValueError, QinZooError) as error:
             yield Line("error", str(error))
             continue
         if store.file(entry) != file:

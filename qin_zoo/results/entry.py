@@ -97,8 +97,9 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
 
     params, seed = record["params"], record["params"]["seed"]
     same = identity(params, record["data"])
-    name = record["expid"].removesuffix(f".s{seed}")
-    experiment, _, variation = name.partition(".") if name != record["expid"] else (name, "", "")
+    asked_for = record.get("asked_for", record["expid"])  # a run that was numbered belongs with the others of its name
+    name = asked_for.removesuffix(f".s{seed}")
+    experiment, _, variation = name.partition(".") if name != asked_for else (name, "", "")
     without_seed = {k: v for k, v in same["parameters"].items() if k not in ("seed", "model_id")}
     split = "test" if record["test"] else "valid"
     evaluations = record["evaluations"]

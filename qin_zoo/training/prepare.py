@@ -91,13 +91,19 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment whose configuration has been read and checked, and whose model class has been found."""
+    """An experiment whose configuration has been read and checked, and whose model class has been found.
+
+    Attributes:
+        expid: name of the run and its files.
+        asked_for: the name it should have had, where that is another run's (:mod:`qin_zoo.training.ownership`).
+    """
 
     expid: str
     params: dict
     model_class: type
     config_dir: Path
     plugins: tuple[Path, ...] = ()
+    asked_for: str = ""
 
     @property
     def files(self) -> RunFiles:
@@ -113,7 +119,8 @@ class Prepared:
 
     def named(self, name: str) -> Prepared:
         """The same under another name."""
-        return replace(self, expid=name, params=apply_overrides(self.params, {"model_id": name}))
+        asked_for = self.expid if name != self.expid else ""
+        return replace(self, expid=name, params=apply_overrides(self.params, {"model_id": name}), asked_for=asked_for)
 
     def open_dataset(self) -> Dataset:
         from qin_zoo.models import batch_layout

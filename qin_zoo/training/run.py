@@ -148,6 +148,7 @@ def _run(
         record = {
             "schema_version": SCHEMA_VERSION,
             "expid": prepared.expid,
+            "asked_for": prepared.asked_for or prepared.expid,
             "model": params["model"],
             "dataset_id": params["dataset_id"],
             "config_dir": str(prepared.config_dir),
