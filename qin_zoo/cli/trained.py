@@ -33,7 +33,8 @@ def find_run(run: str, config: Path | None, checkpoint: Path | None, **options) 
 
     if run.endswith(".json"):
         repetition = prepare_repetition(Path(run), **options)
-        prepared, own = replace(repetition.prepared, expid=repetition.record["expid"]), Path(run).with_suffix(".model")
+        prepared = replace(repetition.prepared, expid=repetition.record["expid"], trained=repetition.record)
+        own = Path(run).with_suffix(".model")
     else:
         prepared = prepare(run, config, **options)
         own = prepared.files.checkpoint

@@ -119,6 +119,12 @@ class Dataset:
         """Name, rows and content hash of every file, for the record of a run."""
         return {split: self._opened(split).fingerprint for split in SPLITS if self.has(split)}
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Feature -> the sizes that a model's weights depend on, and that may have been taken from the data."""
+        keys = ("vocab_size", "max_len", "pretrain_dim")
+        specs = {n: {k: s[k] for k in keys if s.get(k)} for n, s in self.feature_map.features.items()}
+        return {name: sizes for name, sizes in specs.items() if sizes}
+
     def _opened(self, split: str) -> ColumnLoader:
         if split not in self._loaders:
             self._loaders[split] = self.loader(split, shuffle=False)

@@ -64,7 +64,9 @@ def check_spec(column: Column, feature: str, spec: Mapping[str, object]) -> None
     if "vocab_size" in spec and column.kind in ("id", "ids", "history"):
         size = int(spec["vocab_size"])
         column.check_below(
-            size, f"the vocab_size of feature '{feature}': set it to {column.max + 1} or correct the data"
+            size,
+            f"the vocab_size of feature '{feature}': set it to {column.max + 1} and train with that, or correct the "
+            "data (0 stands for a value that is not known)",
         )
     if (
         spec.get("max_len")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from qin_zoo.config.experiments import (
     parse_overrides,
     resolve_experiment,
 )
-from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
+from qin_zoo.data.dataset import Dataset, has_item_table, open_feature_map, relocate
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
@@ -96,6 +97,7 @@ class Prepared:
     Attributes:
         expid: name of the run and its files.
         asked_for: the name it should have had, where that is another run's (:mod:`qin_zoo.training.ownership`).
+        trained: record of the run whose weights are used, where there is one: its data must fit them.
     """
 
     expid: str
@@ -104,6 +106,7 @@ class Prepared:
     config_dir: Path
     plugins: tuple[Path, ...] = ()
     asked_for: str = ""
+    trained: dict | None = field(default=None, repr=False)
 
     @property
     def files(self) -> RunFiles:
@@ -123,9 +126,21 @@ class Prepared:
         return replace(self, expid=name, params=apply_overrides(self.params, {"model_id": name}), asked_for=asked_for)
 
     def open_dataset(self) -> Dataset:
+        """The data; where weights are used that were trained before, with the sizes that they were trained with.
+
+        That an item table or the users' histories are other ones than then is said as a warning: their rows may be
+        numbered otherwise.
+        """
         from qin_zoo.models import batch_layout
 
-        return Dataset(self.params, batch_layout(self.model_class), _show_conversion)
+        params = self.params
+        if self.trained and self.trained.get("sizes") and has_item_table(params):
+            sizes = [{"name": name, **sizes} for name, sizes in self.trained["sizes"].items()]
+            params = apply_overrides(params, {"feature_specs": [*sizes, *(params.get("feature_specs") or [])]})
+        dataset = Dataset(params, batch_layout(self.model_class), _show_conversion)
+        if self.trained:
+            _tell_other_tables(self.trained["data"], dataset.fingerprints())
+        return dataset
 
     def require_zoo_model(self, done: str) -> None:
         """Raises ModelError for a model that reads its batches itself; ``done`` is what it cannot be: exported, …"""
@@ -244,6 +259,17 @@ def load_trained(prepared: Prepared, dataset: Dataset, checkpoint: Path):
     model = build_model(exact, dataset)
     model.load_weights(str(checkpoint))
     return model.eval()
+
+
+def _tell_other_tables(then: dict, now: dict) -> None:
+    """Warns where item table or users' histories are not the ones that a run was trained with."""
+    for part in ("item_info", "user_info"):
+        old, new = (next((d[part] for d in data.values() if part in d), None) for data in (then, now))
+        if old and new and old["blake2b"] != new["blake2b"]:
+            logging.warning(
+                f"{new['file']} differs from the {old['file']} that the weights were trained with ({old['rows']:,} "
+                f"rows then, {new['rows']:,} now): where its rows are numbered otherwise, predictions are wrong."
+            )
 
 
 _bars: dict[str, tqdm] = {}

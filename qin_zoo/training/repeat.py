@@ -48,7 +48,7 @@ class Repetition:
 
 
 def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo: Callable[[str], None]) -> Prepared:
-    """The experiment with the parameters that these weights were trained with, where a record beside them says so.
+    """The experiment with the parameters and sizes that these weights were trained with, as a record beside them says.
 
     Args:
         prepared: the experiment as it is configured today.
@@ -62,6 +62,7 @@ def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo:
     then, now = identity(record["params"], {})["parameters"], identity(prepared.params, {})["parameters"]
     kept = {*_OF_TODAY, *given}
     other = sorted(key for key in {*then, *now} - kept if then.get(key) != now.get(key))
+    prepared = replace(prepared, trained=record)
     if not other:
         return prepared
     told = ", ".join(f"{key} {then.get(key)!r:.40} (configured: {now.get(key)!r:.40})" for key in other)

@@ -167,6 +167,7 @@ def _run(
             "seconds": time.perf_counter() - started,
             "environment": environment(),
             "data": dataset.fingerprints(),
+            "sizes": dataset.sizes(),
             "sha256": {
                 name: file_digest(file)
                 for name, file in (("checkpoint", files.checkpoint), ("prediction", files.prediction))
