@@ -34,10 +34,10 @@ class RequestError(QinZooError):
     """A request to a scorer that cannot be answered."""
 
 
-def suggest(name: object, known: Iterable[object]) -> str:
-    """``" Did you mean 'x'?"`` for the nearest of ``known``, or ``""`` when none is near."""
+def suggest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:
+    """``" Did you mean 'x'?"`` for the nearest of ``known``, or ``""`` when none is near: as alike as ``cutoff``."""
     names = {str(k).lower(): str(k) for k in known}
-    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=cutoff)
     return f" Did you mean '{names[near[0]]}'?" if near else ""
 
 

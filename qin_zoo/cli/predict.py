@@ -20,10 +20,14 @@ def predict(
     data: options.Data = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
+    strict: options.Strict = False,
 ) -> None:
     """Predict a split with trained weights; write predictions and the zipped submission."""
     from qin_zoo.training.predict import predict_split
     from qin_zoo.training.prepare import prepare
 
-    prepared = prepare(experiment, config, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
+    changes = options.changes(overrides, strict)
+    prepared = prepare(experiment, config, gpu=gpu, data=data, overrides=changes, plugins=plugin)
+    for note in prepared.notes:
+        typer.echo(note)
     predict_split(prepared, split, checkpoint=checkpoint, out=out, echo=typer.echo)

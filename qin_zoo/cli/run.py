@@ -33,6 +33,7 @@ def run(
         int, typer.Option(min=1, help="Processes that train together: one for each GPU from --gpu on, or on the CPU.")
     ] = 1,
     plugin: options.Plugins = None,
+    strict: options.Strict = False,
 ) -> None:
     """Train an experiment, evaluate it, predict the test rows and write submission, report and picture."""
     from qin_zoo.config.experiments import parse_overrides
@@ -47,7 +48,7 @@ def run(
     if sum(given is not None for given in (experiment, expid, record)) != 1:
         raise typer.BadParameter("Give one experiment: qin-zoo run EXPID, --expid EXPID, or --from RUN.json.")
     gpu = own_gpu(gpu)
-    changes = parse_overrides(overrides or []) | ({} if init_from is None else {"init_from": str(init_from)})
+    changes = parse_overrides(options.changes(overrides, strict)) | ({} if init_from is None else {"init_from": str(init_from)})
     common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
     repetition = None if record is None else prepare_repetition(record, **common)
     if repetition is not None:

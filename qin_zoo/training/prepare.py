@@ -86,13 +86,17 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment whose configuration has been read and checked, and whose model class has been found."""
+    """An experiment whose configuration has been read and checked, and whose model class has been found.
+
+    ``notes`` are lines that say what the configuration's old names became, and what was left out.
+    """
 
     expid: str
     params: dict
     model_class: type
     config_dir: Path
     plugins: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> RunFiles:
@@ -187,9 +191,10 @@ def prepare_params(
     plugins = tuple(plugins or ())
     model_class = get_model(params["model"], plugins)
     params = check_params(params, model_class)
+    notes = params.notes
     if data is not None:
         params = relocate(params, data)
-    return Prepared(name, params, model_class, Path(config_dir), plugins)
+    return Prepared(name, params, model_class, Path(config_dir), plugins, notes)
 
 
 def build_model(prepared: Prepared, dataset: Dataset | None = None):
