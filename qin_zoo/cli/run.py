@@ -48,7 +48,8 @@ def run(
     if sum(given is not None for given in (experiment, expid, record)) != 1:
         raise typer.BadParameter("Give one experiment: qin-zoo run EXPID, --expid EXPID, or --from RUN.json.")
     gpu = own_gpu(gpu)
-    changes = parse_overrides(options.changes(overrides, strict)) | ({} if init_from is None else {"init_from": str(init_from)})
+    changes = parse_overrides(options.changes(overrides, strict))
+    changes |= {} if init_from is None else {"init_from": str(init_from)}
     common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
     repetition = None if record is None else prepare_repetition(record, **common)
     if repetition is not None:

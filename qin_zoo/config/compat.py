@@ -193,6 +193,14 @@ def _only_one(value: list | tuple) -> object:
     return value[0]
 
 
+def _without_lambda(value: str) -> str:
+    """FuxiCTR 1.0's ``lambda w: nn.init.normal_(w, std=1e-4)``; what it says is checked like any initialiser."""
+    match = re.fullmatch(r"lambda (\w+): ?((?:torch\.)?nn\.init\.\w+)\(\1(?:, ?([^()]*))?\)", value.strip())
+    if not match:
+        return value
+    return f"partial({match[2]}, {match[3]})" if match[3] else match[2]
+
+
 def _encoder(column: Mapping[str, object]) -> tuple[str | None, object]:
     """What ``encoder`` was to a column: how its numbers become ids, or the layer on its embedding."""
     written = column["encoder"]
@@ -200,6 +208,8 @@ def _encoder(column: Mapping[str, object]) -> tuple[str | None, object]:
         return "category_processor", "hash_bucket" if written == "hash_bucket" else "quantile_bucket"
     if written in (None, "") and column.get("type") != "sequence":
         return None, None
+    if written == "":
+        written = None
     if isinstance(written, str) and re.fullmatch(r"\w+Pooling", written):
         written = f"layers.{written}()"
     return "feature_encoder", written
@@ -244,6 +254,10 @@ _KEYS: dict[str, Former] = {
 _VALUES: dict[str, tuple[Callable[[object], bool], Former]] = {
     "data_block_size": (lambda value: value == -1, Former("data_block_size", lambda value: 0)),
     "embedding_dim": (lambda value: isinstance(value, (list, tuple)), Former("embedding_dim", _only_one)),
+    "embedding_initializer": (
+        lambda value: isinstance(value, str) and value.strip().startswith("lambda "),
+        Former("embedding_initializer", _without_lambda),
+    ),
 }
 # Key of a column -> its present key and value, from the whole column; None where it is as it should be.
 _COLUMN_KEYS: dict[str, Callable[[Mapping[str, object]], tuple[str | None, object] | None]] = {

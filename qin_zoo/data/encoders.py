@@ -11,6 +11,7 @@ _KNOWN: dict[str, tuple[tuple[str, type, bool], ...]] = {
     "layers.MaskedAveragePooling": (),
     "layers.MaskedSumPooling": (),
     "layers.KMaxPooling": (("k", int, False), ("dim", int, False)),
+    "nn.Identity": (),
     "nn.Linear": (("in_features", int, False), ("out_features", int, False), ("bias", bool, True)),
 }
 _LONGEST = 200  # characters; deep nesting would exhaust the parser long before it means anything
@@ -68,5 +69,5 @@ def _refused(where: str, text: str, why: str) -> ConfigError:
     return ConfigError(
         f"{where}: feature_encoder {text!r} is refused: {why}. Allowed are null and "
         "layers.MaskedAveragePooling(), layers.MaskedSumPooling(), layers.KMaxPooling(k=…, dim=…), "
-        "nn.Linear(in, out, bias=True|False), or a list of these."
+        "nn.Identity(), nn.Linear(in, out, bias=True|False), or a list of these."
     )
