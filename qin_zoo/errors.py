@@ -9,9 +9,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_NEAR = 0.6  # share of letters that two names have in common to be near
-_NEAR_LENGTH = 2 / _NEAR - 1  # times as long as the other, and a name cannot be
-
 
 class QinZooError(Exception):
     """A mistake in the input; its message is meant for the person who made it."""
@@ -37,12 +34,15 @@ class RequestError(QinZooError):
     """A request to a scorer that cannot be answered."""
 
 
-def suggest(name: object, known: Iterable[object]) -> str:
-    """``" Did you mean 'x'?"`` for the nearest of ``known``, or ``""`` when none is near."""
+def suggest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:
+    """``" Did you mean 'x'?"`` for the nearest of ``known``, or ``""`` when none is near: as alike as ``cutoff``.
+
+    ``cutoff`` is the share of letters that two names have in common.
+    """
     names, name = {str(k).lower(): str(k) for k in known}, str(name)
-    if len(name) > _NEAR_LENGTH * max(map(len, names), default=0):  # found by its length: a comparison takes long
+    if len(name) > (2 / cutoff - 1) * max(map(len, names), default=0):  # found by its length: comparing takes long
         return ""
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=_NEAR)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
     return f" Did you mean '{names[near[0]]}'?" if near else ""
 
 

@@ -10,6 +10,7 @@ from qin_zoo import __version__
 from qin_zoo.cli import (
     bench,
     calibrate,
+    config,
     data,
     demo,
     doctor,
@@ -45,6 +46,7 @@ app.command("serve")(serve.serve)
 app.command("study")(study.study)
 app.command("tune")(tune.tune)
 app.command("leaderboard")(results.leaderboard)
+app.command("config")(config.config)
 app.command("list")(list_models.list_models)
 app.command("info")(info.info)
 app.command("new")(new.new)

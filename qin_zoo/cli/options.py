@@ -22,3 +22,12 @@ Overrides = Annotated[
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder that holds the dataset's files, instead of the configured one.")
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="A key that a model from elsewhere does not know is an error, not a warning."),
+]
+
+
+def changes(overrides: list[str] | None, strict: bool) -> list[str]:
+    """What ``--set`` and ``--strict`` change of the parameters, as ``KEY=VALUE``."""
+    return [*(overrides or []), *(["strict=true"] if strict else [])]

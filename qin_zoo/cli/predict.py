@@ -21,9 +21,13 @@ def predict(
     data: options.Data = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
+    strict: options.Strict = False,
 ) -> None:
     """Predict a split with trained weights; write predictions and the zipped submission."""
     from qin_zoo.training.predict import predict_split
 
-    prepared, checkpoint = find_run(run, config, checkpoint, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
+    changes = options.changes(overrides, strict)
+    prepared, checkpoint = find_run(run, config, checkpoint, gpu=gpu, data=data, overrides=changes, plugins=plugin)
+    for note in prepared.notes:
+        typer.echo(note)
     predict_split(prepared, split, checkpoint=checkpoint, out=out, echo=typer.echo)

@@ -39,6 +39,7 @@ def run(
         int, typer.Option(min=1, help="Processes that train together: one for each GPU from --gpu on, or on the CPU.")
     ] = 1,
     plugin: options.Plugins = None,
+    strict: options.Strict = False,
 ) -> None:
     """Train an experiment, evaluate it, predict the test rows and write submission, report and picture."""
     from qin_zoo.config.experiments import parse_overrides
@@ -56,7 +57,8 @@ def run(
     if is_launched():
         end_with_launcher()
     gpu = own_gpu(gpu)
-    changes = parse_overrides(overrides or []) | ({} if init_from is None else {"init_from": str(init_from)})
+    changes = parse_overrides(options.changes(overrides, strict))
+    changes |= {} if init_from is None else {"init_from": str(init_from)}
     if name is not None:
         changes["model_id"] = name
     common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}

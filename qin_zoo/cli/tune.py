@@ -40,6 +40,7 @@ def tune(
         Pruner | None, typer.Option(help="Stops hopeless trials; by default median with ranges, none for a grid.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search in ranges.")] = 0,
+    strict: options.Strict = False,
 ) -> None:
     """Search for parameters: every combination of lists, or the best within ranges (Optuna's TPE).
 
@@ -52,9 +53,11 @@ def tune(
     if gpu and workers > 1:
         raise typer.BadParameter("Give --gpu once for each trial at once, or --workers for the CPU, not both.")
     search = plan_search(
-        config, trials=trials, storage=storage, data=data, overrides=overrides, plugins=plugin,
-        pruner=pruner and pruner.value, seed=seed,
+        config, trials=trials, storage=storage, data=data, overrides=options.changes(overrides, strict),
+        plugins=plugin, pruner=pruner and pruner.value, seed=seed,
     )  # fmt: skip
+    for note in search.base.notes:
+        typer.echo(note)
     tuner = Tuner(search, gpus=gpu or [-1] * workers, timeout=timeout, echo=typer.echo)
     interrupted = False
     try:

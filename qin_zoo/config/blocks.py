@@ -9,6 +9,8 @@ from pathlib import Path
 from qin_zoo.config.safe_yaml import read_yaml
 from qin_zoo.errors import ConfigError
 
+BASE = "Base"  # the block whose values hold for all experiments
+
 
 @dataclass(frozen=True)
 class Block:
@@ -28,7 +30,8 @@ class Block:
 
     def origin(self) -> dict[str, str]:
         """Where each key was written; keys that came through ``<<`` count as written with the block."""
-        return {key: f"{self.file}, line {self.lines.get(key, self.lines.get('', 1))}" for key in self.values}
+        of = f", {BASE}" if self.name == BASE else ""
+        return {key: f"{self.file}, line {self.lines.get(key, self.lines.get('', 1))}{of}" for key in self.values}
 
 
 def list_folder(folder: Path) -> list[Path]:

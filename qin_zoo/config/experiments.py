@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qin_zoo.config.blocks import Block, check_id, config_files, list_folder, only_block, read_blocks, yaml_files
+from qin_zoo.config.blocks import BASE, Block, check_id, config_files, list_folder, only_block, read_blocks, yaml_files
 from qin_zoo.config.safe_yaml import parse_yaml
 from qin_zoo.errors import ConfigError, suggest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The checkout around the package, or what an installed package carries of it.
 REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "dataset_configs").is_dir() else _PACKAGE / "_repository"
-_BASE = "Base"
 _LISTED = 20  # names in a message
 
 
@@ -28,15 +27,19 @@ class ExperimentParams(dict):
     """Parameters of an experiment; a plain dict that also knows where each value was written.
 
     Attributes:
-        origin: key -> ``"FILE, line N"``, or ``"command line"``.
+        origin: key -> ``"FILE, line N"``, with ``", Base"`` where it is the block for all, or ``"command line"``.
+        former: key -> its old name, where it was written under one; see :mod:`qin_zoo.config.compat`.
+        notes: lines that say what was mapped, left out or is unknown to the model; known once it is checked.
     """
 
-    def __init__(self, *args, origin: dict[str, str] | None = None, **kwargs):
+    def __init__(self, *args, origin: dict[str, str] | None = None, former=None, notes: Iterable[str] = (), **kwargs):
         super().__init__(*args, **kwargs)
         self.origin: dict[str, str] = dict(origin or {})
+        self.former: dict[str, str] = dict(former or {})
+        self.notes = tuple(notes)
 
     def copy(self) -> ExperimentParams:
-        return ExperimentParams(self, origin=self.origin)
+        return ExperimentParams(self, origin=self.origin, former=self.former, notes=self.notes)
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,9 @@ def load_experiment(config_dir: str | Path, expid: str, dataset_id: str | None =
     check_id(expid, "experiment id")
     folder = Path(config_dir)
     blocks = _model_blocks(folder)
-    block = only_block(expid, [b for b in blocks if b.name == expid and expid != _BASE], "experiment")
+    block = only_block(expid, [b for b in blocks if b.name == expid and expid != BASE], "experiment")
     if block is None:
-        known = sorted({b.name for b in blocks} - {_BASE})
+        known = sorted({b.name for b in blocks} - {BASE})
         raise ConfigError(f"No experiment '{expid}' in {folder}.{suggest(expid, known)} {_listing(known)}")
     base = _base_of(block, blocks)
     params = ExperimentParams(_merged(base, block), origin={**(base.origin() if base else {}), **block.origin()})
@@ -89,7 +92,7 @@ def load_experiment(config_dir: str | Path, expid: str, dataset_id: str | None =
         params["dataset_id"], params.origin["dataset_id"] = dataset_id, "command line"
     for key in ("dataset_id", "model"):
         if key not in params:
-            raise ConfigError(f"Experiment '{expid}' in {block.file} has no '{key}', nor has {_BASE}. Add {key}: NAME.")
+            raise ConfigError(f"Experiment '{expid}' in {block.file} has no '{key}', nor has {BASE}. Add {key}: NAME.")
     params["model_id"] = expid
 
     dataset_id = params["dataset_id"]
@@ -116,7 +119,7 @@ def find_experiments(roots: Iterable[str | Path] | None = None, problems: list[s
         try:
             blocks = _model_blocks(folder)
             for block in blocks:
-                params = {} if block.name == _BASE else _merged(_base_of(block, blocks), block)
+                params = {} if block.name == BASE else _merged(_base_of(block, blocks), block)
                 # blocks without these two are there to be merged into others
                 if isinstance(params.get("model"), str) and isinstance(params.get("dataset_id"), str):
                     found.append(Experiment(block.name, params["model"], params["dataset_id"], folder, block.file))
@@ -191,7 +194,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
     return overrides
 
 
-def check_params(params: dict, model_class: type) -> dict[str, object]:
+def check_params(params: Mapping[str, object], model_class: type) -> ExperimentParams:
     """:func:`qin_zoo.config.schema.check_params`, imported when it is used: listing experiments needs no pydantic."""
     from qin_zoo.config import schema
 
@@ -226,9 +229,9 @@ def _merged(base: Block | None, block: Block) -> dict[str, object]:
 
 def _base_of(block: Block, blocks: list[Block]) -> Block | None:
     """``Base`` of the block's own file, otherwise of the folder."""
-    bases = [b for b in blocks if b.name == _BASE]
+    bases = [b for b in blocks if b.name == BASE]
     own = [b for b in bases if b.file == block.file]
-    return own[0] if own else only_block(_BASE, bases, "block")
+    return own[0] if own else only_block(BASE, bases, "block")
 
 
 def _find_dataset(folder: Path, dataset_id: str) -> Block:

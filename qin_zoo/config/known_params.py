@@ -66,6 +66,7 @@ class RunParams(_Table):
     seed: whole(0, 2**32 - 1) = _key("Seed of initialisation, dropout and shuffling.")
     init_from: FilePath | None = _key("Weights to begin with: of a run whose tables may have been smaller.")
     verbose: Index = _key("0 for no progress bars.")
+    strict: Flag = _key("A key that a model from elsewhere does not know is an error, as it is for the zoo's own.")
     debug_mode: Flag = _key("FuxiCTR's tuner: give every run a name of its own.")
 
     # training
@@ -118,10 +119,9 @@ class RunParams(_Table):
     use_features: Names | None = _key("The features to use; null for all.")
     feature_specs: Mappings | None = _key("Changes to the features of the feature map.")
     feature_config: Mappings | None = _key("Older name of feature_specs.")
-    target_field: Fields | None = _key("Feature, or features, of the target item.")
-    sequence_field: Fields | None = _key("Feature, or features, of the history, in the same order.")
+    target_field: Fields | None = _key("Target items: a feature, or a list; features in a tuple make one together.")
+    sequence_field: Fields | None = _key("Their histories, in the same order.")
     rebuild_dataset: Flag = _key("Build vocabularies and encode the files; false where they are encoded already.")
-    pickle_feature_encoder: Flag = _key("FuxiCTR's older preprocessing: keep the encoder in a file.")
     min_categr_count: Count = _key("Rarer categories become unknown.")
     num_buckets: whole(2) = _key("Buckets of features with a category_processor.")
     valid_size: NonNegative = _key("Share, or number, of training rows split off for validation.")

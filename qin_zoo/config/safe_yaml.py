@@ -201,7 +201,9 @@ class _Inspection:
             return []
         seen: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE_TAG:
+            if not isinstance(key, yaml.ScalarNode):
+                self._refuse(key, "a key must be text, not a list or a mapping.")
+            if key.tag == _MERGE_TAG:
                 continue
             name = (key.tag, key.value)
             if name in seen:

@@ -1,27 +1,33 @@
 """Checks an experiment's parameters before FuxiCTR, a loader or a model sees them.
 
 A key must be in the tables of :mod:`qin_zoo.config.known_params` or a named parameter of the model's
-constructors; anything else is a mistake, most often of spelling. Values are checked against the tables'
-types, those of a model's own parameters against the constructor's annotations where it has any.
+constructors, or be an old name of such a key (:mod:`qin_zoo.config.compat`). Anything else is a mistake, most often of
+spelling; for a model from elsewhere, whose ``**kwargs`` FuxiCTR hands it and no more is said, it is one warning. Values
+are checked against the tables' types, those of a model's own parameters against the constructor's annotations where it
+has any.
 """
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Union
 
 from pydantic import BaseModel, ValidationError
 
+from qin_zoo.config.compat import translate
+from qin_zoo.config.experiments import ExperimentParams
 from qin_zoo.config.known_params import FeatureColumn, LabelColumn, RunParams
-from qin_zoo.config.signature import Rejected, constructor_params
+from qin_zoo.config.signature import NOT_CONFIGURABLE, Rejected, check_undeclared, constructor_params
 from qin_zoo.config.values import Expect
 from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.metrics import default_monitor, mode_of_monitor, needs_groups
 
+_FIELD_LISTS = ("target_field", "sequence_field")
 
-def check_params(params: Mapping[str, object], model_class: type) -> dict[str, object]:
+
+def check_params(params: Mapping[str, object], model_class: type) -> ExperimentParams:
     """Checks every key and value.
 
     Args:
@@ -31,30 +37,40 @@ def check_params(params: Mapping[str, object], model_class: type) -> dict[str, o
             are keys too.
 
     Returns:
-        the parameters with numbers converted to the type they are to have, otherwise unchanged: nothing is
-        added, defaults are those of the signatures.
+        the parameters under their present names, with numbers converted to the type they are to have and field lists in
+        their one form, otherwise unchanged: nothing is added, defaults are those of the signatures. Its ``notes`` say
+        what was mapped, left out or unknown.
 
     Raises:
         ConfigError: unknown keys (with the nearest known one), values of a wrong type or out of range, metrics
             that need a ``group_id``, features that are named but not defined. All mistakes are in one message.
     """
-    origin = getattr(params, "origin", {})
-    problems: list[str] = []
     constructor = constructor_params(model_class)
     known = [*constructor, *RunParams.model_fields]
-    checked: dict[str, object] = {}
-    for key, value in params.items():
-        place = f" ({origin[key]})" if key in origin else ""
-        if not isinstance(key, str) or key not in known:
-            mend = suggest(key, known) or f" Remove it, or make it a parameter of {model_class.__name__}."
-            problems.append(f"Unknown key {key!r:.80}{place}.{mend}")
-            continue
+    current = translate(params, getattr(params, "origin", {}), constructor, known)
+    strict = params.get("strict") is True or _is_ours(model_class)
+    problems: list[str] = []
+    unknown: list[str] = []
+    checked = ExperimentParams(origin=current.origin, former=current.former)
+    for key, value in current.params.items():
+        place = f" ({current.origin[key]})" if key in current.origin else ""
         try:
-            in_table = key in RunParams.model_fields
-            checked[key] = _check_known(RunParams, key, value) if in_table else constructor[key](value)
+            if isinstance(key, str) and key in known and key not in current.refused:
+                checked[key] = _check_value(key, value, constructor)
+                continue
+            why = current.refused.get(key)
+            mend = f" {why[0].upper()}{why[1:]}." if why else suggest(key, known)
+            if strict or not isinstance(key, str) or key in NOT_CONFIGURABLE:
+                mend = mend or f" Remove it, or make it a parameter of {model_class.__name__}."
+                problems.append(f"Unknown key {key!r:.80}{place}.{mend}")
+            else:
+                checked[key] = check_undeclared(key, value)
+                # a model's parameters of other times are like many keys; only a slip of the finger is worth a hint
+                hint = why or suggest(key, known, cutoff=0.85).strip()
+                unknown.append(f"{key:.80} ({hint})" if hint else f"{key:.80}")
         except Rejected as error:
             problems.append(f"Key '{key}'{place}: {error}")
-    _check_columns(checked, origin, problems)
+    unknown += _check_columns(checked, strict, problems)
     _check_references(checked, params, problems)
     if problems:
         expid = params.get("model_id")
@@ -62,6 +78,12 @@ def check_params(params: Mapping[str, object], model_class: type) -> dict[str, o
         if len(problems) == 1:
             raise ConfigError(f"Configuration{of}: {problems[0]}")
         raise ConfigError(f"{len(problems)} mistakes in the configuration{of}:\n- " + "\n- ".join(problems))
+    if unknown:
+        current.notes.append(
+            f"Unknown to {model_class.__name__}, which ignores them as in FuxiCTR (an error with --strict): "
+            f"{', '.join(unknown)}."
+        )
+    checked.notes = tuple(current.notes)
     return checked
 
 
@@ -70,7 +92,18 @@ def known_params() -> dict[str, str]:
     return {key: field.description or "" for key, field in RunParams.model_fields.items()}
 
 
+def _is_ours(model_class: type) -> bool:
+    return any(cls.__module__.partition(".")[0] == "qin_zoo" for cls in model_class.__mro__)
+
+
 # ---- the tables
+
+
+def _check_value(key: str, value: object, constructor: Mapping[str, Callable[[object], object]]) -> object:
+    if key not in RunParams.model_fields:
+        return constructor[key](value)
+    value = _check_known(RunParams, key, value)
+    return constructor[key](value) if key in _FIELD_LISTS and key in constructor else value
 
 
 def _check_known(table: type[BaseModel], key: str, value: object) -> object:
@@ -97,8 +130,13 @@ def _expected(annotation: object) -> str:
     return f"a list of {_expected(arguments[0])}" if typing.get_origin(annotation) is list else str(annotation)
 
 
-def _check_columns(params: dict[str, object], origin: Mapping[str, str], problems: list[str]) -> None:
-    """Checks the entries of ``feature_cols`` and its like, and puts the converted ones in ``params``."""
+def _check_columns(params: ExperimentParams, strict: bool, problems: list[str]) -> list[str]:
+    """Checks the entries of ``feature_cols`` and its like, and puts the converted ones in ``params``.
+
+    Returns:
+        what is unknown and left out, where that is no mistake.
+    """
+    unknown: list[str] = []
     for key, table, required in (
         ("feature_cols", FeatureColumn, ("name", "dtype", "type")),
         ("label_col", LabelColumn, ("name", "dtype")),
@@ -108,14 +146,18 @@ def _check_columns(params: dict[str, object], origin: Mapping[str, str], problem
         entries = params.get(key)
         if entries is None:
             continue
-        place = f" ({origin[key]})" if key in origin else ""
+        place = f" ({params.origin[key]})" if key in params.origin else ""
         single = isinstance(entries, dict)
         checked = []
         for index, entry in enumerate([entries] if single else entries):
-            name = entry.get("name")
-            where = f"{key}[{index}] ({name:.60})" if isinstance(name, str) else f"{key}[{index}]"
+            of = entry.get("name")
+            where = f"{key}[{index}] ({of:.60})" if isinstance(of, str) else f"{key}[{index}]"
+            if not strict:
+                unknown += [f"{name!s:.80} in {key}" for name in entry if name not in table.model_fields]
+                entry = {name: value for name, value in entry.items() if name in table.model_fields}
             checked.append(_check_entry(entry, table, required, f"{where}{place}", problems))
         params[key] = checked[0] if single else checked
+    return list(dict.fromkeys(unknown))
 
 
 def _check_entry(entry: dict, table: type[BaseModel], required: Sequence[str], where: str, problems: list[str]) -> dict:
@@ -162,7 +204,7 @@ def _check_references(params: dict[str, object], written: Mapping[str, object], 
         twice = next(name for name in known if features.count(name) > 1)
         problems.append(f"feature_cols defines the feature '{twice}' twice. Keep one of the two.")
     problems += _misnamed(columns)
-    references = [(key, params.get(key)) for key in ("group_id", "use_features", "target_field", "sequence_field")]
+    references = [(key, params.get(key)) for key in ("group_id", "use_features", *_FIELD_LISTS)]
     for key in ("feature_specs", "feature_config"):
         references += [(key, entry.get("name")) for entry in params.get(key) or ()]
     references += [("share_embedding", column.get("share_embedding")) for column in columns]
@@ -207,7 +249,7 @@ def _misnamed(columns: list[dict]) -> list[str]:
 
 
 def _names(value: object) -> list[str]:
-    """The names in a name, a list of names, or a list of lists of names."""
+    """The names in a name, or in a list or tuple of such."""
     if isinstance(value, str):
         return [value]
-    return [name for part in value for name in _names(part)] if isinstance(value, list) else []
+    return [name for part in value for name in _names(part)] if isinstance(value, (list, tuple)) else []

@@ -20,11 +20,12 @@ from qin_zoo.config.values import (
     REGULARIZERS,
     check_activation,
     check_regularizer,
+    field_list,
     to_real,
     to_whole,
 )
 
-_NOT_CONFIGURABLE = ("self", "feature_map")
+NOT_CONFIGURABLE = ("self", "feature_map")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 60
 # Texts that FuxiCTR evaluates, looks up or takes apart, by the last word of a parameter's name.
@@ -67,7 +68,7 @@ def constructor_params(model_class: type) -> dict[str, Callable[[object], object
             continue
         for name, parameter in inspect.signature(init).parameters.items():
             named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            if named and name not in _NOT_CONFIGURABLE:
+            if named and name not in NOT_CONFIGURABLE:
                 checks.setdefault(name, _annotated_check(parameter, init, cls.__name__))
     return checks
 
@@ -85,19 +86,50 @@ def _annotated_check(parameter: inspect.Parameter, init: Callable, owner: str) -
             except ValidationError:
                 raise Rejected(f"{shown}, as {owner} declares it", value) from None
         _check_named(parameter.name, value)
-        return value
+        return _fields(parameter.name, value, parameter.default)
 
     return check
 
 
-def _check_named(name: str, value: object) -> None:
-    """Refuses what no parameter of this name can be; whether it is text or a number the annotation says."""
+def check_undeclared(name: str, value: object) -> object:
+    """A value for a model's ``**kwargs``: anything plain, but for texts that FuxiCTR would evaluate.
+
+    Raises:
+        Rejected: it is neither.
+    """
+    _check_plain(value)
+    _check_text(name, value)
+    return _fields(name, value, None)
+
+
+def _fields(name: str, value: object, default: object) -> object:
+    """A field list in its one form, or as a tuple where that is the parameter's default: such models know no lists."""
+    if not re.search(r"_fields?$", name) or not isinstance(value, (list, tuple)):
+        return value
+    try:
+        fields = field_list(value)
+    except ValueError:
+        return value  # of the model's own making
+    if isinstance(default, tuple):
+        if len(fields) == 1 and isinstance(fields[0], tuple):
+            return fields[0]
+        if fields and all(isinstance(name, str) for name in fields):
+            return tuple(fields)
+    return fields
+
+
+def _check_text(name: str, value: object) -> None:
     expected, check_text = next((t for end, t in _TEXTS.items() if f"_{name}".endswith(f"_{end}")), (None, None))
     if check_text and (isinstance(value, str) or (isinstance(value, list) and value)):
         try:
             check_text(value)
         except ValueError as error:
             raise Rejected(expected, value, str(error)) from None
+
+
+def _check_named(name: str, value: object) -> None:
+    """Refuses what no parameter of this name can be; whether it is text or a number the annotation says."""
+    _check_text(name, value)
     low, high, expected = next(r for pattern, r in _RANGES.items() if re.fullmatch(pattern, name))
     for number in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(number, (int, float)) and not isinstance(number, bool) and not low <= number <= high:

@@ -128,6 +128,36 @@ def _feature_name(value: str) -> str:
     return value
 
 
+def field_list(value: object) -> str | list[str | tuple[str, ...]]:
+    """Field lists as FuxiCTR's sequence models read them, in one form.
+
+    Fields in a tuple belong together: their embeddings are concatenated. Fields in a list are each for themselves:
+    several targets, each with a history of its own. A tuple alone is a list of one; a list within a list is a tuple
+    (JSON, in which a run is recorded, has no tuples).
+
+    Returns:
+        a name, or a list of names and tuples of names.
+
+    Raises:
+        ValueError: it is none of these, or a name that no feature can have.
+    """
+
+    def name(part: object) -> str:
+        if not isinstance(part, str):
+            raise ValueError
+        return _feature_name(part)
+
+    if isinstance(value, str):
+        return name(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError
+    groups: list[str | tuple[str, ...]] = []
+    for part in [value] if isinstance(value, tuple) else value:
+        names = tuple(map(name, part)) if isinstance(part, (list, tuple)) and part else (name(part),)
+        groups.append(names if len(names) > 1 else names[0])
+    return groups
+
+
 def check_regularizer(value: object) -> float | str | None:
     """Checks a penalty: a weight, null, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``.
 
@@ -256,8 +286,7 @@ FeatureName = Annotated[str, Strict(), AfterValidator(_feature_name), Expect("a 
 Names = Annotated[list[FeatureName], Field(min_length=1), Expect("a list of names")]
 Mappings = Annotated[list[dict[str, Any]], Expect("a list of mappings, as in [{name: item_id, dtype: int, …}]")]
 Fields = Annotated[
-    FeatureName | list[FeatureName | list[FeatureName]],
-    Expect("the name of a feature, a list of names, or a list of such lists"),
+    Any, PlainValidator(field_list), Expect("the name of a feature, or a list of names and of tuples of names")
 ]
 Encoder = Annotated[Text | list[Text], Expect("text or a list of texts")]
 Optimizer = Annotated[str, Strict(), AfterValidator(_optimizer), Expect("the name of a torch.optim class")]

@@ -98,6 +98,7 @@ class Prepared:
         expid: name of the run and its files.
         asked_for: the name it should have had, where that is another run's (:mod:`qin_zoo.training.ownership`).
         trained: record of the run whose weights are used, where there is one: its data must fit them.
+        notes: lines that say what the configuration's old names became, and what was left out.
     """
 
     expid: str
@@ -105,6 +106,7 @@ class Prepared:
     model_class: type
     config_dir: Path
     plugins: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
     asked_for: str = ""
     trained: dict | None = field(default=None, repr=False)
 
@@ -220,9 +222,10 @@ def prepare_params(
     params = check_params(params, model_class)
     params.setdefault("monitor", default_monitor(params["metrics"]))
     params.setdefault("monitor_mode", mode_of_monitor(params["monitor"]))
+    notes = params.notes
     if data is not None:
         params = relocate(params, data)
-    return Prepared(name, params, model_class, Path(config_dir), plugins)
+    return Prepared(name, params, model_class, Path(config_dir), plugins, notes)
 
 
 def build_model(prepared: Prepared, dataset: Dataset | None = None):

@@ -22,6 +22,7 @@ _OF_NO_CONSEQUENCE = {
     "model_root",
     "num_workers",
     "on_nan",
+    "strict",
     "verbose",
 }
 _PACKAGES = ("torch", "fuxictr", "numpy", "polars", "scikit-learn")

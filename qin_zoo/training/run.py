@@ -124,6 +124,9 @@ def _run(
     group.wait()
     with log_to(files.log, append=resume and interrupted) if group.leads else nullcontext():
         logging.info(f"Parameters: {params}")
+        for note in prepared.notes:
+            logging.info(note)
+            echo(note)
         echo(
             f"{prepared.expid}: {params['model']} with {parameters:,} parameters on {params['dataset_id']}, "
             f"{dataset.rows('train'):,} training rows, {model.device}"

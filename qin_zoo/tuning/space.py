@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,10 +28,11 @@ import yaml
 
 from qin_zoo.config.blocks import check_id, config_files, read_blocks
 from qin_zoo.config.experiments import ExperimentParams, load_experiment, parse_overrides, resolve_experiment
-from qin_zoo.config.safe_yaml import read_yaml
+from qin_zoo.config.safe_yaml import TUPLE_TAG, read_yaml
 from qin_zoo.config.values import to_number
 from qin_zoo.errors import ConfigError, suggest
 
+_log = logging.getLogger(__name__)
 _FILE_KEYS = ("base_config", "base_expid", "dataset_id", "model_config", "dataset_config", "tuner_space")
 _RANGE_KEYS = ("low", "high", "step", "log")
 # One value may be given; several would make trials that cannot be compared, or not be told apart.
@@ -231,6 +233,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(TUPLE_TAG, value))
+
+
 def show(value: object) -> str:
     """A parameter's value as text, as one would write it in a configuration."""
     if isinstance(value, str):
@@ -245,8 +250,10 @@ def show(value: object) -> str:
 def _check_keys(file: Path, data: dict) -> None:
     for key in data:
         if key not in _FILE_KEYS:
-            mend = suggest(key, _FILE_KEYS) or f" Known: {', '.join(_FILE_KEYS)}."
-            raise ConfigError(f"{file}: unknown key {key!r:.80}.{mend}")
+            mend = suggest(key, _FILE_KEYS)
+            if mend:
+                raise ConfigError(f"{file}: unknown key {key!r:.80}.{mend}")
+            _log.warning(f"{file}: left out {key!r:.80}, which FuxiCTR's tuner does not read either.")
     for key in ("base_expid", "tuner_space"):
         if key not in data:
             raise ConfigError(f"{file}: has no '{key}'; base_expid names an experiment, tuner_space what to vary.")

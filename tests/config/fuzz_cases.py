@@ -51,6 +51,33 @@ TAGS = [
     Tag("!<tag:yaml.org,2002:python/object/apply:os.system> ['touch planted']"),
 ]
 
+# The one tag of Python's that is read, with everything in it that may not be.
+TUPLES = [
+    Tag("!!python/tuple [item, cate]"),
+    Tag("!!python/tuple [clicks, cate_clicks]"),
+    Tag("[!!python/tuple [item, cate], price]"),
+    Tag("!!python/tuple []"),
+    Tag("!!python/tuple [!!python/tuple [item], [cate]]"),
+    Tag("!!python/tuple item"),
+    Tag("!!python/tuple {a: 1}"),
+    Tag("!<tag:yaml.org,2002:python/tuple> [item, .nan, 2024-01-01]"),
+    Tag("{!!python/tuple [a]: 1}"),
+    Tag("{? !!python/tuple [[a]] : 1}"),
+    Tag("!!python/tuple " + "[!!python/tuple " * 20 + "[item]" + "]" * 20),
+    Tag("!!python/tuple " + "[!!python/tuple " * 40 + "[item]" + "]" * 40),
+    Tag("!!python/tuple [" + "item, " * 20_000 + "cate]"),
+    *(Tag(f"!!python/tuple [item, {tag}]") for tag in TAGS),
+]
+PREPROCESS = [
+    "copy_from(item)", "copy_from(nobody)", "copy_from()", "copy_from", "copy_from(item, cate)",
+    "copy_from(copy_from(item))", "convert_to_bucket", "convert_to_bucket(price)", "convert_hour",
+    "convert_weekday(item)", "convert_weekend", "extract_country_code", "bucketize_age", "bucketize_age(price)",
+    "load_pickle(planted)", "save_vocab(planted)", "__init__", "__class__", "fit",
+    "copy_from(__import__('os').system('touch planted'))", "copy_from()() ", "copy_from(a);touch planted",
+    "copy_from (item)", "Copy_From(item)", "eval(1)", "copy_from(item", "copy_from)", "copy_from(../../x)",
+    "copy_from(a\0)",
+]  # fmt: skip
+
 
 # ---- valid configurations
 
@@ -173,7 +200,8 @@ def _csv() -> dict:
         "feature_cols": columns,
         "label_col": [{"name": "clk", "dtype": "float"}],
     }
-    return {"model_config.yaml": {"X": _FIELDS_MODEL}, "dataset_config.yaml": {"tiny": dataset}}
+    fields = {"target_field": [["item", "cate"]], "sequence_field": [["clicks", "cate_clicks"]]}  # one pair, two parts
+    return {"model_config.yaml": {"X": _FIELDS_MODEL | fields}, "dataset_config.yaml": {"tiny": dataset}}
 
 
 MODELS = sorted({e.model for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"})
@@ -336,7 +364,8 @@ NUMBERS = st.sampled_from(
 )  # fmt: skip
 WORDS_OF_NOTE = st.sampled_from(
     [
-        *PAYLOADS, *TAGS, "", " ", ".", "..", "../../x", "a/b", "a\\b", "C:\\x", "/", ".hidden", "a\0b", "\ud800",
+        *PAYLOADS, *TAGS, *TUPLES, *PREPROCESS,
+        "", " ", ".", "..", "../../x", "a/b", "a\\b", "C:\\x", "/", ".hidden", "a\0b", "\ud800",
         "x" * 300, "é" * 300, "null", "None", "true", "type", "keys", "a.b", "item", "item_id", "item_tags", "clicks",
         "user_id", "label", "clk", "price", "vector", "meta", "sequence", "categorical", "numeric", "embedding",
         "layers.MaskedSumPooling()", "nn.Linear(3, 3)", "nn.Linear(8, 4)", "layers.KMaxPooling(2, 1)", "eval",

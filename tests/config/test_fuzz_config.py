@@ -10,7 +10,9 @@ from fuzz_cases import (
     FUZZ,
     MARKER,
     PAYLOADS,
+    PREPROCESS,
     TAGS,
+    TUPLES,
     attempt,
     folder_fixture,  # noqa: F401
     look_up,
@@ -24,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qin_zoo.config.blocks import check_id
+from qin_zoo.config.values import PREPROCESSORS
 from qin_zoo.errors import ConfigError, QinZooError
 
 YAML = ("model_config.yaml", "dataset_config.yaml")
@@ -136,6 +139,36 @@ def test_a_command_as_any_key_never_runs(case, folder):
             attempt(folder)
 
 
+def test_tuples_in_any_place_run_nothing(folder):
+    files = CASES["csv"]
+    names = [p for p in paths(files) if p[0] == "model_config.yaml" and len(p) == 3]
+    for number, path in enumerate([*names, ("dataset_config.yaml", "tiny", "feature_cols", 1, "name")]):
+        every = {"target_field", "sequence_field", "net_dropout", "name"} & set(path)
+        for value in TUPLES if every else TUPLES[number % 3 :: 3]:
+            write_case(planted(files, path, value), folder)
+            error = attempt(folder)
+            assert error is not None or "python/object" not in value, (path, value)
+
+
+@pytest.mark.parametrize("value", TUPLES[-5:])
+def test_a_tag_within_a_tuple_is_refused_where_it_stands(value, folder):
+    message = refused(planted(CASES["csv"], ("model_config.yaml", "X", "target_field"), value), folder)
+    assert "python/" in message
+    assert "model_config.yaml, line" in message
+
+
+@pytest.mark.parametrize("value", PREPROCESS)
+def test_preprocess_names_run_nothing_but_what_is_known(value, folder):
+    for column in (1, 2):
+        path = ("dataset_config.yaml", "tiny", "feature_cols", column, "preprocess")
+        write_case(planted(CASES["csv"], path, value), folder)
+        error = attempt(folder)
+        name = value.partition("(")[0]
+        if name not in PREPROCESSORS or value.count("(") != value.count(")"):
+            assert "preprocess" in str(error)
+            assert "expected one of copy_from" in str(error)
+
+
 # ---- ids
 
 
@@ -185,7 +218,8 @@ def _bomb(levels: int) -> str:
         ("X: {model: QIN}\nX: {model: DIN}", "already"),
         ("3: {model: QIN}", "not text"),
         ("X: {3: a, model: QIN, dataset_id: tiny}", "no text"),
-        ("X: {[a]: b}", "not valid YAML"),
+        ("X: {[a]: b}", "a key must be text"),
+        ("X: {!!python/tuple [a]: b}", "a key must be text"),
         ("X: {model: " + "9" * 5000 + "}", "int"),
         ("\ufeffX: {model: QIM, dataset_id: tiny}", "Unknown model"),
         ("X: {model: QIN}".encode("utf-16"), "UTF-8"),

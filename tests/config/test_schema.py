@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qin_zoo.config.experiments import load_experiment, parse_overrides
+from qin_zoo.config.experiments import apply_overrides, load_experiment, parse_overrides
 from qin_zoo.config.schema import check_params, known_params
 from qin_zoo.errors import ConfigError
 from qin_zoo.fuxi import BaseModel
@@ -47,6 +47,7 @@ class Model(Base):
 
 
 VALID = {
+    "strict": True,
     "model": "Model",
     "model_id": "X",
     "dataset_id": "tiny",
@@ -89,8 +90,10 @@ def checked(**changes) -> dict:
 
 
 def test_a_valid_configuration_passes_unchanged():
-    assert checked() == VALID
-    assert check_params(VALID, Base) == VALID
+    same = {**VALID, "target_field": [("item_id", "price")]}
+    assert checked() == same
+    assert check_params(VALID, Base) == same
+    assert checked().notes == ()
 
 
 def test_numbers_become_the_type_they_are_to_have():
@@ -141,7 +144,7 @@ def test_unknown_keys_suggest_the_nearest(tmp_path, key, near):
     (tmp_path / "model_config.yaml").write_text(f"X: {{model: M, dataset_id: d,\n  {key}: 3}}")
     (tmp_path / "dataset_config.yaml").write_text("d: {}")
     with pytest.raises(ConfigError, match=rf"experiment 'X': Unknown key '{key}' \(.*model_config.yaml, line 2\)"):
-        check_params(load_experiment(tmp_path, "X"), Model)
+        check_params(apply_overrides(load_experiment(tmp_path, "X"), {"strict": True}), Model)
 
 
 @pytest.mark.parametrize("key", ["zzz", "self", "kwargs", "feature_map", "", 3, None])
@@ -281,7 +284,12 @@ def test_models_of_others_without_annotations():
     params = {"model": "SIM", "gsu_type": "soft", "topk": 3, "dnn_hidden_units": [1], "early_stop_patience": 2}
     assert check_params(params, module.SIM) == params
     with pytest.raises(ConfigError, match=r"Unknown key 'top_k'.*Did you mean 'topk'"):
-        check_params({**params, "top_k": 3}, module.SIM)
+        check_params({**params, "top_k": 3, "strict": True}, module.SIM)
+    lenient = check_params({**params, "top_k": 3, "item_dim": [1]}, module.SIM)
+    assert lenient == {**params, "top_k": 3, "item_dim": [1]}  # FuxiCTR hands them to the model's **kwargs
+    assert len(lenient.notes) == 1
+    assert "Unknown to SIM" in lenient.notes[0]
+    assert "--strict): top_k (Did you mean 'topk'?), item_dim." in lenient.notes[0]
 
 
 def test_every_key_of_a_run_is_described():

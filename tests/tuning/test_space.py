@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from fuxictr.utils import load_config
 from toy_search import write_project, write_tuner_file
 
 from qin_zoo.config.experiments import load_experiment
@@ -207,3 +208,21 @@ class TestMistakes:
     def test_trials_of_a_grid(self, tuner_file, project):
         with pytest.raises(Exception, match="--trials is for ranges"):
             plan_search(tuner_file({"seed": [1, 2]}), trials=5, plugins=[project / "toy.py"])
+
+
+def test_tuples_stay_tuples(tuner_file, project, tmp_path):
+    space = read_space(tuner_file({"num_layers": [1, 2]}))
+    space.model["target_field"] = ("item", "cate")
+    write_base(space, tmp_path)
+    assert load_experiment(tmp_path, space.expid)["target_field"] == ("item", "cate")
+    assert load_config(str(tmp_path), space.expid)["target_field"] == ("item", "cate")  # FuxiCTR's own reader
+
+
+def test_a_key_that_fuxictrs_tuner_does_not_read_either(tuner_file, caplog):
+    file = tuner_file({"num_layers": [1, 2]})
+    file.write_text(file.read_text() + "\nremark: for the paper\n")
+    assert read_space(file).size == 2
+    assert "left out 'remark'" in caplog.text
+    file.write_text(file.read_text() + "\nbase_exp_id: X\n")
+    with pytest.raises(ConfigError, match="Did you mean 'base_expid'"):
+        read_space(file)

@@ -1,0 +1,201 @@
+"""`qin-zoo config`: what a run would really use, where each value comes from, and what it means."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qin_zoo.cli import options
+
+_COLUMNS = ("feature_cols", "feature_specs", "feature_config", "label_col")  # shown a line for each entry
+_WIDE = 110  # columns of a terminal that has room for meanings beside the values
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A key of a run.
+
+    Attributes:
+        key: its name.
+        value: what the run would use; None also where nothing is set.
+        source: where the value comes from; empty where nothing is set.
+        former: the old name it was written under, if any.
+        meaning: what it is.
+    """
+
+    key: str
+    value: Any
+    source: str
+    former: str
+    meaning: str
+
+
+def config(
+    experiment: Annotated[str, typer.Argument(help="Experiment id.")],
+    config: options.Config = None,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+    strict: options.Strict = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show what a run would use: every key, its value, where it comes from, what it means; and the keys not set."""
+    from qin_zoo.training.prepare import prepare
+
+    prepared = prepare(experiment, config, overrides=options.changes(overrides, strict), plugins=plugin)
+    used, unset = _parameters(prepared)
+    if as_json:
+        whole = {
+            "expid": prepared.expid,
+            "model": prepared.params["model"],
+            "config_dir": str(prepared.config_dir),
+            "parameters": [asdict(parameter) for parameter in used],
+            "not_set": {parameter.key: parameter.meaning for parameter in unset},
+            "notes": list(prepared.notes),
+        }
+        print(json.dumps(whole, indent=2, default=str))
+        return
+    _print(prepared, used, unset)
+
+
+def _parameters(prepared) -> tuple[list[Parameter], list[Parameter]]:
+    """The parameters that a run has, first those of the model alone, and those that are not set."""
+    from qin_zoo.cli.info import parameters
+    from qin_zoo.config.schema import known_params
+
+    cls, params = prepared.model_class, prepared.params
+    of_run = known_params()
+    of_model = {name: meaning for name, _, meaning in parameters(cls)}
+    own = [name for name in of_model if name not in of_run]
+    elsewhere = [key for key in params if key not in of_run and key not in of_model]
+    defaults = _defaults(prepared)
+    used, unset = [], []
+    for key in (*own, *elsewhere, *of_run):
+        meaning = of_run.get(key) or of_model.get(key, "")
+        if key in elsewhere:
+            meaning = f"Not a parameter that {cls.__name__} declares."
+        if key in params:
+            source = params.origin.get(key, "default of the runner")
+            used.append(Parameter(key, params[key], source, params.former.get(key, ""), meaning))
+        elif key in defaults:
+            used.append(Parameter(key, *defaults[key], "", meaning))
+        else:
+            unset.append(Parameter(key, None, "", "", meaning))
+    return used, unset
+
+
+def _defaults(prepared) -> dict[str, tuple[Any, str]]:
+    """Values that the signatures of the model, the loader and the variations of the data give: key -> value, source."""
+    from qin_zoo.data.dataset import has_item_table
+    from qin_zoo.data.loader import FieldsLoader, ItemTableLoader
+    from qin_zoo.data.variations import Variation
+
+    loader = ItemTableLoader if has_item_table(prepared.params) else FieldsLoader
+    found: dict[str, tuple[Any, str]] = {}
+    model = [owner for owner in prepared.model_class.__mro__ if "__init__" in vars(owner)]
+    for owner in (*[o for o in model if not o.__module__.startswith(("torch", "builtins"))], loader):
+        of = "the loader" if owner is loader else owner.__name__
+        for name, parameter in inspect.signature(owner.__init__).parameters.items():
+            if parameter.default is not parameter.empty and not name.startswith("_"):
+                found.setdefault(name, (parameter.default, f"default of {of}"))
+    for option in fields(Variation):
+        found.setdefault(option.name, (option.default, "default of the loader"))
+    return found
+
+
+# ---- printing
+
+
+def _print(prepared, used: list[Parameter], unset: list[Parameter]) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    files = _files(used)
+    console.print(Text(f"{prepared.expid}: {prepared.params['model']} on {prepared.params['dataset_id']}", "bold"))
+    for letter, file in files.items():
+        console.print(Text(f"  {letter}: {file}"))
+    names = {str(file): letter for letter, file in files.items()}
+    rows = [(p.key, _value(p), _short(p, names), p.meaning) for p in used]
+    if console.width >= _WIDE:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column("key", style="cyan", no_wrap=True)
+        for title, ratio in (("value", 4), ("from", 3), ("meaning", 8)):
+            table.add_column(title, overflow="fold", ratio=ratio)
+        for key, *texts in rows:
+            table.add_row(key, *map(Text, texts))
+        console.print(table)
+    else:  # the meaning on lines of its own
+        for key, value, source, meaning in rows:
+            head = Table.grid(expand=True, padding=(0, 2, 0, 0), pad_edge=False)
+            head.add_column(ratio=1, overflow="fold")
+            head.add_column(justify="right", style="dim")
+            head.add_row(Text.assemble((key, "cyan"), f": {value}"), Text(source))
+            console.print(head)
+            if meaning:
+                console.print(Padding(Text(meaning), (0, 0, 0, 4)))
+    for parameter in used:
+        if parameter.key in _COLUMNS and parameter.value:
+            console.print(Text(f"\n{parameter.key}", "bold"))
+            entries = parameter.value if isinstance(parameter.value, list) else [parameter.value]
+            for entry in entries:
+                console.print(Padding(Text(_entry(entry)), (0, 0, 0, 2)))
+    if unset:
+        console.print(Text("\nNot set", "bold"))
+        rest = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=False)
+        rest.add_column(style="cyan", no_wrap=True)
+        rest.add_column(overflow="fold")
+        for parameter in unset:
+            rest.add_row(parameter.key, Text(parameter.meaning))
+        console.print(rest)
+    if prepared.notes:
+        console.print(Text("\nMapped and left out", "bold"))
+    for note in prepared.notes:
+        console.print(Padding(Text(note), (0, 0, 0, 2)))
+
+
+def _files(used: list[Parameter]) -> dict[str, Path]:
+    """The files that values stand in, each under a letter."""
+    found = dict.fromkeys(m[1] for p in used if (m := re.fullmatch(r"(.*), line \d+(?:, Base)?", p.source)))
+    return {chr(ord("a") + number) if number < 26 else str(number): Path(file) for number, file in enumerate(found)}
+
+
+def _short(parameter: Parameter, names: dict[str, str]) -> str:
+    match = re.fullmatch(r"(.*), line (\d+)(, Base)?", parameter.source)
+    source = f"{names[match[1]]}:{match[2]}{' Base' if match[3] else ''}" if match else parameter.source
+    return f"{source}, as {parameter.former}" if parameter.former else source
+
+
+def _value(parameter: Parameter) -> str:
+    if parameter.key in _COLUMNS and parameter.value:
+        count = len(parameter.value) if isinstance(parameter.value, list) else 1
+        return f"{count} {'entries' if count > 1 else 'entry'}, below"
+    return _text(parameter.value)
+
+
+def _text(value: object) -> str:
+    """A value as one would write it in a configuration."""
+    from qin_zoo.tuning.space import show
+
+    if not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        value = [list(part) if isinstance(part, tuple) else part for part in value]
+    return show(value) if value != "" else "''"
+
+
+def _entry(column: dict) -> str:
+    """A column of the data on a line: its names, then what it is."""
+    names = column.get("name")
+    rest = {key: value for key, value in column.items() if key not in ("name", "type", "active")}
+    kind = [str(column["type"])] if "type" in column else []
+    active = ["not active"] if column.get("active") is False else []
+    what = [*kind, *active, *(f"{key} {_text(value)}" for key, value in rest.items())]
+    return f"{', '.join(names) if isinstance(names, list) else names}: {', '.join(what)}"
