@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import category
 
 
 class QinZooError(Exception):
@@ -32,6 +33,11 @@ class ModelError(QinZooError):
 
 class RequestError(QinZooError):
     """A request to a scorer that cannot be answered."""
+
+
+def printable(text: str) -> str:
+    """A text with what would move a terminal's cursor or write backwards shown as its number: names come from files."""
+    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cf") else f"\\x{ord(c):02x}" for c in text)
 
 
 def suggest(name: object, known: Iterable[object]) -> str:
