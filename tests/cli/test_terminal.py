@@ -59,7 +59,7 @@ def test_an_error_quotes_names_without_their_escapes(tmp_path, capfd):
 
 def test_printable_shows_what_it_takes_out():
     assert printable("a\x1b[2Jb\tc\nd\u202e") == "a\\x1b[2Jb\tc\nd\\x202e"
-    assert printable("Größe → 5 ± 1") == "Größe → 5 ± 1"
+    assert printable("Größe → 5 ± 1, 👨‍👩") == "Größe → 5 ± 1, 👨‍👩"
 
 
 def test_a_line_stands_where_the_bar_was(monkeypatch):
