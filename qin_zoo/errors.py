@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import category
 
 
 class QinZooError(Exception):
@@ -32,6 +33,16 @@ class ModelError(QinZooError):
 
 class RequestError(QinZooError):
     """A request to a scorer that cannot be answered."""
+
+
+_BACKWARDS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def printable(text: str) -> str:
+    """A text with what would move a terminal's cursor or write backwards shown as its number: names come from files."""
+    return "".join(
+        f"\\x{ord(c):02x}" if c in _BACKWARDS or (category(c) == "Cc" and c not in "\n\t") else c for c in text
+    )
 
 
 def suggest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import statistics
 import sys
@@ -24,6 +25,7 @@ class Result:
         peak_bytes: largest resident memory of its process.
         gpu_bytes: largest memory allocated on the GPU; 0 without one.
         facts: what it knows of itself: ``batch_size``, ``flops`` of a step, ``parameters``.
+        failure: why it was given up; empty where it was not.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Result:
     peak_bytes: int = 0
     gpu_bytes: int = 0
     facts: dict = field(default_factory=dict)
+    failure: str = ""
 
     @property
     def median(self) -> float:
@@ -39,28 +42,28 @@ class Result:
 
 
 def race(contenders: list[Contender], rounds: int, progress: Callable[[str], None] = lambda text: None) -> list[Result]:
-    """Measures contenders in turns, ``rounds`` times; while one runs, the others wait.
+    """Measures contenders in turns, ``rounds`` times; while one runs, the others wait, and if it fails, they go on.
 
     Args:
         contenders: what to measure, each in a process of its own, so that memory and its reuse are its own.
         rounds: measurements of each, after one that does not count.
         progress: told what happens now.
 
-    Raises:
-        QinZooError: a contender failed; its message.
+    Returns:
+        what each did, those that failed with the reason.
     """
-    runners = []
+    runners: list[_Runner] = []
     try:
         for contender in contenders:
             progress(f"{contender.name}: starting")
             runners.append(_Runner(contender))
-            runners[-1].wait_until_ready()
+            runners[-1].attempt(runners[-1].wait_until_ready)
         for number in range(rounds):
             for runner in runners:
                 progress(f"{runner.result.name}: measurement {number + 1} of {rounds}")
-                runner.measure()
+                runner.attempt(runner.measure)
         for runner in runners:
-            runner.finish()
+            runner.attempt(runner.finish)
     finally:
         for runner in runners:
             runner.stop()
@@ -76,15 +79,24 @@ class _Runner:
         other.close()
         self.result = Result(contender.name)
 
+    def attempt(self, part: Callable[[], None]) -> None:
+        """Does a part of the race, unless an earlier one has failed."""
+        if self.result.failure:
+            return
+        try:
+            part()
+        except QinZooError as error:
+            self.result.failure = str(error)
+
     def wait_until_ready(self) -> None:
         self.result.ready, self.result.facts = self._receive()
 
     def measure(self) -> None:
-        self._connection.send("measure")
+        self._send("measure")
         self.result.rates.append(self._receive())
 
     def finish(self) -> None:
-        self._connection.send("finish")
+        self._send("finish")
         self.result.peak_bytes, self.result.gpu_bytes = self._receive()
 
     def stop(self) -> None:
@@ -93,17 +105,21 @@ class _Runner:
         self._process.terminate()
         self._process.join()
 
+    def _send(self, word: str) -> None:
+        with contextlib.suppress(OSError):  # its process has ended: there is nothing to receive, either
+            self._connection.send(word)
+
     def _receive(self):
         try:
             kind, value = self._connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             raise QinZooError(
-                f"{self.result.name}: its process ended with status {self._process.exitcode} without a result; when it "
+                f"its process ended with status {self._process.exitcode} without a result; when it "
                 "was killed, memory was probably short: use a smaller batch_size or --no-plain."
             ) from None
         if kind == "error":
-            raise QinZooError(f"{self.result.name}: {value}")
+            raise QinZooError(value)
         return value
 
 

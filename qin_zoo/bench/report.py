@@ -12,7 +12,7 @@ def summarise(results: list[Result]) -> dict:
     The fraction of the machine's matrix products is the time that the step's own products would take alone, at the rate
     measured in the same race, by the time of the step.
     """
-    by_name = {result.name: result for result in results}
+    by_name = {result.name: result for result in results if not result.failure}
     summary: dict = {
         name: {
             "rows_per_second": result.median,
@@ -25,6 +25,8 @@ def summarise(results: list[Result]) -> dict:
         for name, result in by_name.items()
         if name != "matrix product"
     }
+    if failed := {result.name: result.failure for result in results if result.failure}:
+        summary["failed"] = failed
     fast, plain, product = (by_name.get(name) for name in ("qin-zoo", "plain", "matrix product"))
     if fast and plain:
         summary["ratio"] = fast.median / plain.median
@@ -49,7 +51,7 @@ def print_summary(summary: dict, title: str) -> None:
     for heading in ("", "rows/s", "range", "first after", "memory", "ratio"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, values in summary.items():
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or name == "failed":
             continue
         rates, memory = values["all"], f"{values['peak_bytes'] / 2**20:,.0f} MiB"
         if values["gpu_bytes"]:

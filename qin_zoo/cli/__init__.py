@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 
 import typer
@@ -27,7 +29,7 @@ from qin_zoo.cli import (
     study,
     tune,
 )
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import QinZooError, printable
 from qin_zoo.threads import be_a_good_neighbour
 from qin_zoo.training.log import warnings_on_terminal
 
@@ -71,12 +73,30 @@ def _options(
     pass
 
 
+_PLAIN = {"±": "+-", "→": "->", "–": "-", "−": "-", "…": "...", "×": "x", "Δ": "d", "★": "*", "’": "'", "─": "-"}
+
+
+def _write_what_the_terminal_can() -> None:
+    """A terminal or file without Unicode gets the nearest ASCII, not an error."""
+
+    def replaced(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return "".join(_PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("qin_zoo.plain", replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="qin_zoo.plain")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2."""
     be_a_good_neighbour()
     warnings_on_terminal()
+    _write_what_the_terminal_can()
     try:
         app(args=argv)
     except QinZooError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)

@@ -219,15 +219,23 @@ def _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overr
         if cold:
             with tempfile.TemporaryDirectory() as folder:
                 first = replace(fast, overrides=(*fast.overrides, f"cache_dir={folder}"))
-                summary["seconds_to_first_cold"] = race([first], 0, progress=status.update)[0].ready
+                result = race([first], 0, progress=status.update)[0]
+                if result.failure:
+                    summary.setdefault("failed", {})["qin-zoo, cold"] = result.failure
+                else:
+                    summary["seconds_to_first_cold"] = result.ready
     if as_json:
         _print_json({"task": task, "experiment": experiment, "environment": environment(), **summary})
-        return
-    print_summary(summary, f"{task}: {experiment}, batches of {summary['qin-zoo']['batch_size']:,} rows")
-    if cold:
+    else:
+        print_summary(summary, f"{task}: {experiment}, batches of {fast.prepare().params['batch_size']:,} rows")
+    for name, why in summary.get("failed", {}).items():
+        typer.echo(f"{name} failed: {why}", err=True)
+    if not as_json and "seconds_to_first_cold" in summary:
         typer.echo(
             f"First batch without any cache: {summary['seconds_to_first_cold']:.1f} s after the process started."
         )
+    if "failed" in summary:
+        raise typer.Exit(1)
 
 
 def _make_data(folder: Path, rows: int, items: int) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qin_zoo.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -79,13 +81,13 @@ def _print_report(report: Report, console: Console) -> None:
         console.print(f"items: {report.statistics.items:,}")
     for name, dim, *norms in vector_figures(report):
         words = ", ".join(f"{w} {n}" for w, n in zip(("least", "median", "mean", "greatest"), norms))
-        console.print(f"{name}: {dim} numbers; norms: {words}", markup=False)
+        console.print(f"{printable(name)}: {dim} numbers; norms: {words}", markup=False)
     console.print()
     for f in report.findings:
         place = f.file + (f", {f.column}" if f.column else "")
         count = f", {f.count:,} {'row' if f.count == 1 else 'rows'}" if f.count else ""
-        console.print(f"[{_STYLES[f.severity]}]{f.severity}[/] [bold]{f.code}[/] {escape(place + count)}")
-        console.print(f"  {f.message}.", markup=False, soft_wrap=True)
+        console.print(f"[{_STYLES[f.severity]}]{f.severity}[/] [bold]{f.code}[/] {escape(printable(place + count))}")
+        console.print(f"  {printable(f.message)}.", markup=False, soft_wrap=True)
         if f.rows and f.severity != "note":
             more = ", …" if f.count > len(f.rows) else ""
             console.print(
@@ -94,7 +96,7 @@ def _print_report(report: Report, console: Console) -> None:
                 soft_wrap=True,
             )
         if f.severity != "note":
-            console.print(f"  {f.mend}", markup=False, soft_wrap=True)
+            console.print(f"  {printable(f.mend)}", markup=False, soft_wrap=True)
     console.print(verdict(report))
 
 
@@ -122,7 +124,7 @@ def stats(
             values = ("" if v is None else abbreviated(v) for v in (column.low, column.high, column.mean))
             distinct = "" if column.distinct is None else f"{column.distinct:,}"
             cells = (column.name, column.type, f"{column.rows:,}", f"{column.nulls:,}", *values, distinct, lengths)
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         console.print(table)
 
 
@@ -140,7 +142,7 @@ def head(
     names, values, total = first_rows(file, rows)
     table = Table(title=Text(f"{file}: {len(values):,} of {total:,} rows"), title_justify="left")
     for name in names:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(Text(printable(name)), overflow="fold")
     for row in values:
-        table.add_row(*(Text("" if value is None else abbreviated(value)) for value in row))
+        table.add_row(*(Text("" if value is None else printable(abbreviated(value))) for value in row))
     Console(highlight=False).print(table)

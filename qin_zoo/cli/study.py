@@ -25,7 +25,7 @@ def study(
     """Run what is missing of a study and compare: means and spreads over seeds, as table, CSV and picture.
 
     A run that is finished with the same parameters on the same data is not repeated; a study that was stopped goes
-    on when its command is given again.
+    on when its command is given again. Whatever becomes of one run, the others go on.
     """
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.results.entry import entry_of
@@ -45,14 +45,14 @@ def study(
     except KeyboardInterrupt:
         typer.echo("Interrupted. Finished runs are kept; the same command goes on from here.", err=True)
         raise typer.Exit(130) from None
-    if records:
-        found = boards(entry_of(records[run], records[run]) for run in runs if run in records)
-        show_boards(found)
-        page = folder / f"{name}.md"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_markdown(found, page, name)
+    found = boards(entry_of(records[run], records[run]) for run in runs if run in records)
+    show_boards(found)
+    page = folder / f"{name}.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_markdown(found, page, name, {run.name: failures[run] for run in runs if run in failures})
+    if found:
         write_csv(found, page.with_suffix(".csv"))
-        typer.echo(f"table: {page}")
+    typer.echo(f"table: {page}")
     if failures:
         typer.echo(f"{len(failures)} of {len(runs)} runs failed; see above.", err=True)
         raise typer.Exit(1)

@@ -20,6 +20,7 @@ from qin_zoo.files import replace_file
 from qin_zoo.layers import dense
 from qin_zoo.models import ZooModel
 from qin_zoo.models.inputs import row_columns
+from qin_zoo.training.calibration import read_step
 from qin_zoo.training.prepare import Prepared, load_trained
 
 
@@ -92,7 +93,8 @@ class Explanation:
 
     Attributes:
         expid, model, dataset_id, split, row: which prediction; rows count from 0, as the ``ID`` of predictions.
-        prediction: probability of a click, or the value itself of a regression.
+        prediction: the model's probability of a click, or the value itself of a regression.
+        calibrated: what `predict` writes of it, where a calibration step has been fitted; else None.
         logit, baseline, delta, steps, complete: see :class:`~qin_zoo.explain.contributions.Contributions`.
         label: of the row, where it has one.
         target: the item that was scored.
@@ -107,6 +109,7 @@ class Explanation:
     split: str
     row: int
     prediction: float
+    calibrated: float | None
     logit: float
     baseline: float
     delta: float
@@ -161,7 +164,9 @@ def explain_row(
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
     model = load_trained(prepared, dataset, checkpoint)
-    found = explain(model, dataset, split, row, prepared.expid)
+    found, step = explain(model, dataset, split, row, prepared.expid), read_step(checkpoint)
+    if step is not None:
+        found = replace(found, calibrated=float(step(np.array([found.prediction]))[0]))
     base = Path(out or checkpoint.parent) / f"{prepared.expid}.explain.{split}.{row}"
     files = Files(*(base.with_name(base.name + suffix) for suffix in (".md", ".json", ".png")))
     draw_explanation(found, files.picture)
@@ -182,13 +187,13 @@ def explain(model: ZooModel, dataset: Dataset, split: str, row: int, expid: str)
             f"Dataset '{dataset.feature_map.dataset_id}' has {len(model.pairs)} pairs of target and history "
             "(target_field, sequence_field); only predictions of models with one can be explained."
         )
-    loader = dataset.loader(split, shuffle=False)
-    if not 0 <= row < loader.num_samples:
+    loader, rows = dataset.loader(split, shuffle=False), dataset.used_rows(split)
+    if row not in rows:
+        part = "" if rows[-1] < len(rows) else ", of which the run uses a part: see the IDs of its predictions"
         raise ConfigError(
-            f"--row {row}: the {split} split of '{dataset.feature_map.dataset_id}' has rows 0 to "
-            f"{loader.num_samples - 1:,}."
+            f"--row {row}: the {split} split of '{dataset.feature_map.dataset_id}' has rows 0 to {rows[-1]:,}{part}."
         )
-    batch = loader.batch(np.array([row]))
+    batch = loader.batch(np.flatnonzero(rows == row))
     with torch.no_grad():
         x = model._inputs(batch)
         x = replace(x, history=dense(x.history))
@@ -203,6 +208,7 @@ def explain(model: ZooModel, dataset: Dataset, split: str, row: int, expid: str)
         split=split,
         row=row,
         prediction=prediction,
+        calibrated=None,
         logit=contributions.logit,
         baseline=contributions.baseline,
         delta=contributions.delta,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qin_zoo.errors import printable
 from qin_zoo.explain.explanation import Explanation, HistoryItem
 from qin_zoo.training.report import markdown_table
 
@@ -15,7 +16,7 @@ _METHOD = (
 
 def sum_line(e: Explanation) -> str:
     """How the contributions add up to the prediction."""
-    value = f"{e.prediction:.4f}"
+    value = f"{e.prediction:.4f}" + ("" if e.calibrated is None else f", calibrated {e.calibrated:.4f}")
     line = f"baseline {e.baseline:+.4f}, contributions {e.logit - e.baseline:+.4f}: logit {e.logit:+.4f}, score {value}"
     return line if e.label is None else f"{line}, label {e.label:g}"
 
@@ -90,20 +91,20 @@ def print_explanation(e: Explanation) -> None:
     """The tables on the terminal; of a long history, what contributes most."""
     from rich.box import SIMPLE
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(printable(text), soft_wrap=True, markup=False)
 
     def show(header: list[str], rows: list[list[str]]) -> None:
         table = Table(box=SIMPLE)
         for number, name in enumerate(header):
             table.add_column(name, justify="right" if number else "left", overflow="fold")
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         console.print(table)
 
     say(f"{e.expid}, {e.split} row {e.row}, item {e.target.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from qin_zoo.files import replace_file
@@ -31,8 +32,15 @@ def write_html(boards: list[Board], file: Path, title: str) -> None:
     write_page(file, "qin_zoo.results", "leaderboard.html.j2", title=title, told=_TOLD, boards=shown)
 
 
-def write_markdown(boards: list[Board], file: Path, title: str) -> None:
-    """Tables, and pictures in files beside the page: ``<name>_<board>_<picture>.png``."""
+def write_markdown(boards: list[Board], file: Path, title: str, failed: Mapping[str, str] | None = None) -> None:
+    """Tables, and pictures in files beside the page: ``<name>_<board>_<picture>.png``.
+
+    Args:
+        boards: what is shown.
+        file: the page.
+        title: its heading.
+        failed: run -> why it failed. Default: none has.
+    """
     parts = [f"# {title}", _TOLD]
     for board in boards:
         parts.append(f"## {board.name}")
@@ -44,6 +52,8 @@ def write_markdown(boards: list[Board], file: Path, title: str) -> None:
             with replace_file(picture) as temporary:
                 plot.figure.savefig(temporary, dpi=110, format="png")
             parts += [f"**{plot.title}.** {plot.told}", f"![{plot.title}]({picture.name})"]
+    if failed:
+        parts += ["## Failed", "\n".join(f"- `{name}`: {why.splitlines()[0]}" for name, why in failed.items())]
     with replace_file(file) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from qin_zoo.errors import printable
 from qin_zoo.results.lines import Board
 from qin_zoo.results.tables import Cell, Table, tables
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 def show_boards(boards: list[Board]) -> None:
@@ -19,15 +25,22 @@ def show(table: Table, title: str) -> None:
     from rich.console import Console
     from rich.table import Table as Shown
 
-    shown = Shown(box=SIMPLE_HEAD, title=title, title_justify="left")
+    shown = Shown(box=SIMPLE_HEAD, title=_text(title), title_justify="left")
     for number, name in enumerate(table.header):
-        shown.add_column(name, justify="right" if number else "left", no_wrap=True)
+        shown.add_column(_text(name), justify="right" if number else "left", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*(cell.text for cell in row))
+        shown.add_row(*(_text(cell.text) for cell in row))
     console = Console(highlight=False, width=max(Console().width, 240), soft_wrap=True)
     console.print(shown)
     if table.note:
-        console.print(table.note + "\n")
+        console.print(_text(table.note + "\n"))
+
+
+def _text(text: str) -> Text:
+    """As it is: names are no markup, and steer no terminal."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def listing(boards: list[Board]) -> Table:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.errors import CheckpointError
 from qin_zoo.study.plan import Study, StudyRun
 from qin_zoo.study.probe import probe, stored_probe
 from qin_zoo.threads import share
-from qin_zoo.training.child import begin_child
-from qin_zoo.training.log import silent, warnings_on_terminal
+from qin_zoo.training.log import silent
 from qin_zoo.training.prepare import Prepared
 from qin_zoo.training.run import finished_record, run_experiment
-
-_gpu = -1
+from qin_zoo.training.stop import Stopped
+from qin_zoo.training.worker import Worker, failure, let_them_save, speaking
 
 
 def run_missing(
@@ -39,7 +35,7 @@ def run_missing(
 
     Returns:
         records of all finished runs, with ``tests`` and ``slices`` of :func:`~qin_zoo.study.probe.probe`, and the
-        messages of those that failed.
+        messages of those that failed: whatever becomes of one run, the others go on.
 
     Raises:
         QinZooError: a run's configuration cannot be used; nothing has been started then.
@@ -48,57 +44,79 @@ def run_missing(
     for p in prepared.values():
         for changes in study.tests.values():
             p.varied(changes)
-    records = {run: record for run, p in prepared.items() if (record := _finished(p, study)) is not None}
-    missing = [run for run in runs if run not in records]
-    echo(f"{len(runs)} runs: {len(records)} finished before, {len(missing)} to do")
+    records: dict[StudyRun, dict] = {}
     failures: dict[StudyRun, str] = {}
-    if not missing:
-        return records, failures
-    context = multiprocessing.get_context("spawn")
-    devices = context.Queue()
-    for gpu in gpus[: len(missing)]:
-        devices.put(gpu)
-    workers = min(len(gpus), len(missing))
+    for run, p in prepared.items():
+        try:
+            record = _finished(p, study)
+        except Exception as error:  # of this run's data, say; the others have their own
+            failures[run] = failure(error, p.files.log)
+            echo(f"{run.name} failed: {failures[run]}")
+        else:
+            if record is not None:
+                records[run] = record
+    missing = [run for run in runs if run not in records and run not in failures]
+    failed = f"{len(failures)} failed, " if failures else ""
+    echo(f"{len(runs)} runs: {len(records)} finished before, {failed}{len(missing)} to do")
     threads = share(len(gpus))  # the same for the last runs: sums depend on it
-    if workers > 1:
-        os.environ["TQDM_DISABLE"] = "1"  # for the processes: bars of several would overwrite each other
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(devices, threads))
+    idle = [Worker(gpu, threads, train) for gpu in gpus[: len(missing)]]
+    busy: dict[Worker, StudyRun] = {}
+    unheard: set[Worker] = set()  # those that were asked to stop
+    waiting, ended = iter(missing), 0
+
+    def hear(worker: Worker) -> bool:
+        nonlocal ended
+        run, (kind, *content) = busy.pop(worker), worker.receive()
+        idle.append(worker)
+        if unheard and kind in ("stopped", "died"):  # as it was asked to
+            return True
+        ended += 1
+        done = f"[{ended}/{len(missing)}] {run.name}"
+        if kind == "done":
+            records[run] = content[0]
+            echo(f"{done}: valid {_metrics(records[run]['valid'])}, {records[run]['seconds']:.0f} s")
+        else:
+            if worker.gpu >= 0:
+                worker.stop()  # an error on a GPU may spoil all that follows in its process
+            failures[run] = content[0]
+            echo(f"{done} failed: {content[0]}")
+        return True
+
     try:
-        futures = {pool.submit(_train, study, run, options): run for run in missing}
-        for count, future in enumerate(as_completed(futures), 1):
-            run = futures[future]
-            done = f"[{count}/{len(missing)}] {run.name}"
-            try:
-                records[run] = _result(future)
-                echo(f"{done}: valid {_metrics(records[run]['valid'])}, {records[run]['seconds']:.0f} s")
-            except QinZooError as error:
-                failures[run] = str(error)
-                echo(f"{done} failed: {error}")
+        while True:
+            while idle and (run := next(waiting, None)) is not None:
+                busy[idle[0]] = run
+                idle.pop(0).send((study, run, options))
+            if not busy:
+                break
+            for worker in speaking(busy):
+                hear(worker)
     except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            process.terminate()
+        unheard |= busy.keys()
+        if unheard:
+            echo("stopping; runs save a checkpoint, Ctrl-C again ends them at once")
+        let_them_save(unheard, hear)
         raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in (*idle, *busy):
+            worker.stop(kill=worker in unheard)
     return records, failures
 
 
-def _result(future: Future) -> dict:
+def train(job: tuple[Study, StudyRun, dict], gpu: int, connection: Connection) -> tuple:
+    """Trains a run and scores what is asked, for a :class:`~qin_zoo.training.worker.Worker`.
+
+    Says ``("done", record)``, ``("failed", message)`` or, after a SIGTERM, ``("stopped", message)``.
+    """
+    study, run, options = job
+    log = None
     try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise QinZooError("its process was killed, or one beside it; memory was probably short") from error
-
-
-def _begin(devices: multiprocessing.Queue, threads: int) -> None:
-    """Starts a process of the pool: it takes a device and keeps it."""
-    import torch
-
-    global _gpu
-    begin_child()
-    _gpu = devices.get()
-    torch.set_num_threads(threads)
-    warnings_on_terminal()
+        log = run.prepare(**options).files.log
+        return "done", _train(study, run, options, gpu)
+    except Stopped:
+        return "stopped", "its process was told to stop; the same command goes on from here"
+    except Exception as error:
+        return "failed", failure(error, log)
 
 
 def _finished(prepared: Prepared, study: Study) -> dict | None:
@@ -107,8 +125,8 @@ def _finished(prepared: Prepared, study: Study) -> dict | None:
     return None if found is None else record | found
 
 
-def _train(study: Study, run: StudyRun, options: dict) -> dict:
-    prepared = run.prepare(**options, gpu=_gpu)
+def _train(study: Study, run: StudyRun, options: dict, gpu: int = -1) -> dict:
+    prepared = run.prepare(**options, gpu=gpu)
     argv = ["qin-zoo", "study", run.name]
     try:
         record = run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True, overwrite=True)

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+
+from tqdm import tqdm
+
+from qin_zoo.errors import printable
 
 
 def silent(line: str) -> None:
     """What a run says when nobody listens."""
 
 
+def above_bars(echo: Callable[[str], None]) -> Callable[[str], None]:
+    """The same for lines that come while progress bars are shown: these are cleared first, and drawn again below."""
+
+    def say(line: str) -> None:
+        with tqdm.external_write_mode():
+            echo(line)
+
+    return say
+
+
+class _AboveBars(logging.StreamHandler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def warnings_on_terminal() -> None:
     """Shows warnings of this process, and no more of FuxiCTR's log and ours."""
-    terminal = logging.StreamHandler()
+    terminal = _AboveBars()
     terminal.setLevel(logging.WARNING)
     logging.getLogger().addHandler(terminal)
 

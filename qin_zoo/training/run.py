@@ -23,7 +23,7 @@ from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
 from qin_zoo.training.calibration import discard_step
 from qin_zoo.training.checkpoint import CheckpointStore
-from qin_zoo.training.log import log_to, silent
+from qin_zoo.training.log import above_bars, log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.ownership import owned
 from qin_zoo.training.predict import feed_split, predict_rows
@@ -206,7 +206,7 @@ def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict 
 
 def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: bool) -> Trainer:
     """Trains with checkpoints, and with event files for TensorBoard; leaves the best weights in the model."""
-    params, files = prepared.params, prepared.files
+    params, files, echo = prepared.params, prepared.files, above_bars(echo)
 
     def show(e: Evaluation) -> None:
         metrics = "  ".join(f"{k} {v:.4f}" for k, v in e.metrics.items())

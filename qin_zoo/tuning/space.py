@@ -38,6 +38,8 @@ _RANGE_KEYS = ("low", "high", "step", "log")
 # One value may be given; several would make trials that cannot be compared, or not be told apart.
 _CONSTANT = ("model_root", "metrics", "monitor", "monitor_mode", "gpu", "cache_dir")
 _LARGEST_GRID = 100_000
+_MOST_STEPS = 2**31
+_WIDEST = 1e300  # sums of such numbers are still finite
 
 
 @dataclass(frozen=True)
@@ -377,15 +379,20 @@ def _range(key: str, written: dict, place: str) -> Range:
     low, high, step = numbers["low"], numbers["high"], numbers.get("step")
     whole = all(isinstance(number, int) for number in numbers.values())
     problem = None
+    count = (high - low) / step if step and high - low <= _WIDEST else 0
     if not low < high:
         problem = f"needs low below high, got {low} and {high}"
+    elif high - low > _WIDEST:
+        problem = f"is too wide, from {low} to {high}"
     elif log and low <= 0:
         problem = f"is logarithmic, so low must be above 0, got {low}"
     elif log and step is not None:
         problem = "cannot have both log and step"
     elif step is not None and step <= 0:
         problem = f"needs a step above 0, got {step}"
-    elif step is not None and abs(round((high - low) / step) * step - (high - low)) > 1e-9 * abs(high - low):
+    elif count > _MOST_STEPS:
+        problem = f"has a step of {step}, too small to be told apart between {low} and {high}"
+    elif step is not None and abs(round(count) * step - (high - low)) > 1e-9 * abs(high - low):
         problem = f"never reaches high: {low} plus steps of {step} does not lead to {high}"
     if problem:
         raise ConfigError(f"{place}: the range of '{key}' {problem}.")

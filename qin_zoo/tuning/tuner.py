@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -17,13 +16,13 @@ from qin_zoo.files import replace_file
 from qin_zoo.registry import get_model
 from qin_zoo.threads import share
 from qin_zoo.training.prepare import Prepared, prepare
+from qin_zoo.training.worker import Worker, let_them_save, speaking
 from qin_zoo.tuning.alive import BEAT_SECONDS, Lock, lock_path, new_tuner
 from qin_zoo.tuning.space import Space, dump, read_space, show, write_base
 from qin_zoo.tuning.study import Claim, SharedStudy, existing_studies, open_storage, study_name
-from qin_zoo.tuning.worker import Job, Worker
+from qin_zoo.tuning.worker import Job, train
 
 _POLL_SECONDS = 1.0
-_SAVING_SECONDS = 60.0
 _DEFAULT_TRIALS = 50
 
 
@@ -186,7 +185,7 @@ class Tuner:
             raise
         on_cpu = sum(gpu < 0 for gpu in self.gpus)
         threads = share(max(1, on_cpu))
-        self._idle = [Worker(gpu, threads, self._lock.path) for gpu in self.gpus]
+        self._idle = [Worker(gpu, threads, train, self._lock.path) for gpu in self.gpus]
         self._busy: dict[Worker, tuple[Claim, str, float]] = {}
 
     def _open_study(self) -> None:
@@ -231,7 +230,7 @@ class Tuner:
                     if not told:
                         self.echo(f"waiting for {others} trial(s) of other tuners, to take over what they may leave")
                         told = True
-                for worker in self._wait(self._busy):
+                for worker in speaking(self._busy):
                     self._hear(worker)
                 if time.monotonic() - beaten > BEAT_SECONDS:
                     self.study.beat()
@@ -240,7 +239,9 @@ class Tuner:
             unheard = set(self._busy)
             try:
                 if isinstance(error, KeyboardInterrupt):
-                    self._let_them_save(unheard)
+                    if unheard:
+                        self.echo("stopping; trials save a checkpoint, Ctrl-C again ends them at once")
+                    let_them_save(unheard, lambda worker: self._hear(worker, stopping=True))
             finally:
                 for worker, (claim, _, _) in self._busy.items():
                     worker.stop(kill=worker in unheard)
@@ -250,18 +251,6 @@ class Tuner:
             for worker in (*self._idle, *self._busy):
                 worker.stop()
             self._lock.release()
-
-    def _let_them_save(self, unheard: set[Worker]) -> None:
-        """Lets every trial save a checkpoint or finish; removes from ``unheard`` the workers whose trial has ended."""
-        if self._busy:
-            self.echo("stopping; trials save a checkpoint, Ctrl-C again ends them at once")
-        for worker in self._busy:
-            worker.ask_to_stop()
-        until = time.monotonic() + _SAVING_SECONDS
-        while unheard and time.monotonic() < until:
-            for worker in self._wait(unheard):
-                if self._hear(worker, stopping=True):
-                    unheard.discard(worker)
 
     def _announce(self) -> None:
         search = self.search
@@ -273,14 +262,6 @@ class Tuner:
             f"{search.base.params['dataset_id']}'s valid split, {len(self.gpus)} worker(s) on {devices}"
             + (f"; {done} finished before" if done else "")
         )
-
-    def _wait(self, workers: Iterable[Worker]) -> list[Worker]:
-        """Those that have something to say, after a moment at most."""
-        by_connection = {worker.connection: worker for worker in workers}
-        if not by_connection:
-            time.sleep(_POLL_SECONDS)
-            return []
-        return [by_connection[connection] for connection in wait(list(by_connection), timeout=_POLL_SECONDS)]
 
     def _start(self, worker: Worker, claim: Claim) -> None:
         search = self.search
@@ -298,14 +279,11 @@ class Tuner:
     def _hear(self, worker: Worker, stopping: bool = False) -> bool:
         """Takes a worker's message; returns whether its trial has ended with it."""
         claim, expid, started = self._busy[worker]
-        try:
-            kind, *content = worker.connection.recv()
-        except (EOFError, OSError):
+        kind, *content = worker.receive()
+        if kind == "died":
             if stopping:  # before its training began
                 return True
-            status = worker.stop()
-            died = f"killed by signal {-status}; memory was probably short" if status and status < 0 else f"{status}"
-            kind, content = "failed", [f"its process ended (exit status {died})"]
+            kind = "failed"
         if kind == "evaluation":
             value, number = content
             worker.connection.send(self.study.should_prune(claim, number, value))

@@ -70,9 +70,19 @@ def test_growth_and_its_picture(tmp_path, monkeypatch):
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_mistake_of_a_contender_is_told(tmp_path):
-    with pytest.raises(QinZooError, match=r"qin-zoo: .*no such file"):
-        race([Contender("load", expid="QIN_sample", config=REPOSITORY / "experiments" / "QIN", data=tmp_path)], 1)
+def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    broken = Contender("load", expid="QIN_sample", config=REPOSITORY / "experiments" / "QIN", data=tmp_path)
+    failed, product = race([broken, Contender("product")], 1)
+    assert "no such file" in failed.failure
+    assert (len(product.rates), product.failure) == (1, "")
+    summary = summarise([failed, product])
+    assert summary["failed"] == {"qin-zoo": failed.failure}
+    assert summary["product_flops_per_second"] > 0
+    monkeypatch.setattr("qin_zoo.bench.race.race", lambda *_, **__: [failed, product])
+    arguments = ["bench", "score", "QIN_sample", "--config", str(broken.config), "--data", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"qin-zoo failed: {failed.failure}" in result.stderr
 
 
 def test_summary():

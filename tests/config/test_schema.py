@@ -526,3 +526,33 @@ def test_random_bytes_are_refused_or_valid(tmp_path_factory, content):
     (folder / "model_config.yaml").write_bytes(content)
     with pytest.raises(ConfigError):
         load_experiment(folder, "X")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"monitor": "logloss", "monitor_mode": "max"}, "monitor_mode max would keep the worst weights: less of the"),
+        ({"monitor": "AUC", "monitor_mode": "min"}, "monitor_mode min would keep the worst weights: more of the"),
+        ({"metrics": ["logloss"], "monitor_mode": "max"}, "less of the monitor logloss is better"),
+        ({"monitor": {"AUC": 1, "logloss": 1}}, "no monitor_mode fits"),
+        ({"monitor": {"AUC": -1, "logloss": 1}, "monitor_mode": "max"}, "would keep the worst weights"),
+    ],
+)
+def test_a_monitor_by_which_the_worst_weights_would_be_kept(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check_params({"model": "QIN", **changes}, BaseModel)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"monitor": "logloss"},
+        {"monitor": "logloss", "monitor_mode": "min"},
+        {"monitor": {"AUC": 1, "logloss": -1}, "monitor_mode": "max"},
+        {"monitor": {"AUC": 1, "logloss": 0}, "monitor_mode": "max"},
+        {"metrics": ["logloss"]},
+        {"loss": "published"},
+    ],
+)
+def test_monitors_that_fit(changes):
+    assert check_params({"model": "QIN", **changes}, BaseModel).items() >= changes.items()

@@ -146,3 +146,36 @@ def test_names_of_items(data, tmp_path):
 def test_nothing_is_imported_before_it_is_needed():
     code = "import sys, qin_zoo.cli, qin_zoo.training.run; assert not {'captum', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_the_calibrated_score_is_the_one_that_predict_writes(method, run, data, trained, tmp_path, capsys):
+    assert qin_zoo("calibrate", "QIN_sample", "--data", data, "--method", method, *SMALL) == 0
+    try:
+        assert qin_zoo("predict", "QIN_sample", "--data", data, "--split", "valid", "--out", tmp_path, *SMALL) == 0
+        written = pl.read_csv(tmp_path / "QIN_sample.valid.prediction.csv")["Task2"][7]
+        capsys.readouterr()
+        assert run("--row", 7, "--out", tmp_path) == 0
+        e = values(tmp_path, "QIN_sample.explain.valid.7")
+        assert e["calibrated"] == pytest.approx(written, abs=1e-6)
+        assert e["prediction"] == pytest.approx(1 / (1 + 2.718281828459045 ** -e["logit"]), abs=1e-5)
+        assert f"score {e['prediction']:.4f}, calibrated {written:.4f}" in capsys.readouterr().out
+    finally:
+        for file in (trained / "checkpoints/sample").glob("*.calibration.*"):
+            file.unlink()
+
+
+def test_a_row_of_a_part_is_the_row_of_the_file(run, data, tmp_path, capsys):
+    """Predictions of a train split of which a part is used have the file's rows as IDs; so has --row."""
+    part = ("--set", "train_fraction=0.3")
+    assert qin_zoo("predict", "QIN_sample", "--data", data, "--split", "train", "--out", tmp_path, *SMALL, *part) == 0
+    written = pl.read_csv(tmp_path / "QIN_sample.train.prediction.csv")
+    row, score = written["ID"][5], written["Task2"][5]
+    assert row > 5
+    assert run("--row", row, "--split", "train", "--out", tmp_path, *part) == 0
+    e = values(tmp_path, f"QIN_sample.explain.train.{row}")
+    assert e["prediction"] == pytest.approx(score, abs=1e-6)
+    assert e["label"] == pl.read_parquet(data / "train.parquet")["label"][row]
+    unused = next(r for r in range(3000) if r not in set(written["ID"]))
+    assert run("--row", unused, "--split", "train", "--out", tmp_path, *part) == 1
+    assert "of which the run uses a part" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import textwrap
 
 import numpy as np
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from qin_zoo.cli import main
@@ -27,10 +29,9 @@ def study(sample, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     data = [f"{split}_data={sample}/{split}.parquet" for split in ("train", "valid", "test")]
 
-    def run(text, *argv):
+    def run(text, *argv, settings=(*SMALL, *data, f"item_info={sample}/item_info.parquet")):
         (tmp_path / "s.yaml").write_text(text)
-        pairs = [*SMALL, *data, f"item_info={sample}/item_info.parquet"]
-        settings = [part for pair in pairs for part in ("--set", pair)]
+        settings = [part for pair in settings for part in ("--set", pair)]
         try:
             main(["study", "s.yaml", *settings, *argv])
             status = 0
@@ -77,6 +78,99 @@ def test_a_run_that_fails_does_not_stop_the_others(study):
     assert status == 1
     assert shown.out.count("failed: The training loss or its gradient is not a number") == 2
     assert "2 of 4 runs failed" in shown.err
+
+
+FAULTY = """
+    import os, signal, sys
+
+    from torch import nn
+
+    from qin_zoo import ZooModel, register_model
+
+
+    class Odd(Exception):
+        def __init__(self, one, two):  # cannot be unpickled
+            super().__init__(f"odd {one}\\nand a second line")
+
+
+    @register_model()
+    class Faulty(ZooModel):
+        '''Linear, and fails as it is told to.'''
+
+        def __init__(self, feature_map, model_id="Faulty", fault: str = "no", **kwargs):
+            super().__init__(feature_map, model_id=model_id, **kwargs)
+            self.fault, self.out = fault, nn.Linear(self.item_dim, 1)
+
+        def logits(self, x):
+            if self.fault == "raise":
+                raise ValueError("the model is broken")
+            if self.fault == "odd":
+                raise Odd(1, 2)
+            if self.fault == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault == "exit":
+                sys.exit(3)
+            return self.out(x.target)
+"""
+FAULTS = """
+experiments: [E]
+seeds: [1]
+config: config
+variations:
+  plain: {}
+  raise: {fault: raise}
+  odd: {fault: odd}
+  die: {fault: die}
+  exit: {fault: exit}
+  late: {learning_rate: 0.002}
+"""
+
+
+@pytest.fixture
+def faulty(sample, tmp_path):
+    """A folder ``config`` with the experiment ``E`` on the sample, and on a dataset that is damaged; ``faulty.py``."""
+    (tmp_path / "faulty.py").write_text(textwrap.dedent(FAULTY))
+    (tmp_path / "config").mkdir()
+    block = {"model": "Faulty", "dataset_id": "sample", "metrics": ["AUC"], "embedding_dim": 4, "batch_size": 256}
+    (tmp_path / "config/model_config.yaml").write_text(json.dumps({"E": block}))
+    dataset = yaml.safe_load((REPOSITORY / "dataset_configs/sample.yaml").read_text())["sample"]
+    files = {key: str(sample / f"{key.removesuffix('_data')}.parquet") for key in dataset if key.endswith("_data")}
+    dataset = {**dataset, **files, "item_info": str(sample / "item_info.parquet")}
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    datasets = {"sample": dataset, "bad": {**dataset, "train_data": "bad.parquet"}}
+    (tmp_path / "config/dataset_config.yaml").write_text(json.dumps(datasets))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_whatever_becomes_of_one_run_the_others_go_on(workers, study, faulty, tmp_path):
+    """Errors nobody expected, a process that is killed, one that ends: told, kept, and the status is not 0."""
+    arguments = ("--plugin", "faulty.py", "--workers", workers)
+    status, shown = study(FAULTS, *arguments, settings=[])
+    assert status == 1
+    assert "Traceback" not in shown.out + shown.err
+    assert "E.raise.s1 failed: ValueError: the model is broken (the traceback is in " in shown.out
+    assert "E.odd.s1 failed: Odd: odd 1 (the traceback is in " in shown.out
+    assert "E.die.s1 failed: its process ended (exit status killed by signal 9" in shown.out
+    assert "E.exit.s1 failed: its process ended (exit status 3)" in shown.out
+    assert "4 of 6 runs failed" in shown.err
+    folder = tmp_path / "checkpoints"
+    assert "ValueError: the model is broken" in (folder / "sample/E.raise.s1.log").read_text()
+    (page,) = (folder / "studies").glob("*.md")
+    assert "- `E.die.s1`: its process ended" in page.read_text()
+    assert [r["variation"] for r in numbers(page.with_suffix(".csv"))] == ["plain", "late"]
+    status, shown = study(FAULTS, *arguments, settings=[])
+    assert status == 1
+    assert "6 runs: 2 finished before, 4 to do" in shown.out
+
+
+def test_data_that_one_run_cannot_use_is_told_and_the_others_go_on(study, faulty, tmp_path):
+    text = "experiments: [E]\nseeds: [1]\nconfig: config\ndatasets: {bad: {}, sample: {}}\n"
+    status, shown = study(text, "--plugin", "faulty.py", settings=[])
+    assert status == 1
+    assert "E.plain.s1 failed: bad.parquet" in shown.out
+    assert "Traceback" not in shown.out + shown.err
+    assert "E.plain.s1: valid AUC" in shown.out
+    assert "1 of 2 runs failed" in shown.err
 
 
 @pytest.mark.parametrize(

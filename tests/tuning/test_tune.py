@@ -19,7 +19,7 @@ from toy_search import ThreadWorker, write_project, write_tuner_file
 from qin_zoo.cli import main
 from qin_zoo.config.experiments import load_experiment
 from qin_zoo.tuning.tuner import plan_search
-from qin_zoo.tuning.worker import Job, _train
+from qin_zoo.tuning.worker import Job, train
 
 TUNE = Path("checkpoints/tune")
 RESULTS = Path("checkpoints/small")
@@ -247,7 +247,7 @@ def test_pruned_leaves_its_log_only(tuner_file, project):
     write_base(space, project / "base")
     job = Job("base_001_x", "base", project / "base", project / "base", {"seed": 2}, None, (project / "toy.py",))
     connection = Connection()
-    kind, result = _train(job, -1, connection)
+    kind, result = train(job, -1, connection)
     assert (kind, result["evaluations"]) == ("pruned", 2)
     assert [message[0] for message in connection.sent] == ["evaluation"] * 2
     assert result["value"] == max(message[1] for message in connection.sent)

@@ -75,15 +75,16 @@ class ThreadWorker:
 
     device = "CPU"
 
-    def __init__(self, gpu, threads, lock):
-        self.gpu = gpu
+    def __init__(self, gpu, threads, train, lock):
+        self.gpu, self.train = gpu, train
         self.connection = None
 
     def send(self, job):
-        from qin_zoo.tuning.worker import _train
-
         self.connection, theirs = Pipe()
-        threading.Thread(target=lambda: theirs.send(_train(job, self.gpu, theirs)), daemon=True).start()
+        threading.Thread(target=lambda: theirs.send(self.train(job, self.gpu, theirs)), daemon=True).start()
+
+    def receive(self):
+        return self.connection.recv()
 
     def stop(self, kill=False):
         return None

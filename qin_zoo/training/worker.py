@@ -1,0 +1,175 @@
+"""Processes that train one thing after another; whatever becomes of one of these, the others go on."""
+
+from __future__ import annotations
+
+import gc
+import io
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.training.child import begin_child
+
+_POLL_SECONDS = 1.0
+_SAVING_SECONDS = 60.0
+
+Train = Callable[[object, int, Connection], tuple]
+"""A function of a module: of what was sent, the index of the GPU, and a connection to speak over meanwhile. What it
+returns is said at the end, a word and more; it raises nothing."""
+
+
+class Worker:
+    """A process as the one that has started it sees it.
+
+    Args:
+        gpu: index of its GPU, -1 for the CPU.
+        threads: of its own on the CPU.
+        train: what it does with what it is sent.
+        lock: file that is kept locked as long as the process lives; None for none.
+    """
+
+    def __init__(self, gpu: int, threads: int, train: Train, lock: Path | None = None):
+        self.gpu, self.threads, self._train, self._lock = gpu, threads, train, lock
+        self.connection: Connection | None = None
+        self._process = None
+
+    @property
+    def device(self) -> str:
+        return f"GPU {self.gpu}" if self.gpu >= 0 else "CPU"
+
+    def send(self, job: object) -> None:
+        """Starts something, and the process where there is none."""
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            arguments = (theirs, self._train, self._lock, self.gpu, self.threads)
+            self._process = context.Process(target=work, args=arguments, daemon=True)
+            self._process.start()
+            theirs.close()
+        self.connection.send(job)
+
+    def receive(self) -> tuple:
+        """What the process has to say; ``("died", message)`` if it has ended without a word."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            status = self.stop()
+            died = f"killed by signal {-status}; memory was probably short" if status and status < 0 else f"{status}"
+            return "died", f"its process ended (exit status {died})"
+
+    def ask_to_stop(self) -> None:
+        """Lets the training save a checkpoint and end."""
+        self._process.terminate()
+
+    def stop(self, kill: bool = False) -> int | None:
+        """Ends the process, at once if ``kill``; returns its exit status."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        self.connection.close()
+        if kill:
+            process.kill()
+        process.join()
+        return process.exitcode
+
+
+def speaking(workers: Iterable[Worker]) -> list[Worker]:
+    """Those that have something to say, after a second at most."""
+    by_connection = {worker.connection: worker for worker in workers}
+    if not by_connection:
+        time.sleep(_POLL_SECONDS)
+        return []
+    return [by_connection[connection] for connection in wait(list(by_connection), timeout=_POLL_SECONDS)]
+
+
+def let_them_save(unheard: set[Worker], hear: Callable[[Worker], bool]) -> None:
+    """Lets trainings save a checkpoint or finish, for a minute at most.
+
+    Args:
+        unheard: the workers; those whose training has ended are removed.
+        hear: takes what a worker has to say, and tells whether its training has ended.
+    """
+    for worker in unheard:
+        worker.ask_to_stop()
+    until = time.monotonic() + _SAVING_SECONDS
+    while unheard and time.monotonic() < until:
+        for worker in speaking(unheard):
+            if hear(worker):
+                unheard.discard(worker)
+
+
+def failure(error: Exception, log: Path | None) -> str:
+    """What to say of a training that raised an error; the traceback is added to its log.
+
+    Args:
+        error: what is being handled.
+        log: of the training; None before it has one.
+    """
+    if log is not None:
+        _append(log, traceback.format_exc())
+    if isinstance(error, QinZooError):
+        return str(error)
+    return f"{first_line(error)} (the traceback is in {log})" if log else repr(error)
+
+
+def work(connection: Connection, train: Train, lock: Path | None, gpu: int, threads: int) -> None:
+    """What the process does: trains what comes, until nobody has more."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches every process of the terminal's session; the parent decides what becomes of it
+    begin_child()
+    try:
+        held = _hold(lock) if lock else None
+    except OSError:
+        return  # the parent is gone already
+    sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
+    import torch
+
+    from qin_zoo.training.log import warnings_on_terminal
+
+    warnings_on_terminal()
+
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            break
+        connection.send(train(job, gpu, connection))
+        gc.collect()
+        if gpu >= 0:
+            torch.cuda.empty_cache()
+    if held:
+        held.close()
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        pass  # the message of the failure is kept in any case
+
+
+def _hold(path: Path):
+    file = open(path)
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH)
+    except ImportError:
+        pass
+    return file
+
+
+class _NoTerminal(io.TextIOWrapper):
+    """Standard error without progress bars: those of several workers would overwrite each other."""
+
+    def isatty(self) -> bool:
+        return False

@@ -1,0 +1,40 @@
+"""Small JSON files from anywhere: what is none is said to be none, however it is made."""
+
+import os
+
+import pytest
+
+from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.files import parse_json, read_json
+from qin_zoo.results.findings import read_findings
+from qin_zoo.serving.bundle import _KEY, _field, _manifest
+from qin_zoo.training.calibration import calibration_file, read_step
+from qin_zoo.training.record import read_record
+
+DEEP = ["[" * 100_000, '{"a":' * 100_000, '{"step": ' + "[" * 100_000, "[" * 990 + "]" * 990]
+
+
+@pytest.mark.parametrize("text", DEEP)
+def test_nested_too_deep(text, tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    if not text.endswith("]"):
+        with pytest.raises(ValueError, match="nested too deep"):
+            parse_json(text)
+    assert read_record(file) is None
+    assert read_findings(tmp_path / "x.json", {"params": {}, "data": {}}) is None
+    calibration_file(tmp_path / "x.model").write_text(text)
+    with pytest.raises(CheckpointError, match="holds no calibration step"):
+        read_step(tmp_path / "x.model")
+    calibration_file(tmp_path / "x.model").write_text('{"step": ' + text + ', "weights_sha256": ""}')
+    with pytest.raises(CheckpointError, match="holds no calibration step"):
+        read_step(tmp_path / "x.model")
+    with pytest.raises(QinZooError, match="expected the manifest"):
+        _manifest(_field(1, _KEY) + _field(2, text.encode()), tmp_path / "x.onnx")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(OSError, match="it is no file"):
+        read_json(tmp_path / "x.json")
+    assert read_record(tmp_path / "x.json") is None
