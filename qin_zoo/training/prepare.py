@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,17 +107,25 @@ class Prepared:
         """
         return replace(self, params=check_params(apply_overrides(self.params, changes), self.model_class))
 
-    def open_dataset(self) -> Dataset:
+    @property
+    def is_zoo_model(self) -> bool:
+        """Whether the model is a ``ZooModel``, and not one that reads its batches itself."""
         from qin_zoo.models import ZooModel
 
-        # Our own models read indices into the item table; any other reads the public triple.
-        return Dataset(self.params, "index" if issubclass(self.model_class, ZooModel) else "triple", _show_conversion)
+        return issubclass(self.model_class, ZooModel)
+
+    def open_dataset(self) -> Dataset:
+        """The dataset as the model reads it: the zoo's own by indices into the item table, others by public triples.
+
+        Those shall give the same figures as in FuxiCTR, so their rows are shuffled as there.
+        """
+        ours = self.is_zoo_model
+        as_fuxictr = not ours or self.params["shuffle"] == "fuxictr"
+        return Dataset(self.params, "index" if ours else "triple", _show_conversion, as_fuxictr)
 
     def require_zoo_model(self, done: str) -> None:
         """Raises ModelError for a model that reads its batches itself; ``done`` is what it cannot be: exported, …"""
-        from qin_zoo.models import ZooModel
-
-        if not issubclass(self.model_class, ZooModel):
+        if not self.is_zoo_model:
             raise ModelError(
                 f"{self.model_class.__name__} is no model of the zoo (a ZooModel): it reads its batches itself, and "
                 f"cannot be {done}. Derive it from qin_zoo.ZooModel."
@@ -202,6 +211,7 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
     from qin_zoo.fuxi import seed_everything
 
     feature_map = dataset.feature_map if dataset else open_feature_map(prepared.params)
+    feature_map = copy.deepcopy(feature_map)  # models of FuxiCTR's add features of their own, which no file holds
     seed_everything(prepared.params["seed"])
     try:
         return prepared.model_class(feature_map, **prepared.params)

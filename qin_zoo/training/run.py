@@ -108,6 +108,8 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
             f"{prepared.expid}: {params['model']} with {parameters:,} parameters on {params['dataset_id']}, "
             f"{dataset.rows('train'):,} training rows, {model.device}"
         )
+        for line in _of_fuxictr(prepared):
+            echo(f"  {line}")
         if interrupted and not resume:
             echo("A run of this name was stopped before its end; --resume would go on from its last checkpoint.")
         if params.get("init_from") and not (resume and interrupted):
@@ -163,6 +165,16 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
     checkpoints.clear()  # the weights are kept, and nothing is left to resume
     _tell_results(record, files, echo)
     return record
+
+
+def _of_fuxictr(prepared: Prepared) -> list[str]:
+    """What is done for a model that is not of the zoo, and may surprise those who know FuxiCTR or the zoo."""
+    lines, params = [], prepared.params
+    if params.get("data_loader"):
+        lines.append(f"data_loader {params['data_loader']} is not used: the zoo's own loader gives the same batches.")
+    if params["shuffle"] and not prepared.is_zoo_model:
+        lines.append("Rows are shuffled, and dropout drawn, as in FuxiCTR (shuffle: fuxictr).")
+    return lines
 
 
 def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict | None:
