@@ -98,12 +98,12 @@ class Dataset:
         return self._opened(split).num_samples
 
     def has_labels(self, split: str) -> bool:
-        """Whether the split's rows have labels."""
-        return self._opened(split).table.has_label
+        """Whether the split's rows have labels, all that there are."""
+        return self._opened(split).has_label
 
-    def labels(self, split: str) -> np.ndarray:
-        """(N,) float64 labels of the split, in row order."""
-        return self._column(split, self.feature_map.labels[0]).astype(np.float64)
+    def labels(self, split: str, label: str | None = None) -> np.ndarray:
+        """(N,) float64 labels of the split, in row order: the column ``label``, by default the first of the labels."""
+        return self._column(split, label or self.feature_map.labels[0]).astype(np.float64)
 
     def group_ids(self, split: str) -> np.ndarray | None:
         """(N,) ids by which grouped metrics group the split's rows; None without a ``group_id``."""

@@ -8,7 +8,7 @@ No worker processes and no Python per row: a batch is a handful of array look-up
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ class ItemTableLoader(ColumnLoader):
         batch_layout: ``triple``, the public ``(batch_dict, item_dict, mask)``, or ``index``, an
             :class:`~qin_zoo.batch.ItemBatch`. Default: ``triple``.
         cache_dir: where converted columns are kept. Default: see ``cache.py``.
-        task: ``binary_classification`` (labels 0 and 1) or ``regression``.
+        task: ``binary_classification`` (labels 0 and 1) or ``regression``; a list where labels differ.
         progress: called with (file name, rows done, rows in all) while a file is converted.
         kwargs: the keys of :class:`~qin_zoo.data.variations.Variation`; whatever else a configuration holds is
             ignored.
@@ -227,7 +227,7 @@ class ItemTableLoader(ColumnLoader):
         seed: int = 0,
         batch_layout: str = "triple",
         cache_dir: str | Path | None = None,
-        task: str = "binary_classification",
+        task: str | Sequence[str] = "binary_classification",
         progress: Progress | None = None,
         as_fuxictr: bool = False,
         **kwargs: Any,
@@ -337,7 +337,7 @@ class FieldsLoader(ColumnLoader):
         shuffle: bool | str = False,
         seed: int = 0,
         cache_dir: str | Path | None = None,
-        task: str = "binary_classification",
+        task: str | Sequence[str] = "binary_classification",
         progress: Progress | None = None,
         as_fuxictr: bool = False,
         **kwargs: Any,

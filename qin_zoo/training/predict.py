@@ -51,7 +51,7 @@ def predict_split(
     y_pred, metrics = predict_rows(model, dataset, split, step)
     if step is not None:
         echo(f"calibrated: {step.method}, {calibration_file(checkpoint)}")
-    write_submission(y_pred, files.prediction, files.submission)
+    write_submission(y_pred, files.prediction, files.submission, labels=dataset.feature_map.labels)
     if metrics:
         echo(f"{split}: " + "  ".join(f"{k} {v:.6f}" for k, v in metrics.items()))
     echo(f"{len(y_pred):,} predictions: {files.prediction}   submission: {files.submission}")
@@ -66,12 +66,28 @@ def feed_split(dataset: Dataset, split: str, model, shuffle: bool | None = None)
 
 
 def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) -> tuple[np.ndarray, dict[str, float]]:
-    """Predictions of a split in row order, calibrated by ``step``, (N,) float64; their metrics where it has labels."""
-    y_pred = model.predict(feed_split(dataset, split, model, shuffle=False))
+    """Predictions of a split in row order, calibrated by ``step``; their metrics where it has labels.
+
+    Returns:
+        (N,) float64; (N, L), a column for each label, of a model that predicts several. Metrics of several labels
+        are named ``<label>_<metric>``, and their means ``<metric>``, as in FuxiCTR.
+    """
+    y_pred, labels = model.predict(feed_split(dataset, split, model, shuffle=False)), dataset.feature_map.labels
+    if isinstance(y_pred, dict):
+        y_pred = np.stack([np.asarray(y_pred[label], np.float64) for label in labels], axis=1)
     if step is not None:
         y_pred = step(y_pred)
     if not dataset.has_labels(split):
         return y_pred, {}
-    y_true, group_id = dataset.labels(split), dataset.group_ids(split)
+    if y_pred.ndim == 1:
+        return y_pred, _metrics(model, dataset, split, labels[0], y_pred)
+    single = {label: _metrics(model, dataset, split, label, y_pred[:, i]) for i, label in enumerate(labels)}
+    metrics = {f"{label}_{name}": value for label, values in single.items() for name, value in values.items()}
+    means = {name: float(np.mean([values[name] for values in single.values()])) for name in single[labels[0]]}
+    return y_pred, metrics | means
+
+
+def _metrics(model, dataset: Dataset, split: str, label: str, y_pred: np.ndarray) -> dict[str, float]:
+    y_true, group_id = dataset.labels(split, label), dataset.group_ids(split)
     metrics = model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id)
-    return y_pred, {name: float(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in metrics.items()}

@@ -20,6 +20,7 @@ from qin_zoo.config.experiments import (
 from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.registry import get_model
+from qin_zoo.training.tasks import check_labels, check_task, task_defaults, use_error_metrics
 
 # What a configuration may leave out; models give the defaults of their own parameters.
 _DEFAULTS = {
@@ -33,7 +34,6 @@ _DEFAULTS = {
     "model_root": "./checkpoints/",
     "metrics": ["AUC", "logloss"],
     "optimizer": "adam",
-    "loss": "binary_crossentropy",
     "verbose": 1,
 }
 
@@ -188,7 +188,7 @@ def prepare_params(
     params = apply_overrides(params, overrides)
     check_id(name, "name of the run")
     params["model_id"] = name
-    for key, value in _DEFAULTS.items():
+    for key, value in {**_DEFAULTS, **task_defaults(params)}.items():
         params.setdefault(key, value)
     params["gpu"] = gpu
     if not isinstance(params.get("model"), str):
@@ -196,6 +196,7 @@ def prepare_params(
     plugins = tuple(plugins or ())
     model_class = get_model(params["model"], plugins)
     params = check_params(params, model_class)
+    check_task(params)
     if data is not None:
         params = relocate(params, data)
     return Prepared(name, params, model_class, Path(config_dir), plugins)
@@ -212,9 +213,10 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
 
     feature_map = dataset.feature_map if dataset else open_feature_map(prepared.params)
     feature_map = copy.deepcopy(feature_map)  # models of FuxiCTR's add features of their own, which no file holds
+    check_labels(prepared.model_class, feature_map.labels, prepared.params)
     seed_everything(prepared.params["seed"])
     try:
-        return prepared.model_class(feature_map, **prepared.params)
+        model = prepared.model_class(feature_map, **prepared.params)
     except QinZooError:
         raise
     except Exception as error:  # whatever a layer says of parameters that pass the checks one by one
@@ -222,6 +224,8 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
             f"Experiment '{prepared.expid}': {prepared.model_class.__name__} cannot be built with these parameters. "
             f"{first_line(error)}"
         ) from error
+    use_error_metrics(model, prepared.params)
+    return model
 
 
 def load_trained(prepared: Prepared, dataset: Dataset, checkpoint: Path):

@@ -38,7 +38,7 @@ def render_report(record: dict) -> str:
             ],
         ),
     ]
-    if reachable:
+    if reachable and "AUC" in record["valid"]:
         gap = reachable["best_auc"] - record["valid"]["AUC"]
         parts += [
             f"The click probabilities of this sample are known: the best reachable valid AUC is "

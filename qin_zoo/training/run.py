@@ -35,6 +35,7 @@ from qin_zoo.training.record import (
 from qin_zoo.training.report import write_report
 from qin_zoo.training.stop import catch_signals
 from qin_zoo.training.submission import write_submission
+from qin_zoo.training.tasks import is_regression
 from qin_zoo.training.tracking import Tracker
 from qin_zoo.training.trainer import Evaluation, Trainer
 
@@ -126,7 +127,8 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
         results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
         has_test = "test" in y_pred
         if has_test and group.leads:
-            write_submission(y_pred["test"], files.prediction, files.submission)
+            labels = dataset.feature_map.labels
+            write_submission(y_pred["test"], files.prediction, files.submission, labels=labels)
         record = {
             "schema_version": SCHEMA_VERSION,
             "expid": prepared.expid,
@@ -265,8 +267,8 @@ def _reachable(dataset: Dataset) -> dict[str, float] | None:
 
 
 def _calibration(params: dict, dataset: Dataset, y_pred: dict) -> dict[str, dict]:
-    """How far the probabilities of each labelled split are from the share of clicks; empty for a regression."""
-    if params.get("task", "binary_classification") != "binary_classification":
+    """How far the probabilities of each labelled split are from the share of clicks; empty for other predictions."""
+    if is_regression(params) or len(dataset.feature_map.labels) > 1:
         return {}
     return {s: reliability(dataset.labels(s), p).as_dict() for s, p in y_pred.items() if dataset.has_labels(s)}
 
