@@ -7,6 +7,9 @@
 ``avgAUC``       AUC within each group, averaged with equal weights
 ``MRR``          mean over groups of the mean reciprocal rank of a group's clicks
 ``NDCG(k=n)``    mean over groups of NDCG among the first n; ``NDCG`` is ``NDCG(k=1)``
+``MSE``          mean squared error, of labels of any size; FuxiCTR has none of these three
+``RMSE``         its square root
+``MAE``          mean absolute error
 ===============  =====================================================================
 
 Groups with clicks only, or without any, have no AUC: ``gAUC`` and ``avgAUC`` leave them out. A group without
@@ -38,10 +41,12 @@ class _Metric:
     Attributes:
         mode: ``max`` where more of it is better, ``min`` where less is; FuxiCTR's ``monitor_mode``.
         grouped: whether it is computed within groups.
+        clicks: whether it takes labels 0 and 1 only.
     """
 
     mode: Mode = "max"
     grouped: bool = False
+    clicks: bool = True
 
 
 _METRICS = {
@@ -52,7 +57,11 @@ _METRICS = {
     "avgAUC": _Metric(grouped=True),
     "MRR": _Metric(grouped=True),
     "NDCG": _Metric(grouped=True),
+    "MSE": _Metric("min", clicks=False),
+    "RMSE": _Metric("min", clicks=False),
+    "MAE": _Metric("min", clicks=False),
 }
+ERROR_METRICS = tuple(name for name, metric in _METRICS.items() if not metric.clicks)
 _LOGLOSS = ("logloss", "binary_crossentropy")
 _NDCG = re.compile(r"NDCG(?:\(\s*(?:k\s*=\s*)?(\d{1,9})?\s*\))?")
 
@@ -115,7 +124,7 @@ def evaluate_metrics(
     ``avgAUC`` are NaN where no group has both classes.
 
     Args:
-        y_true: (N,) labels, each 0 or 1.
+        y_true: (N,) labels, each 0 or 1; any finite numbers for ``MSE``, ``RMSE`` and ``MAE``.
         y_pred: (N,) predictions; probabilities for ``logloss``, any finite scores for the others.
         metrics: names, see :func:`known_metrics`.
         group_id: (N,) group of every row, integers of any size or strings; needed by ``gAUC``, ``avgAUC``,
@@ -131,12 +140,14 @@ def evaluate_metrics(
         QinZooError: predictions that are NaN or infinite.
     """
     check_metrics(metrics)
-    y_true, y_pred = _checked_columns(y_true, y_pred)
+    y_true, y_pred = _checked_columns(y_true, y_pred, clicks=not set(metrics) <= set(ERROR_METRICS))
     groups = None
     values: dict[str, float] = {}
     for metric in metrics:
         if metric in _LOGLOSS:
             values[metric] = _logloss(y_true, y_pred)
+        elif metric in ERROR_METRICS:
+            values[metric] = _error(metric, y_true - y_pred)
         elif metric == "AUC":
             values[metric] = _auc(y_true, y_pred)
         else:
@@ -257,7 +268,14 @@ def _logloss(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     return float(log_loss(y_true, y_pred, labels=[0, 1]))
 
 
-def _checked_columns(y_true: Sequence[float], y_pred: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _error(metric: str, difference: np.ndarray) -> float:
+    if metric == "MAE":
+        return float(np.mean(np.abs(difference)))
+    square = float(np.mean(difference**2))
+    return square**0.5 if metric == "RMSE" else square
+
+
+def _checked_columns(y_true: Sequence[float], y_pred: Sequence[float], clicks: bool) -> tuple[np.ndarray, np.ndarray]:
     try:
         y_true, y_pred = (np.asarray(column, dtype=np.float64).reshape(-1) for column in (y_true, y_pred))
     except (TypeError, ValueError) as error:
@@ -272,6 +290,10 @@ def _checked_columns(y_true: Sequence[float], y_pred: Sequence[float]) -> tuple[
             f"{broken} of {len(y_pred)} predictions are NaN or infinite, so there are no metrics: the model's "
             "weights or the rows' features hold such values. A smaller learning_rate often mends it."
         )
+    if not clicks:
+        if not np.isfinite(y_true).all():
+            raise DataError("Labels must be finite numbers; some are not.")
+        return y_true, y_pred
     wrong = y_true[(y_true != 0) & (y_true != 1)]
     if len(wrong):
         raise DataError(

@@ -72,7 +72,7 @@ class RunParams(_Table):
     # training
     epochs: Count = _key("Passes over the training rows, at most.")
     batch_size: Count = _key("Rows in a batch.")
-    shuffle: Flag = _key("Shuffle the training rows before every epoch.")
+    shuffle: Flag | one_of("fuxictr") = _key("Shuffle the training rows before every epoch; fuxictr: as FuxiCTR does.")
     num_workers: Index = _key("Processes that load data beside the one that trains.")
     optimizer: Optimizer = _key("Name of a torch.optim class.")
     learning_rate: Positive = _key("Of the optimiser, at the start.")

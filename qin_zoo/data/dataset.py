@@ -26,6 +26,8 @@ class Dataset:
         params: the experiment's parameters, FuxiCTR's names.
         batch_layout: ``index`` or ``triple``, for a dataset with an item table; see ``ItemTableLoader``.
         progress: called with (file name, rows done, rows in all) while files are converted for the first time.
+        as_fuxictr: take random numbers as FuxiCTR's loaders of these files do; see ``ColumnLoader``. Its loader of csv
+            and parquet files takes none; shuffled, it gives another order in every run, and that of npz files is taken.
 
     Attributes:
         feature_map: FuxiCTR's feature map.
@@ -34,7 +36,13 @@ class Dataset:
         QinZooError: a file or a configuration that cannot be used.
     """
 
-    def __init__(self, params: Mapping[str, Any], batch_layout: str = "index", progress: Progress | None = None):
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        batch_layout: str = "index",
+        progress: Progress | None = None,
+        as_fuxictr: bool = False,
+    ):
         self._params = params
         self._options = {"progress": progress, "cache_dir": params.get("cache_dir")}
         self._loaders: dict[str, ColumnLoader] = {}
@@ -44,9 +52,11 @@ class Dataset:
             self._loader_class: type[ColumnLoader] = ItemTableLoader
             self._options["batch_layout"] = batch_layout
         else:
+            as_fuxictr = as_fuxictr and bool(params.get("shuffle", True) or params.get("data_format", "npz") == "npz")
             self._params = encode_fields(params, progress)
             self.feature_map = open_feature_map(self._params)
             self._loader_class = FieldsLoader
+        self._options["as_fuxictr"] = as_fuxictr
 
     @property
     def folder(self) -> Path:
@@ -88,12 +98,12 @@ class Dataset:
         return self._opened(split).num_samples
 
     def has_labels(self, split: str) -> bool:
-        """Whether the split's rows have labels."""
-        return self._opened(split).table.has_label
+        """Whether the split's rows have labels, all that there are."""
+        return self._opened(split).has_label
 
-    def labels(self, split: str) -> np.ndarray:
-        """(N,) float64 labels of the split, in row order."""
-        return self._column(split, self.feature_map.labels[0]).astype(np.float64)
+    def labels(self, split: str, label: str | None = None) -> np.ndarray:
+        """(N,) float64 labels of the split, in row order: the column ``label``, by default the first of the labels."""
+        return self._column(split, label or self.feature_map.labels[0]).astype(np.float64)
 
     def group_ids(self, split: str) -> np.ndarray | None:
         """(N,) ids by which grouped metrics group the split's rows; None without a ``group_id``."""

@@ -38,7 +38,7 @@ def split_bytes(loader: ColumnLoader) -> int:
     if not loader.num_samples:
         return 0
     sizes: list[int] = []
-    _each(loader.batch(loader.order(0)[:1]), lambda t: sizes.append(t.nbytes) or t)
+    _each(loader.batch(np.arange(1)), lambda t: sizes.append(t.nbytes) or t)
     return sum(sizes) * loader.num_samples
 
 

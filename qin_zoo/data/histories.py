@@ -40,6 +40,10 @@ class Histories(ABC):
     def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows' histories begin and end among the column's entries, two (B,) int64 arrays."""
 
+    def longest(self, rows: np.ndarray) -> int:
+        """Items that FuxiCTR's loaders give the rows of a batch: ``max_len``, unless histories stand once per user."""
+        return self.max_len
+
     @property
     def windowed(self) -> bool:
         """Whether the column is read window by window."""
@@ -125,6 +129,9 @@ class UserHistories(Histories):
     def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         starts, _ = self.column.bounds(self._user.values[rows].astype(np.int64))
         return starts, starts + self._seen.values[rows]
+
+    def longest(self, rows: np.ndarray) -> int:
+        return min(self.max_len, int(self._seen.values[rows].max(initial=0)))
 
 
 def gather_lists(

@@ -75,7 +75,7 @@ def open_split(
     labels: Sequence[str],
     split: str,
     layout: Layout,
-    task: str = "binary_classification",
+    task: str | Sequence[str] = "binary_classification",
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Table:

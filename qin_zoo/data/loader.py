@@ -8,7 +8,7 @@ No worker processes and no Python per row: a batch is a handful of array look-up
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,14 @@ Triple = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 
 
 class ColumnLoader(ABC):
-    """Batches of a table's rows: in order, or shuffled in an order that follows from (seed, epoch).
+    """Batches of a table's rows: in order, or shuffled in an order that follows from (seed, epoch), or as in FuxiCTR.
 
     Each ``iter()`` is one epoch; the last, smaller batch is kept. Only the train split is ever shuffled.
+
+    FuxiCTR's loaders are torch's ``DataLoader``: every epoch, of any split, takes a seed for its workers from torch's
+    random generator, and a shuffled one another for its order. With ``as_fuxictr`` both are taken here, too, so that
+    rows and dropout come in the same order as there. Several processes, which FuxiCTR does not know, would draw
+    different numbers: their order follows from (seed, epoch).
 
     Args:
         feature_map: FuxiCTR's feature map.
@@ -52,8 +57,10 @@ class ColumnLoader(ABC):
         batch_size: rows per batch.
         shuffle: whether the train split is shuffled.
         seed: a whole number; the same seed repeats the same epochs.
+        as_fuxictr: take from torch's generator what FuxiCTR's loaders take, and the order of the rows from that.
 
     Attributes:
+        drawn: what the order of the current epoch follows from, where it was drawn; see :meth:`set_epoch`.
         num_samples, num_batches, num_blocks: rows, batches per epoch, files (1).
         table: the open split.
         has_label: whether its rows hold every label; only a test split may lack them.
@@ -63,13 +70,25 @@ class ColumnLoader(ABC):
     num_blocks = 1
     batch_layout = "fields"
 
-    def __init__(self, feature_map: Any, table: Table, split: str, batch_size: int, shuffle: bool, seed: int) -> None:
+    drawn: int | None = None
+
+    def __init__(
+        self,
+        feature_map: Any,
+        table: Table,
+        split: str,
+        batch_size: int,
+        shuffle: bool | str,
+        seed: int,
+        as_fuxictr: bool = False,
+    ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size: expected a positive whole number, found {batch_size!r}.")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ConfigError(f"seed: expected a whole number, found {seed!r}.")
         self.feature_map, self.table, self.split, self.batch_size = feature_map, table, split, batch_size
         self.shuffle = bool(shuffle) and split == "train"
+        self.as_fuxictr = as_fuxictr
         self.has_label = all(label in table for label in feature_map.labels)
         self.num_samples = table.num_rows
         self.num_batches = -(-table.num_rows // batch_size)
@@ -92,6 +111,8 @@ class ColumnLoader(ABC):
         """Begins an epoch: the rows of each of its batches, (B,) int64 each."""
         epoch, start = self._next_epoch, self._next_start
         self._next_epoch, self._next_start = epoch + 1, 0
+        if not start:
+            self.drawn = self._draw() if self.as_fuxictr and self._size == 1 else None
         order = self.order(epoch)
         firsts = range(start * self.batch_size, self.num_samples, self.batch_size)
         return self._own([order[first : first + self.batch_size] for first in firsts])
@@ -116,9 +137,24 @@ class ColumnLoader(ABC):
             return [np.array_split(b, size)[rank] if len(b) >= whole and size > 1 else b for b in batches]
         return batches[rank * len(batches) // size : (rank + 1) * len(batches) // size]
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Makes the next ``iter()`` epoch number ``epoch``, from batch ``start`` on; both count from 0."""
-        self._next_epoch, self._next_start = epoch, start
+    @staticmethod
+    def _random_seed() -> int:
+        return int(torch.empty((), dtype=torch.int64).random_())
+
+    def _draw(self) -> int | None:
+        """What ``DataLoader`` and its ``RandomSampler`` draw when an epoch begins; the sampler's seed."""
+        self._random_seed()
+        return self._random_seed() if self.shuffle else None
+
+    def set_epoch(self, epoch: int, start: int = 0, drawn: int | None = None) -> None:
+        """Makes the next ``iter()`` epoch number ``epoch``, from batch ``start`` on; both count from 0.
+
+        Args:
+            epoch: its number.
+            start: its first batch; any but 0 goes on with an epoch that was begun, for which nothing is drawn again.
+            drawn: what had been drawn when it was begun.
+        """
+        self._next_epoch, self._next_start, self.drawn = epoch, start, drawn
 
     def batch_rows(self, epoch: int, index: int) -> np.ndarray:
         """The file's rows in a batch of an epoch, this process's share, (B,) int64; both count from 0."""
@@ -134,6 +170,8 @@ class ColumnLoader(ABC):
         """The rows in the order in which an epoch visits them, (num_samples,) int64."""
         if not self.shuffle:
             return np.arange(self.num_samples)
+        if self.drawn is not None:
+            return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(self.drawn)).numpy()
         return np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self.num_samples)
 
     def _batches(self, batches: list[np.ndarray]) -> Iterator[Any]:
@@ -149,6 +187,8 @@ class ItemTableLoader(ColumnLoader):
 
     Args:
         feature_map, split, batch_size, shuffle, seed: see :class:`ColumnLoader`.
+        as_fuxictr: see :class:`ColumnLoader`; histories of ``user_info`` in triples are then as long as the longest of
+            their batch, as LongCTR's loader makes them.
         data_path: the split's parquet file. Rows hold ``item_id`` and ``item_seq``; or, with ``user_info``,
             ``item_index``, ``user_index`` and ``seq_len``.
         item_info: the item table, row i describing item i and row 0 padding. Default: ``item_info.parquet``
@@ -159,7 +199,7 @@ class ItemTableLoader(ColumnLoader):
         batch_layout: ``triple``, the public ``(batch_dict, item_dict, mask)``, or ``index``, an
             :class:`~qin_zoo.batch.ItemBatch`. Default: ``triple``.
         cache_dir: where converted columns are kept. Default: see ``cache.py``.
-        task: ``binary_classification`` (labels 0 and 1) or ``regression``.
+        task: ``binary_classification`` (labels 0 and 1) or ``regression``; a list where labels differ.
         progress: called with (file name, rows done, rows in all) while a file is converted.
         kwargs: the keys of :class:`~qin_zoo.data.variations.Variation`; whatever else a configuration holds is
             ignored.
@@ -180,15 +220,16 @@ class ItemTableLoader(ColumnLoader):
         data_path: str | Path,
         split: str = "train",
         batch_size: int = 32,
-        shuffle: bool = False,
+        shuffle: bool | str = False,
         item_info: str | Path | None = None,
         user_info: str | Path | None = None,
         max_len: int | None = 100,
         seed: int = 0,
         batch_layout: str = "triple",
         cache_dir: str | Path | None = None,
-        task: str = "binary_classification",
+        task: str | Sequence[str] = "binary_classification",
         progress: Progress | None = None,
+        as_fuxictr: bool = False,
         **kwargs: Any,
     ) -> None:
         if batch_layout not in ("triple", "index"):
@@ -198,7 +239,7 @@ class ItemTableLoader(ColumnLoader):
             )
         specs, path, layout = feature_map.features, data_file(data_path), PER_USER if user_info else PER_ROW
         table = open_split(path, specs, feature_map.labels, split, layout, task, cache_dir, progress)
-        super().__init__(feature_map, table, split, batch_size, shuffle, seed)
+        super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
         self.batch_layout = batch_layout
         self.target = table[layout.target]
         self._read = RowReader(table, row_specs(specs), feature_map.labels)
@@ -259,6 +300,8 @@ class ItemTableLoader(ColumnLoader):
 
     def _batch(self, rows: np.ndarray, history: np.ndarray) -> ItemBatch | Triple:
         history = self._variation.history(history, rows, self._hidden)
+        if self.as_fuxictr and self.batch_layout == "triple":
+            history = history[:, history.shape[1] - self.histories.longest(rows) :]
         batch = ItemBatch(
             rows=self._read(rows),
             history=torch.from_numpy(history.astype(np.int64, copy=False)),
@@ -275,7 +318,7 @@ class FieldsLoader(ColumnLoader):
     padded with 0 at the end), numeric features and labels to (B,) float32, embeddings to (B, dim) float32.
 
     Args:
-        feature_map, split, batch_size, shuffle, seed: see :class:`ColumnLoader`.
+        feature_map, split, batch_size, shuffle, seed, as_fuxictr: see :class:`ColumnLoader`.
         data_path: the split's ``.npz`` or ``.parquet`` file; the suffix may be left out.
         cache_dir, task, progress, kwargs: see :class:`ItemTableLoader`.
 
@@ -290,11 +333,12 @@ class FieldsLoader(ColumnLoader):
         data_path: str | Path,
         split: str = "train",
         batch_size: int = 32,
-        shuffle: bool = False,
+        shuffle: bool | str = False,
         seed: int = 0,
         cache_dir: str | Path | None = None,
-        task: str = "binary_classification",
+        task: str | Sequence[str] = "binary_classification",
         progress: Progress | None = None,
+        as_fuxictr: bool = False,
         **kwargs: Any,
     ) -> None:
         kinds = row_kinds(feature_map.features, feature_map.labels, task)
@@ -305,7 +349,7 @@ class FieldsLoader(ColumnLoader):
             progress=progress,
             optional=feature_map.labels if split == "test" else (),
         )
-        super().__init__(feature_map, table, split, batch_size, shuffle, seed)
+        super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
         if varied := Variation.of(kwargs).named:
             raise ConfigError(f"{varied[0]} is for datasets with an item table; {table.path} has named fields.")
         self._read = RowReader(table, feature_map.features, feature_map.labels)

@@ -17,10 +17,13 @@ from qin_zoo.errors import DataError
 Specs = Mapping[str, Mapping[str, object]]
 
 
-def row_kinds(specs: Specs, labels: Sequence[str], task: str = "binary_classification") -> dict[str, str]:
-    """The kinds of the columns to open for these features and labels."""
-    label = "response" if task == "regression" else "label"
-    return {name: ITEM_KINDS[str(spec["type"])] for name, spec in specs.items()} | dict.fromkeys(labels, label)
+def row_kinds(
+    specs: Specs, labels: Sequence[str], task: str | Sequence[str] = "binary_classification"
+) -> dict[str, str]:
+    """The kinds of the columns to open for these features and labels; ``task`` is that of all labels or a list."""
+    tasks = [task] * len(labels) if isinstance(task, str) else task
+    kinds = {name: ITEM_KINDS[str(spec["type"])] for name, spec in specs.items()} | dict.fromkeys(labels, "label")
+    return kinds | {name: "response" for name, task in zip(labels, tasks) if task == "regression"}
 
 
 class RowReader:

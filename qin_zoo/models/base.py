@@ -414,8 +414,3 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         )
         logging.info(f"Total number of parameters: {total}.")
         return total
-
-
-def batch_layout(model_class: type) -> str:
-    """The batches of an item table that a model reads: ours ``index``, those from elsewhere the public ``triple``."""
-    return "index" if issubclass(model_class, ZooModel) else "triple"

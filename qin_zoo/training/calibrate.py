@@ -16,6 +16,7 @@ from qin_zoo.training.calibration import calibration_file
 from qin_zoo.training.predict import predict_rows
 from qin_zoo.training.prepare import Prepared, build_model
 from qin_zoo.training.report import markdown_table
+from qin_zoo.training.tasks import is_regression
 
 SCHEMA_VERSION = 1
 
@@ -36,12 +37,13 @@ def calibrate_run(
     """
     from qin_zoo.training.curves import draw_reliability
 
-    task = prepared.params.get("task", "binary_classification")
-    if task != "binary_classification":
-        raise ConfigError(f"{prepared.expid} has task {task}: only click probabilities can be calibrated.")
+    if is_regression(prepared.params):
+        raise ConfigError(f"{prepared.expid} has task regression: only click probabilities can be calibrated.")
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
     dataset.require("valid", labels=True)
+    if len(labels := dataset.feature_map.labels) > 1:
+        raise ConfigError(f"{prepared.expid} predicts {', '.join(labels)}: only those of one label are calibrated.")
     model = build_model(prepared, dataset)
     model.load_weights(str(checkpoint))
     splits = [split for split in ("valid", "test") if dataset.has(split) and dataset.has_labels(split)]

@@ -57,8 +57,8 @@ def predict_split(
     y_pred, metrics = predict_rows(model, dataset, split, step)
     if step is not None:
         echo(f"calibrated: {step.method}, {calibration_file(checkpoint)}")
-    rows = dataset.used_rows(split)
-    write_submission(y_pred, files.prediction, files.submission, rows=rows)
+    rows, labels = dataset.used_rows(split), dataset.feature_map.labels
+    write_submission(y_pred, files.prediction, files.submission, rows=rows, labels=labels)
     if len(rows) and rows[-1] >= len(rows):
         echo(f"{len(rows):,} rows of the {split} split, those that the run uses; their IDs are rows of the file")
     if metrics:
@@ -84,24 +84,36 @@ def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) 
         step: calibrates the predictions. Default: they are the model's.
 
     Returns:
-        (N,) float64, of the rows ``dataset.used_rows(split)``; metric -> value.
+        of the rows ``dataset.used_rows(split)`` (N,) float64, or (N, L), a column for each label, of a model that
+        predicts several; metric -> value. Metrics of several labels are named ``<label>_<metric>``, and their means
+        ``<metric>``, as in FuxiCTR.
 
     Raises:
         QinZooError: a prediction is NaN or infinite.
     """
-    y_pred = model.predict(feed_split(dataset, split, model, shuffle=False))
-    rows = dataset.used_rows(split)
-    if len(broken := np.flatnonzero(~np.isfinite(y_pred))):
+    y_pred, labels = model.predict(feed_split(dataset, split, model, shuffle=False)), dataset.feature_map.labels
+    if isinstance(y_pred, dict):
+        y_pred = np.stack([np.asarray(y_pred[label], np.float64) for label in labels], axis=1)
+    if len(broken := np.flatnonzero(~np.isfinite(y_pred.reshape(len(y_pred), -1)).all(axis=1))):
         raise QinZooError(
             f"{len(broken):,} of {len(y_pred):,} predictions of the {split} split are NaN or infinite, the first in "
-            f"row {rows[broken[0]]:,}: the weights or the rows' features hold such values. Nothing is written; "
-            "train again, with a smaller learning_rate where the weights are to blame."
+            f"row {dataset.used_rows(split)[broken[0]]:,}: the weights or the rows' features hold such values. Nothing "
+            "is written; train again, with a smaller learning_rate where the weights are to blame."
         )
     if step is not None:
         y_pred = step(y_pred)
     if not dataset.has_labels(split):
         return y_pred, {}
-    y_true, group_id = dataset.labels(split)[rows], dataset.group_ids(split)
-    group_id = group_id if group_id is None else group_id[rows]
+    if y_pred.ndim == 1:
+        return y_pred, _metrics(model, dataset, split, labels[0], y_pred)
+    single = {label: _metrics(model, dataset, split, label, y_pred[:, i]) for i, label in enumerate(labels)}
+    metrics = {f"{label}_{name}": value for label, values in single.items() for name, value in values.items()}
+    means = {name: float(np.mean([values[name] for values in single.values()])) for name in single[labels[0]]}
+    return y_pred, metrics | means
+
+
+def _metrics(model, dataset: Dataset, split: str, label: str, y_pred: np.ndarray) -> dict[str, float]:
+    rows, group_id = dataset.used_rows(split), dataset.group_ids(split)
+    y_true, group_id = dataset.labels(split, label)[rows], group_id if group_id is None else group_id[rows]
     metrics = model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id)
-    return y_pred, {name: float(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in metrics.items()}

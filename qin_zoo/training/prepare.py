@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from qin_zoo.data.dataset import Dataset, has_item_table, open_feature_map, relo
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
+from qin_zoo.training.tasks import check_labels, check_task, task_defaults, use_error_metrics
 
 # What a configuration may leave out; models give the defaults of their own parameters.
 _DEFAULTS = {
@@ -34,7 +36,6 @@ _DEFAULTS = {
     "model_root": "./checkpoints/",
     "metrics": ["AUC", "logloss"],
     "optimizer": "adam",
-    "loss": "binary_crossentropy",
     "verbose": 1,
 }
 
@@ -127,28 +128,33 @@ class Prepared:
         asked_for = self.expid if name != self.expid else ""
         return replace(self, expid=name, params=apply_overrides(self.params, {"model_id": name}), asked_for=asked_for)
 
+    @property
+    def is_zoo_model(self) -> bool:
+        """Whether the model is a ``ZooModel``, and not one that reads its batches itself."""
+        from qin_zoo.models import ZooModel
+
+        return issubclass(self.model_class, ZooModel)
+
     def open_dataset(self) -> Dataset:
-        """The data; where weights are used that were trained before, with the sizes that they were trained with.
+        """The dataset as the model reads it: the zoo's own by indices into the item table, others by public triples.
 
-        That an item table or the users' histories are other ones than then is said as a warning: their rows may be
-        numbered otherwise.
+        Those shall give the same figures as in FuxiCTR, so their rows are shuffled as there. Where weights are used
+        that were trained before, it has the sizes of then; that an item table or the users' histories are other ones
+        is said as a warning: their rows may be numbered otherwise.
         """
-        from qin_zoo.models import batch_layout
-
-        params = self.params
+        params, ours = self.params, self.is_zoo_model
         if self.trained and self.trained.get("sizes") and has_item_table(params):
             sizes = [{"name": name, **sizes} for name, sizes in self.trained["sizes"].items()]
             params = apply_overrides(params, {"feature_specs": [*sizes, *(params.get("feature_specs") or [])]})
-        dataset = Dataset(params, batch_layout(self.model_class), _show_conversion)
+        as_fuxictr = not ours or params["shuffle"] == "fuxictr"
+        dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
         if self.trained:
             _tell_other_tables(self.trained["data"], dataset.fingerprints())
         return dataset
 
     def require_zoo_model(self, done: str) -> None:
         """Raises ModelError for a model that reads its batches itself; ``done`` is what it cannot be: exported, …"""
-        from qin_zoo.models import ZooModel
-
-        if not issubclass(self.model_class, ZooModel):
+        if not self.is_zoo_model:
             raise ModelError(
                 f"{self.model_class.__name__} is no model of the zoo (a ZooModel): it reads its batches itself, and "
                 f"cannot be {done}. Derive it from qin_zoo.ZooModel."
@@ -212,7 +218,7 @@ def prepare_params(
     name = overrides.get("model_id", name)  # FuxiCTR's key for it
     check_id(name, "name of the run")
     params["model_id"] = name
-    for key, value in _DEFAULTS.items():
+    for key, value in {**_DEFAULTS, **task_defaults(params)}.items():
         params.setdefault(key, value)
     params["gpu"] = gpu
     if not isinstance(params.get("model"), str):
@@ -222,6 +228,7 @@ def prepare_params(
     params = check_params(params, model_class)
     params.setdefault("monitor", default_monitor(params["metrics"]))
     params.setdefault("monitor_mode", mode_of_monitor(params["monitor"]))
+    check_task(params)
     notes = params.notes
     if data is not None:
         params = relocate(params, data)
@@ -238,9 +245,11 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
     from qin_zoo.fuxi import seed_everything
 
     feature_map = dataset.feature_map if dataset else open_feature_map(prepared.params)
+    feature_map = copy.deepcopy(feature_map)  # models of FuxiCTR's add features of their own, which no file holds
+    check_labels(prepared.model_class, feature_map.labels, prepared.params)
     seed_everything(prepared.params["seed"])
     try:
-        return prepared.model_class(feature_map, **prepared.params)
+        model = prepared.model_class(feature_map, **prepared.params)
     except QinZooError:
         raise
     except Exception as error:  # whatever a layer says of parameters that pass the checks one by one
@@ -248,6 +257,8 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
             f"Experiment '{prepared.expid}': {prepared.model_class.__name__} cannot be built with these parameters. "
             f"{first_line(error)}"
         ) from error
+    use_error_metrics(model, prepared.params)
+    return model
 
 
 def load_trained(prepared: Prepared, dataset: Dataset, checkpoint: Path):

@@ -39,6 +39,7 @@ from qin_zoo.training.record import (
 from qin_zoo.training.report import write_report
 from qin_zoo.training.stop import catch_signals
 from qin_zoo.training.submission import write_submission
+from qin_zoo.training.tasks import is_regression
 from qin_zoo.training.tracking import Tracker
 from qin_zoo.training.trainer import Evaluation, Trainer
 
@@ -131,6 +132,8 @@ def _run(
             f"{prepared.expid}: {params['model']} with {parameters:,} parameters on {params['dataset_id']}, "
             f"{dataset.rows('train'):,} training rows, {model.device}"
         )
+        for line in _of_fuxictr(prepared):
+            echo(f"  {line}")
         if interrupted and not resume:
             echo("A run of this name was stopped before its end; --resume would go on from its last checkpoint.")
         if params.get("init_from") and not (resume and interrupted):
@@ -147,7 +150,8 @@ def _run(
         results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
         has_test = "test" in y_pred
         if has_test and group.leads:
-            write_submission(y_pred["test"], files.prediction, files.submission)
+            labels = dataset.feature_map.labels
+            write_submission(y_pred["test"], files.prediction, files.submission, labels=labels)
         record = {
             "schema_version": SCHEMA_VERSION,
             "expid": prepared.expid,
@@ -193,6 +197,16 @@ def _run(
     checkpoints.clear()  # the weights are kept, and nothing is left to resume
     _tell_results(record, files, echo)
     return record
+
+
+def _of_fuxictr(prepared: Prepared) -> list[str]:
+    """What is done for a model that is not of the zoo, and may surprise those who know FuxiCTR or the zoo."""
+    lines, params = [], prepared.params
+    if params.get("data_loader"):
+        lines.append(f"data_loader {params['data_loader']} is not used: the zoo's own loader gives the same batches.")
+    if params["shuffle"] and not prepared.is_zoo_model:
+        lines.append("Rows are shuffled, and dropout drawn, as in FuxiCTR (shuffle: fuxictr).")
+    return lines
 
 
 def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict | None:
@@ -283,8 +297,8 @@ def _reachable(dataset: Dataset) -> dict[str, float] | None:
 
 
 def _calibration(params: dict, dataset: Dataset, y_pred: dict) -> dict[str, dict]:
-    """How far the probabilities of each labelled split are from the share of clicks; empty for a regression."""
-    if params.get("task", "binary_classification") != "binary_classification":
+    """How far the probabilities of each labelled split are from the share of clicks; empty for other predictions."""
+    if is_regression(params) or len(dataset.feature_map.labels) > 1:
         return {}
     return {s: reliability(dataset.labels(s), p).as_dict() for s, p in y_pred.items() if dataset.has_labels(s)}
 

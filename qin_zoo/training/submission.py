@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,27 @@ from qin_zoo.files import replace_file
 
 
 def write_submission(
-    y_pred: np.ndarray, csv: Path, archive: Path, task: int = 2, rows: np.ndarray | None = None
+    y_pred: np.ndarray,
+    csv: Path,
+    archive: Path,
+    task: int = 2,
+    rows: np.ndarray | None = None,
+    labels: Sequence[str] = (),
 ) -> None:
     """Writes ``csv`` with columns ``ID`` and ``Task<task>``, and ``archive`` with it as ``prediction.csv``.
 
+    Predictions of several labels stand in columns of the labels' names.
+
     Args:
-        y_pred: (N,) probabilities, in the order of the test rows.
+        y_pred: (N,) predictions in the order of the test rows; (N, L) of several labels.
         csv: where the predictions go.
         archive: where the zip for the challenge goes.
         task: 1 for the multimodal embedding task, 2 for click-through-rate prediction.
         rows: (N,) the ``ID`` of each. Default: 0…n-1, as the challenge takes it.
+        labels: names of the columns of ``y_pred``, where there are several.
     """
-    table = pa.table({"ID": np.arange(len(y_pred)) if rows is None else rows, f"Task{task}": y_pred})
+    columns = {f"Task{task}": y_pred} if y_pred.ndim == 1 else dict(zip(labels, y_pred.T, strict=True))
+    table = pa.table({"ID": np.arange(len(y_pred)) if rows is None else rows, **columns})
     with replace_file(csv) as temporary:
         pa_csv.write_csv(table, temporary, pa_csv.WriteOptions(quoting_style="none"))
     with replace_file(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as z:

@@ -152,6 +152,7 @@ class Trainer:
         self.evaluations: list[Evaluation] = []
         self.rollbacks: list[dict] = []
         self._epoch = self._next_batch = 0
+        self._drawn: int | None = None  # what the order of the epoch follows from
         self._steps: list[tuple[int, Tensor, Tensor | None]] = []
 
     def fit(self, train, valid, resume: bool = False) -> list[Evaluation]:
@@ -212,9 +213,11 @@ class Trainer:
         model.train()
         label = f"epoch {self._epoch + 1}/{self.epochs}"
         total, first = model._steps_per_epoch, self._next_batch
-        bar = tqdm(_batches(train, self._epoch, first), label, total, initial=first, leave=False, disable=None)
+        batches = _batches(train, self._epoch, first, self._drawn)
+        bar = tqdm(batches, label, total, initial=first, leave=False, disable=None)
         for model._batch_index, batch in enumerate(bar, first):
             model._total_steps += 1
+            self._drawn = getattr(train, "drawn", None)
             loss = model.train_step(batch).detach()
             self._count(loss, getattr(model, "gradient_norm", None), train, batch)
             self._next_batch = model._batch_index + 1
@@ -310,6 +313,7 @@ class Trainer:
         facts |= {
             "epoch": self._epoch,
             "next_batch": self._next_batch,
+            "drawn": self._drawn,
             "updates": sums.updates,
             "seconds": time.perf_counter() - self._start,
             "evaluations": [e.as_dict() for e in self.evaluations],
@@ -334,7 +338,7 @@ class Trainer:
     def _go_back_to(self, checkpoint: Checkpoint) -> None:
         facts, tensors = checkpoint.facts, checkpoint.tensors
         restore(self.model, self.group, facts, tensors)
-        self._epoch, self._next_batch = facts["epoch"], facts["next_batch"]
+        self._epoch, self._next_batch, self._drawn = facts["epoch"], facts["next_batch"], facts.get("drawn")
         self.evaluations[:] = [Evaluation(**e) for e in facts["evaluations"]]
         sums = {name: value.to(self.model.device) for name, value in tensors["sums"].items()}
         self._sums = _Sums(**sums, updates=facts["updates"])
@@ -390,10 +394,10 @@ def _require_rows_for_batch_norm(model, train) -> None:
         )
 
 
-def _batches(train, epoch: int, first: int) -> Iterator[Any]:
-    """The batches of an epoch from ``first`` on."""
+def _batches(train, epoch: int, first: int, drawn: int | None) -> Iterator[Any]:
+    """The batches of an epoch from ``first`` on; ``drawn`` is what its order follows from, if it had been drawn."""
     if hasattr(train, "set_epoch"):
-        train.set_epoch(epoch, first)
+        train.set_epoch(epoch, first, drawn)
         return iter(train)
     return itertools.islice(train, first, None)
 
