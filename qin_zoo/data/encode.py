@@ -27,7 +27,7 @@ from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1  # raise it whenever what is written changes
+_FORMAT = 2  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
 _READ = ("dataset_id", "feature_cols", "label_col", "min_categr_count", "sep", "n_rows")
 
@@ -71,6 +71,20 @@ def find_encoded(params: Mapping[str, Any]) -> dict[str, Any] | None:
         return dict(params)
     entry, splits = _entry(params)
     return _encoded(params, entry, splits) if _complete(entry) else None
+
+
+def raw_descriptions(params: Mapping[str, Any]) -> tuple[dict[str, dict], dict[str, dict[str, int]]]:
+    """How the raw values of an encoded dataset became ids and scaled numbers.
+
+    Args:
+        params: as given to :func:`encode_fields`, or as it returned them.
+
+    Returns:
+        feature -> ``RawField.described``, and feature -> word -> id; both empty where the files held ids already.
+    """
+    feature_map = Path((find_encoded(params) or {}).get("feature_map_json") or "")
+    described = cache.read_json(feature_map.with_name("raw_fields.json")) if feature_map.name else None
+    return (described, cache.read_json(feature_map.with_name("feature_vocab.json"))) if described else ({}, {})
 
 
 def is_raw(params: Mapping[str, Any]) -> bool:
@@ -160,6 +174,8 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         reading(files[0].path, lambda frame=frame, target=target: frame.sink_parquet(target))
         progress(f"{split} (encoding)", rows[split], rows[split])
     _write_maps(params, fields, vocabularies, lengths, widths, work)
+    described = {name: field.described(*scales.get(name, (0.0, 1.0))) for name, field in fields.items()}
+    cache.write_json(work / "raw_fields.json", described)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
 
 

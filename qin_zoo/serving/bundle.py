@@ -13,7 +13,7 @@ from pathlib import Path
 from qin_zoo.errors import QinZooError
 
 FORMAT = 1
-CONTEXT, NEW = "context.", "new."  # prefixes of the graph's inputs
+CONTEXT, HISTORY, NEW = "context.", "history.", "new."  # prefixes of the graph's inputs
 _KEY = b"qin_zoo"
 _METADATA_PROPS = 14  # number of the field in ONNX's ModelProto
 _AGAIN = "Copy the file again from where it was exported, or export it anew (qin-zoo export)."

@@ -29,6 +29,8 @@ def example(scorer: Scorer, ids: str, candidates: int = 3) -> dict:
         ids: how it takes items, ``table`` or ``original``.
         candidates: how many, at most.
     """
+    if scorer.fields is not None:
+        return scorer.fields.example(candidates)
     items = list(range(1, scorer.items))
     if ids == "original":
         items = [item for item in scorer.manifest["items"]["original_ids"] if item is not None]
