@@ -1,6 +1,7 @@
 """DIN, the Deep Interest Network."""
 
 import torch
+from torch.nn.functional import pad
 
 from qin_zoo import ZooModel, register_model
 from qin_zoo.fuxi import MLP_Block
@@ -63,8 +64,8 @@ class DIN(ZooModel):
         if len(self.pairs) == 1:
             state = {name.replace("attention_layers.0.", "attention_layers."): w for name, w in state.items()}
         first, columns = state.get("dnn.mlp.0.weight"), self._inputs.fuxictr_columns()
-        if first is not None and first.shape[1] == len(columns):
-            state["dnn.mlp.0.weight"] = first[:, columns]
+        if first is not None and first.shape[1] >= max(columns):
+            state["dnn.mlp.0.weight"] = pad(first, (0, 1))[:, columns]
         return state
 
     def logits(self, x):

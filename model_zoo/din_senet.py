@@ -53,7 +53,7 @@ class DIN_SENet(ZooModel):
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
         size = self.embedding_dim  # E
-        num_fields = len(self.context_dims) + 2 * len(self.item_dims)  # F
+        num_fields = len(self.context_dims) + 2 * sum(map(len, self.pairs))  # F
         self.context_embedding = UnifiedEmbedding(self.context_dims.values(), size)
         self.item_embedding = self.per_item(lambda dims: UnifiedEmbedding(dims, size))
         self.attention_layers = self.per_sequence(

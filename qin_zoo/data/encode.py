@@ -82,6 +82,20 @@ def find_encoded(params: Mapping[str, Any]) -> dict[str, Any] | None:
     return _encoded(params, entry, splits) if _complete(entry) else None
 
 
+def raw_descriptions(params: Mapping[str, Any]) -> tuple[dict[str, dict], dict[str, dict[str, int]]]:
+    """How the raw values of an encoded dataset became ids and scaled numbers.
+
+    Args:
+        params: as given to :func:`encode_fields`, or as it returned them.
+
+    Returns:
+        feature -> ``RawField.described``, and feature -> word -> id; both empty where the files held ids already.
+    """
+    feature_map = Path((find_encoded(params) or {}).get("feature_map_json") or "")
+    described = cache.read_json(feature_map.with_name("raw_fields.json")) if feature_map.name else None
+    return (described, cache.read_json(feature_map.with_name("feature_vocab.json"))) if described else ({}, {})
+
+
 def is_raw(params: Mapping[str, Any]) -> bool:
     """Whether the data files hold values as they were collected, not ids."""
     path = Path(str(params.get("train_data") or ""))
@@ -192,6 +206,8 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         progress(f"{split} (encoding)", rows[split], rows[split])
     shutil.rmtree(parsed)
     _write_maps(params, fields, vocabularies, lengths, {**widths, **vectors}, work)
+    described = {name: field.described(*scales.get(name, (0.0, 1.0))) for name, field in fields.items()}
+    cache.write_json(work / "raw_fields.json", described)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
 
 

@@ -253,8 +253,9 @@ def _check_together(
 def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where: str) -> None:
     """Targets and histories of named fields: which types they can have."""
     for key in ("target_field", "sequence_field"):
-        names = _flat(params.get(key))
-        if len(set(names)) < len(names):
+        names, pairs = _flat(params.get(key)), params.get(key)
+        once = pairs if key == "target_field" and isinstance(pairs, list) else [pairs]  # a target may have several
+        if any(len(set(_flat(part))) < len(_flat(part)) for part in once):
             raise ConfigError(f"{where}, {key}: expected each feature once, found {params[key]}.")
         for name in names:
             check_known([name], features, f"{where}, {key}")

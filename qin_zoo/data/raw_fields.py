@@ -221,6 +221,19 @@ class RawField:
         hashes = (int.from_bytes(blake2b(t.encode(), digest_size=8).digest()) % self.buckets for t in known)
         return texts.replace_strict(known, pl.Series(list(hashes), dtype=pl.Int64), return_dtype=pl.Int64)
 
+    def described(self, shift: float, scale: float) -> dict[str, Any]:
+        """What a scorer of requests has to know of its values, JSON; see ``serving/raw_values.py``.
+
+        Args:
+            shift, scale: what is subtracted from a number, and what it is then divided by.
+        """
+        number = self.dtype if self.dtype in _NUMBERS and self.type != "sequence" else None
+        whole = not self.remap or (self.type == "sequence" and self.dtype == "int")
+        found = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
+        found |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
+        found |= {"shift": shift, "scale": scale}
+        return found | {"not_carried": [key for key in ("preprocess", "category_processor") if self.column.get(key)]}
+
 
 def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
     """The active features of a dataset configuration, in its order.

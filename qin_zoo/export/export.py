@@ -16,8 +16,9 @@ from qin_zoo.calibration import step_from_dict
 from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
 from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
+from qin_zoo.export.fields import FieldsModel, describe_fields, random_request
 from qin_zoo.export.item_table import Catalogue, update_items
-from qin_zoo.export.manifest import make_manifest
+from qin_zoo.export.manifest import describe, make_manifest
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.request import RequestModel
 from qin_zoo.files import replace_file
@@ -73,7 +74,7 @@ def export_run(
     """
     if table not in TABLES:
         raise ConfigError(f"--table: expected {', '.join(TABLES)}, found {table!r}.{suggest(table, TABLES)}")
-    _require_item_table(prepared)
+    prepared.require_zoo_model("exported")
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
     model = load_trained(prepared, dataset, checkpoint)
@@ -92,6 +93,13 @@ def export_model(
 ) -> Exported:
     """The same with a model at hand, on the CPU and in evaluation mode."""
     out = out if out.suffix == ".onnx" else out / f"{prepared.expid}.onnx"
+    if not has_item_table(prepared.params):
+        if table != "fp32" or new_items is not None:
+            raise ConfigError(
+                f"{prepared.expid} reads named fields, whose items stand in no table: --table and --items are for "
+                "datasets with an item table. Leave them out."
+            )
+        return _export_fields(prepared, dataset, model, checkpoint, out, echo)
     loader = dataset.loader(next(split for split in SPLITS if dataset.has(split)), shuffle=False)
     learnt, catalogue = loader.items, Catalogue(loader.items)
     index = "item_index" if prepared.params.get("user_info") else "item_id"
@@ -99,70 +107,91 @@ def export_model(
         catalogue = update_items(learnt, dataset.feature_map.features, new_items, index)
         echo(f"{new_items}: {catalogue.replaced:,} items replaced, {catalogue.added:,} added")
     request = RequestModel(model, learnt, catalogue.items)
-    manifest = make_manifest(
-        prepared,
-        request,
-        catalogue.items,
-        checkpoint,
-        max_len=loader.histories.max_len,
-        table="fp32",
-        learnt=len(next(iter(learnt.values()))),
-        data=dataset.fingerprints(),
-        original_ids=_original_ids(dataset.folder, len(request.table), new_items),
-    )
+    described = describe(request, catalogue.items, loader.histories.max_len)
+    described["items"] |= {"learnt": len(next(iter(learnt.values()))), "table": "fp32"}
+    if (ids := _original_ids(dataset.folder, len(request.table), new_items)) is not None:
+        described["items"]["original_ids"] = ids
+    manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
     with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "fp32.onnx"
-        graph = to_onnx(request, catalogue.items)
-        data, manifest = _sealed(graph, manifest, plain)
-        difference = _check(model, catalogue, plain, manifest)
-        auc = None
-        if difference > _LARGEST_DIFFERENCE and not manifest["inputs"]["history"]["padded"]:
-            manifest["inputs"]["history"]["padded"] = True  # a model of somebody's that sees padding without saying so
-            data, manifest = _sealed(graph, manifest, plain)
-            difference = _check(model, catalogue, plain, manifest)
-        if not difference <= _LARGEST_DIFFERENCE:
-            raise QinZooError(
-                f"{type(model).__name__}: exported scores differ from the model's by {difference:.1e} on random "
-                f"requests, expected at most {_LARGEST_DIFFERENCE:.0e}. A layer computes something else on a "
-                "SharedHistory, or in its folded() form."
-            )
+        plain, auc = Path(folder) / "fp32.onnx", None
+        graph = to_onnx(request, *request.tracing(catalogue.items))
+        data, manifest, difference = _checked(
+            graph, manifest, plain, type(model).__name__, lambda manifest: _check(model, catalogue, plain, manifest)
+        )
         if table != "fp32":
             request.compress(table)
             manifest["items"]["table"] = table
             compressed = Path(folder) / "compressed.onnx"
-            graph = to_onnx(request, catalogue.items)
+            graph = to_onnx(request, *request.tracing(catalogue.items))
             data, manifest = _sealed(graph, manifest, compressed)
             auc = _compare(dataset, plain, compressed)
             if auc is not None:
                 manifest["items"]["valid_auc"] = {"fp32": auc[0], table: auc[1]}
                 data, manifest = _sealed(graph, manifest, compressed)
-    with replace_file(out) as temporary:
-        temporary.write_bytes(data)
-    with replace_file(out.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    echo(
-        f"{out}: {len(data) / 2**20:.1f} MiB, {len(request.table):,} items; scores differ from the trained model's by "
-        f"at most {difference:.1e} on random requests"
-        + (f"; calibrated: {manifest['calibration']['method']}" if manifest["calibration"] else "")
-    )
+    _write(out, data, manifest, f"{len(request.table):,} items", difference, echo)
     if auc is not None:
         echo(f"valid AUC {auc[0]:.6f} with fp32 items, {auc[1]:.6f} with {table}: {auc[1] - auc[0]:+.6f}")
     return Exported(out, manifest, difference, auc)
 
 
-def _require_item_table(prepared: Prepared) -> None:
-    prepared.require_zoo_model("exported")
-    if not has_item_table(prepared.params):
-        raise ConfigError(
-            f"{prepared.expid} reads FuxiCTR's named fields (target_field, sequence_field), whose items stand in no "
-            "table: only datasets with an item table (item_info) can be exported. `qin-zoo data import` makes one."
+def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
+    """The same of named fields."""
+    request = FieldsModel(model)
+    described = describe_fields(prepared, dataset, request)
+    manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
+    words = sum(map(len, described["vocabularies"].values()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fields.onnx"
+        graph = to_onnx(request, *request.tracing(described["inputs"]))
+        data, manifest, difference = _checked(
+            graph, manifest, path, type(model).__name__, lambda manifest: _check_fields(model, path, manifest)
         )
+    taken = f"named fields, {words:,} values in its vocabularies" if words else "named fields, whose values are ids"
+    _write(out, data, manifest, taken, difference, echo)
+    return Exported(out, manifest, difference)
+
+
+def _checked(
+    graph: bytes, manifest: dict, path: Path, name: str, check: Callable[[dict], float]
+) -> tuple[bytes, dict, float]:
+    """A graph in its file, the manifest, and how far its scores are from the trained model's.
+
+    Raises:
+        QinZooError: too far.
+    """
+    data, manifest = _sealed(graph, manifest, path)
+    difference = check(manifest)
+    if difference > _LARGEST_DIFFERENCE and not manifest["inputs"]["history"]["padded"]:
+        manifest["inputs"]["history"]["padded"] = True  # a model of somebody's that sees padding without saying so
+        data, manifest = _sealed(graph, manifest, path)
+        difference = check(manifest)
+    if not difference <= _LARGEST_DIFFERENCE:
+        raise QinZooError(
+            f"{name}: exported scores differ from the model's by {difference:.1e} on random requests, expected at most "
+            f"{_LARGEST_DIFFERENCE:.0e}. A layer computes something else on a SharedHistory, or in its folded() form."
+        )
+    return data, manifest, difference
 
 
 def _sealed(graph: bytes, manifest: dict, path: Path) -> tuple[bytes, dict]:
     data, manifest = seal(graph, manifest)
     path.write_bytes(data)
     return data, manifest
+
+
+def _write(
+    out: Path, data: bytes, manifest: dict, holds: str, difference: float, echo: Callable[[str], None]
+) -> None:
+    """The file and its manifest, and a line about them."""
+    with replace_file(out) as temporary:
+        temporary.write_bytes(data)
+    with replace_file(out.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    echo(
+        f"{out}: {len(data) / 2**20:.1f} MiB, {holds}; scores differ from the trained model's by at most "
+        f"{difference:.1e} on random requests"
+        + (f"; calibrated: {manifest['calibration']['method']}" if manifest["calibration"] else "")
+    )
 
 
 def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | None:
@@ -192,16 +221,38 @@ def _check(model: ZooModel, catalogue: Catalogue, path: Path, manifest: dict) ->
         context = {found["name"]: random_column(found, rows, g) for found in scorer.inputs}
         expected = trained_scores(model, catalogue.items, history, candidates, context, max_len)
         expected = expected if step is None else step(expected)
-        try:
-            found = scorer.score(history, candidates, context)
-        except Exception as error:  # ONNX Runtime's
-            raise QinZooError(
-                f"{type(model).__name__}: ONNX Runtime fails on a request with {len(history)} history items and {rows} "
-                f"candidates, as some operation depends on their number. {first_line(error)}"
-            ) from error
-        difference = np.abs(found - expected) / np.maximum(np.abs(expected), 1)
-        worst = max(worst, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
+        found = _scored(scorer, type(model).__name__, history, candidates, context)
+        worst = max(worst, _difference(found, expected))
     return worst
+
+
+@torch.no_grad()
+def _check_fields(model: ZooModel, path: Path, manifest: dict) -> float:
+    """The same of named fields: requests of raw values, beside rows of ids."""
+    scorer, g, worst = Scorer(path), np.random.default_rng(0), 0.0
+    step = manifest["calibration"] and step_from_dict(manifest["calibration"])
+    for number in range(_REQUESTS):
+        request, encoded = random_request(manifest["inputs"], manifest["vocabularies"], number, g)
+        expected = model(encoded)["y_pred"].view(-1).numpy()
+        expected = expected if step is None else step(expected)
+        worst = max(worst, _difference(_scored(scorer, type(model).__name__, **request), expected))
+    return worst
+
+
+def _scored(scorer: Scorer, name: str, history, candidates, context) -> np.ndarray:
+    try:
+        return scorer.score(history, candidates, context)
+    except Exception as error:  # ONNX Runtime's
+        items = max(map(len, history.values()), default=0) if isinstance(history, dict) else len(history)
+        raise QinZooError(
+            f"{name}: ONNX Runtime fails on a request with {items} history items and {len(candidates)} candidates, as "
+            f"some operation depends on their number. {first_line(error)}"
+        ) from error
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    difference = np.abs(found - expected) / np.maximum(np.abs(expected), 1)
+    return float(difference.max()) if np.isfinite(difference).all() else float("inf")
 
 
 def random_column(described: dict, rows: int, g: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.fuxi import CrossNetMix
+from qin_zoo.fuxi import CrossNetMix, MaskedAveragePooling
 
 
 class FoldedCrossNetMix(nn.Module):
@@ -37,4 +37,20 @@ class FoldedCrossNetMix(nn.Module):
         return x
 
 
-FOREIGN = {CrossNetMix: FoldedCrossNetMix}
+class FoldedMean(nn.Module):
+    """``MaskedAveragePooling``, where without any item the exporter would lose the 1e-12 that 0 is divided by.
+
+    Args:
+        layer: the layer to fold.
+    """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """(B, L, D) to (B, D)."""
+        items = (embedded.sum(dim=2, keepdim=True) != 0).float().sum(dim=1)
+        return embedded.sum(dim=1) / items.clamp(min=1)
+
+
+FOREIGN = {CrossNetMix: FoldedCrossNetMix, MaskedAveragePooling: FoldedMean}

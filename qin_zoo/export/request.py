@@ -13,13 +13,29 @@ from qin_zoo.errors import ModelError
 from qin_zoo.export.fold import FOREIGN
 from qin_zoo.layers import SharedHistory, fold
 from qin_zoo.models import ModelInput, ZooModel
-from qin_zoo.models.inputs import Embedder, ItemTableInputs
+from qin_zoo.models.inputs import Embedder
 
 _CHUNK = 8192  # items represented at a time
 
 
-class _Embedder(Embedder):
-    """Means of lists written out, so that they can be exported: lists of one request are short."""
+class RequestEmbedder(Embedder):
+    """Means of lists written out, so that they can be exported: lists of one request are short.
+
+    Args:
+        model: a trained model; its embeddings are copied.
+    """
+
+    def __init__(self, model: ZooModel):
+        layer = copy.deepcopy(model.embedding_layer)
+        super().__init__(model.feature_map, layer, model.embedding_dim, torch.device("cpu"))
+        # While a model is traced its modules are of other classes, which only look like their own.
+        is_plain = super()._is_plain_list
+        self._plain = {name for name in self.layer.embedding_layers if is_plain(name)}
+        self.pooling = fold(self.pooling, FOREIGN)
+        fold(self.layer.feature_encoders, FOREIGN)
+
+    def _is_plain_list(self, name: str) -> bool:
+        return name in self._plain
 
     def _mean(self, name: str, ids: Tensor) -> Tensor:
         table = self.layer.embedding_layers[name]
@@ -45,16 +61,8 @@ class RequestModel(nn.Module):
     def __init__(self, model: ZooModel, items: Mapping[str, Tensor], updated: Mapping[str, Tensor] | None = None):
         super().__init__()
         inputs = model._inputs
-        if not isinstance(inputs, ItemTableInputs):
-            raise ModelError(
-                f"{type(model).__name__} on dataset '{model.feature_map.dataset_id}' reads FuxiCTR's named fields "
-                "(target_field, sequence_field), whose items stand in no table: only datasets with an item table "
-                "(features with source: item) can be exported."
-            )
-        layer = copy.deepcopy(model.embedding_layer)
-        self.embedding = layer.embedding_layer
-        embedder = _Embedder(model.feature_map, layer, model.embedding_dim, torch.device("cpu"))
-        self._embedder = embedder
+        self._embedder = RequestEmbedder(model)
+        self.embedding = self._embedder.layer
         self.context, self._items = inputs.context_features, inputs.item_features
         self._specs = model.feature_map.features
         fixed = self._shares_ids(items)
@@ -62,7 +70,7 @@ class RequestModel(nn.Module):
         self.register_buffer("table", self.represent(updated or items))
         self.register_buffer("scale", None)
         self._lighten(fixed)
-        self.model = fold(_without_embeddings(model).float().cpu().eval(), FOREIGN)
+        self.model = fold(without_embeddings(model).float().cpu().eval(), FOREIGN)
         self.eval()
 
     def _shares_ids(self, items: Mapping[str, Tensor]) -> set[str]:
@@ -157,6 +165,20 @@ class RequestModel(nn.Module):
 
     # ---- what a request holds
 
+    def tracing(self, items: Mapping[str, Tensor]) -> tuple[dict, dict]:
+        """The arguments of a request of zeros, and which of their dimensions are open.
+
+        Args:
+            items: the item table; the shapes of its features count.
+        """
+        context = {d["name"]: zeros(d, 5) for d in self.context_inputs()}
+        new = {d["name"]: zeros(d, 3) for d in self.new_inputs(items)}
+        ids = {"history": torch.zeros(7, dtype=torch.long), "candidates": torch.zeros(5, dtype=torch.long)}
+        length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
+        shapes = {"history": {0: length}, "candidates": {0: rows}}
+        shapes |= {"context": {name: {0: rows} for name in context}, "new": {name: {0: unknown} for name in new}}
+        return {**ids, "context": context, "new": new}, shapes
+
     def context_inputs(self) -> list[dict]:
         """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
         return [self._describe(name) for name in self.context]
@@ -183,21 +205,14 @@ def numbering(items: Mapping[str, Tensor], specs: Mapping[str, Mapping]) -> list
     return [n for n, c in items.items() if specs[n]["type"] == "categorical" and torch.equal(c.long(), count)]
 
 
-def _without_embeddings(model: ZooModel) -> ZooModel:
+def without_embeddings(model: ZooModel) -> ZooModel:
     """A copy of a model without what only embeds or trains: that can be gigabytes."""
     left_out = (model.embedding_layer, model.embedding_layer.embedding_layer, model.optimizer, model._inputs)
     return copy.deepcopy(model, {id(part): nn.Identity() for part in (*left_out, getattr(model, "_penalty", None))})
 
 
-def example(model: RequestModel, items: Mapping[str, Tensor], candidates: int = 5, length: int = 7) -> dict:
-    """The arguments of a request of zeros, for tracing."""
-    context = {d["name"]: _zeros(d, candidates) for d in model.context_inputs()}
-    new = {d["name"]: _zeros(d, 3) for d in model.new_inputs(items)}
-    ids = {"history": torch.zeros(length, dtype=torch.long), "candidates": torch.zeros(candidates, dtype=torch.long)}
-    return {**ids, "context": context, "new": new}
-
-
-def _zeros(described: dict, rows: int) -> Tensor:
+def zeros(described: Mapping, rows: int) -> Tensor:
+    """A feature's zeros for ``rows`` rows, for tracing."""
     kind = described["type"]
     dtype = torch.long if kind in ("categorical", "sequence") else torch.float32
     wide = {"sequence": "max_len", "embedding": "dim"}.get(kind)

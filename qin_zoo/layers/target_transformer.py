@@ -53,6 +53,7 @@ class TargetTransformer(nn.Module):
             raise ValueError(f"first_k_cols must be positive, or 0 with concat_max_pool, got {first_k_cols}.")
         self.first_k_cols = first_k_cols
         self.hides_padding = mask_convention == "history"
+        self.one_padding = True
         self.output_dim = (first_k_cols + concat_max_pool) * width
         self.transformer_encoder = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(
@@ -112,7 +113,8 @@ class FoldedTargetTransformer(nn.Module):
 
     The first layer's projections are linear in ``[h_l; t]``: the history's share is computed once, the target's once
     per row. With the ``published`` mask all places that are seen hold one and the same vector, the padding or the last
-    item: attention among equal ones gives that one, so one place is encoded instead of L.
+    item: attention among equal ones gives that one, so one place is encoded instead of L. But for a layer whose
+    ``one_padding`` is false: several fields make an item there, each with a padding of its own.
 
     Args:
         layer: the layer to fold.
@@ -123,21 +125,24 @@ class FoldedTargetTransformer(nn.Module):
         self.first_k_cols, self.hides_padding = layer.first_k_cols, layer.hides_padding
         self.encoder, self.out_linear = layer.transformer_encoder.layers, layer.out_linear
         self.sees_padding = layer.sees_padding
+        self.one_place = layer.one_padding and not layer.hides_padding
 
     def forward(self, target: Tensor, history: SharedHistory, mask: Tensor) -> Tensor:
         """See :meth:`TargetTransformer.forward`; the mask is the same in every row."""
         real = mask[:1].bool()  # (1, L)
-        if self.hides_padding:
-            seen, encoded = real, self._encode(target, history.items, real)  # (B, L, 2D)
-        else:
+        seen = real
+        if not self.hides_padding:
             last = torch.arange(real.shape[1], device=real.device) == real.shape[1] - 1
             seen = ~real | (last & real.all(dim=1, keepdim=True))
+        if self.one_place:
             place = history.items[seen[0].int().argmax().reshape(1)]  # (1, D)
             encoded = self._encode(target, place, torch.ones_like(seen[:, :1]))  # (B, 1, 2D)
+        else:
+            encoded = self._encode(target, history.items, seen)  # (B, L, 2D)
         kept = F.pad(encoded * seen.unsqueeze(2), (0, 0, self.first_k_cols, 0))
         parts = [kept[:, kept.shape[1] - self.first_k_cols :].flatten(1)] if self.first_k_cols else []
         if self.out_linear is not None:
-            if self.hides_padding:
+            if not self.one_place:
                 encoded = torch.where(seen.unsqueeze(2), encoded, -1e9).max(dim=1).values
                 encoded = torch.where(seen.any(), encoded, 0.0)  # without any output, 0 is the maximum
             parts.append(self.out_linear(encoded.flatten(1)))

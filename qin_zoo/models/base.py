@@ -145,7 +145,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self.item_dims = {name: dim for pair in self.pairs for name, dim in pair.items()}
         self.context_dims = self._inputs.context_dims
         self.interest_dim = 0
-        self.item_dim = sum(self.item_dims.values())
+        self.item_dim = sum(sum(pair.values()) for pair in self.pairs)
         self.context_dim = sum(self.context_dims.values())
 
     def logits(self, x: ModelInput) -> Tensor:

@@ -56,6 +56,7 @@ class Embedder:
         self.layer = layer.embedding_layer  # FuxiCTR's FeatureEmbeddingDict
         self.embedding_dim = embedding_dim
         self.device = device
+        self.pooling = _mean_pooling
 
     def dims(self, names: Iterable[str]) -> dict[str, int]:
         """Size of the embedding of each of ``names``, in their order."""
@@ -82,7 +83,7 @@ class Embedder:
             self._mean(name, inputs[name]) if self._is_plain_list(name) else self.layer({name: inputs[name]})[name]
             for name in names
         ]
-        parts = [_mean_pooling(e) if e.dim() == 3 else e for e in embedded]
+        parts = [self.pooling(e) if e.dim() == 3 else e for e in embedded]
         if parts:
             return torch.cat(parts, dim=-1)
         rows = next(iter(values.values())).shape[0]
@@ -248,13 +249,18 @@ class FieldInputs:
     def fuxictr_columns(self) -> list[int]:
         """Where each number of [context; target; interest] stands in FuxiCTR's order, that of its feature map.
 
-        FuxiCTR's models of named fields put a sequence's part of the interest where the sequence stands.
+        FuxiCTR's models of named fields put a sequence's part of the interest where the sequence stands, and have a
+        target of several pairs once: the place behind all others stands for its repetitions.
         """
         features, begin, places = self.embedder.feature_map.features, 0, {}
         for name, dim in self.embedder.dims(n for n, spec in features.items() if spec["type"] != "meta").items():
             places[name] = range(begin, begin + dim)
             begin += dim
-        return [place for n in (*self.context_features, *self._targets, *self._sequences) for place in places[n]]
+        columns, used = [], set()
+        for name in (*self.context_features, *self._targets, *self._sequences):
+            columns += [begin] * len(places[name]) if name in used else places[name]
+            used.add(name)
+        return columns
 
     def look_on(self) -> None:
         """Takes part in the other processes' look-ups for a batch, without one."""

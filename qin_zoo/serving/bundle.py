@@ -17,7 +17,7 @@ from qin_zoo.serving.graph import fault, fields, number
 from qin_zoo.serving.manifest import check
 
 FORMAT = 1
-CONTEXT, NEW = "context.", "new."  # prefixes of the graph's inputs
+CONTEXT, HISTORY, NEW = "context.", "history.", "new."  # prefixes of the graph's inputs
 _KEY = b"qin_zoo"
 _METADATA_PROPS = 14  # number of the field in ONNX's ModelProto
 _AGAIN = "Copy the file again from where it was exported, or export it anew (qin-zoo export)."

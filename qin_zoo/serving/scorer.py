@@ -1,4 +1,8 @@
-"""Scores an exported model's requests on ONNX Runtime: one history, many candidates."""
+"""Scores an exported model's requests on ONNX Runtime: one history, many candidates.
+
+A model of an item table names items by numbers or original ids; what it takes of a request is worked out here. A model
+of named fields takes their raw values: see ``fields.py``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy as np
 from qin_zoo.calibration import step_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
 from qin_zoo.serving.bundle import CONTEXT, NEW, read
+from qin_zoo.serving.fields import FieldRequests
 from qin_zoo.serving.values import column, shown, whole_numbers, width, zeros
 
 MAX_CANDIDATES, MAX_HISTORY, MAX_EMBEDDINGS = 100_000, 1_000_000, 10_000
@@ -33,7 +38,8 @@ class Scorer:
         manifest: what the file says of itself: inputs, model card, run, data.
         inputs: of each row feature, ``name``, ``type``, ``vocab_size`` or ``dim`` or ``max_len``, and ``default``,
             which is None where a value must be given.
-        items: number of rows of the item table, padding included.
+        items: number of rows of the item table, padding included; 0 of named fields.
+        fields: how requests of a model of named fields are read; None with an item table.
 
     Raises:
         QinZooError: the file is missing, no export, cut short, changed, or without what ``ids`` asks for.
@@ -64,6 +70,8 @@ class Scorer:
         self._no_new = {NEW + name: zeros(described, 1) for name, described in self._new.items()}
         self.items: int = self.manifest["items"]["count"]
         self._rows = self._original_ids(ids, path)
+        of_fields = "vocabularies" in self.manifest
+        self.fields = FieldRequests(self.manifest, max_candidates, max_history) if of_fields else None
         calibration = self.manifest.get("calibration")
         self._step = None if calibration is None else step_from_dict(calibration)
         self._lock = threading.Lock()
@@ -109,6 +117,9 @@ class Scorer:
             context: row features by name: one value for all candidates, or a sequence with one for each.
             embeddings: of items beyond the table, id -> feature -> value; features not given are those of padding.
 
+        With named fields ``history`` is field -> values, and a candidate field -> value, all as in the files that the
+        model was trained on; see :meth:`~qin_zoo.serving.fields.FieldRequests.feed`.
+
         Returns:
             (N,) float32: probabilities of a click, calibrated where the export holds such a step; or the value itself
             where the model is a regression.
@@ -124,21 +135,26 @@ class Scorer:
         Raises:
             RequestError: the request cannot be scored.
         """
-        return self._score(**_arguments(request))
+        return self._score(**_arguments(request, ("history",) if self.fields is None or self.fields.history else ()))
 
-    def _score(self, history, candidates, context=None, embeddings=None) -> tuple[np.ndarray, int]:
-        history, candidates = self._ids(history, "history"), self._ids(candidates, "candidates")
-        context = self._check_context({} if context is None else context, len(candidates))
-        history, candidates, new, unknown = self._place(history, candidates, embeddings)
-        feed = {"history": self._newest(history), **new}
-        columns = {"candidates": candidates, **context}
-        parts = (slice(first, first + _CHUNK) for first in range(0, len(candidates), _CHUNK))
+    def _score(self, history=None, candidates=(), context=None, embeddings=None) -> tuple[np.ndarray, int]:
+        read = self._feed if self.fields is None else self.fields.feed
+        feed, columns, count, unknown = read(history, candidates, context, embeddings)
+        parts = (slice(first, first + _CHUNK) for first in range(0, count, _CHUNK))
         scores = [self._run(feed | {name: values[part] for name, values in columns.items()}) for part in parts]
         with self._lock:
             self._stats["requests"] += 1
-            self._stats["candidates"] += len(candidates)
+            self._stats["candidates"] += count
             self._stats["unknown_items"] += unknown
         return (np.concatenate(scores) if scores else np.empty(0, np.float32)), unknown
+
+    def _feed(self, history, candidates, context, embeddings) -> tuple[dict, dict, int, int]:
+        """The graph's inputs that all candidates share, those with a row for each, how many, and the unknown items."""
+        history, candidates = self._ids(history, "history"), self._ids(candidates, "candidates")
+        context = self._check_context({} if context is None else context, len(candidates))
+        history, candidates, new, unknown = self._place(history, candidates, embeddings)
+        columns = {"candidates": candidates, **context}
+        return {"history": self._newest(history), **new}, columns, len(candidates), unknown
 
     def score_many(self, requests: Sequence[Mapping]) -> list[np.ndarray]:
         """Scores of several requests, each a mapping of :meth:`score`'s arguments, in their order.
@@ -287,13 +303,13 @@ def _open(data: bytes, threads: int, path):
         ) from error
 
 
-def _arguments(request: Mapping) -> dict:
+def _arguments(request: Mapping, wanted: Sequence[str]) -> dict:
     if not isinstance(request, Mapping):
         raise RequestError(f"expected a mapping with {', '.join(_KEYS)}, found {shown(request)}.")
     for key in request:
         if key not in _KEYS:
             raise RequestError(f"unknown key {shown(key)}.{suggest(key, _KEYS)} Keys: {', '.join(_KEYS)}.")
-    for key in ("history", "candidates"):
+    for key in (*wanted, "candidates"):
         if key not in request:
             raise RequestError(f"{key} is missing. Keys: {', '.join(_KEYS)}.")
     return dict(request)

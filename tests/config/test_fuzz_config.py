@@ -293,7 +293,7 @@ def _open(path, denied, *args, **kwargs):
         ("fields", "dnn_activations", ["ReLU", "RelU6"], ["Did you mean 'ReLU6'"]),
         ("fields", "dnn_activations", "GLU", ["dnn_activations"]),
         ("fields", "attention_output_activation", "Dice", ["hidden layers only"]),
-        ("fields", "target_field", ["item", "item"], ["target_field", "each feature once"]),
+        ("fields", "target_field", [["item", "item"]], ["target_field", "each feature once"]),
     ],
 )
 def test_values_out_of_range(case, key, value, words, folder):

@@ -15,11 +15,11 @@ def make(model: str, data, *overrides):
     experiment = SAMPLES[model]
     prepared = prepare(experiment.expid, experiment.config_dir, data=data, overrides=overrides)
     dataset = prepared.open_dataset()
-    return prepared, dataset, _disturb(build_model(prepared, dataset)).eval()
+    return prepared, dataset, disturb(build_model(prepared, dataset)).eval()
 
 
 @torch.no_grad()
-def _disturb(model):
+def disturb(model):
     g = torch.Generator().manual_seed(3)
     for layer in model.embedding_layer.embedding_layer.embedding_layers.values():
         if isinstance(layer, torch.nn.Embedding):

@@ -17,7 +17,9 @@ PAIR = {"target_field": ("item", "cate"), "sequence_field": ("clicks", "cates")}
 TWO = {"target_field": ["item", "cate"], "sequence_field": ["clicks", "cates"]}
 MIXED = {"target_field": [("item", "cate"), "brand"], "sequence_field": [("clicks", "cates"), "brands"]}
 ONE = {"target_field": "item", "sequence_field": "clicks"}
-FIELDS = {"pair": PAIR, "two": TWO, "mixed": MIXED, "one": ONE, "one listed": {k: [v] for k, v in ONE.items()}}
+AGAIN = {"target_field": ["brand", "item", "brand"], "sequence_field": ["brands", "clicks", "bought"]}
+LISTED = {key: [value] for key, value in ONE.items()}
+FIELDS = {"pair": PAIR, "two": TWO, "mixed": MIXED, "one": ONE, "one listed": LISTED, "target again": AGAIN}
 OPTIONS = {
     "plain": {"attention_hidden_activations": "Dice"},
     "softmax": {"din_use_softmax": True, "batch_norm": True, "attention_hidden_activations": "ReLU"},
@@ -70,6 +72,7 @@ def feature_map(paired):
         "brand": dict(one),
         "brands": many("brand", 3),
         "price": {"type": "numeric", "source": ""},
+        "bought": many("brand", 4),
         "cate": dict(one),
         "cates": many("cate", 5),
     }
@@ -88,7 +91,7 @@ def batch(rows=64, seed=0):
     return {
         "item": ids(rows), "clicks": ids(rows, 5) * real, "age": ids(rows), "brand": ids(rows),
         "brands": ids(rows, 3) * real[:, :3], "price": torch.rand(rows, generator=g), "cate": ids(rows),
-        "cates": ids(rows, 5) * real,
+        "bought": ids(rows, 4) * real[:, :4], "cates": ids(rows, 5) * real,
     }  # fmt: skip
 
 

@@ -76,7 +76,8 @@ def batch(rows=32, seed=0):
     label = torch.randint(0, 2, (rows,), generator=g)
     return {
         "clicks": clicks, "brands": brands, "price": torch.rand(rows, generator=g),
-        "age": ids(rows), "brand": ids(rows), "item": ids(rows), "cate": ids(rows), "cates": ids(rows, 5) * (clicks > 0), "tags": ids(rows, 2), "clk": label,
+        "age": ids(rows), "brand": ids(rows), "item": ids(rows), "cate": ids(rows),
+        "cates": ids(rows, 5) * (clicks > 0), "tags": ids(rows, 2), "clk": label,
     }  # fmt: skip
 
 

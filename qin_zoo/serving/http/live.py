@@ -33,6 +33,8 @@ def example(scorer: Scorer, ids: str, candidates: int = 3) -> dict:
         ids: how it takes items, ``table`` or ``original``.
         candidates: how many, at most.
     """
+    if scorer.fields is not None:
+        return scorer.fields.example(candidates)
     items = range(1, scorer.items)
     first, last = items[:2], items[-candidates:]
     if ids == "original":

@@ -22,11 +22,11 @@ td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid
 </style></head><body>
 <h1>$name</h1>
 <p>$summary</p>
-<p>$items items, histories of up to $max_len, fingerprint <code>$fingerprint</code></p>
+<p>$holds, fingerprint <code>$fingerprint</code></p>
 <h2>Ask</h2>
 <pre>$curl</pre>
 <h2>Row features</h2>
-<p>In <code>context</code>: one value for all candidates, or a list with one for each.</p>
+<p>In <code>context</code>: one value for all candidates, or a list with one for each$elsewhere.</p>
 <table><tr><th>feature</th><th>type</th><th>values</th></tr>$features</table>
 <h2>Answers of /score</h2>
 <table><tr><th>status</th><th></th></tr>$answers</table>
@@ -52,20 +52,27 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> HTMLRespon
     values = {
         **identity(scorer),
         "summary": manifest.get("model_card", {}).get("summary", ""),
-        "items": f"{scorer.items - 1:,}",
-        "max_len": manifest["inputs"]["history"]["max_len"],
+        "holds": f"{scorer.items - 1:,} items" if scorer.fields is None else "Named fields, raw values",
+        "elsewhere": "" if scorer.fields is None else ". Or in every candidate. Those of the history in history",
         "curl": curl,
     }
+    if length := manifest["inputs"]["history"]["max_len"]:
+        values["holds"] += f", histories of up to {length}"
+    features = [*scorer.inputs, *manifest["inputs"]["history"].get("fields", ())]
     rows = {
-        "features": _rows((d["name"], d["type"], _values(d)) for d in scorer.inputs),
+        "features": _rows((d["name"], d["type"], _values(scorer, d)) for d in features),
         "answers": _rows((status, answer["description"]) for status, answer in answers.items()),
     }
     return HTMLResponse(_PAGE.substitute({k: escape(str(v)) for k, v in values.items()} | rows), headers=_HEADERS)
 
 
-def _values(described: dict) -> str:
+def _values(scorer: Scorer, described: dict) -> str:
     texts = []
-    if "vocab_size" in described:
+    if "vocabulary" in described.get("raw", {}):
+        kind = {"int": "whole numbers", "float": "numbers"}.get(described["raw"]["dtype"], "texts")
+        known = scorer.manifest["vocabularies"][described["raw"]["vocabulary"]]
+        texts.append(f"{kind}, {len(known):,} of them known")
+    elif "vocab_size" in described:
         texts.append(f"0 to {described['vocab_size'] - 1}")
     if "max_len" in described:
         texts.append(f"up to {described['max_len']} of them")

@@ -37,7 +37,10 @@ class ScoreAnswer(BaseModel):
     """Scores of one request."""
 
     scores: list[float] = Field(description="One for each candidate: float32, written out exactly.")
-    unknown_items: int = Field(description="How often an item of the request was unknown and had no embeddings.")
+    unknown_items: int = Field(
+        description="How often an item of the request was unknown and had no embeddings; of named fields, how many "
+        "values were in no vocabulary."
+    )
     model: ModelIdentity
 
 
@@ -63,7 +66,8 @@ def openapi(app: FastAPI, scorer: Scorer, settings: Settings) -> dict:
         routes=app.routes,
     )
     components = found.setdefault("components", {})
-    components.setdefault("schemas", {})["ScoreRequest"] = _request(scorer, settings)
+    request = _request if scorer.fields is None else _fields_request
+    components.setdefault("schemas", {})["ScoreRequest"] = request(scorer, settings)
     if settings.token is not None:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for path in ("/score", "/metrics"):
@@ -116,6 +120,62 @@ def _request(scorer: Scorer, settings: Settings) -> dict:
         },
         "example": example(scorer, settings.ids),
     }
+
+
+def _fields_request(scorer: Scorer, settings: Settings) -> dict:
+    """The same of named fields, whose values are raw."""
+    history = scorer.manifest["inputs"]["history"]["fields"]
+    rows = {described["name"]: _raw_value(described) for described in scorer.inputs}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [*(["history"] if history else []), "candidates"],
+        "properties": {
+            "history": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": [described["name"] for described in history],
+                "properties": {
+                    described["name"]: {**_raw_value(described, settings.max_history), "description": _used(described)}
+                    for described in history
+                },
+                "description": "What the user acted on, oldest first, by field.",
+            },
+            "candidates": {
+                "type": "array",
+                "items": {"type": "object", "additionalProperties": False, "properties": rows},
+                "maxItems": settings.max_candidates,
+                "description": "What to score: the fields in which candidates differ.",
+            },
+            "context": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {name: {"anyOf": [one, {"type": "array", "items": one}]} for name, one in rows.items()},
+                "description": "All other fields: one value for all candidates, or one for each.",
+            },
+        },
+        "example": example(scorer, settings.ids),
+    }
+
+
+def _used(described: dict) -> str:
+    which = "first" if described["padding"] == "post" else "newest"
+    return f"The {which} {described['max_len']} are used, as in training."
+
+
+def _raw_value(described: dict, most: int | None = None) -> dict:
+    """Of a named field; null is a missing value."""
+    raw = described.get("raw")
+    if described["type"] == "embedding":
+        return _value(described)
+    if described["type"] == "numeric":
+        return {"type": ["number", "null"]}
+    one = {"type": {"int": ["integer", "null"], "float": ["number", "null"]}.get(raw["dtype"], ["string", "null"])} if (
+        raw
+    ) else {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+    if described["type"] == "categorical":
+        return one
+    return {"type": "array", "items": one, **({} if most is None else {"maxItems": most})}
 
 
 def _feature(described: dict) -> dict:

@@ -1,0 +1,214 @@
+"""Models of named fields in the form of a request: a row for each candidate, and histories that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data.encode import raw_descriptions
+from qin_zoo.errors import ConfigError
+from qin_zoo.export.fold import FOREIGN
+from qin_zoo.export.request import RequestEmbedder, without_embeddings, zeros
+from qin_zoo.layers import SharedHistory, fold
+from qin_zoo.models import ModelInput, ZooModel
+from qin_zoo.training.prepare import Prepared
+
+_NO_WORDS = ("__PAD__", "__OOV__")  # FuxiCTR's, in every vocabulary
+_LOOKED_AT = 10_000  # rows in which the side of a sequence's padding is looked for
+
+
+class FieldsModel(nn.Module):
+    """A trained model of named fields, folded, that scores the candidates of one request.
+
+    Args:
+        model: a model of the zoo; it stays as it is.
+
+    Attributes:
+        targets, context: names of the fields with a value for each candidate.
+        pairs: of each history the names of its fields.
+    """
+
+    def __init__(self, model: ZooModel):
+        super().__init__()
+        inputs, self._embedder = model._inputs, RequestEmbedder(model)
+        self.embedding = self._embedder.layer
+        self.targets = [name for pair in inputs.target_features for name in pair]
+        self.context, self.pairs = inputs.context_features, inputs.sequence_features
+        self.padding = {name: inputs.padding(name) for pair in self.pairs for name in pair}
+        plain = without_embeddings(model).float().cpu().eval()
+        for module in plain.modules():
+            if hasattr(module, "one_padding"):
+                module.one_padding = all(len(pair) == 1 for pair in self.pairs)
+        self.model = fold(plain, FOREIGN)
+        self.eval()
+
+    def forward(self, context: dict[str, Tensor], history: dict[str, Tensor]) -> Tensor:
+        """Scores of the candidates.
+
+        Args:
+            context: the fields of context and targets, (N, …) each; N ≥ 1.
+            history: the fields of the histories, (L,) int64 each, the same L ≥ 1 within a pair.
+
+        Returns:
+            (N,) float32: probabilities, or the value itself in a regression.
+        """
+        rows = next(iter(context.values())).shape[0]
+        histories = [SharedHistory(self._embedder.embed_positions(pair, history), rows) for pair in self.pairs]
+        masks = [(history[pair[0]] != self.padding[pair[0]]).expand(rows, -1) for pair in self.pairs]
+        one = len(self.pairs) == 1
+        x = ModelInput(
+            self._embedder.embed(self.context, context),
+            self._embedder.embed(self.targets, context),
+            histories[0] if one else histories,
+            masks[0] if one else masks,
+        )
+        return self.model.output_activation(self.model.logits(x).view(-1))
+
+    def tracing(self, inputs: Mapping) -> tuple[dict, dict]:
+        """The arguments of a request of zeros, and which of their dimensions are open.
+
+        Args:
+            inputs: of the manifest.
+        """
+        rows = torch.export.Dim("candidates")
+        context = {described["name"]: zeros(described, 5) for described in inputs["context"]}
+        lengths = {pair[0]: torch.export.Dim(f"history_items_{i}") for i, pair in enumerate(self.pairs)}
+        shapes = {name: {0: lengths[pair[0]]} for pair in self.pairs for name in pair}
+        history = {name: torch.zeros(7, dtype=torch.long) for name in shapes}
+        arguments = {"context": context, "history": history}
+        return arguments, {"context": {name: {0: rows} for name in context}, "history": shapes}
+
+
+def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel) -> dict:
+    """What a scorer needs to know: ``inputs``, ``vocabularies``, ``feature_order`` and ``items``.
+
+    Raises:
+        ConfigError: a feature whose values are made in a way that a scorer does not know.
+    """
+    features = dataset.feature_map.features
+    raw, words = raw_descriptions(prepared.params)
+    owners = {name: _owner(name, features) for name in features}
+    vocabularies = {
+        owners[name]: {word: number for word, number in words[name].items() if word not in _NO_WORDS}
+        for name in (*model.context, *model.targets, *model.padding)
+        if name in words
+    }
+
+    def describe(name: str) -> dict:
+        spec = features[name]
+        found = {"name": name, "type": spec["type"], "default": None}
+        found |= {key: spec[key] for key in ("vocab_size", "max_len") if key in spec}
+        if spec["type"] == "embedding":
+            found["dim"] = spec["pretrain_dim"]
+        if spec["type"] == "sequence":
+            padding = raw[name]["padding"] if name in raw else _side(dataset, name)
+            found |= {"padding": padding, "padding_id": spec.get("padding_idx") or 0}
+        if name in raw:
+            _require_carried(name, raw[name])
+            found["raw"] = {key: raw[name][key] for key in ("dtype", "fill", "missing", "splitter", "shift", "scale")}
+            if name in words:
+                found["raw"] |= {"vocabulary": owners[name], "unknown": words[name]["__OOV__"]}
+        return found
+
+    context = [describe(name) for name in (*model.context, *model.targets)]
+    history = [describe(name) for name in model.padding]
+    return {
+        "inputs": {
+            "history": {
+                "max_len": max((described["max_len"] for described in history), default=0),
+                "padded": any(getattr(module, "sees_padding", False) for module in model.modules()),
+                "fields": history,
+                "pairs": model.pairs,
+                "targets": model.targets,
+            },
+            "context": context,
+            "new": [],
+        },
+        "vocabularies": vocabularies,
+        "feature_order": {"context": list(model.context), "item": list(model.targets)},
+        "items": {"count": 0, "dim": model.model.item_dim},
+    }
+
+
+def _owner(name: str, features: Mapping[str, Mapping]) -> str:
+    """The feature whose vocabulary this one shares."""
+    shared = features[name].get("share_embedding")
+    return _owner(shared, features) if shared in features else name
+
+
+def _require_carried(name: str, described: Mapping) -> None:
+    if described["not_carried"]:
+        raise ConfigError(
+            f"Feature '{name}' is made with {described['not_carried'][0]}, which an exported file cannot do to the raw "
+            "values of a request. Make its result a column of the files, and train on that."
+        )
+
+
+def _side(dataset: Dataset, name: str) -> str:
+    """Where the sequences of an encoded file are padded: ``pre`` or ``post``, as most of the first rows are."""
+    loader = dataset.loader(next(split for split in SPLITS if dataset.has(split)), shuffle=False)
+    ids = loader.batch(np.arange(min(loader.num_samples, _LOOKED_AT)))[name]
+    first, last = (ids[:, place] == 0 for place in (0, -1))
+    return "pre" if int((first & ~last).sum()) > int((last & ~first).sum()) else "post"
+
+
+# ---- checks
+
+
+def random_request(inputs: Mapping, vocabularies: Mapping, number: int, g: np.random.Generator) -> tuple[dict, dict]:
+    """A request of raw values, and the row of each of its candidates as the trained model takes it.
+
+    Args:
+        inputs, vocabularies: of the manifest.
+        number: 0 has no history, 1 a full one, 2 one item.
+        g: draws the values.
+    """
+    rows = 1 if number % 4 == 0 else int(g.integers(2, 30))
+    request: dict = {"history": {}, "candidates": [{} for _ in range(rows)], "context": {}}
+    encoded: dict = {}
+    for described in inputs["context"]:
+        name, words = described["name"], _words(described, vocabularies)
+        drawn = [_drawn(described, words, g, int(g.integers(0, described.get("max_len", 0) + 1))) for _ in range(rows)]
+        encoded[name] = torch.stack([torch.as_tensor(ids) for _, ids in drawn])
+        for candidate, (value, _) in zip(request["candidates"], drawn):
+            candidate[name] = value
+    history = {described["name"]: described for described in inputs["history"]["fields"]}
+    for pair in inputs["history"]["pairs"]:
+        longest = history[pair[0]]["max_len"]
+        length = (0, longest, 1)[number] if number < 3 else int(g.integers(0, longest + 1))
+        for name in pair:
+            value, ids = _drawn(history[name], _words(history[name], vocabularies), g, min(length, longest))
+            request["history"][name] = value
+            encoded[name] = torch.as_tensor(ids).expand(rows, -1)
+    return request, encoded
+
+
+def _words(described: Mapping, vocabularies: Mapping) -> dict[int, object]:
+    """Id -> a value that has it."""
+    raw = described.get("raw")
+    if raw is None:
+        return {number: number for number in range(1, described.get("vocab_size", 1))}
+    words = {number: word for word, number in vocabularies.get(raw.get("vocabulary"), {}).items()}
+    return words | ({raw["unknown"]: {"str": "__OOV__"}.get(raw["dtype"], str(2**62))} if "unknown" in raw else {})
+
+
+def _drawn(described: Mapping, words: dict, g: np.random.Generator, length: int) -> tuple[object, object]:
+    """A random value as a request holds it, and as the model takes it."""
+    raw = described.get("raw") or {"shift": 0.0, "scale": 1.0}
+    if described["type"] in ("categorical", "sequence"):
+        ids = g.choice(list(words) or [0], length if described["type"] == "sequence" else 1)
+        values = [words.get(number, 0) for number in ids.tolist()]
+        if described["type"] == "categorical":
+            return values[0], int(ids[0])
+        filled = np.full(described["max_len"], described["padding_id"], np.int64)
+        filled[slice(0, length) if described["padding"] == "post" else slice(len(filled) - length, None)] = ids
+        return values, filled
+    numbers = g.normal(size=described.get("dim", 1)).astype(np.float32)
+    if described["type"] == "embedding":
+        return numbers.tolist(), numbers
+    value = float(numbers[0]) * raw["scale"] + raw["shift"]
+    return value, np.float32((value - raw["shift"]) / raw["scale"])

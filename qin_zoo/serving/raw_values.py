@@ -1,0 +1,189 @@
+"""Raw values of named fields to what a model was trained on: ids, scaled numbers. The manifest says how.
+
+The same as ``qin_zoo/data/raw_fields.py`` makes of columns of files, for one value of a request and without polars.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+
+from qin_zoo.errors import RequestError
+from qin_zoo.serving.values import shown
+
+_WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_LISTS = (list, tuple, np.ndarray)
+_FLOAT32 = np.finfo(np.float32).max
+_UNKNOWN_TEXT = "?"
+
+
+class Field:
+    """A field of a request.
+
+    Args:
+        described: its entry in the manifest: ``name``, ``type``, ``vocab_size``, ``dim`` or ``max_len``; and ``raw``,
+            what its values were before they were encoded. Without it a request holds them encoded.
+        vocabularies: name -> word -> id.
+
+    Attributes:
+        words: word -> id, words as numbers where the column held numbers.
+        max_len: ids of a sequence; 0 of other fields.
+    """
+
+    def __init__(self, described: Mapping, vocabularies: Mapping[str, Mapping[str, int]]):
+        self.name, self.type = described["name"], described["type"]
+        self.max_len: int = described.get("max_len", 0)
+        self._dim, self._size = described.get("dim"), described.get("vocab_size")
+        self._padding_id, self._padding = described.get("padding_id", 0), described.get("padding", "pre")
+        self._raw = described.get("raw")
+        self._kind = {"int": int, "float": float}.get(self._raw["dtype"], str) if self._raw else int
+        words = vocabularies.get(self._raw.get("vocabulary"), {}) if self._raw else {}
+        self.words: dict = {self._kind(word): number for word, number in words.items()}
+        self._unknown = self._raw.get("unknown", 0) if self._raw else 0
+        self._filled = words.get(self._raw["fill"], self._unknown) if self._raw else 0
+
+    @property
+    def listed(self) -> bool:
+        """Whether one value is a list."""
+        return self.type in ("sequence", "embedding")
+
+    def is_each(self, value: object) -> bool:
+        """Whether a value of a context is a list with one for each candidate."""
+        if not isinstance(value, _LISTS):
+            return False
+        return not self.listed or (len(value) > 0 and isinstance(value[0], _LISTS))
+
+    def encode(self, values: Sequence, where: str) -> tuple[np.ndarray, int]:
+        """Values of rows, (N, …), and how many of them the vocabulary does not know.
+
+        Raises:
+            RequestError: one of them cannot be a value of this field.
+        """
+        encode = getattr(self, f"_{self.type}")
+        found, unknown = [], 0
+        for value in values:
+            made, missed = encode(value, where)
+            found.append(made)
+            unknown += missed
+        whole = self.type in ("categorical", "sequence")
+        wide = {"sequence": (self.max_len,), "embedding": (self._dim,)}.get(self.type, ())
+        return np.array(found, np.int64 if whole else np.float32).reshape(len(found), *wide), unknown
+
+    # ---- one value
+
+    def _categorical(self, value: object, where: str) -> tuple[int, int]:
+        if self._raw is None:
+            return self._id(value, where), 0
+        token = self._token(value, where)
+        if token is None:
+            return self._filled, 0
+        return self.words.get(token, self._unknown), int(token not in self.words)
+
+    def _sequence(self, value: object, where: str) -> tuple[np.ndarray, int]:
+        if value is None:
+            value = [] if self._raw is None else self._raw["fill"]
+        if isinstance(value, str) and self._raw is not None:
+            value = value.split(self._raw["splitter"])
+        if not isinstance(value, _LISTS):
+            raise RequestError(f"{where}: expected a list of values, found {shown(value)}.")
+        # The encoder cuts, too, before it looks at the values: what it never saw cannot be wrong.
+        used = value[: self.max_len] if self._padding == "post" else value[max(len(value) - self.max_len, 0) :]
+        ids, unknown = [], 0
+        for entry in used:
+            number = self._id(entry, where) if self._raw is None else self._entry(entry, where)
+            unknown += number is None
+            ids.append(self._unknown if number is None else number)
+        filled = np.full(self.max_len, self._padding_id, np.int64)
+        place = slice(0, len(ids)) if self._padding == "post" else slice(self.max_len - len(ids), None)
+        filled[place] = ids
+        return filled, unknown
+
+    def _entry(self, value: object, where: str) -> int | None:
+        """The id of an entry of a sequence; None of an unknown one."""
+        missing = self._raw["missing"]
+        if value is None or value == missing:
+            return self._padding_id
+        token = self._token(value, where)
+        return self._padding_id if token is None or str(token) == missing else self.words.get(token)
+
+    def _numeric(self, value: object, where: str) -> tuple[float, int]:
+        raw = self._raw or {"fill": "0", "shift": 0.0, "scale": 1.0}
+        number = self._number(value, where)
+        number = float(raw["fill"] or 0) if number is None else number
+        scaled = (number - raw["shift"]) / raw["scale"]
+        if not abs(scaled) <= _FLOAT32:
+            raise RequestError(f"{where}: expected a number that float32 can hold, found {shown(value)}.")
+        return scaled, 0
+
+    def _embedding(self, value: object, where: str) -> tuple[list[float], int]:
+        if isinstance(value, str) and self._raw is not None:
+            value = value.split(self._raw["splitter"])
+        if not isinstance(value, _LISTS) or len(value) != self._dim:
+            raise RequestError(f"{where}: expected a list of {self._dim} numbers, found {shown(value)}.")
+        numbers = [self._number(number, where) for number in value]
+        if any(number is None or not abs(number) <= _FLOAT32 for number in numbers):
+            raise RequestError(f"{where}: expected {self._dim} numbers that float32 can hold, found {shown(value)}.")
+        return numbers, 0
+
+    def _id(self, value: object, where: str) -> int:
+        number = self._whole(value, where)
+        if number is None or not 0 <= number < self._size:
+            raise RequestError(f"{where}: expected an id from 0 to {self._size - 1}, found {shown(value)}.")
+        return number
+
+    def _token(self, value: object, where: str) -> str | int | float | None:
+        """What the vocabulary is asked for; None for a missing value."""
+        if self._kind is int:
+            return self._whole(value, where)
+        if self._kind is float:
+            return self._number(value, where)
+        if value is None or isinstance(value, str):
+            return value or None
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise RequestError(f"{where}: expected a text or a number, found {shown(value)}.")
+        return str(int(value)) if isinstance(value, Integral) else _written(float(value))
+
+    def _whole(self, value: object, where: str) -> int | None:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value)
+        if isinstance(value, str) and len(value) < 30 and _WHOLE.fullmatch(value.strip()):
+            return int(value)
+        if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
+            return int(value)
+        raise RequestError(f"{where}: expected a whole number, found {shown(value)}.")
+
+    def _number(self, value: object, where: str) -> float | None:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        try:
+            if isinstance(value, bool) or not isinstance(value, (Real, str)) or "_" in str(value)[:60]:
+                raise ValueError
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise RequestError(f"{where}: expected a finite number, found {shown(value)}.")
+        return number
+
+    # ---- examples
+
+    def example(self, place: int) -> object:
+        """A value that a request may hold, JSON; another for another place where there are several."""
+        known = next((word for i, word in enumerate(self.words) if i == place % max(len(self.words), 1)), None)
+        if self._raw is None:
+            known = min(place + 1, (self._size or 1) - 1)
+        elif known is None:
+            known = self._kind(0) if self._kind is not str else _UNKNOWN_TEXT
+        shift = (self._raw or {}).get("shift", 0.0)
+        return {"categorical": known, "sequence": [known], "numeric": shift}.get(self.type, [0.0] * (self._dim or 0))
+
+
+def _written(number: float) -> str:
+    """A number as it stands in a vocabulary of texts, whose columns polars made texts of."""
+    return re.sub(r"e([+-])0*", lambda e: "e" + e[1].strip("+"), repr(number))
