@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
+from collections import deque
 from pathlib import Path
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.serving.graph import fault, fields, number
+from qin_zoo.serving.manifest import check
 
 FORMAT = 1
 CONTEXT, NEW = "context.", "new."  # prefixes of the graph's inputs
 _KEY = b"qin_zoo"
 _METADATA_PROPS = 14  # number of the field in ONNX's ModelProto
+_LARGEST = 2**31 - 1  # bytes that protobuf reads
 _AGAIN = "Copy the file again from where it was exported, or export it anew (qin-zoo export)."
 
 
@@ -36,18 +41,25 @@ def read(path: str | Path) -> tuple[bytes, dict]:
     """An exported model's bytes and manifest.
 
     Raises:
-        QinZooError: there is no such file, it is no export, it was cut short or changed, or it is of a newer format.
+        QinZooError: there is no such file, it is no export, it was cut short or changed, it is of a newer format, or
+            its scores would depend on other files or be no numbers.
     """
     path = Path(path)
     try:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # a pipe or a device may have no end
+            raise QinZooError(f"{path} is no regular file. Expected a file that `qin-zoo export` wrote (NAME.onnx).")
+        if found.st_size > _LARGEST:
+            raise QinZooError(f"{path} has {found.st_size:,} bytes; an ONNX file holds at most {_LARGEST:,}.")
         data = path.read_bytes()
     except OSError as error:
         raise QinZooError(
             f"{path}: {error.strerror}. Expected a file that `qin-zoo export` wrote (NAME.onnx)."
         ) from error
     end, entry = _last_field(data, path)
-    manifest = _manifest(entry, path)
-    found, expected = _digest(memoryview(data)[:end], manifest), manifest.get("sha256")
+    graph = memoryview(data)[:end]
+    manifest, found = _manifest(entry, graph, path)
+    expected = manifest.get("sha256")
     if found != expected:
         raise QinZooError(
             f"{path} was changed after it was exported: expected SHA-256 {expected}, found {found}. {_AGAIN}"
@@ -57,6 +69,16 @@ def read(path: str | Path) -> tuple[bytes, dict]:
             f"{path} has format {manifest.get('format')!r}, this version of qin-zoo reads {FORMAT}. Export it with "
             "this version, or use the version that exported it."
         )
+    try:
+        check(manifest)
+    except ValueError as error:
+        raise QinZooError(f"{path} has a manifest that qin-zoo did not write. {error}. {_AGAIN}") from None
+    try:
+        reason = fault(graph)
+    except (ValueError, IndexError):
+        reason = "is no ONNX model"
+    if reason is not None:
+        raise QinZooError(f"{path} {reason}. Export it anew (qin-zoo export).")
     return data, manifest
 
 
@@ -67,64 +89,41 @@ def _digest(graph, manifest: dict) -> str:
     return digest.hexdigest()
 
 
-def _manifest(entry: bytes, path: Path) -> dict:
+def _manifest(entry: bytes, graph: memoryview, path: Path) -> tuple[dict, str]:
+    """The manifest, and the hash that it should have."""
     try:
         start = len(_field(1, _KEY))
         if entry[:start] != _field(1, _KEY):
             raise ValueError
-        length, start = _number(entry, start + 1)
+        length, start = number(entry, start + 1)
         manifest = json.loads(entry[start : start + length])
         if not isinstance(manifest, dict):
             raise ValueError
-    except (ValueError, IndexError):
+        return manifest, _digest(graph, manifest)
+    except (ValueError, IndexError, RecursionError):
         raise QinZooError(
             f"{path}: expected the manifest of qin-zoo at its end, found none. It is another ONNX file, or was cut "
             f"short. {_AGAIN}"
         ) from None
-    return manifest
 
 
 def _last_field(data: bytes, path: Path) -> tuple[int, bytes]:
     """Where the last field of the message begins, and what it holds."""
-    at = begin = content = 0
-    number = kind = None
     try:
-        while at < len(data):
-            begin = at
-            tag, at = _number(data, at)
-            number, kind = tag >> 3, tag & 7
-            if kind == 0:
-                _, at = _number(data, at)
-            elif kind == 2:
-                length, content = _number(data, at)
-                at = content + length
-            else:
-                raise ValueError
+        (last,) = deque(fields(data, 0, len(data)), 1) or [(None, None, 0, 0, 0)]
     except (ValueError, IndexError):
         raise QinZooError(f"{path} is no ONNX file. Expected a file that `qin-zoo export` wrote (NAME.onnx).") from None
+    field, kind, begin, content, at = last
     if at > len(data):
         raise QinZooError(f"{path} was cut short: expected {at:,} bytes or more, found {len(data):,}. {_AGAIN}")
-    if kind != 2 or number != _METADATA_PROPS:
+    if kind != 2 or field != _METADATA_PROPS:
         return begin, b""
     return begin, data[content:]
 
 
-def _number(data, at: int) -> tuple[int, int]:
-    """A variable-length number and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError
-
-
-def _field(number: int, content: bytes) -> bytes:
+def _field(place: int, content: bytes) -> bytes:
     """A field of bytes."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+    return bytes([place << 3 | 2]) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:

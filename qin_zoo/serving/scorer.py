@@ -11,7 +11,7 @@ import numpy as np
 from qin_zoo.calibration import step_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
 from qin_zoo.serving.bundle import CONTEXT, NEW, read
-from qin_zoo.serving.values import column, shown, whole_numbers, zeros
+from qin_zoo.serving.values import column, shown, whole_numbers, width, zeros
 
 MAX_CANDIDATES, MAX_HISTORY, MAX_EMBEDDINGS = 100_000, 1_000_000, 10_000
 _CHUNK = 256  # candidates scored at a time: their intermediate results stay small, for Transformers too
@@ -60,6 +60,7 @@ class Scorer:
         self._context = {described["name"]: described for described in self.inputs}
         self._new = {described["name"]: described for described in inputs["new"]}
         self._wanted = {i.name for i in self._session.get_inputs()}
+        self._check_graph(path)
         self._no_new = {NEW + name: zeros(described, 1) for name, described in self._new.items()}
         self.items: int = self.manifest["items"]["count"]
         self._rows = self._original_ids(ids, path)
@@ -67,6 +68,22 @@ class Scorer:
         self._step = None if calibration is None else step_from_dict(calibration)
         self._lock = threading.Lock()
         self._stats = {"requests": 0, "candidates": 0, "unknown_items": 0}
+
+    def _check_graph(self, path) -> None:
+        """Whether the graph takes what the manifest describes."""
+        known = {"history": ("int64", None), "candidates": ("int64", None)}
+        for prefix, features in ((CONTEXT, self._context), (NEW, self._new)):
+            for name, described in features.items():
+                whole = described["type"] in ("categorical", "sequence")
+                known[prefix + name] = ("int64" if whole else "float", width(described))
+        for found in self._session.get_inputs():
+            wide = found.shape[1] if len(found.shape) == 2 else None
+            kind = found.type.removeprefix("tensor(").removesuffix(")")
+            if known.get(found.name) != (kind, wide):
+                raise QinZooError(
+                    f"{path}: its manifest does not describe the input {shown(found.name)} of its graph, {found.type} "
+                    f"of shape {found.shape}. Export it anew (qin-zoo export)."
+                )
 
     @property
     def stats(self) -> dict[str, int]:
@@ -261,6 +278,7 @@ def _open(data: bytes, threads: int, path):
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was hashed and checked, no other
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has no common error class

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from conftest import REPOSITORY
 
-from qin_zoo.serving import Scorer
+from qin_zoo.serving import Scorer, bundle
 from qin_zoo.serving.http.settings import Settings
 
 CONTEXT = {"likes_level": 3, "views_level": 4}
@@ -40,11 +40,44 @@ def export(sample: Path, seed: int = 1) -> Path:
     return out
 
 
+def rewrite(path: Path, change=lambda manifest: None, graph=lambda data: data) -> None:
+    """An export sealed again, with another manifest and another graph."""
+    data, manifest = bundle.read(path)
+    begin, _ = bundle._last_field(data, path)
+    manifest = {key: value for key, value in manifest.items() if key not in ("sha256", "format")}
+    change(manifest)
+    path.write_bytes(bundle.seal(graph(data[:begin]), manifest)[0])
+
+
+def endless(path: Path) -> None:
+    """Gives the graph of an export a loop without end."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    def graph(data: bytes) -> bytes:
+        model = onnx.load_model_from_string(data)
+        kinds = {"i": (TensorProto.INT64, []), "on": (TensorProto.BOOL, []), "x": (TensorProto.FLOAT, [])}
+        inputs = [helper.make_tensor_value_info(name, *kinds[name]) for name in kinds]
+        outputs = [helper.make_tensor_value_info(f"{name}_", *kinds[name]) for name in ("on", "x")]
+        body = helper.make_graph(
+            [helper.make_node("Identity", [name], [f"{name}_"]) for name in ("on", "x")], "body", inputs, outputs
+        )
+        for node in model.graph.node:
+            node.output[:] = ["looped" if name == "score" else name for name in node.output]
+        model.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+        model.graph.initializer.append(helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]))
+        model.graph.node.append(helper.make_node("Loop", ["", "yes", "zero"], ["never"], body=body))
+        model.graph.node.append(helper.make_node("Add", ["looped", "never"], ["score"]))
+        return model.SerializeToString()
+
+    rewrite(path, graph=graph)
+
+
 def settings(path: Path, **changes) -> Settings:
     defaults = {
         "host": "127.0.0.1", "port": 0, "ids": "table", "threads": 2, "token": None, "max_body": 20_000,
-        "max_candidates": 300, "max_history": 500, "max_embeddings": 50,
-        "max_connections": 100, "max_waiting": 100, "max_batch": 4, "timeout": 10.0, "grace": 5.0, "watch": None,
+        "max_candidates": 300, "max_history": 500, "max_embeddings": 50, "max_connections": 100, "max_waiting": 100,
+        "max_batch": 4, "timeout": 10.0, "grace": 5, "load_timeout": 60.0, "watch": None,
     }  # fmt: skip
     return Settings(path=path, **(defaults | changes))
 

@@ -265,6 +265,9 @@ class TestFiles:
     def test_sealed_but_no_model(self, path, tmp_path):
         _, manifest = bundle.read(path)
         (tmp_path / "m.onnx").write_bytes(bundle.seal(bundle._field(7, b"nonsense"), manifest)[0])
+        with pytest.raises(QinZooError, match="is no ONNX model"):
+            Scorer(tmp_path / "m.onnx")
+        (tmp_path / "m.onnx").write_bytes(bundle.seal(bundle._field(7, b""), manifest)[0])
         with pytest.raises(QinZooError, match="cannot be run by ONNX Runtime"):
             Scorer(tmp_path / "m.onnx")
 
