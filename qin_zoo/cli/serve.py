@@ -47,6 +47,9 @@ def serve(
         typer.Option(min=0.1, help="Seconds for a client's headers, for its body, and for a request to wait."),
     ] = 10,
     grace: Annotated[int, typer.Option(min=1, help="Seconds for requests in flight when stopped.")] = 10,
+    load_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds for loading the file and its first answer, before it is used.")
+    ] = 120,
 ) -> None:
     """Serve an exported model: POST /score, GET /healthz, /metrics, /openapi.json and a page at /.
 
@@ -82,6 +85,7 @@ def serve(
         max_batch=max_batch,
         timeout=timeout,
         grace=grace,
+        load_timeout=load_timeout,
         watch=watch,
     )
     run(settings)

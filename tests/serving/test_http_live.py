@@ -1,18 +1,23 @@
 """The model in use: what may replace it, what may not, and the request it shows as an example."""
 
+import asyncio
 import logging
 import shutil
 
 import numpy as np
 import pytest
-from http_service import export, settings
+from http_service import endless, export, rewrite, settings
 
 pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import QinZooError
-from qin_zoo.serving import Scorer, bundle
+from qin_zoo.serving import Scorer
+from qin_zoo.serving.http import live as live_module
+from qin_zoo.serving.http import trial
+from qin_zoo.serving.http.contract import broken
 from qin_zoo.serving.http.live import LiveModel, example, identity
+from qin_zoo.serving.http.trial import try_out
 
 
 @pytest.fixture
@@ -20,23 +25,14 @@ def path(sample, tmp_path):
     return shutil.copy(export(sample), tmp_path / "m.onnx")
 
 
-def rewrite(path, change) -> None:
-    """The same graph, sealed again with another manifest."""
-    data, manifest = bundle.read(path)
-    begin, _ = bundle._last_field(data, path)
-    manifest = {key: value for key, value in manifest.items() if key not in ("sha256", "format")}
-    change(manifest)
-    path.write_bytes(bundle.seal(data[:begin], manifest)[0])
-
-
 def test_replaced(sample, path, caplog):
     caplog.set_level(logging.INFO)
     live = LiveModel(settings(path))
     old = live.current
-    assert live.reload() == "unchanged"
+    assert asyncio.run(live.reload()) == "unchanged"
     assert live.current is old
     shutil.copy(export(sample, 2), path)
-    assert live.reload() == "loaded"
+    assert asyncio.run(live.reload()) == "loaded"
     assert identity(live.current)["fingerprint"] != identity(old)["fingerprint"]
     assert identity(live.current)["fingerprint"] in caplog.text
 
@@ -45,27 +41,27 @@ def test_a_cut_file_is_refused(path, caplog):
     live = LiveModel(settings(path))
     old = live.current
     path.write_bytes(path.read_bytes()[:-10])
-    assert live.reload() == "refused"
+    assert asyncio.run(live.reload()) == "refused"
     assert live.current is old
     assert "cut short" in caplog.text
 
 
-def test_a_file_that_does_not_score_is_refused(path, monkeypatch, caplog):
+def test_a_file_that_does_not_score_is_refused(sample, path, monkeypatch, caplog):
     live = LiveModel(settings(path))
     old = live.current
 
-    def without_features(manifest):
-        manifest["inputs"]["context"] = []
+    def more_items(manifest):
+        manifest["items"]["count"] = 200
 
-    rewrite(path, without_features)
-    assert live.reload() == "refused"
+    rewrite(path, more_items)
+    assert asyncio.run(live.reload()) == "refused"
     assert "fails on its first request" in caplog.text
-    monkeypatch.setattr(Scorer, "answer", lambda *_: (np.array([0.5, np.nan], np.float32), 0))
-    assert live.reload() == "refused"
-    assert "expected finite scores" in caplog.text
     assert live.current is old
-    with pytest.raises(QinZooError, match="expected finite scores"):
-        LiveModel(settings(path))
+    shutil.copy(export(sample), path)
+    for scores in ([0.5, np.nan], [[0.5] * 100]):
+        monkeypatch.setattr(Scorer, "answer", lambda *_, scores=scores: (np.array(scores, np.float32), 0))
+        with pytest.raises(QinZooError, match="expected 100 finite scores"):
+            LiveModel(settings(path))
 
 
 def test_other_row_features_are_told(path, caplog):
@@ -75,9 +71,109 @@ def test_other_row_features_are_told(path, caplog):
         manifest["inputs"]["context"][0]["vocab_size"] = 12
 
     rewrite(path, another_size)
-    assert live.reload() == "loaded"
+    assert asyncio.run(live.reload()) == "loaded"
     assert "reload changes the row features" in caplog.text
     assert live.current.inputs[0]["vocab_size"] == 12
+
+
+def more(name, kind="context", **described):
+    return lambda manifest: manifest["inputs"][kind].append({"name": name, "type": "numeric", **described})
+
+
+def less(kind, name=0):
+    return lambda manifest: manifest["inputs"][kind].pop(name)
+
+
+def other(key, value, *place):
+    def change(manifest):
+        for step in place:
+            manifest = manifest[step]
+        manifest[key] = value
+
+    return change
+
+
+class TestContract:
+    """What replaces a model answers the requests of its clients, and means the same by them."""
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (more("age", default=None), "context: age must be given"),
+            (other("vocab_size", 10, "inputs", "context", 0), "context: likes_level has the vocab_size 10, had 11"),
+            (other("dataset_id", "another"), "dataset_id is 'another', was 'sample'"),
+            (other("task", "regression"), "task is 'regression', was 'binary_classification'"),
+            (other("count", 100, "items"), "items are numbered up to 99, were up to 100"),
+            (other("fields", ["a"], "inputs", "history"), "its history changed"),
+            (other("pairs", ["a"], "inputs"), "its pairs changed"),
+        ],
+    )
+    def test_broken(self, change, message, path, caplog):
+        live = LiveModel(settings(path))
+        old = live.current
+        rewrite(path, change)
+        assert asyncio.run(live.reload()) == "refused"
+        assert message in caplog.text
+        assert "Start the service anew" in caplog.text
+        assert live.current is old
+        assert identity(LiveModel(settings(path)).current) != identity(old)
+
+    @pytest.mark.parametrize("kind", ["context", "new"])
+    def test_a_feature_less(self, kind, path):
+        """In the old model, as a graph cannot do without an input."""
+        before, after = Scorer(path), Scorer(path)
+        name = before.manifest["inputs"][kind][0]["name"]
+        after.manifest["inputs"][kind].pop(0)
+        where = {"context": "context", "new": "embeddings"}[kind]
+        assert broken(before, after, "table") == [f"{where}: {name} is no longer taken"]
+        assert broken(after, before, "table") == ([f"context: {name} must be given"] if kind == "context" else [])
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            more("age", default=0.0),
+            other("vocab_size", 12, "inputs", "context", 0),
+            other("max_len", 20, "inputs", "history"),
+            other("name", "better"),
+        ],
+    )
+    def test_kept(self, change, path):
+        live = LiveModel(settings(path))
+        rewrite(path, change)
+        assert asyncio.run(live.reload()) == "loaded"
+
+    def test_original_ids_may_become_fewer(self, path):
+        before, after = Scorer(path), Scorer(path)
+        after.items = 50
+        assert broken(before, after, "original") == []
+
+
+class TestTrial:
+    def test_no_end(self, path):
+        endless(path)
+        with pytest.raises(QinZooError, match=r"m\.onnx was not loaded and warmed up within 5 seconds"):
+            asyncio.run(try_out(settings(path, load_timeout=5.0)))
+
+    def test_a_crash_is_not_ours(self, path, monkeypatch):
+        monkeypatch.setattr(trial, "_CODE", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+        with pytest.raises(QinZooError, match=r"m\.onnx ended the process that tried it, with status -11\."):
+            asyncio.run(try_out(settings(path)))
+
+    def test_modules_of_the_working_folder_are_not_taken(self, path, tmp_path, monkeypatch):
+        (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
+        monkeypatch.chdir(tmp_path)
+        assert asyncio.run(try_out(settings(path))) == Scorer(path).manifest["sha256"]
+
+    def test_replaced_meanwhile(self, sample, path, monkeypatch, caplog):
+        live = LiveModel(settings(path))
+
+        async def tried(_):
+            shutil.copy(export(sample, 2), path)
+            return "0" * 64
+
+        monkeypatch.setattr(live_module, "try_out", tried)
+        assert asyncio.run(live.reload()) == "refused"
+        assert "was replaced while it was tried" in caplog.text
 
 
 def test_what_a_replaced_file_shows(path):

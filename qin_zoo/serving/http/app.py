@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -39,7 +40,7 @@ _PROBLEMS = {
 
 
 def create_app(settings: Settings, live: LiveModel) -> FastAPI:
-    """The ASGI application. Its ``state.metrics`` counts.
+    """The ASGI application. Its ``state.metrics`` counts; while ``state.ending``, each answer is its connection's last.
 
     Args:
         settings: limits and token.
@@ -70,8 +71,9 @@ def create_app(settings: Settings, live: LiveModel) -> FastAPI:
     )
     metrics = Metrics(waiting=lambda: app.state.pool.waiting, model=lambda: identity(live.current))
     app.state.metrics = metrics
-    app.openapi = lambda: openapi(app, live.current, settings)
-    app.add_middleware(Gate, metrics=metrics, token=settings.token)
+    app.state.ending = False
+    app.openapi = _once(live, lambda scorer: openapi(app, scorer, settings))
+    app.add_middleware(Gate, metrics=metrics, token=settings.token, ending=lambda: app.state.ending)
     _add_problems(app)
 
     @app.post(
@@ -109,6 +111,19 @@ def create_app(settings: Settings, live: LiveModel) -> FastAPI:
         return page(app.openapi(), live.current, str(request.base_url), settings.token is not None)
 
     return app
+
+
+def _once(live: LiveModel, describe: Callable[[Scorer], dict]) -> Callable[[], dict]:
+    """The description of the model in use, made when it is first asked for."""
+    described, found = None, {}
+
+    def current() -> dict:
+        nonlocal described, found
+        if described is not (scorer := live.current):
+            described, found = scorer, describe(scorer)
+        return found
+
+    return current
 
 
 def _add_problems(app: FastAPI) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
+from collections.abc import Callable
 
 from fastapi import Response
 
@@ -27,10 +28,11 @@ class Gate:
         app: answers what is let in.
         metrics: counts.
         token: that requests must bear; None lets everyone in.
+        ending: whether the service is; then each answer asks the client to leave.
     """
 
-    def __init__(self, app, metrics: Metrics, token: str | None) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app, metrics: Metrics, token: str | None, ending: Callable[[], bool]) -> None:
+        self._app, self._metrics, self._ending = app, metrics, ending
         self._expected = None if token is None else b"bearer " + token.encode()
 
     async def __call__(self, scope, receive, send) -> None:
@@ -43,6 +45,8 @@ class Gate:
         async def noting(message) -> None:
             nonlocal status
             status = message.get("status", status)
+            if message["type"] == "http.response.start" and self._ending():
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
         self._metrics.in_flight.inc()

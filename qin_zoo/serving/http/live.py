@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+from itertools import islice
 
 import numpy as np
 
 from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.serving.http.contract import broken
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.settings import Settings
+from qin_zoo.serving.http.trial import try_out
 from qin_zoo.serving.scorer import Scorer
 
 _WARM = 100  # candidates of the request that a new model answers first
@@ -29,14 +33,43 @@ def example(scorer: Scorer, ids: str, candidates: int = 3) -> dict:
         ids: how it takes items, ``table`` or ``original``.
         candidates: how many, at most.
     """
-    items = list(range(1, scorer.items))
+    items = range(1, scorer.items)
+    first, last = items[:2], items[-candidates:]
     if ids == "original":
-        items = [item for item in scorer.manifest["items"]["original_ids"] if item is not None]
+        names = scorer.manifest["items"]["original_ids"]
+        first = islice((name for name in names if name is not None), 2)
+        last = reversed(list(islice((name for name in reversed(names) if name is not None), candidates)))
     context = {
         described["name"]: [0.0] * described["dim"] if "dim" in described else _NEUTRAL.get(described["type"], 0.0)
         for described in scorer.inputs
     }
-    return {"history": items[:2], "candidates": items[-candidates:], "context": context}
+    return {"history": list(first), "candidates": list(last), "context": context}
+
+
+def load(settings: Settings) -> Scorer:
+    """The file's model, after its first answer.
+
+    Raises:
+        QinZooError: the file cannot be served.
+    """
+    scorer = Scorer(
+        settings.path,
+        ids=settings.ids,
+        max_candidates=settings.max_candidates,
+        max_history=settings.max_history,
+        max_embeddings=settings.max_embeddings,
+    )
+    asked = example(scorer, settings.ids, min(_WARM, settings.max_candidates))
+    try:
+        scores, _ = scorer.answer(asked)
+    except Exception as error:  # ONNX Runtime has no common error class
+        raise QinZooError(f"{settings.path} fails on its first request. {first_line(error)}") from error
+    if scores.shape != (len(asked["candidates"]),) or not np.isfinite(scores).all():
+        raise QinZooError(
+            f"{settings.path}: expected {len(asked['candidates'])} finite scores of its first request, found "
+            f"{scores.ravel()[:3]}, shape {scores.shape}."
+        )
+    return scorer
 
 
 class LiveModel:
@@ -56,17 +89,26 @@ class LiveModel:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.loaded = self.state()
-        self.current = self._load()
+        self.current = load(settings)
 
-    def reload(self) -> str:
-        """Takes the file as it is now into use; where it cannot be served the old model stays.
+    async def reload(self) -> str:
+        """Takes the file as it is now into use; where it cannot be served, or asks for other requests, the old model
+        stays. It is tried in a process of its own first, which ends with this call.
 
         Returns:
             ``loaded``, ``unchanged`` or ``refused``.
         """
         old, self.loaded = self.current, self.state()
         try:
-            new = self._load()
+            fingerprint = await try_out(self._settings)
+            new = await asyncio.to_thread(load, self._settings)
+            if identity(new)["fingerprint"] != fingerprint:
+                raise QinZooError(f"{self._settings.path} was replaced while it was tried. Reload it again.")
+            if reasons := broken(old, new, self._settings.ids):
+                raise QinZooError(
+                    f"{self._settings.path} takes other requests than the model in use: {'; '.join(reasons)}. Start "
+                    "the service anew to serve it."
+                )
         except Exception as error:  # whatever is wrong with the new file, the old model serves on
             event(logging.ERROR, "reload refused, the old model stays", error=error)
             return "refused"
@@ -86,23 +128,6 @@ class LiveModel:
         except OSError:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
-
-    def _load(self) -> Scorer:
-        s = self._settings
-        scorer = Scorer(
-            s.path,
-            ids=s.ids,
-            max_candidates=s.max_candidates,
-            max_history=s.max_history,
-            max_embeddings=s.max_embeddings,
-        )
-        try:
-            scores, _ = scorer.answer(example(scorer, s.ids, min(_WARM, s.max_candidates)))
-        except Exception as error:  # ONNX Runtime has no common error class
-            raise QinZooError(f"{s.path} fails on its first request. {first_line(error)}") from error
-        if not np.isfinite(scores).all():
-            raise QinZooError(f"{s.path}: expected finite scores of its first request, found {scores[:3]}.")
-        return scorer
 
 
 def _features(scorer: Scorer) -> str:

@@ -23,6 +23,7 @@ class Settings:
         max_batch: waiting requests that a thread takes together; 1 hands over one by one.
         timeout: seconds that a client has for its headers, and again for its body, and that a request may wait.
         grace: seconds that requests in flight have when the service is stopped.
+        load_timeout: seconds in which the file must be loaded and have answered a first request.
         watch: seconds between looks at the file, which is loaded anew when it was replaced; None: on SIGHUP only.
     """
 
@@ -41,4 +42,5 @@ class Settings:
     max_batch: int
     timeout: float
     grace: int
+    load_timeout: float
     watch: float | None
