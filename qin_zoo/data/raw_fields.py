@@ -227,7 +227,7 @@ class RawField:
         Args:
             shift, scale: what is subtracted from a number, and what it is then divided by.
         """
-        number = self.dtype if self.dtype in _NUMBERS and self.type != "sequence" else None
+        number = self.dtype if self.dtype in NUMBERS and self.type != "sequence" else None
         whole = not self.remap or (self.type == "sequence" and self.dtype == "int")
         found = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
         found |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}

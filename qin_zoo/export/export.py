@@ -6,16 +6,17 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.calibration import step_from_dict
 from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
 from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
+from qin_zoo.export.compare import compare
 from qin_zoo.export.fields import FieldsModel, describe_fields, random_request
 from qin_zoo.export.item_table import Catalogue, update_items
 from qin_zoo.export.manifest import describe, make_manifest
@@ -29,7 +30,6 @@ from qin_zoo.serving.scorer import Scorer
 from qin_zoo.training.prepare import Prepared, load_trained
 
 TABLES = ("fp32", "fp16", "int8")
-_LARGEST_DIFFERENCE = 1e-4  # float32 rounding stays far below; more is another model
 _REQUESTS = 24  # that every export is checked with
 
 
@@ -38,7 +38,7 @@ class Exported:
     """What :func:`export_run` wrote.
 
     Attributes:
-        path: the file; a copy of its manifest stands beside it as ``.json``.
+        path: the file; a copy of its manifest stands beside it, ``NAME.onnx.json``.
         manifest: its manifest.
         difference: largest difference of a score from the trained model's, on random requests, in float32.
         auc: AUC of the valid split with the float32 item table and with the compressed one; None for ``fp32``.
@@ -116,7 +116,8 @@ def export_model(
         plain, auc = Path(folder) / "fp32.onnx", None
         graph = to_onnx(request, *request.tracing(catalogue.items))
         data, manifest, difference = _checked(
-            graph, manifest, plain, type(model).__name__, lambda manifest: _check(model, catalogue, plain, manifest)
+            graph, manifest, plain, type(model).__name__,
+            partial(_both_scores, model, catalogue, loader.histories.max_len),
         )
         if table != "fp32":
             request.compress(table)
@@ -144,7 +145,7 @@ def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
         path = Path(folder) / "fields.onnx"
         graph = to_onnx(request, *request.tracing(described["inputs"]))
         data, manifest, difference = _checked(
-            graph, manifest, path, type(model).__name__, lambda manifest: _check_fields(model, path, manifest)
+            graph, manifest, path, type(model).__name__, partial(_both_scores_of_fields, model, manifest)
         )
     taken = f"named fields, {words:,} values in its vocabularies" if words else "named fields, whose values are ids"
     _write(out, data, manifest, taken, difference, echo)
@@ -152,25 +153,37 @@ def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
 
 
 def _checked(
-    graph: bytes, manifest: dict, path: Path, name: str, check: Callable[[dict], float]
+    graph: bytes, manifest: dict, path: Path, name: str, score: Callable[[Scorer], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[bytes, dict, float]:
-    """A graph in its file, the manifest, and how far its scores are from the trained model's.
+    """A graph in its file, the manifest, and the largest difference of its scores from the trained model's.
+
+    Args:
+        graph: the ONNX model.
+        manifest: its manifest.
+        path: file to write both to.
+        name: of the model.
+        score: trained and exported scores of the same requests. Uncalibrated: a step can hide a difference, or enlarge
+            one.
 
     Raises:
-        QinZooError: too far.
+        QinZooError: rounding does not explain the difference.
     """
-    data, manifest = _sealed(graph, manifest, path)
-    difference = check(manifest)
-    if difference > _LARGEST_DIFFERENCE and not manifest["inputs"]["history"]["padded"]:
+
+    def difference() -> tuple[float, bool]:
+        _sealed(graph, {**manifest, "calibration": None}, path)
+        return compare(*score(Scorer(path)), manifest["task"], name)
+
+    largest, same = difference()
+    if not same and not manifest["inputs"]["history"]["padded"]:
         manifest["inputs"]["history"]["padded"] = True  # a model of somebody's that sees padding without saying so
-        data, manifest = _sealed(graph, manifest, path)
-        difference = check(manifest)
-    if not difference <= _LARGEST_DIFFERENCE:
+        largest, same = difference()
+    if not same:
         raise QinZooError(
-            f"{name}: exported scores differ from the model's by {difference:.1e} on random requests, expected at most "
-            f"{_LARGEST_DIFFERENCE:.0e}. A layer computes something else on a SharedHistory, or in its folded() form."
+            f"{name}: exported scores are not those of the model on random requests: they differ by up to "
+            f"{largest:.1e}, more than rounding explains. A layer computes something else on a SharedHistory, or in "
+            "its folded() form."
         )
-    return data, manifest, difference
+    return *_sealed(graph, manifest, path), largest
 
 
 def _sealed(graph: bytes, manifest: dict, path: Path) -> tuple[bytes, dict]:
@@ -185,7 +198,7 @@ def _write(
     """The file and its manifest, and a line about them."""
     with replace_file(out) as temporary:
         temporary.write_bytes(data)
-    with replace_file(out.with_suffix(".json")) as temporary:
+    with replace_file(out.with_name(f"{out.name}.json")) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     echo(
         f"{out}: {len(data) / 2**20:.1f} MiB, {holds}; scores differ from the trained model's by at most "
@@ -207,36 +220,32 @@ def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | No
 # ---- checks
 
 
-def _check(model: ZooModel, catalogue: Catalogue, path: Path, manifest: dict) -> float:
-    """The largest difference between exported and trained scores on random requests, odd ones included."""
-    scorer, g = Scorer(path), np.random.default_rng(0)
-    step = manifest["calibration"] and step_from_dict(manifest["calibration"])
-    max_len, count = manifest["inputs"]["history"]["max_len"], scorer.items
-    worst = 0.0
+def _both_scores(
+    model: ZooModel, catalogue: Catalogue, max_len: int, scorer: Scorer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trained and exported scores on random requests, odd ones included."""
+    g, count = np.random.default_rng(0), scorer.items
+    trained, exported = [], []
     for number in range(_REQUESTS):
         length = (0, max_len, 1)[number] if number < 3 else int(g.integers(0, max_len + 1))
         rows = 1 if number % 4 == 0 else int(g.integers(2, 30))
         history = g.integers(min(1, count - 1), count, min(length, max_len))
         candidates = g.integers(0, count, rows)
         context = {found["name"]: random_column(found, rows, g) for found in scorer.inputs}
-        expected = trained_scores(model, catalogue.items, history, candidates, context, max_len)
-        expected = expected if step is None else step(expected)
-        found = _scored(scorer, type(model).__name__, history, candidates, context)
-        worst = max(worst, _difference(found, expected))
-    return worst
+        trained.append(trained_scores(model, catalogue.items, history, candidates, context, max_len))
+        exported.append(_scored(scorer, type(model).__name__, history, candidates, context))
+    return np.concatenate(trained), np.concatenate(exported)
 
 
 @torch.no_grad()
-def _check_fields(model: ZooModel, path: Path, manifest: dict) -> float:
+def _both_scores_of_fields(model: ZooModel, manifest: dict, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
     """The same of named fields: requests of raw values, beside rows of ids."""
-    scorer, g, worst = Scorer(path), np.random.default_rng(0), 0.0
-    step = manifest["calibration"] and step_from_dict(manifest["calibration"])
+    g, trained, exported = np.random.default_rng(0), [], []
     for number in range(_REQUESTS):
         request, encoded = random_request(manifest["inputs"], manifest["vocabularies"], number, g)
-        expected = model(encoded)["y_pred"].view(-1).numpy()
-        expected = expected if step is None else step(expected)
-        worst = max(worst, _difference(_scored(scorer, type(model).__name__, **request), expected))
-    return worst
+        trained.append(model(encoded)["y_pred"].view(-1).numpy())
+        exported.append(_scored(scorer, type(model).__name__, **request))
+    return np.concatenate(trained), np.concatenate(exported)
 
 
 def _scored(scorer: Scorer, name: str, history, candidates, context) -> np.ndarray:
@@ -248,11 +257,6 @@ def _scored(scorer: Scorer, name: str, history, candidates, context) -> np.ndarr
             f"{name}: ONNX Runtime fails on a request with {items} history items and {len(candidates)} candidates, as "
             f"some operation depends on their number. {first_line(error)}"
         ) from error
-
-
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
-    difference = np.abs(found - expected) / np.maximum(np.abs(expected), 1)
-    return float(difference.max()) if np.isfinite(difference).all() else float("inf")
 
 
 def random_column(described: dict, rows: int, g: np.random.Generator) -> np.ndarray:

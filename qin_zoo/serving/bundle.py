@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections import deque
 from pathlib import Path
 
@@ -20,6 +21,7 @@ FORMAT = 1
 CONTEXT, HISTORY, NEW = "context.", "history.", "new."  # prefixes of the graph's inputs
 _KEY = b"qin_zoo"
 _METADATA_PROPS = 14  # number of the field in ONNX's ModelProto
+_LARGEST = 2**31 - 1  # bytes that protobuf reads
 _AGAIN = "Copy the file again from where it was exported, or export it anew (qin-zoo export)."
 
 
@@ -45,8 +47,11 @@ def read(path: str | Path) -> tuple[bytes, dict]:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may have no end
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # a pipe or a device may have no end
             raise QinZooError(f"{path} is no regular file. Expected a file that `qin-zoo export` wrote (NAME.onnx).")
+        if found.st_size > _LARGEST:
+            raise QinZooError(f"{path} has {found.st_size:,} bytes; an ONNX file holds at most {_LARGEST:,}.")
         data = path.read_bytes()
     except OSError as error:
         raise QinZooError(

@@ -35,7 +35,7 @@ def check(manifest: dict) -> None:
         _want(len(set(names)) == len(names), f"inputs.{kind}", "each name once", names)
     for described in inputs["context"]:
         _want("default" in described, f"inputs.context, {described['name']}", "a default, or null", described)
-    _number(items, "count", "items", 1, 2**31)
+    _number(items, "count", "items", 0, 2**31)
     ids = items.get("original_ids")
     if ids is not None:
         _want(isinstance(ids, list), "items.original_ids", "a list", ids)

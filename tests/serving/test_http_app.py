@@ -4,6 +4,7 @@ import html
 import json
 import re
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ pytest.importorskip("onnxscript")
 from fastapi.testclient import TestClient
 
 from qin_zoo.serving import Scorer
+from qin_zoo.serving.http import app as app_module
 from qin_zoo.serving.http.app import create_app
 from qin_zoo.serving.http.live import LiveModel
+from qin_zoo.serving.http.schema import openapi
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +234,40 @@ class TestToken:
         assert described["paths"]["/score"]["post"]["security"] == [{"token": []}]
         assert "Authorization: Bearer TOKEN" in client.get("/", headers=headers).text
         assert "s3cret" not in client.get("/", headers=headers).text
+
+
+@pytest.mark.parametrize("ids", ["table", "original"])
+def test_millions_of_items_are_not_listed(ids, path, make, monkeypatch):
+    """The description shows a few, and is made once for a model."""
+    count, made = 5_000_000, []
+    monkeypatch.setattr(app_module, "openapi", lambda *args: made.append(args[1]) or openapi(*args))
+    chosen = settings(path, ids="table")
+    live = LiveModel(chosen)
+    live.current.items = count
+    live.current.manifest["items"]["original_ids"] = [None, "a", *range(count)]
+    app = create_app(settings(path, ids=ids), live)
+    with TestClient(app) as client:
+        client.get("/healthz")
+        tracemalloc.start()
+        pages = [client.get(address).text for address in ("/", "/openapi.json") * 3]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 10e6
+    assert "4999999" in pages[0]
+    assert json.loads(pages[1])["components"]["schemas"]["ScoreRequest"]["example"]["history"] == (
+        ["a", 0] if ids == "original" else [1, 2]
+    )
+    assert len(made) == 1
+
+
+def test_the_description_is_that_of_the_model_in_use(sample, path):
+    live = LiveModel(settings(path))
+    with TestClient(create_app(settings(path), live)) as client:
+        before = client.get("/openapi.json").json()["info"]["description"]
+        live.current = Scorer(export(sample, 2))
+        after = client.get("/openapi.json").json()["info"]["description"]
+    assert before != after
+    assert live.current.manifest["sha256"] in after
 
 
 def test_metrics(client, scorer):

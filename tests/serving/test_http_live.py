@@ -104,7 +104,8 @@ class TestContract:
             (other("dataset_id", "another"), "dataset_id is 'another', was 'sample'"),
             (other("task", "regression"), "task is 'regression', was 'binary_classification'"),
             (other("count", 100, "items"), "items are numbered up to 99, were up to 100"),
-            (other("history_fields", ["a"], "inputs"), "its history_fields changed"),
+            (other("fields", ["a"], "inputs", "history"), "its history changed"),
+            (other("pairs", ["a"], "inputs"), "its pairs changed"),
         ],
     )
     def test_broken(self, change, message, path, caplog):

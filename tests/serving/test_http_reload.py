@@ -8,7 +8,7 @@ import time
 import httpx
 import numpy as np
 import pytest
-from http_service import Service, equals, export, request
+from http_service import Service, endless, equals, export, request, rewrite
 
 pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
@@ -76,6 +76,14 @@ class Load:
             time.sleep(0.01)
 
 
+def children(service: Service) -> list[int]:
+    """Processes that a service has started."""
+    pid = service.process.pid
+    tasks = os.listdir(f"/proc/{pid}/task")
+    lists = (open(f"/proc/{pid}/task/{task}/children").read() for task in tasks)
+    return [int(child) for found in lists for child in found.split()]
+
+
 class TestReload:
     def test_under_load(self, exports, path):
         """Back and forth, and a bad file between: no request is dropped, each is answered by one model."""
@@ -115,6 +123,58 @@ class TestReload:
             running.wait_for("reload: the file is the same")
             assert running.metric('qin_zoo_reloads_total{result="refused"}') == 5
             assert running.stop() == 0
+
+    def test_no_end(self, exports, path):
+        """A load that does not end is ended, by its limit or with the service; meanwhile requests are answered."""
+        scorer = Scorer(exports[0])
+        with Service(path, "--load-timeout", 6) as running:
+            endless(path)
+            running.signal("SIGHUP")
+            while not children(running):
+                assert equals(running.score(request(4)), scorer, request(4))
+            running.wait_for("within 6 seconds", seconds=30)
+            assert children(running) == []
+            replace(path, exports[1])
+            running.signal("SIGHUP")
+            running.wait_for("INFO reload name=")
+            assert equals(running.score(request(4)), Scorer(exports[1]), request(4))
+        with Service(path, "--load-timeout", 600) as running:
+            endless(path)
+            running.signal("SIGHUP")
+            while not (left := children(running)):
+                time.sleep(0.01)
+            running.client.close()
+            begin = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - begin < 5
+            assert not any(os.path.exists(f"/proc/{child}") for child in left)
+
+    def test_no_end_from_the_start(self, path):
+        endless(path)
+        with pytest.raises(AssertionError, match="was not loaded and warmed up within 5 seconds"):
+            Service(path, "--load-timeout", 5).__enter__()
+
+    def test_killed_while_it_tries(self, exports, path):
+        """The process that tries a file ends with the service, however that ends."""
+        with Service(path) as running:
+            endless(path)
+            running.signal("SIGHUP")
+            while not (left := children(running)):
+                time.sleep(0.01)
+            running.signal("SIGKILL")
+            until = time.monotonic() + 20
+            while any(os.path.exists(f"/proc/{child}") for child in left):
+                assert time.monotonic() < until
+                time.sleep(0.05)
+
+    def test_another_dataset(self, exports, path):
+        """Clients go on as before when they would be refused or misread."""
+        scorer = Scorer(exports[0])
+        with Service(path) as running:
+            rewrite(path, lambda m: m["inputs"]["context"].append({"name": "age", "type": "numeric", "default": None}))
+            running.signal("SIGHUP")
+            assert "context: age must be given" in running.wait_for("ERROR reload refused")
+            assert equals(running.score(request(4)), scorer, request(4))
 
     def test_watch(self, exports, path):
         with Service(path, "--watch", 0.1) as running:

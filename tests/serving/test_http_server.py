@@ -2,19 +2,26 @@
 
 import json
 import os
+import resource
+import select
+import shlex
 import socket
 import struct
+import subprocess
+import sys
 import time
 
 import httpx
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from http_service import Service, answer_of, equals, export, post, receive_all, request
 
 pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.serving import Scorer
+from qin_zoo.serving.http.protocol import TOLD
 
 BODY = json.dumps(request(3)).encode()
 
@@ -36,6 +43,24 @@ def service(path):
         yield running
         assert running.score(request()).status_code == 200
         assert not [line for line in running.log if "serving address" not in line]
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the other side has closed it."""
+    if not select.select([connection], [], [], 0)[0]:
+        return False
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def receive_answer(connection: socket.socket) -> bytes:
+    """One answer of a connection that stays."""
+    answer = b""
+    while not answer.endswith(b"}}"):
+        answer += connection.recv(65536)
+    return answer
 
 
 class TestAnswers:
@@ -77,14 +102,50 @@ class TestBadClients:
             post(b"", "Content-Length: 3", "Content-Length: 4"),
             post(b"zz\r\n", "Transfer-Encoding: chunked"),
             b"GET /healthz HTTP/1.1\r\nHost: test\r\nX: " + b"x" * 20_000,
+            b"GET /healthz HTTP/1.1\r\nHost: test\r\nHost: other\r\n\r\n",
         ],
-        ids=["no http", "random", "no host", "negative", "two lengths", "bad chunk", "huge header"],
+        ids=["no http", "random", "no host", "negative", "two lengths", "bad chunk", "huge header", "two hosts"],
     )
     def test_garbage(self, raw, service):
         with service.connect() as connection:
             connection.sendall(raw)
             assert receive_all(connection).startswith(b"HTTP/1.1 400")
         assert service.client.get("/healthz").status_code == 200
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1|Content-Length: 5|Transfer-Encoding: chunked",
+            b"HTTP/1.1|Transfer-Encoding: chunked|Content-Length: 5",
+            b"HTTP/1.1|Transfer-Encoding: chunked|Content-Length: 0",
+            b"HTTP/1.0|Transfer-Encoding: chunked|Connection: keep-alive",
+            b"HTTP/1.1|Transfer-Encoding: chunked|Transfer-Encoding: identity",
+            b"HTTP/1.1|Transfer-Encoding: identity, chunked",
+            b"HTTP/1.1|Transfer-Encoding: \x0bchunked",
+            b"HTTP/1.1|Transfer-Encoding : chunked",
+            b"HTTP/1.1|Content-Length: 5, 6",
+            b"HTTP/1.1|Content-Length: +5",
+            b"HTTP/1.1|Content-Length: 0x5",
+            b"HTTP/1.1|Content-Length: 5\rTransfer-Encoding: chunked",
+            b"HTTP/1.1|Content-Length: \x005",
+        ],
+    )
+    def test_two_ends_of_one_request(self, head, service):
+        """What another server may take for a second request is not answered."""
+        head = b"POST /score " + head.replace(b"|", b"\r\nHost: test\r\nContent-Type: application/json\r\n", 1)
+        smuggled = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n"
+        with service.connect() as connection:
+            connection.sendall(head.replace(b"|", b"\r\n") + b"\r\n\r\n0\r\n\r\n" + smuggled)
+            answer = receive_all(connection)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"connection: close" in answer.lower()
+        assert answer.count(b"HTTP/1.1") == 1
+
+    def test_a_chunk_s_end(self, service):
+        """Two bytes that are no line end do not end a chunk (CVE-2025-43859 of h11 below 0.16)."""
+        with service.connect() as connection:
+            connection.sendall(post(b"2\r\n{}XX0\r\n\r\n", "Transfer-Encoding: chunked"))
+            assert receive_all(connection).startswith(b"HTTP/1.1 400")
 
     @pytest.mark.parametrize("chunked", [False, True])
     def test_oversize(self, chunked, service):
@@ -129,6 +190,52 @@ class TestBadClients:
             status, problem = answer_of(receive_all(connection))
         assert status == 408
         assert "within 0.5 seconds" in problem["detail"]
+
+    def test_a_byte_a_second(self, service):
+        """What comes slowly has no more time than what does not come at all."""
+        body, begin = b" " * 1000 + BODY, time.monotonic()
+        with service.connect() as connection:
+
+            def dribble():
+                connection.sendall(post(b"", length=len(body)))
+                for byte in body:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+
+            with pytest.raises(ConnectionError):
+                dribble()
+        assert time.monotonic() - begin < 20  # of 50
+
+    def test_asks_whether_it_may_and_sends_nothing(self, service):
+        with service.connect() as connection:
+            connection.sendall(post(b"", "Expect: 100-continue", length=len(BODY)))
+            answer = receive_all(connection)
+        assert answer.startswith(b"HTTP/1.1 100 ")
+        assert answer_of(answer.partition(b"\r\n\r\n")[2])[0] == 408
+
+    def test_asks_whether_it_may_where_it_may_not(self, service):
+        asked = post(b"", "Expect: 100-continue", length=len(BODY)).replace(b"/score", b"/metrics")
+        with service.connect() as connection:
+            connection.sendall(asked)
+            assert receive_all(connection).startswith(b"HTTP/1.1 405")
+
+    def test_closes_its_half(self, service, scorer):
+        """It has sent all it will, and reads the answers."""
+        with service.connect() as connection:
+            connection.sendall(post(BODY, length=len(BODY)) * 3)
+            connection.shutdown(socket.SHUT_WR)
+            answer = receive_all(connection)
+        assert answer.count(b"HTTP/1.1 200") == 3
+        assert np.array_equal(
+            np.float32(json.loads(answer.rpartition(b"\r\n\r\n")[2])["scores"]), scorer.score(**request(3))
+        )
+
+    def test_closes_its_half_too_early(self, service):
+        with service.connect() as connection:
+            connection.sendall(post(BODY[:10], length=len(BODY)))
+            connection.shutdown(socket.SHUT_WR)
+            assert receive_all(connection) == b""
+        assert service.score(request()).status_code == 200
 
     def test_goes_away(self, service):
         for _ in range(20):
@@ -179,6 +286,54 @@ class TestLimits:
                 assert time.monotonic() < until
 
 
+    def test_connections_without_number(self, path):
+        """Those that the service has no file for are cut off at once; the others stay."""
+        with Service(path, "--max-connections", 3, "--timeout", 60) as running:
+            idle = [running.connect() for _ in range(3)]
+            more = [running.connect() for _ in range(300)]
+            until, open_ = time.monotonic() + 20, more
+            while len(open_) > TOLD:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+                open_ = [c for c in open_ if not ended(c)]
+            assert not any(ended(connection) for connection in idle)
+            idle[0].sendall(post(BODY, "Connection: close", length=len(BODY)))
+            assert answer_of(receive_all(idle[0]))[0] == 200
+            for connection in idle + more:
+                connection.close()
+
+    def test_no_files_left(self, path):
+        """The log says so once, and service goes on when there are some again."""
+        with Service(path, "--timeout", 60) as running:
+            assert running.score(request()).status_code == 200
+            resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (24, 4096))
+            waiting = [running.connect() for _ in range(40)]
+            running.wait_for("ERROR connections wait, none can be accepted", seconds=20)
+            time.sleep(3)
+            assert len(running.log) == 2
+            resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (4096, 4096))
+            for connection in waiting:
+                connection.sendall(post(BODY, "Connection: close", length=len(BODY)))
+            assert {answer_of(receive_all(connection))[0] for connection in waiting} == {200}
+            for connection in waiting:
+                connection.close()
+
+    def test_fewer_files_than_connections(self, path):
+        command = [sys.executable, "-m", "qin_zoo", "serve", str(path), "--port", "0", "--max-connections"]
+        code = f"ulimit -n 1000; exec {shlex.join(command)}"
+        done = subprocess.run(["sh", "-c", f"{code} 1000"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert "needs 1228 open files, this process may have 1000" in done.stderr
+        mended = done.stderr.partition("Give --max-connections ")[2].split()[0]
+        begun = subprocess.Popen(
+            ["sh", "-c", f"{code} {mended}"], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+        )
+        with begun:
+            assert "serving address=" in begun.stderr.readline()
+            begun.terminate()
+            assert begun.wait(30) == 0
+
+
 class TestEnd:
     @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
     def test_a_request_in_flight_is_answered(self, name, path, scorer):
@@ -188,7 +343,7 @@ class TestEnd:
                 connection.sendall(post(BODY[:10], length=len(BODY)))
                 running.wait_for_metric("qin_zoo_in_flight", 2)
                 running.signal(name)
-                assert idle.recv(1) == b""  # closed at once
+                assert idle.recv(1) == b""  # closed before the request is there
                 with pytest.raises(ConnectionRefusedError):
                     running.connect()
                 connection.sendall(BODY[10:])
@@ -197,6 +352,29 @@ class TestEnd:
             np.testing.assert_array_equal(np.float32(answer["scores"]), scorer.score(**request(3)))
             assert running.process.wait(30) == 0
             running.wait_for("INFO stopped")
+
+    def test_idle_connections_may_ask_once_more(self, path, scorer):
+        """A client that has not heard of the end yet is answered, and told."""
+        with Service(path) as running, running.connect() as asking, running.connect() as idle:
+            for connection in (asking, idle):
+                connection.sendall(post(BODY, length=len(BODY)))
+                assert b"connection: close" not in receive_answer(connection).lower()
+            running.signal("SIGTERM")
+            time.sleep(0.5)
+            asking.sendall(post(BODY, length=len(BODY)))
+            answer = receive_all(asking)
+            assert b"\r\nconnection: close\r\n" in answer.lower()
+            assert answer_of(answer)[0] == 200
+            assert receive_all(idle) == b""
+            assert running.process.wait(30) == 0
+
+    def test_no_clients(self, path):
+        with Service(path) as running:
+            assert running.score(request()).status_code == 200
+            running.client.close()
+            begin = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - begin < 1.5
 
     def test_nobody_is_waited_for_longer_than_the_grace_period(self, path, scorer):
         with Service(path, "--grace", 1) as running, running.connect() as connection:
