@@ -110,8 +110,8 @@ _FIELDS_MODEL = {
     "attention_hidden_units": [4],
     "attention_hidden_activations": "Dice",
     "attention_output_activation": "Sigmoid",
-    "target_field": ["item", "cate"],
-    "sequence_field": ["clicks", "cate_clicks"],
+    "target_field": [["item", "cate"]],
+    "sequence_field": [["clicks", "cate_clicks"]],
 }
 
 
