@@ -1,4 +1,4 @@
-"""A few random rows in the very files and columns of public datasets: what they hold, whatever our configurations say."""
+"""A few random rows in the very files and columns of public datasets, whatever our configurations say."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +98,7 @@ def _numbered(*names: str) -> Callable:
     return lambda g, n: {"label": g.integers(0, 2, n), **{name: g.integers(0, 40, n) for name in names}}
 
 
+_FRAPPE = "user item daytime weekday isweekend homework cost weather country city"
 # dataset -> rows, files of vectors (of items, by their ids), whether there is a file of validation rows
 CSV: dict[str, tuple[Callable, tuple[str, ...], bool]] = {
     "AmazonElectronics_x1": (_amazon, (), False),
@@ -110,10 +111,8 @@ CSV: dict[str, tuple[Callable, tuple[str, ...], bool]] = {
     "Avazu_x1": (_numbered(*(f"feat_{i}" for i in range(1, 23))), (), True),
     "KKBox_x1": (_kkbox, (), True),
     "MovielensLatest_x1": (_numbered("user_id", "item_id", "tag_id"), (), True),
-    "Frappe_x1": (
-        _numbered(*"user item daytime weekday isweekend homework cost weather country city".split()), (), True,
-    ),
-}  # fmt: skip
+    "Frappe_x1": (_numbered(*_FRAPPE.split()), (), True),
+}
 
 _NEWS = {
     "user_id": 14209, "trigger_id": 1471, "device_type": 5, "is_sso_user": 4, "gender": 4, "postcode": 7, "age": 11,
@@ -160,7 +159,7 @@ def _microlens(name: str, folder: Path, g: np.random.Generator) -> None:
         pl.DataFrame(rows).write_parquet(folder / f"{split}.parquet")
 
 
-def write_public(name: str, folder: Path) -> Path | None:
+def write_public(name: str, folder: Path, csv_rows: int = ROWS) -> Path | None:
     """Writes the files of a public dataset into ``folder`` and returns it; None for a dataset that is not public."""
     g = np.random.default_rng(0)
     write = _per_user if name in PER_USER else _microlens if name.startswith("MicroLens") else None
@@ -172,7 +171,7 @@ def write_public(name: str, folder: Path) -> Path | None:
         return folder
     rows, vectors, validated = CSV[name]
     for split in ("train", "valid", "test") if validated else ("train", "test"):
-        pl.DataFrame(rows(g, ROWS)).write_csv(folder / f"{split}.csv")
+        pl.DataFrame(rows(g, csv_rows)).write_csv(folder / f"{split}.csv")
     for file in vectors:
         with h5py.File(folder / file, "w") as out:
             out["key"], out["value"] = np.arange(ITEMS), g.normal(size=(ITEMS, 64)).astype(np.float32)
