@@ -69,7 +69,7 @@ def assert_encoded_alike(ours: dict, params: dict, folder: Path, processor: str 
     for split, columns in encoded.items():
         table = pl.read_parquet(ours[f"{split}_data"])
         for name, values in columns.items():
-            want, got = np.asarray(values), np.stack(table[name].to_list())
+            want, got = np.stack(list(values)), np.stack(table[name].to_list())
             if want.dtype.kind == "f":
                 np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7, err_msg=f"{split} {name}")
             else:

@@ -1,11 +1,13 @@
 """FuxiCTR's own pipeline, written as its run_expid.py writes it, with this repository on the path."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from public_files import CSV, PER_USER, write_public
 from synthetic import write_dataset
 from torch import nn
 
@@ -126,8 +128,12 @@ def test_every_experiment_resolves_in_both_ways():
         assert check_params(ours, get_model(experiment.model)) == ours
 
 
-@pytest.mark.parametrize("experiment", find_experiments([REPOSITORY]), ids=lambda e: e.expid)
-def test_every_experiment_builds_its_model(experiment, tiny_seq, tmp_path, monkeypatch):
+EXPERIMENTS = find_experiments([REPOSITORY])
+PUBLIC = [e for e in EXPERIMENTS if e.dataset_id in (*CSV, *PER_USER)]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.expid)
+def test_every_experiment_builds_its_model(experiment, tiny_seq, sample, tmp_path, monkeypatch):
     """Through our runner, and from what FuxiCTR's load_config reads; the published sizes need no data."""
     from fuxictr.utils import load_config
 
@@ -142,7 +148,9 @@ def test_every_experiment_builds_its_model(experiment, tiny_seq, tmp_path, monke
         feature_map = open_feature_map(prepared.params)
     except QinZooError:  # sizes that the configuration leaves to the data
         assert not experiment.dataset_id.startswith("MicroLens")
-        data = tiny_seq if experiment.dataset_id == "tiny_seq" else write_dataset(params, tmp_path / "data")
+        data = {"tiny_seq": tiny_seq, "sample": sample}.get(experiment.dataset_id)
+        data = data or write_public(experiment.dataset_id, tmp_path / "data")
+        data = data or write_dataset(params, tmp_path / "data")
         cache = ["cache_dir=cache", "data_root=encoded"]
         prepared = prepare(experiment.expid, experiment.config_dir, data=data, overrides=cache)
         dataset = prepared.open_dataset()
@@ -152,3 +160,19 @@ def test_every_experiment_builds_its_model(experiment, tiny_seq, tmp_path, monke
     assert ours.count_parameters() == theirs.count_parameters() > 0
     if experiment.expid == "QIN_MicroLens_1M_x1":
         assert ours.count_parameters() == 31_244_293
+
+
+@pytest.mark.parametrize("experiment", PUBLIC, ids=lambda e: e.expid)
+def test_leaderboard_experiments_run_on_the_public_columns(experiment, tmp_path, monkeypatch):
+    from qin_zoo.training.prepare import prepare
+    from qin_zoo.training.run import run_experiment
+
+    monkeypatch.chdir(tmp_path)
+    data = write_public(experiment.dataset_id, tmp_path / "data")
+    changes = ["epochs=1", "cache_dir=cache", "data_root=encoded", "model_root=checkpoints", "verbose=0"]
+    prepared = prepare(experiment.expid, experiment.config_dir, data=data, overrides=changes)
+    run_experiment(prepared, tmp_path, echo=lambda line: None)
+    record = json.loads(prepared.files.record.read_text())
+    for split in ("valid", "test"):
+        assert {"gAUC", "AUC", "logloss"} <= record[split].keys()
+        assert np.isfinite(list(record[split].values())).all()

@@ -143,7 +143,7 @@ class FeatureColumn(_Table):
 
     name: FeatureName | Names = _key("Its column, or a list of columns described alike.")
     active: Flag = _key("Whether it is used.")
-    dtype: one_of("int", "float", "str") = _key("Type of its values in the files.")
+    dtype: one_of("int", "float", "str", "list") = _key("Type of its values in the files.")
     type: one_of("categorical", "numeric", "sequence", "embedding", "meta") = _key("What it is to the model.")
     source: AnyText = _key("What it describes: user, item, context or nothing in particular.")
     vocab_size: Count = _key("Number of its ids, padding included.")

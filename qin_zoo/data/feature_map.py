@@ -253,9 +253,10 @@ def _check_together(
 def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where: str) -> None:
     """Targets and histories of named fields: which types they can have."""
     for key in ("target_field", "sequence_field"):
-        names, pairs = _flat(params.get(key)), params.get(key)
-        once = pairs if key == "target_field" and isinstance(pairs, list) else [pairs]  # a target may have several
-        if any(len(set(_flat(part))) < len(_flat(part)) for part in once):
+        groups = _groups(params.get(key))
+        names = [name for group in groups for name in group]
+        once = groups if key == "target_field" else [names]  # a target may have several histories
+        if any(len(set(part)) < len(part) for part in once):
             raise ConfigError(f"{where}, {key}: expected each feature once, found {params[key]}.")
         for name in names:
             check_known([name], features, f"{where}, {key}")
@@ -263,19 +264,17 @@ def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where
             if kind == "meta" or (key == "sequence_field" and kind != "sequence"):
                 wanted = "a sequence" if key == "sequence_field" else "a feature with an embedding"
                 raise ConfigError(f"{where}, {key}: expected {wanted}, found '{name}', which is of type {kind}.")
-    sequences = params.get("sequence_field")
-    for pair in sequences if isinstance(sequences, list) else [sequences]:  # only a pair's fields go together
-        lengths = {name: features[name]["max_len"] for name in _flat(pair)}
-        if len(set(lengths.values())) > 1 or 0 in lengths.values():
-            raise ConfigError(
-                f"{where}, sequence_field: expected sequences of one length, found the max_len {lengths}."
-            )
+        for group in groups if key == "sequence_field" else ():
+            lengths = {name: features[name]["max_len"] for name in group}
+            if len(set(lengths.values())) > 1 or 0 in lengths.values():
+                raise ConfigError(f"{where}, {key}: expected sequences of one length, found the max_len {lengths}.")
 
 
-def _flat(names: object) -> list[str]:
-    if isinstance(names, str):
-        return [names]
-    return [name for part in names for name in _flat(part)] if isinstance(names, (list, tuple)) else []
+def _groups(names: object) -> list[list[str]]:
+    """Fields as FuxiCTR pairs them: those of a tuple (or of a list in a list) are one, those of a list several."""
+    if isinstance(names, (str, tuple)):
+        names = [names]
+    return [[part] if isinstance(part, str) else list(part) for part in names or []]
 
 
 def _check_encoder_output(

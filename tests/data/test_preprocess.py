@@ -9,15 +9,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import shared_data
+import yaml
+from conftest import REPOSITORY, shared_data
 from data_path_files import DataSet
+from public_files import CSV, write_public
 from reference_preprocess import assert_encoded_alike, fuxictr_processors
 
 from qin_zoo.config.values import PREPROCESSORS
-from qin_zoo.data.dataset import Dataset, open_feature_map
+from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
 from qin_zoo.data.encode import encode_fields
 from qin_zoo.data.preprocess import FUNCTIONS
 from qin_zoo.errors import ConfigError, DataError
+
+KINDS = ("criteo", "avazu", "kkbox")  # datasets with a processor of their own in FuxiCTR
 
 
 def column(name, kind="categorical", dtype="str", **more):
@@ -144,7 +148,7 @@ def test_columns_that_are_missing(tmp_path):
     for split in ("train", "valid"):
         table = pl.read_csv(params[f"{split}_data"], infer_schema=False).rename({"hour": "hours"})
         table.write_csv(params[f"{split}_data"])
-    with pytest.raises(DataError, match="expected a column 'hour', of which preprocess .* Did you mean 'hours'"):
+    with pytest.raises(DataError, match=r"expected a column 'hour', of which preprocess .* Did you mean 'hours'"):
         encode_fields(params)
     with pytest.raises(ConfigError, match=r"expected preprocess to be one of copy_from.*Did you mean 'convert_hour'"):
         encode_fields({**params, "feature_cols": [column("hours", preprocess="convert_hours")]})
@@ -199,7 +203,7 @@ def test_pretrained_vectors_are_those_of_fuxictr(tmp_path, suffix, usage):
         feature_map = FeatureMap("d", str(folder))
         feature_map.load(str(folder / "feature_map.json"), {"embedding_dim": 5})
         torch.manual_seed(0)
-        np.random.seed(0)
+        np.random.seed(0)  # noqa: NPY002 -- what FuxiCTR draws from
         tables.append(FeatureEmbeddingDict(feature_map, 5).state_dict())
     assert tables[0].keys() == tables[1].keys()
     assert any("pretrain_embedding" in name for name in tables[0])
@@ -299,7 +303,7 @@ def test_rows_split_off_are_those_of_fuxictr(tmp_path, split_type, valid, test):
     params |= {} if valid else {"valid_data": None}
     params |= {} if test else {"test_data": None}
     ours = encode_fields(params)
-    np.random.seed(3)
+    np.random.seed(3)  # noqa: NPY002 -- what FuxiCTR shuffles with
     theirs = split_train_test(pd.read_csv(params["train_data"]), None, None, valid, test, split_type)
     for split, table in zip(("train", "valid", "test"), theirs):
         if table is None:
@@ -357,3 +361,36 @@ def test_a_column_that_is_there_is_no_copy(tmp_path):
     columns += [column("item_seq", "meta", "int"), column("user_id", "meta", "int", preprocess="copy_from(item_id)")]
     dataset = Dataset({**small.params, "feature_cols": columns, "group_id": "user_id"})
     assert dataset.group_ids("train").tolist() == list(small.rows["train"]["user_id"])
+
+
+@pytest.mark.parametrize("name", CSV)
+def test_leaderboard_datasets_are_encoded_as_fuxictr_does(name, tmp_path):
+    """The blocks of dataset_configs/, on files in the public columns."""
+    blocks = {}
+    for file in ("sequences", "fields"):
+        blocks |= yaml.safe_load((REPOSITORY / "dataset_configs" / f"{file}.yaml").read_text())
+    params = relocate({**blocks[name], "dataset_id": name}, write_public(name, tmp_path / "files", 600))
+    params |= {"data_root": str(tmp_path / "ours")}
+    processor = name.partition("_x4")[0].partition("_x1")[0].lower()
+    assert_encoded_alike(encode_fields(params), params, tmp_path / "theirs", processor if processor in KINDS else "")
+
+
+def test_feature_specs_beside_feature_cols_and_lists_as_dtype(tmp_path):
+    """FuxiCTR's demos: what a feature is encoded as, and how a run uses it, said in two places."""
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for split in ("train", "valid"):
+        g = np.random.default_rng(4)
+        lists = {"tags": [[1, 2], [], [2, 3, 1]] * 20, "vector": g.normal(size=(60, 4)).tolist()}
+        pl.DataFrame({"label": [0, 1] * 30, **lists}).write_parquet(parts / f"{split}.parquet")
+    params = {
+        "dataset_id": "d", "data_root": str(tmp_path / "ours"), "data_format": "parquet",
+        "train_data": str(parts / "train.parquet"), "valid_data": str(parts / "valid.parquet"),
+        "feature_cols": [column("tags", "sequence", "list"), column("vector", "embedding", "list", pretrain_dim=4)],
+        "label_col": {"name": "label", "dtype": "float"}, "embedding_dim": 4,
+    }  # fmt: skip
+    assert_encoded_alike(encode_fields(params), params, tmp_path / "theirs")
+    specs = [{"name": "tags", "feature_encoder": "layers.MaskedSumPooling()"}]
+    assert Dataset({**params, "feature_specs": specs}).feature_map.features["tags"]["feature_encoder"] == (
+        "layers.MaskedSumPooling()"
+    )

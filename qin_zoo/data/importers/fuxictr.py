@@ -8,8 +8,8 @@ Classic fields: ``train``, ``valid`` and ``test`` as npz, parquet or csv, npz an
 pair is the item itself, further pairs are properties of the item (its category). What lies in a history is taken
 as it stands: a source that looked into the future cannot be mended here.
 
-The public ``x1`` folders hold train and test only, and the leaderboards validate on the test rows; so do we, and say
-so.
+The public ``x1`` folders hold train and test only, and the leaderboards validate on the test rows: so does an import,
+which says so.
 """
 
 from __future__ import annotations
