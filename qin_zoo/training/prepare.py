@@ -175,6 +175,8 @@ def prepare_params(
     Raises:
         QinZooError: anything that cannot be used.
     """
+    from qin_zoo.models.adapter import adapt
+
     overrides = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
     params = apply_overrides(params, overrides)
     check_id(name, "name of the run")
@@ -185,7 +187,7 @@ def prepare_params(
     if not isinstance(params.get("model"), str):
         raise ConfigError(f"{name}: model: expected the name of a model, found {params.get('model')!r:.80}.")
     plugins = tuple(plugins or ())
-    model_class = get_model(params["model"], plugins)
+    model_class = adapt(get_model(params["model"], plugins))
     params = check_params(params, model_class)
     if data is not None:
         params = relocate(params, data)

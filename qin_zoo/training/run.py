@@ -15,7 +15,7 @@ from qin_zoo.calibration import reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
-from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.errors import QinZooError
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
 from qin_zoo.training.calibration import discard_step
@@ -77,8 +77,6 @@ def _run(prepared: Prepared, group: Group, results_folder, argv, echo, on_evalua
     params, files = prepared.params, prepared.files
     started = time.perf_counter()
     keep_freed_memory()
-    if group.size > 1 and not hasattr(prepared.model_class, "join"):
-        raise ConfigError(f"{params['model']} is no ZooModel: it trains in one process only. Run it without --devices.")
     if not group.leads:
         group.wait()  # the first process converts the files
     elif group.active and params.get("sharded_tables"):
