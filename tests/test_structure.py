@@ -7,7 +7,8 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
 LEAVES = {
-    "distributed", "errors", "files", "batch", "metrics", "fuxi", "registry", "plugins", "calibration", "pages", "threads",
+    "batch", "calibration", "distributed", "errors", "files", "fuxi", "metrics", "pages", "plugins", "registry",
+    "threads",
 }  # fmt: skip
 ALLOWED = {
     "layers": set(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,8 @@ class Contributions:
 
     @property
     def error(self) -> float:
-        """``|delta|`` as a share of ``|logit − baseline|``, or of 1 where that is less."""
-        return abs(self.delta) / max(abs(self.logit - self.baseline), 1.0)
+        """The delta as a share of the distance between logit and baseline, or of 1 where that is less."""
+        return _error(self.delta, self.logit, self.baseline)
 
     @property
     def complete(self) -> bool:
@@ -66,21 +67,56 @@ def integrated_gradients(model: ZooModel, x: ModelInput) -> Contributions:
     Raises:
         QinZooError: captum is missing, or the model's logit is no number.
     """
-    method = _captum()(lambda flat: model.logits(_input(flat, x)).view(-1))
     row = torch.cat([part.flatten(1) for part in (x.context, x.target, dense(x.history))], dim=1)  # (1, C + D + L·D)
-    row = row.detach()
+    found = along_the_path(lambda flat: model.logits(_input(flat, x)).view(-1), row.detach(), type(model).__name__)
+    parts = _by_feature(model, found.numbers, x)
+    return Contributions(found.logit, found.baseline, *parts, found.delta, found.steps)
+
+
+@dataclass(frozen=True)
+class Path:
+    """What each number of an embedded row adds to its logit.
+
+    Attributes:
+        numbers: (n,) float64 contributions.
+        logit, baseline, delta, steps: see :class:`Contributions`.
+    """
+
+    numbers: Tensor
+    logit: float
+    baseline: float
+    delta: float
+    steps: int
+
+
+def along_the_path(logit: Callable[[Tensor], Tensor], row: Tensor, name: str) -> Path:
+    """Integrated gradients of a row's numbers, from zeros, with as many steps as it takes.
+
+    Args:
+        logit: of rows (N, n), (N,).
+        row: (1, n).
+        name: of the model, for messages.
+
+    Raises:
+        QinZooError: captum is missing, or a logit is no number.
+    """
+    method = _captum()(logit)
     with torch.no_grad():
-        logit, baseline = model.logits(_input(torch.cat([row, torch.zeros_like(row)]), x)).view(-1).tolist()
-    if not np.isfinite([logit, baseline]).all():
-        raise QinZooError(f"{type(model).__name__}: the logit of this row is {logit}, of a row of zeros {baseline}.")
+        end, start = logit(torch.cat([row, torch.zeros_like(row)])).tolist()
+    if not np.isfinite([end, start]).all():
+        raise QinZooError(f"{name}: the logit of this row is {end}, of a row of zeros {start}.")
     for steps in _STEPS:
         flat = method.attribute(row, torch.zeros_like(row), n_steps=steps, internal_batch_size=_AT_ONCE)
-        found = _by_feature(model, flat.detach()[0].double(), x)
-        total = sum(found[0].values()) + sum(found[1].values()) + sum(float(v.sum()) for v in found[2].values())
-        contributions = Contributions(logit, baseline, *found, total - (logit - baseline), steps)
-        if contributions.error <= _AIM:
+        numbers = flat.detach()[0].double().cpu()
+        delta = float(numbers.sum()) - (end - start)
+        if _error(delta, end, start) <= _AIM:
             break
-    return contributions
+    return Path(numbers, end, start, delta, steps)
+
+
+def _error(delta: float, logit: float, baseline: float) -> float:
+    """``|delta|`` as a share of ``|logit − baseline|``, or of 1 where that is less."""
+    return abs(delta) / max(abs(logit - baseline), 1.0)
 
 
 def _input(flat: Tensor, x: ModelInput) -> ModelInput:
@@ -94,7 +130,7 @@ def _by_feature(model: ZooModel, flat: Tensor, x: ModelInput) -> tuple[dict, dic
     """Contributions (C + D + L·D,) of single numbers, summed over each feature's embedding."""
     parts = _input(flat.unsqueeze(0), x)
     dims = model._inputs.histories[0]
-    history = (part.sum(dim=1).numpy() for part in parts.history[0].cpu().split(list(dims.values()), dim=1))
+    history = (part.sum(dim=1).numpy() for part in parts.history[0].split(list(dims.values()), dim=1))
     return _sums(parts.context, model.context_dims), _sums(parts.target, model.item_dims), dict(zip(dims, history))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from qin_zoo.data.item_names import ID_FILE, item_titles, original_ids
 from qin_zoo.errors import ConfigError
 from qin_zoo.explain.attention import attention_weights
 from qin_zoo.explain.contributions import Contributions, integrated_gradients
+from qin_zoo.explain.embedded import embedded_gradients, repeat
 from qin_zoo.files import replace_file
+from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers import dense
 from qin_zoo.models import ZooModel
 from qin_zoo.models.inputs import row_columns
@@ -97,10 +99,12 @@ class Explanation:
         calibrated: what `predict` writes of it, where a calibration step has been fitted; else None.
         logit, baseline, delta, steps, complete: see :class:`~qin_zoo.explain.contributions.Contributions`.
         label: of the row, where it has one.
-        target: the item that was scored.
-        layers: attention layer -> its class; empty where the model has none.
+        target: the item that was scored; None where a model from elsewhere does not tell which field it is.
+        layers: attention layer -> its class; empty where the model has none that can be read.
         features: of context, target and history, in the model's order.
         history: the items of the history, oldest first.
+        left_out: features that a model from elsewhere does not embed through FuxiCTR's layers; what they add is not
+            known.
     """
 
     expid: str
@@ -116,10 +120,16 @@ class Explanation:
     steps: int
     complete: bool
     label: float | None
-    target: Item
+    target: Item | None
     layers: dict[str, str]
     features: list[Feature]
     history: list[HistoryItem]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def scored(self) -> str:
+        """What was scored, for titles: ``item NAME``, or the row alone."""
+        return "row" if self.target is None else f"item {self.target.name}"
 
     @property
     def ranked(self) -> list[Feature]:
@@ -160,7 +170,6 @@ def explain_row(
 
     if split not in SPLITS:
         raise ConfigError(f"Unknown split '{split}': expected {', '.join(SPLITS)}.")
-    prepared.require_zoo_model("explained")
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
     model = load_trained(prepared, dataset, checkpoint)
@@ -180,9 +189,9 @@ def explain_row(
     return found, files
 
 
-def explain(model: ZooModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:
+def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:
     """The same with a model at hand, in evaluation mode; writes nothing."""
-    if len(model.pairs) != 1:
+    if isinstance(model, ZooModel) and len(model.pairs) != 1:
         raise ConfigError(
             f"Dataset '{dataset.feature_map.dataset_id}' has {len(model.pairs)} pairs of target and history "
             "(target_field, sequence_field); only predictions of models with one can be explained."
@@ -193,13 +202,22 @@ def explain(model: ZooModel, dataset: Dataset, split: str, row: int, expid: str)
         raise ConfigError(
             f"--row {row}: the {split} split of '{dataset.feature_map.dataset_id}' has rows 0 to {rows[-1]:,}{part}."
         )
+    if loader.batch_layout == "triple":
+        loader.batch_layout = "index"  # the same row with the items' ids
     batch = loader.batch(np.flatnonzero(rows == row))
+    if isinstance(model, ZooModel):
+        read, left_out = batch, []
+        with torch.no_grad():
+            x = model._inputs(batch)
+            x = replace(x, history=dense(x.history))
+        contributions, weights = integrated_gradients(model, x), attention_weights(model, x)
+    else:
+        read, weights = batch.triple() if isinstance(batch, ItemBatch) else batch, {}
+        contributions, left_out = embedded_gradients(model, read)
+        read = repeat(read, 2)
     with torch.no_grad():
-        x = model._inputs(batch)
-        x = replace(x, history=dense(x.history))
-        prediction = float(model(batch)["y_pred"])
-    contributions, weights = integrated_gradients(model, x), attention_weights(model, x)
-    target, history = _items(model, dataset, batch)
+        prediction = float(model(read)["y_pred"].view(-1)[0])
+    target, history = _items(model, dataset, batch, list(contributions.history))
     layers = dict(model.named_modules())
     return Explanation(
         expid=expid,
@@ -214,19 +232,20 @@ def explain(model: ZooModel, dataset: Dataset, split: str, row: int, expid: str)
         delta=contributions.delta,
         steps=contributions.steps,
         complete=contributions.complete,
-        label=float(model.get_labels(batch)) if loader.has_label else None,
+        label=float(model.get_labels(read)[0]) if loader.has_label else None,
         target=target,
         layers={name: type(layers[name]).__name__ for name in weights},
         features=_features(contributions, row_columns(batch)),
         history=[
             HistoryItem(
                 place + 1,
-                history[place],
+                item,
                 {name: [float(w) for w in weight[:, place]] for name, weight in weights.items()},
-                {name: float(values[place]) for name, values in contributions.history.items()},
+                {name: float(values[place]) for name, values in contributions.history.items() if place < len(values)},
             )
-            for place in x.mask[0].nonzero().flatten().tolist()
+            for place, item in history
         ],
+        left_out=left_out,
     )
 
 
@@ -242,16 +261,21 @@ def _features(found: Contributions, columns: Mapping[str, torch.Tensor]) -> list
     ]
 
 
-def _items(model: ZooModel, dataset: Dataset, batch) -> tuple[Item, list[Item]]:
-    """The row's target, and what stands at each place of its history."""
-    if not isinstance(batch, ItemBatch):
-        inputs = model._inputs
-        target, history = batch[inputs.target_features[0][0]], batch[inputs.sequence_features[0][0]]
-        return Item(int(target)), [Item(item) for item in history[0].tolist()]
-    target, history = int(batch.target), batch.history[0].tolist()
-    ids, titles = original_ids(dataset.folder / ID_FILE), item_titles(dataset.folder, {target, *history})
+def _items(
+    model: BaseModel, dataset: Dataset, batch, sequences: list[str]
+) -> tuple[Item | None, list[tuple[int, Item]]]:
+    """The row's target, and each place of its history, from 0, that holds an item, with the item."""
+    if isinstance(batch, ItemBatch):
+        target, history = int(batch.target), batch.history[0].tolist()
+        ids, titles = original_ids(dataset.folder / ID_FILE), item_titles(dataset.folder, {target, *history})
 
-    def item(number: int) -> Item:
-        return Item(number, str(ids[number]) if number in ids else None, titles.get(number))
+        def item(number: int) -> Item:
+            return Item(number, str(ids[number]) if number in ids else None, titles.get(number))
 
-    return item(target), [item(number) for number in history]
+        return item(target), [(place, item(number)) for place, number in enumerate(history) if number]
+    target = Item(int(batch[model._inputs.target_features[0][0]])) if isinstance(model, ZooModel) else None
+    if not sequences:
+        return target, []
+    padding = dataset.feature_map.features[sequences[0]].get("padding_idx") or 0
+    history = batch[sequences[0]][0].tolist()
+    return target, [(place, Item(number)) for place, number in enumerate(history) if number != padding]

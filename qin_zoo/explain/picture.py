@@ -38,7 +38,8 @@ def draw_explanation(e: Explanation, path: Path) -> None:
     for ax, (layer, title) in zip(axes, panels):
         _bars(ax, [item.weight(layer) for item in e.history], names, title, _WEIGHT)
     _bars(axes[-1], [item.contribution for item in e.history], names, "contribution to the logit")
-    of = f"history, oldest first; scored: {_drawable(e.target.name, str(e.target.item))}\n{attention_lines(e)[0]}"
+    scored = "the row" if e.target is None else _drawable(e.target.name, str(e.target.item))
+    of = f"history, oldest first; scored: {scored}\n{attention_lines(e)[0]}"
     below.suptitle(of, fontsize=9, parse_math=False)
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -27,10 +27,20 @@ def delta_line(e: Explanation) -> str:
     return line if e.complete else f"{line}: NOT small, the contributions are only rough"
 
 
+def left_out_line(e: Explanation) -> str:
+    """Of which features nothing is known; empty where there are none."""
+    if not e.left_out:
+        return ""
+    return f"Not embedded by FuxiCTR's layers, so what they add is not known: {', '.join(e.left_out)}."
+
+
 def attention_lines(e: Explanation) -> list[str]:
     """What each attention layer lets through."""
     if not e.layers:
-        return [f"{e.model} has no layer that gives the history's items weights; only their contributions are shown."]
+        return [
+            f"{e.model} has no layer of the zoo that gives the history's items weights; only their contributions are "
+            "shown."
+        ]
     lines = []
     for layer, kind in e.layers.items():
         through = sum(any(item.weights[layer]) for item in e.history)
@@ -67,11 +77,11 @@ def render_report(e: Explanation, picture: str) -> str:
     rows = [[*_history_row(e, item), *(f"{item.features[n]:+.4f}" for n in names)] for item in e.history]
     parts = [
         f"# {e.expid}, {e.split} row {e.row}",
-        f"{e.model} on {e.dataset_id}, item {_cell(e.target.name)}: {sum_line(e)}.",
+        f"{e.model} on {e.dataset_id}, {_cell(e.scored)}: {sum_line(e)}.",
         f"![contributions and weights]({picture})",
         "## Features",
         markdown_table(["feature", "value", "contribution"], _feature_rows(e)),
-        f"{_METHOD} Here: {delta_line(e)}.",
+        f"{_METHOD} Here: {delta_line(e)}. {left_out_line(e)}".rstrip(),
         "## History, oldest first",
         "\n".join(attention_lines(e)),
     ]
@@ -107,9 +117,9 @@ def print_explanation(e: Explanation) -> None:
             table.add_row(*(Text(printable(cell)) for cell in row))
         console.print(table)
 
-    say(f"{e.expid}, {e.split} row {e.row}, item {e.target.name}")
-    say(sum_line(e))
-    say(delta_line(e))
+    say(f"{e.expid}, {e.split} row {e.row}, {e.scored}")
+    for line in filter(None, (sum_line(e), delta_line(e), left_out_line(e))):
+        say(line)
     show(["feature", "value", "contribution"], _feature_rows(e))
     for line in attention_lines(e):
         say(line)

@@ -213,6 +213,8 @@ def prepare_params(
     Raises:
         QinZooError: anything that cannot be used.
     """
+    from qin_zoo.models.adapter import adapt
+
     overrides = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
     params = apply_overrides(params, overrides)
     name = overrides.get("model_id", name)  # FuxiCTR's key for it
@@ -224,7 +226,7 @@ def prepare_params(
     if not isinstance(params.get("model"), str):
         raise ConfigError(f"{name}: model: expected the name of a model, found {params.get('model')!r:.80}.")
     plugins = tuple(plugins or ())
-    model_class = get_model(params["model"], plugins)
+    model_class = adapt(get_model(params["model"], plugins))
     params = check_params(params, model_class)
     params.setdefault("monitor", default_monitor(params["metrics"]))
     params.setdefault("monitor_mode", mode_of_monitor(params["monitor"]))

@@ -16,7 +16,7 @@ from qin_zoo.calibration import reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
-from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.errors import DataError
 from qin_zoo.files import file_digest
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.models.sharded import require_engine
@@ -88,8 +88,6 @@ def run_experiment(
 def _open(prepared: Prepared, group: Group) -> Dataset:
     """The data, whose files the first process converts."""
     params = prepared.params
-    if group.size > 1 and not hasattr(prepared.model_class, "join"):
-        raise ConfigError(f"{params['model']} is no ZooModel: it trains in one process only. Run it without --devices.")
     if not group.leads:
         group.wait()  # the first process converts the files
     elif group.active and params.get("sharded_tables"):

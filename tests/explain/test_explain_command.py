@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.image
 import polars as pl
 import pytest
-from conftest import REPOSITORY
+from foreign import PLUGIN, foreign
 
 from qin_zoo.cli import main
 from qin_zoo.data.item_names import item_titles, original_ids
@@ -121,14 +121,26 @@ def test_mistakes(run, capsys, args, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_model_that_reads_its_own_batches(tmp_path, capsys, data):
-    plugin = tmp_path / "foreign.py"
-    plugin.write_text("from fuxictr.pytorch.models import BaseModel\n\n\nclass Foreign(BaseModel):\n    pass\n")
-    (tmp_path / "model_config.yaml").write_text("Base: {}\nForeign_sample: {model: Foreign, dataset_id: sample}\n")
-    (tmp_path / "dataset_config").symlink_to(REPOSITORY / "dataset_configs")
-    args = ["explain", "Foreign_sample", "--row", 1, "--config", tmp_path, "--plugin", plugin, "--data", data]
-    assert qin_zoo(*args) == 1
-    assert "Foreign is no model of the zoo" in capsys.readouterr().err
+@pytest.mark.parametrize("model", ["TripleNet", "FieldsNet"])
+def test_a_model_that_reads_its_own_batches(model, tmp_path, capsys, data, tiny_seq):
+    folder = tiny_seq if model == "FieldsNet" else data
+    prepared = foreign(model, folder, tmp_path / "x")
+    args = [prepared.expid, "--config", tmp_path / "x", "--plugin", PLUGIN, "--data", folder]
+    assert qin_zoo("run", *args) == 0
+    assert qin_zoo("explain", *args, "--row", 2, "--out", tmp_path) == 0
+    assert f"{model} has no layer of the zoo that gives the history's items weights" in capsys.readouterr().out
+    e = values(tmp_path, f"{prepared.expid}.explain.valid.2")
+    assert e["complete"]
+    assert e["left_out"] == []
+    assert (e["target"] is None) == (model == "FieldsNet"), "no field says that it is the target"
+    assert {f["name"] for f in e["features"]} == set(load_names(prepared))
+    assert e["history"]
+    assert all(item["item"]["item"] > 0 for item in e["history"])
+
+
+def load_names(prepared) -> list[str]:
+    specs = prepared.open_dataset().feature_map.features
+    return [name for name, spec in specs.items() if spec["type"] != "meta"]
 
 
 def test_the_row_is_asked_for(run, capsys):

@@ -33,7 +33,7 @@ def test_the_picture(explanation, tmp_path):
 def test_no_history_no_weights_no_label(capsys):
     report = render_report(PLAIN, "x.png")
     assert "The row has no history." in report
-    assert "MLP has no layer that gives the history's items weights" in report
+    assert "MLP has no layer of the zoo that gives the history's items weights" in report
     assert "NOT small, the contributions are only rough" in report
     assert "label" not in report
     print_explanation(PLAIN)

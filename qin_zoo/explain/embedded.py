@@ -1,0 +1,130 @@
+"""A row as a model from elsewhere embeds it: what FuxiCTR's embedding layers give, read and put in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qin_zoo.errors import ModelError
+from qin_zoo.explain.contributions import Contributions, along_the_path
+from qin_zoo.fuxi import FeatureEmbeddingDict
+from qin_zoo.models.adapter import blame
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one call of an embedding layer gave for a feature: (k, …), k being 1 or the row's items."""
+
+    feature: str
+    values: Tensor
+
+
+def embedded_gradients(model: nn.Module, batch) -> tuple[Contributions, list[str]]:
+    """Integrated gradients of a model that reads its batches itself.
+
+    Of which numbers: everything that the model's ``FeatureEmbeddingDict`` layers (``FeatureEmbedding`` has one) give
+    for the row, after their encoders. They go from zeros to the row together, masks and ids staying the row's. In the
+    public triple, item features are those of ``[history…, target]``; among named fields a sequence that is embedded
+    item by item is the history, anything else context.
+
+    Args:
+        model: in evaluation mode.
+        batch: one row, as the model reads it.
+
+    Returns:
+        the contributions, and the features of which no embedding layer gave anything: what they add is not known.
+
+    Raises:
+        ModelError: the model cannot be run on the row, embeds nothing through FuxiCTR's layers, or predicts no
+            ``y_pred``.
+    """
+    with torch.no_grad(), _embeddings(model) as parts:
+        _logit(model, repeat(batch, 2))  # as everywhere: code that squeezes its tensors fails on a single row
+    parts = [_Part(part.feature, part.values[: len(part.values) // 2]) for part in parts]
+    specs = model.feature_map.features
+    known = {part.feature for part in parts}
+    left_out = [name for name, spec in specs.items() if spec["type"] != "meta" and name not in known]
+    if not parts:
+        raise ModelError(
+            f"{type(model).__name__} embeds no feature through FuxiCTR's FeatureEmbedding or FeatureEmbeddingDict, of "
+            "whose outputs an explanation takes gradients. Embed its features through one of them."
+        )
+
+    def logit(flat: Tensor) -> Tensor:
+        pieces = iter(flat.split([part.values.numel() for part in parts], dim=1))
+        with _embeddings(model, pieces):
+            return _logit(model, repeat(batch, len(flat)))
+
+    row = torch.cat([part.values.reshape(1, -1) for part in parts], dim=1)
+    found = along_the_path(logit, row, type(model).__name__)
+    items = set() if isinstance(batch, Mapping) else set(batch[1])
+    context, target, history = {}, {}, {}
+    for part, numbers in zip(parts, found.numbers.split([part.values.numel() for part in parts])):
+        numbers = numbers.view(part.values.shape)
+        if part.feature in items:
+            places = numbers.flatten(1).sum(1).numpy()
+            _add(target, part.feature, float(places[-1]))
+            _add(history, part.feature, places[:-1])
+        elif specs[part.feature]["type"] == "sequence" and numbers.dim() == 3:
+            _add(history, part.feature, numbers[0].sum(1).numpy())
+        else:
+            _add(context, part.feature, float(numbers.sum()))
+    return Contributions(found.logit, found.baseline, context, target, history, found.delta, found.steps), left_out
+
+
+def _add(sums: dict, name: str, values: float | np.ndarray) -> None:
+    """A feature that is embedded several times has the sum of all."""
+    sums[name] = sums[name] + values if name in sums else values
+
+
+@contextmanager
+def _embeddings(model: nn.Module, pieces: Iterator[Tensor] | None = None):
+    """Reads what every embedding layer gives while the model runs, or puts other numbers, (n, …) each, in its place."""
+    parts: list[_Part] = []
+
+    def look(_, inputs, output: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        if pieces is None:
+            parts.extend(_Part(name, values.detach()) for name, values in output.items())
+            return None
+        return type(output)((name, next(pieces).reshape(values.shape)) for name, values in output.items())
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, FeatureEmbeddingDict):
+                hooks.callback(module.register_forward_hook(look).remove)
+        yield parts
+
+
+def _logit(model: nn.Module, batch) -> Tensor:
+    """(n,) logits of n rows: what goes into the model's output activation, else the inverse of its probabilities."""
+    seen: list[Tensor] = []
+    activation = model.output_activation
+    handle = activation.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        output = model(batch)
+    except Exception as error:  # whatever a model's code meets
+        raise ModelError(f"{type(model).__name__} cannot compute this row: {blame(error, model)}") from error
+    finally:
+        handle.remove()
+    if "y_pred" not in output:
+        raise ModelError(f"{type(model).__name__} predicts {', '.join(output)}; only one y_pred can be explained.")
+    predicted = output["y_pred"].view(-1)
+    if not isinstance(activation, nn.Sigmoid):
+        return predicted
+    if len(seen) == 1 and torch.equal(seen[0].detach().view(-1).sigmoid(), predicted.detach()):
+        return seen[0].view(-1)
+    return torch.logit(predicted.double())
+
+
+def repeat(batch, times: int):
+    """A batch of one row, as a model from elsewhere reads it, ``times`` over."""
+    if isinstance(batch, Tensor):
+        return batch.repeat(times, *[1] * (batch.dim() - 1))
+    if isinstance(batch, Mapping):
+        return {name: repeat(values, times) for name, values in batch.items()}
+    return tuple(repeat(part, times) for part in batch)

@@ -1,0 +1,230 @@
+"""Models from elsewhere: a FuxiCTR ``BaseModel`` with a precision, and with other processes beside it.
+
+Such a model reads its batches, computes its loss and moves its weights itself. What it does stays as it is: its own
+``train_step``, ``evaluate`` and ``predict`` run, and what they cannot know of is done around them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qin_zoo.distributed import ALONE, Group
+from qin_zoo.errors import ModelError, first_line
+from qin_zoo.fuxi import BaseModel
+from qin_zoo.layers.synced_norm import SyncedBatchNorm1d, sync_batch_norms
+from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.models.base import ZooModel
+from qin_zoo.models.inputs import row_columns
+from qin_zoo.models.precision import Precision
+
+
+@functools.cache
+def adapt(model_class: type) -> type:
+    """The class with what :class:`Adapted` adds; a ``ZooModel`` has it all and stays as it is."""
+    if issubclass(model_class, (ZooModel, Adapted)):
+        return model_class
+    names = ("__module__", "__qualname__", "__doc__")
+    return type(model_class.__name__, (Adapted, model_class), {name: getattr(model_class, name) for name in names})
+
+
+class Adapted:
+    """Stands before a FuxiCTR model's class in a subclass of both.
+
+    Args:
+        feature_map, args, kwargs: the model's own.
+        precision: ``fp32``; ``bf16``, matrix products in bfloat16, with float32 weights, predictions and loss;
+            ``tf32``, GPUs' shorter float32 products.
+    """
+
+    group = ALONE
+    _precision: Precision | None = None
+    _gathers = False
+
+    def __init__(self, feature_map, *args, precision: Literal["fp32", "tf32", "bf16"] = "fp32", **kwargs):
+        super().__init__(feature_map, *args, **kwargs)
+        self._precision = Precision(precision, self.device)
+        self._precision.prepare(self)
+        if precision == "bf16":
+            for activation in self.output_activation.modules():  # a probability of 8 bits would tie rows that differ
+                activation.register_forward_pre_hook(lambda _, args: tuple(map(_float, args)))
+
+    def forward(self, inputs) -> dict[str, Tensor]:
+        """The model's own, in the precision asked for; what it returns is float32.
+
+        Raises:
+            ModelError: an operation of the model does not work in bfloat16; the message names it.
+        """
+        output = self._short(inputs) if self._precision and self._precision.name == "bf16" else super().forward(inputs)
+        if self.group.active and torch.is_grad_enabled():
+            return {name: self._weighted(values) for name, values in output.items()}
+        return output
+
+    def _short(self, inputs) -> dict[str, Tensor]:
+        """Forward in bfloat16."""
+        try:
+            with self._precision.context():
+                output = super().forward(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ModelError(
+                f"{type(self).__name__} cannot compute in bfloat16: {blame(error, self)} Run it with precision=fp32."
+            ) from error
+        return {name: _float(values) for name, values in output.items()}
+
+    def get_group_id(self, inputs) -> Tensor:
+        """The model's own, where FuxiCTR's ``evaluate`` reads it: in host memory."""
+        return super().get_group_id(inputs).cpu()
+
+    # ---- several processes
+
+    def join(self, group: Group) -> None:
+        """Trains and scores with other processes from now on, as ``DistributedDataParallel`` does.
+
+        Every backward pass of the model ends with the mean of the processes' gradients, so that whatever
+        ``train_step`` does after it is done everywhere alike; predictions count as much as a process has of the
+        batch's rows. Batch norm takes its statistics from the rows of all processes, and every process begins with the
+        first one's weights. Whatever else the model computes from several rows, as negatives drawn from the batch, it
+        computes from its own process's.
+
+        Raises:
+            ModelError: the model has a batch norm whose statistics cannot be shared.
+        """
+        self.group = group
+        if not group.active:
+            return
+        sync_batch_norms(self, group)
+        for name, module in self.named_modules():
+            if isinstance(module, _BatchNorm) and not isinstance(module, SyncedBatchNorm1d):
+                raise ModelError(
+                    f"{type(self).__name__} cannot train in several processes: {name} is a {type(module).__name__}, "
+                    "whose statistics each process would take from its own rows. BatchNorm1d with running statistics "
+                    "is shared. Run it without --devices."
+                )
+        group.share([*self.parameters(), *self.buffers()])
+        self._share, self._backward, self._summed = 1.0, False, False
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._begin_backward)
+        if not group.leads:
+            self._verbose = 0
+
+    def _weighted(self, values):
+        """A prediction whose gradient counts by this process's rows; those of the other predictions stay apart."""
+        if not isinstance(values, Tensor) or not values.requires_grad:
+            return values
+        weight, values = self._share * self.group.size, values.view_as(values)
+        values.register_hook(lambda gradient: gradient * weight)
+        return values
+
+    def _begin_backward(self, _: Tensor) -> None:
+        """Has the gradients added up when the backward pass that has reached the first weight is over."""
+        if not self._backward:
+            self._backward = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
+
+    def _end_backward(self) -> None:
+        """The mean, so that what has accumulated in earlier passes, the same everywhere, stays as it is."""
+        self._backward, self._summed = False, True
+        with torch.no_grad():
+            self.group.sum_gradients(self.parameters())
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= self.group.size
+
+    def train_step(self, batch_data) -> Tensor:
+        """The model's own.
+
+        Returns:
+            the loss that it returns; of several processes the mean, each weighted by its rows.
+        """
+        if not self.group.active:
+            return super().train_step(batch_data)
+        rows = torch.tensor(float(len(next(iter(row_columns(batch_data).values())))), device=self.device)
+        self._share = float(rows / self.group.sum(rows.clone()))
+        self._summed = False
+        loss = super().train_step(batch_data).detach()
+        if not self._summed:
+            raise ModelError(
+                f"{type(self).__name__} cannot train in several processes: its train_step computes gradients without "
+                "backward(), where they would be added up. Run it without --devices."
+            )
+        return self.group.sum(loss * self._share)
+
+    def evaluate(self, data_generator, metrics=None) -> dict[str, float]:
+        """The model's own, of the rows of all processes."""
+        self._gathers = self.group.active
+        try:
+            return super().evaluate(data_generator, metrics)
+        finally:
+            self._gathers = False
+
+    def evaluate_metrics(self, y_true, y_pred, metrics, group_id=None) -> dict[str, float]:
+        """The model's own; within :meth:`evaluate` each process gives its rows.
+
+        FuxiCTR's are computed here where there are several processes: its grouped metrics fork each of them anew.
+        """
+        if self._gathers:
+            y_true, y_pred = self._gather(y_true, np.float64), self._gather(y_pred, np.float64)
+            if self.feature_map.group_id is not None:
+                group_id = self._gather([] if group_id is None else group_id, np.int64)
+        if self.group.active and super().evaluate_metrics.__func__ is BaseModel.evaluate_metrics:
+            return evaluate_metrics(y_true, y_pred, metrics, group_id)
+        return super().evaluate_metrics(y_true, y_pred, metrics, group_id)
+
+    def predict(self, data_generator):
+        """The model's own, of the rows of all processes."""
+        found = super().predict(data_generator)
+        if not self.group.active:
+            return found
+        if isinstance(found, Mapping):
+            return {name: self._gather(values, np.float64) for name, values in found.items()}
+        return self._gather(found, np.float64)
+
+    def _gather(self, values, dtype) -> np.ndarray:
+        """The rows of all processes, in their order in the split."""
+        return self.group.gather_rows(torch.tensor(np.asarray(values, dtype), device=self.device)).cpu().numpy()
+
+    def save_weights(self, checkpoint: str) -> None:
+        """The model's own; of several processes the first writes."""
+        if self.group.leads:
+            super().save_weights(checkpoint)
+
+
+def blame(error: BaseException, model: nn.Module) -> str:
+    """What went wrong, and the innermost line of the model's code, or of FuxiCTR's layers, in which it did."""
+    files = {inspect.getfile(kind) for module in model.modules() for kind in type(module).__mro__ if _is_foreign(kind)}
+    frames = [frame for frame in _frames(error) if frame.filename in files]
+    if not frames:
+        return f"{first_line(error)}."
+    last = frames[-1]
+    line = linecache.getline(last.filename, last.lineno).strip()
+    return f"{first_line(error)}, at {Path(last.filename).name}, line {last.lineno}, in {last.name}: {line}."
+
+
+def _is_foreign(kind: type) -> bool:
+    return issubclass(kind, nn.Module) and not kind.__module__.startswith(("torch.", "qin_zoo."))
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where an exception, and what it came from, were raised, the outermost first."""
+    frames: list[traceback.FrameSummary] = []
+    while error is not None:
+        frames += traceback.extract_tb(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    return frames
+
+
+def _float(values):
+    return values.float() if isinstance(values, Tensor) and values.dtype == torch.bfloat16 else values
