@@ -33,12 +33,11 @@ def find_run(run: str, config: Path | None, checkpoint: Path | None, **options) 
 
     if run.endswith(".json"):
         repetition = prepare_repetition(Path(run), **options)
-        prepared = replace(repetition.prepared, expid=repetition.record["expid"], trained=repetition.record)
-        own = Path(run).with_suffix(".model")
+        prepared, own = replace(repetition.prepared, expid=repetition.record["expid"]), Path(run).with_suffix(".model")
     else:
         prepared = prepare(run, config, **options)
         own = prepared.files.checkpoint
-        given = [text.partition("=")[0].strip() for text in options.get("overrides") or []]
-        prepared = as_trained(prepared, checkpoint or own, given, typer.echo)
+    given = [text.partition("=")[0].strip() for text in options.get("overrides") or []]
+    prepared = as_trained(prepared, checkpoint or own, given, typer.echo)
     verify_weights(checkpoint or own)
     return prepared, checkpoint or own

@@ -121,6 +121,7 @@ class RunParams(_Table):
     feature_config: Mappings | None = _key("Older name of feature_specs.")
     target_field: Fields | None = _key("Target items: a feature, or a list; features in a tuple make one together.")
     sequence_field: Fields | None = _key("Their histories, in the same order.")
+    encoder_file: FilePath | None = _key("Vocabularies and scales that a run kept; null to fit them to train_data.")
     rebuild_dataset: Flag = _key("Build vocabularies and encode the files; false where they are encoded already.")
     min_categr_count: Count = _key("Rarer categories become unknown.")
     num_buckets: whole(2) = _key("Buckets of features with a category_processor.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qin_zoo.data.convert import Progress
-from qin_zoo.data.encode import encode_fields, find_encoded
+from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
 from qin_zoo.data.item_layout import open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
@@ -128,6 +128,11 @@ class Dataset:
     def fingerprints(self) -> dict[str, dict]:
         """Name, rows and content hash of every file, for the record of a run."""
         return {split: self._opened(split).fingerprint for split in SPLITS if self.has(split)}
+
+    @property
+    def encoder_file(self) -> Path | None:
+        """What was fitted to the training rows while raw files were encoded; None where there were none."""
+        return None if has_item_table(self._params) else encoder_file(self._params)
 
     def sizes(self) -> dict[str, dict[str, int]]:
         """Feature -> the sizes that a model's weights depend on, and that may have been taken from the data."""

@@ -21,6 +21,7 @@ import polars as pl
 from qin_zoo.data import cache
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.feature_map import FeatureMap
+from qin_zoo.data.fitted import FittedEncoder
 from qin_zoo.data.preprocess import expanded
 from qin_zoo.data.pretrained import read_vectors, write_vectors
 from qin_zoo.data.raw_fields import RawField, raw_fields
@@ -33,6 +34,7 @@ from qin_zoo.errors import ConfigError, DataError
 _log = logging.getLogger(__name__)
 _FORMAT = 2  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
+ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")
 _READ = (
     "dataset_id", "feature_cols", "label_col", "min_categr_count", "num_buckets", "sep", "n_rows", "group_id", *_SIZES,
@@ -46,7 +48,8 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
         params: FuxiCTR's: ``dataset_id``, ``data_root``, ``data_format`` (csv or parquet), ``train_data``,
             ``valid_data``, ``test_data`` (a file, or a folder of them), ``feature_cols``, ``label_col``,
             ``min_categr_count``, ``num_buckets``, ``sep``, ``n_rows``, ``group_id``, ``rebuild_dataset``;
-            ``valid_size``, ``test_size``, ``split_type``, ``seed``: see :func:`~qin_zoo.data.raw_files.split_off`.
+            ``valid_size``, ``test_size``, ``split_type``, ``seed``: see :func:`~qin_zoo.data.raw_files.split_off`;
+            ``encoder_file``: what was fitted to the training rows of a run, to be used instead of fitting it anew.
         progress: called with (split, rows done, rows in all).
 
     Returns:
@@ -72,6 +75,17 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
             if other != entry:  # the same configuration, of earlier versions of the files
                 shutil.rmtree(other, ignore_errors=True)
     return _encoded(params, entry, splits)
+
+
+def encoder_file(params: Mapping[str, Any]) -> Path | None:
+    """Where what was fitted to the training rows stands; None where the files held ids already.
+
+    Args:
+        params: as :func:`encode_fields` returned them.
+    """
+    feature_map = params.get("feature_map_json")
+    file = Path(feature_map).with_name(ENCODER_FILE) if feature_map else None
+    return file if file is not None and file.is_file() else None
 
 
 def find_encoded(params: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -125,11 +139,19 @@ def _entry(params: Mapping[str, Any]) -> tuple[Path, dict[str, list[Path]]]:
     }
     files = [file for files in splits.values() for file in files]
     read = [_FORMAT, _kind(params), *(params.get(key) for key in _READ)]
+    encoder = _fitted_before(params)
+    if encoder is not None:
+        read.append(encoder.as_json())
     if any(params.get(key) for key in _SIZES):
         read += [params.get(key) for key in ("split_type", "seed")]
     read += [{name: [str(file.resolve()) for file in files] for name, files in splits.items()}]
     sources = [cache.source_key(file) for file in [*files, *_vector_files(params)]]
     return _folder(params) / f"encoded-{_key(read)}-{_key(sources)}", splits
+
+
+def _fitted_before(params: Mapping[str, Any]) -> FittedEncoder | None:
+    """What a run has kept, where that is to be used."""
+    return FittedEncoder.read(Path(params["encoder_file"])) if params.get("encoder_file") else None
 
 
 def _vector_files(params: Mapping[str, Any]) -> list[Path]:
@@ -179,8 +201,17 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         split: [file.parsed(parsed / f"{split}-{n}.parquet", names) for n, file in enumerate(files)]
         for split, files in raw.items()
     }
-    vocabularies, vectors = _with_vectors(fields, *_vocabularies(fields, raw), work)
+    before = _fitted_before(params)
+    vocabularies, owner_of = _vocabularies(fields, raw)
+    if before is not None:
+        before.require(fields)
+        vocabularies |= {name: v for name, v in before.vocabularies.items() if name in vocabularies}
+    vocabularies, vectors = _with_vectors(fields, vocabularies, owner_of, work, before is not None)
     lengths, scales, boundaries = _statistics(fields, raw["train"])
+    if before is not None:
+        lengths, scales, boundaries = before.lengths, before.scales, before.boundaries
+    own = {name: v for name, v in vocabularies.items() if owner_of[name] == name and fields[name].type != "meta"}
+    cache.write_json(work / ENCODER_FILE, FittedEncoder(own, lengths, scales, boundaries).as_json())
 
     def columns(file: RawFile, split: str) -> pl.LazyFrame:
         out = []
@@ -286,11 +317,16 @@ def _vocabularies(
 
 
 def _with_vectors(
-    fields: Mapping[str, RawField], found: dict[str, Vocabulary], owner_of: Mapping[str, str], work: Path
+    fields: Mapping[str, RawField],
+    found: dict[str, Vocabulary],
+    owner_of: Mapping[str, str],
+    work: Path,
+    fixed: bool,
 ) -> tuple[dict[str, Vocabulary], dict[str, tuple[str, int]]]:
     """The vocabulary of every field that has one, and of ``pretrained_emb`` the file written and its vectors' length.
 
-    As in FuxiCTR, a value that only the file of vectors knows has an id too, behind the unknown.
+    As in FuxiCTR, a value that only the file of vectors knows has an id too, behind the unknown; but not one that came
+    after the vocabularies were ``fixed``.
     """
     vectors: dict[str, tuple[str, int]] = {}
     written: dict[tuple[str, str], tuple[pl.Series, tuple[str, int]]] = {}
@@ -303,7 +339,8 @@ def _with_vectors(
                 write_vectors(target, keys, values)
                 written[file, dtype] = keys, (target.name, values.shape[1])
             keys, vectors[name] = written[file, dtype]
-            found[owner_of[name]] = found[owner_of[name]].extended(keys)
+            if not fixed:
+                found[owner_of[name]] = found[owner_of[name]].extended(keys)
     return {name: found[owner] for name, owner in owner_of.items()}, vectors
 
 

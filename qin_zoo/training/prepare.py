@@ -63,6 +63,11 @@ class RunFiles:
         return self._file(".events")
 
     @property
+    def encoder(self) -> Path:
+        """What encoding raw files learned from the training rows."""
+        return self._file(".encoder.json")
+
+    @property
     def lock(self) -> Path:
         return self.folder / f".{self.expid}.lock"
 

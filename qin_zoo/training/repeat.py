@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qin_zoo.config.experiments import apply_overrides
 from qin_zoo.errors import ConfigError
 from qin_zoo.training.prepare import Prepared, prepare_params
 from qin_zoo.training.record import environment, identity, read_record
@@ -13,7 +14,8 @@ from qin_zoo.training.record import environment, identity, read_record
 # Where files lie, and what they are called, is today's; so is what they are scored on.
 _OF_TODAY = (
     "model_id", "data_root", "train_data", "valid_data", "test_data", "item_info", "user_info", "feature_map_json",
-    "metrics", "batch_size", "precision", "compile", "missing_embeddings", "embedding_noise", "shuffle_history",
+    "encoder_file", "metrics", "batch_size", "precision", "compile", "missing_embeddings", "embedding_noise",
+    "shuffle_history",
 )  # fmt: skip
 
 
@@ -48,7 +50,9 @@ class Repetition:
 
 
 def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo: Callable[[str], None]) -> Prepared:
-    """The experiment with the parameters and sizes that these weights were trained with, as a record beside them says.
+    """The experiment with the parameters, sizes and vocabularies that these weights were trained with.
+
+    A record beside them tells, and of raw files what was kept of their encoding.
 
     Args:
         prepared: the experiment as it is configured today.
@@ -56,6 +60,9 @@ def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo:
         given: parameters that were asked for, and stay.
         echo: is told what the configuration says otherwise.
     """
+    encoder = checkpoint.with_suffix(".encoder.json")
+    if encoder.is_file() and "encoder_file" not in given:
+        prepared = replace(prepared, params=apply_overrides(prepared.params, {"encoder_file": str(encoder)}))
     record = read_record(checkpoint.with_suffix(".json"))
     if record is None:
         return prepared

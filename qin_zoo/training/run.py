@@ -17,7 +17,7 @@ from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import DataError
-from qin_zoo.files import file_digest
+from qin_zoo.files import file_digest, replace_file
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
@@ -120,6 +120,10 @@ def _run(
         files.record.unlink(missing_ok=True)  # a run that is finished has a record
         discard_step(files.checkpoint)
         checkpoints.begin(resume)
+        files.encoder.unlink(missing_ok=True)
+        if dataset.encoder_file is not None:
+            with replace_file(files.encoder) as temporary:
+                shutil.copyfile(dataset.encoder_file, temporary)
     group.wait()
     with log_to(files.log, append=resume and interrupted) if group.leads else nullcontext():
         logging.info(f"Parameters: {params}")
