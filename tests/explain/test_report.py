@@ -10,9 +10,9 @@ from qin_zoo.explain.picture import draw_explanation
 from qin_zoo.explain.report import print_explanation, render_report
 
 PLAIN = Explanation(
-    expid="X", model="MLP", dataset_id="d", split="test", row=0, prediction=0.6, calibrated=None, logit=0.4, baseline=0.1,
-    delta=0.1, steps=1024, complete=False, label=None, target=Item(3), layers={}, features=[Feature("target", "id", None, 0.4)],
-    history=[],
+    expid="X", model="MLP", dataset_id="d", split="test", row=0, prediction=0.6, calibrated=None, logit=0.4,
+    baseline=0.1, delta=0.1, steps=1024, complete=False, label=None, target=Item(3), layers={},
+    features=[Feature("target", "id", None, 0.4)], history=[],
 )  # fmt: skip
 HEADS = replace(
     PLAIN,
