@@ -93,7 +93,7 @@ def known_params() -> dict[str, str]:
 
 
 def _is_ours(model_class: type) -> bool:
-    return any(cls.__module__.partition(".")[0] == "qin_zoo" for cls in model_class.__mro__)
+    return any((cls.__module__, cls.__name__) == ("qin_zoo.models.base", "ZooModel") for cls in model_class.__mro__)
 
 
 # ---- the tables

@@ -13,6 +13,7 @@ from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
 from qin_zoo.data.item_layout import open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
+from qin_zoo.data.preprocess import expanded
 from qin_zoo.errors import ConfigError, DataError
 
 SPLITS = ("train", "valid", "test")
@@ -167,6 +168,19 @@ def open_feature_map(params: Mapping[str, Any]):
     params = find_encoded(params) or params
     default = Path(params.get("data_root", "./data/")) / params["dataset_id"] / "feature_map.json"
     return load_feature_map(params.get("feature_map_json", default), params)
+
+
+def tables_beside(params: Mapping[str, Any]) -> dict[str, str]:
+    """``user_info`` and ``item_info`` of a per-user dataset whose configuration leaves them out, as LongCTR's may.
+
+    They are the files of these names beside the training rows, where the features are those of such a dataset.
+    """
+    columns = expanded(params.get("feature_cols") or [])
+    if not {"user_index", "item_index", "seq_len"} <= {column.get("name") for column in columns}:
+        return {}
+    folder = Path(str(params.get("train_data") or "")).parent
+    files = {key: folder / f"{key}.parquet" for key in ("user_info", "item_info") if not params.get(key)}
+    return {key: str(file) for key, file in files.items() if file.is_file()}
 
 
 def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:

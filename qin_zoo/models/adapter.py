@@ -6,6 +6,7 @@ Such a model reads its batches, computes its loss and moves its weights itself. 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import linecache
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qin_zoo.distributed import ALONE, Group
-from qin_zoo.errors import ModelError, first_line
+from qin_zoo.errors import ModelError, QinZooError, first_line
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers.synced_norm import SyncedBatchNorm1d, sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
@@ -63,25 +64,23 @@ class Adapted:
         """The model's own, in the precision asked for; what it returns is float32.
 
         Raises:
-            ModelError: an operation of the model does not work in bfloat16; the message names it.
+            ModelError: an operation of the model fails, or does not work in bfloat16; the message names it.
         """
-        output = self._short(inputs) if self._precision and self._precision.name == "bf16" else super().forward(inputs)
+        short = self._precision is not None and self._precision.name == "bf16"
+        try:
+            with self._precision.context() if short else contextlib.nullcontext():
+                output = super().forward(inputs)
+        except (QinZooError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever code of somebody else's raises
+            what = "cannot compute in bfloat16" if short else "fails on a batch"
+            mend = " Run it with precision=fp32." if short else ""
+            raise ModelError(f"{type(self).__name__} {what}: {blame(error, self)}{mend}") from error
+        if short:
+            output = {name: _float(values) for name, values in output.items()}
         if self.group.active and torch.is_grad_enabled():
             return {name: self._weighted(values) for name, values in output.items()}
         return output
-
-    def _short(self, inputs) -> dict[str, Tensor]:
-        """Forward in bfloat16."""
-        try:
-            with self._precision.context():
-                output = super().forward(inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise ModelError(
-                f"{type(self).__name__} cannot compute in bfloat16: {blame(error, self)} Run it with precision=fp32."
-            ) from error
-        return {name: _float(values) for name, values in output.items()}
 
     def get_group_id(self, inputs) -> Tensor:
         """The model's own, where FuxiCTR's ``evaluate`` reads it: in host memory."""

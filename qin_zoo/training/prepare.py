@@ -18,7 +18,7 @@ from qin_zoo.config.experiments import (
     parse_overrides,
     resolve_experiment,
 )
-from qin_zoo.data.dataset import Dataset, has_item_table, open_feature_map, relocate
+from qin_zoo.data.dataset import Dataset, has_item_table, open_feature_map, relocate, tables_beside
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
@@ -239,6 +239,9 @@ def prepare_params(
     notes = params.notes
     if data is not None:
         params = relocate(params, data)
+    if beside := tables_beside(params):
+        params = apply_overrides(params, beside)
+        notes += (f"Not configured, taken from beside the training rows: {', '.join(beside.values())}.",)
     return Prepared(name, params, model_class, Path(config_dir), plugins, notes)
 
 
