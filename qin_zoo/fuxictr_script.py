@@ -63,6 +63,12 @@ def _model_of(params: Mapping[str, Any]) -> type | None:
     return get_model(name) if isinstance(name, str) and name in discover() else None
 
 
+def _is_zoo_model(model: type) -> bool:
+    from qin_zoo.models import ZooModel
+
+    return issubclass(model, ZooModel)
+
+
 def _teach_processor(module: ModuleType) -> None:
     taught = module.FeatureProcessor
     prepare, fit = taught.__init__, taught.fit
@@ -108,7 +114,8 @@ def _teach_feature_map(module: ModuleType) -> None:
         from qin_zoo.data.encode import is_raw
         from qin_zoo.data.feature_map import load_feature_map
 
-        if _model_of(params) is None:
+        model = _model_of(params)
+        if model is None:
             load(self, json_file, params)
             return
         if has_item_table(params):
@@ -118,6 +125,10 @@ def _teach_feature_map(module: ModuleType) -> None:
         else:
             found = load_feature_map(params.get("feature_map_json") or json_file, params)
         vars(self).update(vars(found))
+        # For the loaders, which are not told how the training rows are shuffled unless they are those.
+        shuffle, drawing = params.get("shuffle", True), params.get("data_format", "npz") == "npz"
+        wanted = shuffle == "fuxictr" or not _is_zoo_model(model)
+        self.as_fuxictr = wanted and bool(shuffle or drawing or has_item_table(params))
 
     module.FeatureMap.load = taught
 
@@ -135,15 +146,14 @@ def _taught_loader(theirs: type) -> Callable[..., Any]:
         from qin_zoo.data.dataset import has_item_table
         from qin_zoo.data.feed import feed
         from qin_zoo.data.loader import FieldsLoader, ItemTableLoader
-        from qin_zoo.models import batch_layout
 
         model, items = _model_of(options), has_item_table(options)
         if model is None or (Path(data_path).is_dir() and not items):
             return theirs(feature_map, data_path, **options)
+        options["as_fuxictr"] = getattr(feature_map, "as_fuxictr", False)
         if items:
-            ours = ItemTableLoader(feature_map, data_path, **{**options, "batch_layout": batch_layout(model)})
-        else:
-            ours = FieldsLoader(feature_map, data_path, **options)
+            options["batch_layout"] = "index" if _is_zoo_model(model) else "triple"
+        ours = (ItemTableLoader if items else FieldsLoader)(feature_map, data_path, **options)
         return feed(ours, get_device(options.get("gpu", -1)))
 
     return loader

@@ -1,8 +1,8 @@
 """Calls FuxiCTR's public functions in the order in which its run_expid.py and the challenge's prediction script do.
 
 A test copies it beside its data and runs it there. Arguments: a JSON object with ``out`` (where results go), ``expids``
-and options. It is given ``zoo_first`` for a script that imports the models before FuxiCTR, and ``only_csv`` for one of
-earlier 2.x, which builds csv datasets only.
+and options: ``zoo_first`` for a script that imports the models before FuxiCTR, ``only_csv`` for one of earlier 2.x,
+which builds csv datasets only, ``weights`` for one that predicts with those of another run, whose ``model_root`` it is.
 """
 
 # ruff: noqa: E402
@@ -58,13 +58,12 @@ def train(expid):
 
 
 def predict(expid):
-    """With the weights of another run."""
     model, params = open_model(expid, options["weights"])
     model.load_weights(model.checkpoint)
-    return model.predict(RankDataLoader(model.feature_map, stage="test", **params)).tolist()
+    return {"predicted": model.predict(RankDataLoader(model.feature_map, stage="test", **params)).tolist()}
 
 
 if __name__ == "__main__":
-    work = predict if options.get("weights") else train
+    results = {expid: train(expid) | (predict(expid) if options.get("weights") else {}) for expid in options["expids"]}
     with open(options["out"], "w") as file:
-        json.dump({expid: work(expid) for expid in options["expids"]}, file)
+        json.dump(results, file)

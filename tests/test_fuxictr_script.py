@@ -18,7 +18,9 @@ from conftest import REPOSITORY
 from synthetic import write_dataset
 
 import model_zoo  # noqa: F401  # teaches FuxiCTR
-from qin_zoo.config.experiments import check_params, find_experiments
+from qin_zoo.config.experiments import check_params
+from qin_zoo.data.dataset import Dataset
+from qin_zoo.data.encode import encode_fields
 from qin_zoo.data.sample import write_sample
 from qin_zoo.errors import ConfigError
 from qin_zoo.registry import get_model
@@ -110,16 +112,17 @@ def runs(tmp_path_factory, tiny_seq):
     return world, theirs, ours, after
 
 
-@pytest.mark.parametrize("expid", EXPIDS)
-def test_metrics_and_weights_are_those_of_qin_zoo_run(runs, expid):
+def test_metrics_and_weights_are_those_of_qin_zoo_run(runs):
     world, theirs, ours, _ = runs
-    assert theirs[expid]["valid"] == ours[expid]["valid"] != {}
-    assert theirs[expid]["test"] == ours[expid]["test"]
-    assert bool(ours[expid]["test"]) == (split(expid)[1] in ("tiny_seq", "fields_example"))  # elsewhere without labels
-    files = [world.folder / root / split(expid)[1] / f"{expid}.model" for root in ("checkpoints", "ours")]
-    states = [torch.load(file, weights_only=True) for file in files]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    for expid in EXPIDS:
+        assert theirs[expid]["valid"] == ours[expid]["valid"] != {}, expid
+        assert theirs[expid]["test"] == ours[expid]["test"], expid
+        has_labels = split(expid)[1] in ("tiny_seq", "fields_example")
+        assert bool(ours[expid]["test"]) == has_labels
+        files = [world.folder / root / split(expid)[1] / f"{expid}.model" for root in ("checkpoints", "ours")]
+        states = [torch.load(file, weights_only=True) for file in files]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), expid
 
 
 def test_no_file_of_the_data_changes_and_ray_does_not_start(runs):
@@ -128,22 +131,19 @@ def test_no_file_of_the_data_changes_and_ray_does_not_start(runs):
     assert not any(result["ray"] for result in theirs.values())
 
 
-def test_the_order_of_imports_and_earlier_scripts_make_no_difference(runs):
-    world, theirs, _, _ = runs
-    chosen = [f"QIN_{dataset}" for dataset in DATASETS]
-    assert world.script(chosen, zoo_first=True, only_csv=True) == {expid: theirs[expid] for expid in chosen}
-    assert world.hashes() == world.before
-
-
-def test_prediction_script_with_weights_of_either(runs, monkeypatch):
-    world, _, ours, _ = runs
+def test_other_scripts(runs, monkeypatch):
+    """One of earlier 2.x, with its imports in another order; and one that predicts, with the weights of either run."""
+    world, theirs, ours, _ = runs
     monkeypatch.chdir(world.folder)
     chosen = [f"DIN_{dataset}" for dataset in DATASETS]
-    for expid, predictions in world.script(chosen, weights="./ours/").items():
-        theirs = world.folder / "checkpoints" / split(expid)[1] / f"{expid}.model"
-        files = predict_split(prepared(expid), checkpoint=theirs, out=world.folder / "out", echo=lambda _: None)
+    for expid, found in world.script(chosen, zoo_first=True, only_csv=True, weights="./ours/").items():
+        predictions = found.pop("predicted")
+        assert found == theirs[expid]
+        weights = world.folder / "checkpoints" / split(expid)[1] / f"{expid}.model"
+        files = predict_split(prepared(expid), checkpoint=weights, out=world.folder / "out", echo=lambda _: None)
         for file in (files.prediction, ours[expid]["files"]["prediction"]):
             np.testing.assert_allclose(pl.read_csv(file)["Task2"].to_numpy(), predictions, rtol=1e-5, atol=1e-7)
+    assert world.hashes() == world.before
 
 
 def test_reading_the_feature_map_draws_no_random_number(tmp_path):
@@ -155,8 +155,6 @@ def test_reading_the_feature_map_draws_no_random_number(tmp_path):
     params["feature_cols"][3]["feature_encoder"] = "nn.Linear(4, 4)"
     write_dataset(params, tmp_path / "data")
     files = {f"{s}_data": str(tmp_path / "data" / f"{s}.csv") for s in ("train", "valid", "test")}
-    from qin_zoo.data.encode import encode_fields
-
     encoded = encode_fields({**params, **files, "data_root": str(tmp_path)})
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -207,6 +205,26 @@ class TestOthers:
         assert frame.to_dict(as_series=False) == {"click": [1.0, 0.0], "price": [1.5, 0.0], "user": ["a", "b"]}
 
 
+def test_csv_files_in_blocks_are_one_file_of_ours(tmp_path):
+    """FuxiCTR's build_dataset names a folder of blocks, which for these models is the encoded file."""
+    from fuxictr.features import FeatureMap
+    from fuxictr.preprocess import FeatureProcessor, build_dataset
+    from fuxictr.pytorch.dataloaders import RankDataLoader
+
+    params = {**dataset_blocks()["fields_example"], "dataset_id": "fields_example", "model": "QIN"}
+    write_dataset(params, tmp_path / "data")
+    params |= {f"{s}_data": str(tmp_path / "data" / f"{s}.csv") for s in ("train", "valid", "test")}
+    params |= {"data_root": str(tmp_path), "data_block_size": 10, "batch_size": 16, "shuffle": False}
+    raw, named = Dataset(params), build_dataset(FeatureProcessor(**params), **params)
+    params |= dict(zip(("train_data", "valid_data", "test_data"), named))
+    feature_map = FeatureMap("fields_example", str(tmp_path))
+    feature_map.load(str(tmp_path / "fields_example" / "feature_map.json"), params)
+    for split_, batches in zip(("train", "valid", "test"), RankDataLoader(feature_map, **params), strict=True):
+        for got, want in zip(batches, raw.loader(split_), strict=True):
+            assert got.keys() == want.keys()
+            assert all(torch.equal(got[name], want[name]) for name in want)
+
+
 def test_an_item_table_that_fuxictr_would_encode_is_refused(sample):
     from fuxictr.preprocess import FeatureProcessor
 
@@ -247,8 +265,7 @@ def test_fuxictrs_tuner_takes_the_tuner_files(tmp_path):
 
 
 def test_every_experiment_may_be_the_base_of_fuxictrs_tuner():
-    """It looks these up in every configuration."""
-    from fuxictr.utils import load_config
-
-    for found in find_experiments([REPOSITORY]):
-        assert {"debug_mode", "data_format", "model_id"} <= load_config(str(found.config_dir), found.expid).keys()
+    """It looks these two up in every configuration."""
+    for file in (REPOSITORY / "experiments").glob("*/model_config.yaml"):
+        assert "debug_mode" in yaml.safe_load(file.read_text())["Base"], file
+    assert all("data_format" in block for block in dataset_blocks().values())
