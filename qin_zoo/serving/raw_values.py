@@ -17,7 +17,7 @@ from qin_zoo.serving.values import shown
 
 _WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _LISTS = (list, tuple, np.ndarray)
-_FLOAT32 = np.finfo(np.float32).max
+_FLOAT32 = float(np.finfo(np.float32).max)
 _UNKNOWN_TEXT = "?"
 
 
