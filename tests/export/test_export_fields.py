@@ -7,13 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from named_fields import AMAZON, AMAZON_PAIR, CRITEO, EXAMPLE, ONE, PAIR, PAIRS, as_request, as_typed, export, made
+from named_fields import (
+    AMAZON,
+    AMAZON_PAIR,
+    CRITEO,
+    EXAMPLE,
+    ONE,
+    PAIR,
+    PAIRS,
+    as_request,
+    as_typed,
+    disturb,
+    export,
+    made,
+)
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import ConfigError, RequestError
 from qin_zoo.serving import Scorer
+from qin_zoo.training.prepare import build_model, prepare
 
 
 def check_all_rows(done, scorer, change=lambda row: row) -> None:
@@ -68,6 +82,22 @@ def test_as_amazon(model, tmp_path):
     done = made(tmp_path, "amazon", AMAZON, model, **AMAZON_PAIR, **HISTORIES[model])
     export(done, tmp_path)
     check_all_rows(done, Scorer(tmp_path / "m.onnx"))
+
+
+def test_encoded_files_take_ids(tiny_seq, tmp_path):
+    """FuxiCTR's npz has no vocabularies: requests hold its ids, which are scored as `predict` scores the rows."""
+    prepared = prepare("DIN_tiny_seq", data=tiny_seq)
+    dataset = prepared.open_dataset()
+    model = disturb(build_model(prepared, dataset)).eval()
+    done = export((prepared, dataset, model), tmp_path)
+    assert done.manifest["vocabularies"] == {}
+    scorer, loader = Scorer(tmp_path / "m.onnx"), dataset.loader("valid", shuffle=False)
+    columns = {name: values.tolist() for name, values in loader.batch(np.arange(loader.num_samples)).items()}
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    found = [float(scorer.answer(as_request(scorer, row))[0][0]) for row in rows]
+    assert np.abs(np.array(found) - model.predict(loader)).max() <= 1e-6
+    with pytest.raises(RequestError, match="expected an id from 0 to"):
+        scorer.answer({**as_request(scorer, rows[0]), "history": [10**6]})
 
 
 @pytest.fixture(scope="module")
