@@ -114,7 +114,7 @@ def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel) ->
                 found["raw"] |= {"vocabulary": owners[name], "unknown": words[name]["__OOV__"]}
         return found
 
-    context = [describe(name) for name in (*model.context, *model.targets)]
+    context = [describe(name) for name in (*model.context, *dict.fromkeys(model.targets))]  # of several pairs: once
     history = [describe(name) for name in model.padding]
     return {
         "inputs": {
@@ -123,7 +123,7 @@ def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel) ->
                 "padded": any(getattr(module, "sees_padding", False) for module in model.modules()),
                 "fields": history,
                 "pairs": model.pairs,
-                "targets": model.targets,
+                "targets": list(dict.fromkeys(model.targets)),
             },
             "context": context,
             "new": [],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from numbers import Integral, Real
 
 import numpy as np
@@ -17,7 +18,7 @@ from qin_zoo.serving.values import shown
 
 _WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _LISTS = (list, tuple, np.ndarray)
-_FLOAT32 = np.finfo(np.float32).max
+_FLOAT32 = float(np.finfo(np.float32).max)
 _UNKNOWN_TEXT = "?"
 
 
@@ -186,4 +187,6 @@ class Field:
 
 def _written(number: float) -> str:
     """A number as it stands in a vocabulary of texts, whose columns polars made texts of."""
-    return re.sub(r"e([+-])0*", lambda e: "e" + e[1].strip("+"), repr(number))
+    if 1e-5 <= abs(number) < 1e-4:  # Python begins with exponents a digit earlier
+        return f"{Decimal(repr(number)):f}"
+    return repr(number).replace("e-0", "e-")

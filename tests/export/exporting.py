@@ -1,8 +1,8 @@
 """Models of the zoo with random weights, and random requests, for the tests of exports."""
 
 import numpy as np
-import torch
 from conftest import REPOSITORY
+from named_fields import disturb
 
 from qin_zoo.config.experiments import find_experiments
 from qin_zoo.training.prepare import build_model, prepare
@@ -16,22 +16,6 @@ def make(model: str, data, *overrides):
     prepared = prepare(experiment.expid, experiment.config_dir, data=data, overrides=overrides)
     dataset = prepared.open_dataset()
     return prepared, dataset, disturb(build_model(prepared, dataset)).eval()
-
-
-@torch.no_grad()
-def disturb(model):
-    g = torch.Generator().manual_seed(3)
-    for layer in model.embedding_layer.embedding_layer.embedding_layers.values():
-        if isinstance(layer, torch.nn.Embedding):
-            layer.weight[1:] = 0.3 * torch.randn(layer.weight[1:].shape, generator=g)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=g))
-            module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=g))
-            if module.weight is not None:
-                module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=g))
-                module.bias.copy_(0.1 * torch.randn(module.bias.shape, generator=g))
-    return model
 
 
 def random_requests(inputs, items: int, max_len: int, number: int, seed: int = 0, unknown: bool = True):

@@ -294,7 +294,6 @@ class TestCommand:
         ("arguments", "message"),
         [
             (["QIN_sample", "OUT", "--table", "int9"], "Did you mean 'int8'"),
-            (["QIN_tiny_seq", "OUT"], "named fields"),
             (["nothing.json", "OUT"], "no record of a run"),
             (["QIN_sample", "OUT", "--checkpoint", "missing.model"], "No checkpoint"),
         ],

@@ -1,145 +1,33 @@
 """Exports of named fields: raw values of csv files, scored by the file, are what `predict` says of the encoded rows."""
 
-import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from exporting import disturb
+from named_fields import (
+    AMAZON,
+    AMAZON_PAIR,
+    CRITEO,
+    EXAMPLE,
+    ONE,
+    PAIR,
+    PAIRS,
+    as_request,
+    as_typed,
+    disturb,
+    export,
+    made,
+)
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import ConfigError, RequestError
-from qin_zoo.export.export import export_model
 from qin_zoo.serving import Scorer
 from qin_zoo.training.prepare import build_model, prepare
-
-LABEL = {"name": "click", "dtype": "float"}
-_SEQUENCE = {"dtype": "str", "type": "sequence", "splitter": "^", "feature_encoder": None}
-EXAMPLE = [
-    {"name": "user", "dtype": "str", "type": "meta"},
-    {"name": ["item", "cate"], "dtype": "str", "type": "categorical"},
-    {"name": "hour", "dtype": "int", "type": "categorical", "fill_na": 0, "embedding_dim": 3},
-    {"name": "level", "dtype": "float", "type": "categorical"},
-    {"name": "clicks", "max_len": 6, "padding": "pre", "share_embedding": "item", **_SEQUENCE},
-    {"name": "cates", "max_len": 6, "padding": "pre", "share_embedding": "cate", **_SEQUENCE},
-    {"name": "recent", "max_len": 4, "share_embedding": "item", **_SEQUENCE},  # padded behind, as by default
-    {"name": "tags", "dtype": "int", "type": "sequence", "splitter": " ", "max_len": 3},
-    {"name": "price", "dtype": "float", "type": "numeric", "normalizer": "StandardScaler", "fill_na": 0},
-    {"name": "age", "dtype": "float", "type": "numeric", "normalizer": "MinMaxScaler"},
-    {"name": "vector", "dtype": "float", "type": "embedding", "splitter": "^"},
-]
-PAIR = {"target_field": [["item", "cate"]], "sequence_field": [["clicks", "cates"]]}
-PAIRS = {"target_field": [["item", "cate"], "cate"], "sequence_field": [["clicks", "cates"], "recent"]}
-ONE = {"target_field": "item", "sequence_field": "recent"}
-CRITEO = [
-    {"name": [f"I{i}" for i in range(1, 14)], "dtype": "float", "type": "numeric", "fill_na": 0},
-    {"name": [f"C{i}" for i in range(1, 27)], "dtype": "str", "type": "categorical", "fill_na": ""},
-]
-AMAZON = [
-    {"name": ["user_id", "item_id", "cate_id"], "dtype": "str", "type": "categorical"},
-    {"name": "item_history", "max_len": 8, "padding": "pre", "share_embedding": "item_id", **_SEQUENCE},
-    {"name": "cate_history", "max_len": 8, "padding": "pre", "share_embedding": "cate_id", **_SEQUENCE},
-]
-AMAZON_PAIR = {"target_field": [["item_id", "cate_id"]], "sequence_field": [["item_history", "cate_history"]]}
-
-
-def example_row(g):
-    """A row of texts as in a csv file; now and then something is missing, rare, or written in another way."""
-    maybe = lambda text, chance=0.1: "" if g.random() < chance else text  # noqa: E731
-    length = int(g.integers(0, 9))
-    items = g.integers(0, 30, length)
-    return {
-        "user": f"u{g.integers(0, 9)}",
-        "item": maybe(f"i{g.integers(0, 40)}"),
-        "cate": maybe(f"c {g.integers(0, 5)}"),
-        "hour": maybe(str(g.integers(-3, 24))),
-        "level": maybe(("1", "1.0", "0.5", "1e-7", "-2.25", "1e20")[g.integers(0, 6)]),
-        "clicks": "^".join(f"i{i}" if i else "" for i in items),
-        "cates": "^".join(f"c {i % 5}" for i in items[: length if g.random() < 0.8 else length // 2]),
-        "recent": "^".join(f"i{i}" for i in g.integers(0, 40, g.integers(0, 6))),
-        "tags": maybe(" ".join(str(t) for t in g.integers(0, 9, g.integers(1, 5)))),
-        "price": maybe(f"{g.lognormal(3, 1):.2f}"),
-        "age": maybe(str(g.integers(10, 80))),
-        "vector": "^".join(f"{v:.4f}" for v in g.normal(size=3)),
-        "click": str(g.integers(0, 2)),
-    }
-
-
-def criteo_row(g):
-    numbers = {f"I{i}": "" if g.random() < 0.3 else str(int(g.lognormal(2, 2))) for i in range(1, 14)}
-    words = {f"C{i}": "" if g.random() < 0.1 else f"{g.integers(0, 4 * i):08x}" for i in range(1, 27)}
-    return {**numbers, **words, "click": str(g.integers(0, 2))}
-
-
-def amazon_row(g):
-    items = g.integers(0, 60, g.integers(1, 12))
-    target = g.integers(0, 80)
-    return {
-        "user_id": str(g.integers(0, 30)), "item_id": str(target), "cate_id": str(target % 7),
-        "item_history": "^".join(map(str, items)), "cate_history": "^".join(str(i % 7) for i in items),
-        "click": str(g.integers(0, 2)),
-    }  # fmt: skip
-
-
-ROWS = {"example": example_row, "criteo": criteo_row, "amazon": amazon_row}
-
-
-def made(folder: Path, kind: str, columns: list, model: str, rows=120, **params):
-    """A dataset of csv files, a model for it, and the texts of its test rows: (prepared, dataset, model, rows)."""
-    g, texts = np.random.default_rng(0), {}
-    for split in ("train", "valid", "test"):
-        texts[split] = [ROWS[kind](g) for _ in range(rows)]
-        with open(folder / f"{split}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, texts[split][0])
-            writer.writeheader()
-            writer.writerows(texts[split])
-    dataset = {f"{split}_data": str(folder / f"{split}.csv") for split in texts}
-    dataset |= {"data_root": str(folder), "data_format": "csv", "min_categr_count": 2, "feature_cols": columns}
-    fields = {key: params.pop(key) for key in ("target_field", "sequence_field") if key in params}
-    write_config(folder, {**dataset, "label_col": LABEL, **fields}, {"model": model, "embedding_dim": 4, **params})
-    prepared = prepare("x", folder)
-    opened = prepared.open_dataset()
-    return prepared, opened, disturb(build_model(prepared, opened)).eval(), texts["test"]
-
-
-def write_config(folder: Path, dataset: dict, experiment: dict) -> None:
-    (folder / "dataset_config.yaml").write_text(yaml.safe_dump({"raw": dataset}))
-    experiment |= {"dataset_id": "raw", "model_root": str(folder), "metrics": ["AUC"], "seed": 1}
-    (folder / "model_config.yaml").write_text(yaml.safe_dump({"x": experiment}))
-
-
-def export(done, folder, **options):
-    prepared, dataset, model, *_ = done
-    weights = folder / "weights.model"
-    model.save_weights(str(weights))
-    return export_model(prepared, dataset, model, weights, folder / "m.onnx", echo=lambda line: None, **options)
-
-
-def as_request(scorer, row: dict) -> dict:
-    """A row of the csv file as a request: its texts as they are, history and candidate apart."""
-    targets = scorer.fields.targets or list(scorer.fields.rows)[:5]
-    context = {name: row[name] for name in scorer.fields.rows if name not in targets}
-    history = {name: row[name] for name in scorer.fields.history}
-    return {"history": history, "candidates": [{name: row[name] for name in targets}], "context": context}
-
-
-def as_typed(row: dict) -> dict:
-    """The texts of a row as a client of JSON would send them: numbers, lists, null."""
-
-    def typed(name, text):
-        if text == "":
-            return [] if name in ("clicks", "cates", "recent") else None
-        if name in ("clicks", "cates", "recent", "vector"):
-            return [float(v) for v in text.split("^")] if name == "vector" else text.split("^")
-        if name == "tags":
-            return [int(t) for t in text.split(" ")]
-        return json.loads(text) if name in ("hour", "level", "price", "age") else text
-
-    return {name: typed(name, text) for name, text in row.items()}
 
 
 def check_all_rows(done, scorer, change=lambda row: row) -> None:
@@ -194,6 +82,22 @@ def test_as_amazon(model, tmp_path):
     done = made(tmp_path, "amazon", AMAZON, model, **AMAZON_PAIR, **HISTORIES[model])
     export(done, tmp_path)
     check_all_rows(done, Scorer(tmp_path / "m.onnx"))
+
+
+def test_encoded_files_take_ids(tiny_seq, tmp_path):
+    """FuxiCTR's npz has no vocabularies: requests hold its ids, which are scored as `predict` scores the rows."""
+    prepared = prepare("DIN_tiny_seq", data=tiny_seq)
+    dataset = prepared.open_dataset()
+    model = disturb(build_model(prepared, dataset)).eval()
+    done = export((prepared, dataset, model), tmp_path)
+    assert done.manifest["vocabularies"] == {}
+    scorer, loader = Scorer(tmp_path / "m.onnx"), dataset.loader("valid", shuffle=False)
+    columns = {name: values.tolist() for name, values in loader.batch(np.arange(loader.num_samples)).items()}
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    found = [float(scorer.answer(as_request(scorer, row))[0][0]) for row in rows]
+    assert np.abs(np.array(found) - model.predict(loader)).max() <= 1e-6
+    with pytest.raises(RequestError, match="expected an id from 0 to"):
+        scorer.answer({**as_request(scorer, rows[0]), "history": [10**6]})
 
 
 @pytest.fixture(scope="module")
@@ -275,9 +179,6 @@ def test_limits(exported):
 
 
 def test_scoring_needs_neither_torch_nor_polars(exported):
-    import subprocess
-    import sys
-
     path, (*_, rows) = exported
     asked = json.dumps(as_request(Scorer(path), rows[0]))
     code = (

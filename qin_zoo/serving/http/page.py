@@ -53,7 +53,7 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> HTMLRespon
         **identity(scorer),
         "summary": manifest.get("model_card", {}).get("summary", ""),
         "holds": f"{scorer.items - 1:,} items" if scorer.fields is None else "Named fields, raw values",
-        "elsewhere": "" if scorer.fields is None else ". Or in every candidate. Those of the history in history",
+        "elsewhere": "" if scorer.fields is None else "; or in every candidate. Sequences of the history in history",
         "curl": curl,
     }
     if length := manifest["inputs"]["history"]["max_len"]:

@@ -170,12 +170,13 @@ def _raw_value(described: dict, most: int | None = None) -> dict:
         return _value(described)
     if described["type"] == "numeric":
         return {"type": ["number", "null"]}
-    one = {"type": {"int": ["integer", "null"], "float": ["number", "null"]}.get(raw["dtype"], ["string", "null"])} if (
-        raw
-    ) else {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+    one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+    if raw:
+        one = {"type": [{"int": "integer", "float": "number"}.get(raw["dtype"], "string"), "null"]}
     if described["type"] == "categorical":
         return one
-    return {"type": "array", "items": one, **({} if most is None else {"maxItems": most})}
+    kinds = ["array", *(["string"] if raw else []), *(["null"] if most is None else [])]
+    return {"type": kinds, "items": one, **({} if most is None else {"maxItems": most})}
 
 
 def _feature(described: dict) -> dict:

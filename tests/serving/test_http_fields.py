@@ -1,0 +1,75 @@
+"""The service with a model of named fields: raw values in, described, and the same scores as the file gives."""
+
+import json
+import shlex
+from html import unescape
+
+import pytest
+from http_service import Service
+from named_fields import EXAMPLE, PAIRS, as_request, as_typed, export, made
+
+pytest.importorskip("fastapi")
+pytest.importorskip("onnxscript")
+
+from qin_zoo.serving import Scorer
+
+jsonschema = pytest.importorskip("jsonschema")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fields")
+    *_, rows = done = made(folder, "example", EXAMPLE, "QIN", **PAIRS, num_layers=1)
+    export(done, folder)
+    with Service(folder / "m.onnx") as service:
+        yield service, Scorer(folder / "m.onnx"), rows
+
+
+def described(service) -> dict:
+    return service.client.get("/openapi.json").json()["components"]["schemas"]["ScoreRequest"]
+
+
+def test_rows_of_the_file_as_requests(served):
+    service, scorer, rows = served
+    schema = described(service)
+    for row in rows[:25]:
+        asked = as_request(scorer, as_typed(row))
+        jsonschema.validate(asked, schema)
+        answer = service.score(asked)
+        assert answer.status_code == 200, answer.text
+        scores, unknown = scorer.answer(asked)
+        assert answer.json()["scores"] == scores.tolist()
+        assert answer.json()["unknown_items"] == unknown
+
+
+def test_the_example_is_valid_and_answered(served):
+    service, *_ = served
+    schema = described(service)
+    jsonschema.validate(schema["example"], schema)
+    answer = service.score(schema["example"])
+    assert (answer.status_code, len(answer.json()["scores"]), answer.json()["unknown_items"]) == (200, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"candidates": [{"item": 1.5, "cate": ["c"]}]}, "cate: expected a text or a number"),
+        ({"history": {}}, "history: clicks is missing"),
+        ({"embeddings": {"3": {}}}, "takes none"),
+    ],
+)
+def test_mistakes(change, words, served):
+    service, scorer, rows = served
+    answer = service.score({**as_request(scorer, rows[0]), **change})
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+
+
+def test_the_page_shows_fields_and_a_request_that_works(served):
+    service, *_ = served
+    page = service.client.get("/").text
+    for words in ("Named fields, raw values", "<td>clicks</td>", "texts, ", "of them known", "<td>price</td>"):
+        assert words in page
+    command = page[page.index("curl ") : page.index("</pre>")]
+    body = shlex.split(unescape(command))[-1]
+    assert service.client.post("/score", json=json.loads(body)).status_code == 200
