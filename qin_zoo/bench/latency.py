@@ -87,7 +87,7 @@ def measure_latency(
     request = RequestModel(model, items)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.onnx"
-        path.write_bytes(seal(to_onnx(request, items), describe(request, items, max_len))[0])
+        path.write_bytes(seal(to_onnx(request, *request.tracing(items)), describe(request, items, max_len))[0])
         reference = make_plain(model) if plain else None
         before, measured = torch.get_num_threads(), []
         try:

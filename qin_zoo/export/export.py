@@ -17,10 +17,12 @@ from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
 from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
 from qin_zoo.export.item_table import Catalogue, update_items
-from qin_zoo.export.manifest import make_manifest
+from qin_zoo.export.manifest import describe, make_manifest
 from qin_zoo.export.onnx import to_onnx
+from qin_zoo.export.plain import Doubts, PlainModel, plain_scores
 from qin_zoo.export.request import RequestModel
 from qin_zoo.files import replace_file
+from qin_zoo.fuxi import BaseModel
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import ZooModel
 from qin_zoo.serving.bundle import seal
@@ -83,7 +85,7 @@ def export_run(
 def export_model(
     prepared: Prepared,
     dataset: Dataset,
-    model: ZooModel,
+    model: BaseModel,
     checkpoint: Path,
     out: Path,
     table: str = "fp32",
@@ -98,39 +100,35 @@ def export_model(
     if new_items is not None:
         catalogue = update_items(learnt, dataset.feature_map.features, new_items, index)
         echo(f"{new_items}: {catalogue.replaced:,} items replaced, {catalogue.added:,} added")
-    request = RequestModel(model, learnt, catalogue.items)
-    manifest = make_manifest(
-        prepared,
-        request,
-        catalogue.items,
-        checkpoint,
-        max_len=loader.histories.max_len,
-        table="fp32",
-        learnt=len(next(iter(learnt.values()))),
-        data=dataset.fingerprints(),
-        original_ids=_original_ids(dataset.folder, len(request.table), new_items),
-    )
+    request = _request(model, learnt, catalogue.items, loader.histories.max_len, table)
+    described = describe(request, catalogue.items, loader.histories.max_len)
+    described["items"] |= {"learnt": len(next(iter(learnt.values()))), "table": "fp32"}
+    if (ids := _original_ids(dataset.folder, len(request.table), new_items)) is not None:
+        described["items"]["original_ids"] = ids
+    manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "fp32.onnx"
-        graph = to_onnx(request, catalogue.items)
+        graph = to_onnx(request, *request.tracing(catalogue.items))
         data, manifest = _sealed(graph, manifest, plain)
-        difference = _check(model, catalogue, plain, manifest)
+        with Doubts() as doubts:
+            difference = _check(model, catalogue, plain, manifest)
         auc = None
         if difference > _LARGEST_DIFFERENCE and not manifest["inputs"]["history"]["padded"]:
             manifest["inputs"]["history"]["padded"] = True  # a model of somebody's that sees padding without saying so
             data, manifest = _sealed(graph, manifest, plain)
             difference = _check(model, catalogue, plain, manifest)
         if not difference <= _LARGEST_DIFFERENCE:
+            ours = "A layer computes something else on a SharedHistory, or in its folded() form."
             raise QinZooError(
                 f"{type(model).__name__}: exported scores differ from the model's by {difference:.1e} on random "
-                f"requests, expected at most {_LARGEST_DIFFERENCE:.0e}. A layer computes something else on a "
-                "SharedHistory, or in its folded() form."
+                f"requests, expected at most {_LARGEST_DIFFERENCE:.0e}. "
+                + (ours if isinstance(model, ZooModel) else doubts.words(model))
             )
         if table != "fp32":
             request.compress(table)
             manifest["items"]["table"] = table
             compressed = Path(folder) / "compressed.onnx"
-            graph = to_onnx(request, catalogue.items)
+            graph = to_onnx(request, *request.tracing(catalogue.items))
             data, manifest = _sealed(graph, manifest, compressed)
             auc = _compare(dataset, plain, compressed)
             if auc is not None:
@@ -150,8 +148,19 @@ def export_model(
     return Exported(out, manifest, difference, auc)
 
 
+def _request(model: BaseModel, learnt: dict, items: dict, max_len: int, table: str) -> RequestModel | PlainModel:
+    """The model in the form of a request: folded where it is one of the zoo, else as it is."""
+    if isinstance(model, ZooModel):
+        return RequestModel(model, learnt, items)
+    if table != "fp32":
+        raise ConfigError(
+            f"--table {table}: {type(model).__name__} is no ZooModel, so its export holds the items' features, which "
+            "it embeds anew for every request, and no representations that could be kept in fewer bytes. Leave it out."
+        )
+    return PlainModel(model, items, max_len)
+
+
 def _require_item_table(prepared: Prepared) -> None:
-    prepared.require_zoo_model("exported")
     if not has_item_table(prepared.params):
         raise ConfigError(
             f"{prepared.expid} reads FuxiCTR's named fields (target_field, sequence_field), whose items stand in no "
@@ -178,7 +187,7 @@ def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | No
 # ---- checks
 
 
-def _check(model: ZooModel, catalogue: Catalogue, path: Path, manifest: dict) -> float:
+def _check(model: BaseModel, catalogue: Catalogue, path: Path, manifest: dict) -> float:
     """The largest difference between exported and trained scores on random requests, odd ones included."""
     scorer, g = Scorer(path), np.random.default_rng(0)
     step = manifest["calibration"] and step_from_dict(manifest["calibration"])
@@ -222,7 +231,7 @@ def random_column(described: dict, rows: int, g: np.random.Generator) -> np.ndar
 
 @torch.no_grad()
 def trained_scores(
-    model: ZooModel, items: dict, history: np.ndarray, candidates: np.ndarray, context: dict, max_len: int
+    model: BaseModel, items: dict, history: np.ndarray, candidates: np.ndarray, context: dict, max_len: int
 ) -> np.ndarray:
     """A request scored by the trained model itself: one row for each candidate, (N,) float32.
 
@@ -239,8 +248,10 @@ def trained_scores(
     if len(history):
         padded[:, max_len - len(history) :] = history
     columns = {name: torch.from_numpy(np.asarray(values)) for name, values in context.items()}
-    columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
     batch = ItemBatch(columns, torch.from_numpy(padded), torch.from_numpy(candidates), items)
+    if not isinstance(model, ZooModel):
+        return plain_scores(model, batch).numpy()
+    columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
     return model(batch)["y_pred"].view(-1).numpy()
 
 

@@ -19,35 +19,15 @@ _LEFT_OUT = {"feature_cols", "label_col", "gpu", "verbose", "num_workers", "mode
 _VERSIONS = ("qin_zoo", "python", "torch", "fuxictr", "numpy")
 
 
-def make_manifest(
-    prepared: Prepared,
-    model: RequestModel,
-    items: dict[str, Tensor],
-    checkpoint: Path,
-    *,
-    max_len: int,
-    table: str,
-    learnt: int,
-    data: dict,
-    original_ids: list | None,
-) -> dict:
+def make_manifest(prepared: Prepared, described: dict, checkpoint: Path, data: dict) -> dict:
     """The manifest, JSON values.
 
     Args:
         prepared: the experiment.
-        model: what is exported.
-        items: the exported item table.
+        described: what a scorer needs to know of the model.
         checkpoint: file of the weights; a calibration step beside it goes into the manifest.
-        max_len: items of a history that are used.
-        table: ``fp32``, ``fp16`` or ``int8``.
-        learnt: how many rows of the table the model was trained with.
         data: fingerprints of the data files.
-        original_ids: of each row of the table, None for unknown ones; or None where there are none.
     """
-    described = describe(model, items, max_len)
-    described["items"] |= {"learnt": learnt, "table": table}
-    if original_ids is not None:
-        described["items"]["original_ids"] = original_ids
     step = read_step(checkpoint)
     return {
         "name": prepared.expid,

@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qin_zoo.errors import QinZooError, first_line
-from qin_zoo.export.request import RequestModel, example
-from qin_zoo.serving.bundle import CONTEXT, NEW
+from qin_zoo.models import ZooModel
+from qin_zoo.models.adapter import blame
 
 OPSET = 18
 _IR_VERSION = 10  # what ONNX Runtime has read since 2024
@@ -21,27 +21,21 @@ _LARGEST = 2**31 - 1  # bytes that protobuf can hold
 
 
 @torch.no_grad()
-def to_onnx(model: RequestModel, items: Mapping[str, Tensor]) -> bytes:
-    """The model as a serialised ONNX graph with weights, its numbers of candidates and history items open.
+def to_onnx(model: nn.Module, arguments: Mapping[str, Tensor | dict[str, Tensor]], shapes: Mapping) -> bytes:
+    """A request's model as a serialised ONNX graph with weights.
 
     Args:
-        model: in evaluation mode.
-        items: the item table; the shapes of its features count.
+        model: in evaluation mode, what it wraps its attribute ``model``.
+        arguments: of a request. The graph's inputs have their names; those in a dictionary ``KEY.NAME``.
+        shapes: which of their dimensions are open, as ``torch.export`` takes them.
 
     Raises:
         QinZooError: onnx or onnxscript is missing, the model cannot be traced, or it exceeds 2 GiB.
     """
     _require()
-    arguments = example(model, items)
-    context, new = arguments["context"], arguments["new"]
-    length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
-    shapes = {
-        "history": {0: length},
-        "candidates": {0: rows},
-        "context": {name: {0: rows} for name in context},
-        "new": {name: {0: unknown} for name in new},
-    }
-    names = ["history", "candidates", *(CONTEXT + name for name in context), *(NEW + name for name in new)]
+    names = []
+    for key, value in arguments.items():
+        names += [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
     weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     if weights > _LARGEST:
         raise QinZooError(
@@ -52,11 +46,12 @@ def to_onnx(model: RequestModel, items: Mapping[str, Tensor]) -> bytes:
         with _quietly():
             program = torch.onnx.export(
                 model,
-                kwargs=arguments,
+                kwargs=dict(arguments),
                 input_names=names,
                 output_names=["score"],
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
+                optimize=isinstance(model.model, ZooModel),  # or x / (0 + 1e-12), as FuxiCTR writes it, becomes x / 0
                 dynamo=True,
                 verbose=False,
             )
@@ -64,9 +59,15 @@ def to_onnx(model: RequestModel, items: Mapping[str, Tensor]) -> bytes:
         cause = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        name = type(model.model).__name__
+        if not isinstance(model.model, ZooModel):
+            raise QinZooError(
+                f"{name} cannot be exported: {blame(error, model.model)} ONNX has no such operation, or it depends on "
+                "values that are known only when a request comes."
+            ) from error
         raise QinZooError(
-            f"{type(model.model).__name__} cannot be exported: tracing logits(x) on a request failed. Shapes must not "
-            f"be decided by values, and history may be a SharedHistory (qin_zoo.layers). {first_line(cause)}"
+            f"{name} cannot be exported: tracing logits(x) on a request failed. Shapes must not be decided by values, "
+            f"and history may be a SharedHistory (qin_zoo.layers). {first_line(cause)}"
         ) from error
     proto = program.model_proto
     _clean(proto)

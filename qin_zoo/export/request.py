@@ -157,6 +157,20 @@ class RequestModel(nn.Module):
 
     # ---- what a request holds
 
+    def tracing(self, items: Mapping[str, Tensor]) -> tuple[dict, dict]:
+        """The arguments of a request of zeros, and which of their dimensions are open.
+
+        Args:
+            items: the item table; the shapes of its features count.
+        """
+        context = {d["name"]: zeros(d, 5) for d in self.context_inputs()}
+        new = {d["name"]: zeros(d, 3) for d in self.new_inputs(items)}
+        ids = {"history": torch.zeros(7, dtype=torch.long), "candidates": torch.zeros(5, dtype=torch.long)}
+        length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
+        shapes = {"history": {0: length}, "candidates": {0: rows}}
+        shapes |= {"context": {name: {0: rows} for name in context}, "new": {name: {0: unknown} for name in new}}
+        return {**ids, "context": context, "new": new}, shapes
+
     def context_inputs(self) -> list[dict]:
         """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
         return [self._describe(name) for name in self.context]
@@ -189,15 +203,8 @@ def _without_embeddings(model: ZooModel) -> ZooModel:
     return copy.deepcopy(model, {id(part): nn.Identity() for part in (*left_out, getattr(model, "_penalty", None))})
 
 
-def example(model: RequestModel, items: Mapping[str, Tensor], candidates: int = 5, length: int = 7) -> dict:
-    """The arguments of a request of zeros, for tracing."""
-    context = {d["name"]: _zeros(d, candidates) for d in model.context_inputs()}
-    new = {d["name"]: _zeros(d, 3) for d in model.new_inputs(items)}
-    ids = {"history": torch.zeros(length, dtype=torch.long), "candidates": torch.zeros(candidates, dtype=torch.long)}
-    return {**ids, "context": context, "new": new}
-
-
-def _zeros(described: dict, rows: int) -> Tensor:
+def zeros(described: Mapping, rows: int) -> Tensor:
+    """A feature's zeros for ``rows`` rows, for tracing."""
     kind = described["type"]
     dtype = torch.long if kind in ("categorical", "sequence") else torch.float32
     wide = {"sequence": "max_len", "embedding": "dim"}.get(kind)

@@ -112,16 +112,6 @@ class Prepared:
         # Our own models read indices into the item table; any other reads the public triple.
         return Dataset(self.params, "index" if issubclass(self.model_class, ZooModel) else "triple", _show_conversion)
 
-    def require_zoo_model(self, done: str) -> None:
-        """Raises ModelError for a model that reads its batches itself; ``done`` is what it cannot be: exported, …"""
-        from qin_zoo.models import ZooModel
-
-        if not issubclass(self.model_class, ZooModel):
-            raise ModelError(
-                f"{self.model_class.__name__} is no model of the zoo (a ZooModel): it reads its batches itself, and "
-                f"cannot be {done}. Derive it from qin_zoo.ZooModel."
-            )
-
 
 def prepare(
     expid: str,
