@@ -122,3 +122,37 @@ class PastFuxiCTR(TripleNet):
 
     def forward(self, inputs):
         return {"y_pred": torch.sigmoid(self.rare.weight[inputs[0]["likes_level"], :1])}
+
+
+class TiedNet(TripleNet):
+    """Takes three of the history's places by a distance that is the same for most of them."""
+
+    def forward(self, inputs):
+        _, items, mask = inputs
+        embedded = self.embedding_layer(items, flatten_emb=True).view(mask.shape[0], -1, self.item_dim)
+        near = (embedded[:, :-1, :2] > embedded[:, -1:, :2]).float().sum(-1)
+        place = near.topk(3, dim=1)[1]
+        kept = torch.gather(embedded[:, :-1], 1, place.unsqueeze(-1).expand(-1, -1, self.item_dim))
+        return {"y_pred": torch.sigmoid(kept.sum((1, 2))).view(-1, 1)}
+
+
+class ValueNet(TripleNet):
+    """As many steps as there are items."""
+
+    def forward(self, inputs):
+        rows, items, mask = inputs
+        logit = super().forward((dict(rows), dict(items), mask))["logit"]
+        for _ in range(int(mask.sum())):
+            logit = logit * 1.01
+        return {"y_pred": torch.sigmoid(logit)}
+
+
+class ComplexNet(TripleNet):
+    """Multiplies complex numbers."""
+
+    def forward(self, inputs):
+        _, items, mask = inputs
+        x = self.embedding_layer(items, flatten_emb=True).view(mask.shape[0], -1, self.item_dim)
+        waves = torch.fft.rfft(x, dim=1)
+        turned = torch.einsum("bld,bld->bl", waves, waves)
+        return {"y_pred": torch.sigmoid(turned.abs().mean(1, keepdim=True))}

@@ -21,8 +21,10 @@ from qin_zoo.export.fields import FieldsModel, describe_fields, random_request
 from qin_zoo.export.item_table import Catalogue, update_items
 from qin_zoo.export.manifest import describe, make_manifest
 from qin_zoo.export.onnx import to_onnx
+from qin_zoo.export.plain import Doubts, PlainFieldsModel, PlainModel, plain_scores
 from qin_zoo.export.request import RequestModel
 from qin_zoo.files import replace_file
+from qin_zoo.fuxi import BaseModel
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import ZooModel
 from qin_zoo.serving.bundle import seal
@@ -74,7 +76,6 @@ def export_run(
     """
     if table not in TABLES:
         raise ConfigError(f"--table: expected {', '.join(TABLES)}, found {table!r}.{suggest(table, TABLES)}")
-    prepared.require_zoo_model("exported")
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
     model = load_trained(prepared, dataset, checkpoint)
@@ -84,7 +85,7 @@ def export_run(
 def export_model(
     prepared: Prepared,
     dataset: Dataset,
-    model: ZooModel,
+    model: BaseModel,
     checkpoint: Path,
     out: Path,
     table: str = "fp32",
@@ -106,7 +107,7 @@ def export_model(
     if new_items is not None:
         catalogue = update_items(learnt, dataset.feature_map.features, new_items, index)
         echo(f"{new_items}: {catalogue.replaced:,} items replaced, {catalogue.added:,} added")
-    request = RequestModel(model, learnt, catalogue.items)
+    request = _request(model, learnt, catalogue.items, loader.histories.max_len, table)
     described = describe(request, catalogue.items, loader.histories.max_len)
     described["items"] |= {"learnt": len(next(iter(learnt.values()))), "table": "fp32"}
     if (ids := _original_ids(dataset.folder, len(request.table), new_items)) is not None:
@@ -116,8 +117,7 @@ def export_model(
         plain, auc = Path(folder) / "fp32.onnx", None
         graph = to_onnx(request, *request.tracing(catalogue.items))
         data, manifest, difference = _checked(
-            graph, manifest, plain, type(model).__name__,
-            partial(_both_scores, model, catalogue, loader.histories.max_len),
+            graph, manifest, plain, model, partial(_both_scores, model, catalogue, loader.histories.max_len)
         )
         if table != "fp32":
             request.compress(table)
@@ -135,9 +135,21 @@ def export_model(
     return Exported(out, manifest, difference, auc)
 
 
+def _request(model: BaseModel, learnt: dict, items: dict, max_len: int, table: str) -> RequestModel | PlainModel:
+    """The model in the form of a request: folded where it is one of the zoo, else as it is."""
+    if isinstance(model, ZooModel):
+        return RequestModel(model, learnt, items)
+    if table != "fp32":
+        raise ConfigError(
+            f"--table {table}: {type(model).__name__} is no ZooModel, so its export holds the items' features, which "
+            "it embeds anew for every request, and no representations that could be kept in fewer bytes. Leave it out."
+        )
+    return PlainModel(model, items, max_len)
+
+
 def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
     """The same of named fields."""
-    request = FieldsModel(model)
+    request = FieldsModel(model) if isinstance(model, ZooModel) else PlainFieldsModel(model)
     described = describe_fields(prepared, dataset, request)
     manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
     words = sum(map(len, described["vocabularies"].values()))
@@ -145,7 +157,7 @@ def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
         path = Path(folder) / "fields.onnx"
         graph = to_onnx(request, *request.tracing(described["inputs"]))
         data, manifest, difference = _checked(
-            graph, manifest, path, type(model).__name__, partial(_both_scores_of_fields, model, manifest)
+            graph, manifest, path, model, partial(_both_scores_of_fields, model, manifest)
         )
     taken = f"named fields, {words:,} values in its vocabularies" if words else "named fields, whose values are ids"
     _write(out, data, manifest, taken, difference, echo)
@@ -153,7 +165,11 @@ def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
 
 
 def _checked(
-    graph: bytes, manifest: dict, path: Path, name: str, score: Callable[[Scorer], tuple[np.ndarray, np.ndarray]]
+    graph: bytes,
+    manifest: dict,
+    path: Path,
+    model: BaseModel,
+    score: Callable[[Scorer], tuple[np.ndarray, np.ndarray]],
 ) -> tuple[bytes, dict, float]:
     """A graph in its file, the manifest, and the largest difference of its scores from the trained model's.
 
@@ -161,7 +177,7 @@ def _checked(
         graph: the ONNX model.
         manifest: its manifest.
         path: file to write both to.
-        name: of the model.
+        model: the trained one.
         score: trained and exported scores of the same requests. Uncalibrated: a step can hide a difference, or enlarge
             one.
 
@@ -173,15 +189,21 @@ def _checked(
         _sealed(graph, {**manifest, "calibration": None}, path)
         return compare(*score(Scorer(path)), manifest["task"], name)
 
-    largest, same = difference()
+    name = type(model).__name__
+    with Doubts() as doubts:
+        largest, same = difference()
     if not same and not manifest["inputs"]["history"]["padded"]:
         manifest["inputs"]["history"]["padded"] = True  # a model of somebody's that sees padding without saying so
         largest, same = difference()
     if not same:
         raise QinZooError(
             f"{name}: exported scores are not those of the model on random requests: they differ by up to "
-            f"{largest:.1e}, more than rounding explains. A layer computes something else on a SharedHistory, or in "
-            "its folded() form."
+            f"{largest:.1e}, more than rounding explains. "
+            + (
+                "A layer computes something else on a SharedHistory, or in its folded() form."
+                if isinstance(model, ZooModel)
+                else doubts.words(model)
+            )
         )
     return *_sealed(graph, manifest, path), largest
 
@@ -221,7 +243,7 @@ def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | No
 
 
 def _both_scores(
-    model: ZooModel, catalogue: Catalogue, max_len: int, scorer: Scorer
+    model: BaseModel, catalogue: Catalogue, max_len: int, scorer: Scorer
 ) -> tuple[np.ndarray, np.ndarray]:
     """Trained and exported scores on random requests, odd ones included."""
     g, count = np.random.default_rng(0), scorer.items
@@ -238,7 +260,7 @@ def _both_scores(
 
 
 @torch.no_grad()
-def _both_scores_of_fields(model: ZooModel, manifest: dict, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
+def _both_scores_of_fields(model: BaseModel, manifest: dict, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
     """The same of named fields: requests of raw values, beside rows of ids."""
     g, trained, exported = np.random.default_rng(0), [], []
     for number in range(_REQUESTS):
@@ -277,7 +299,7 @@ def random_column(described: dict, rows: int, g: np.random.Generator) -> np.ndar
 
 @torch.no_grad()
 def trained_scores(
-    model: ZooModel, items: dict, history: np.ndarray, candidates: np.ndarray, context: dict, max_len: int
+    model: BaseModel, items: dict, history: np.ndarray, candidates: np.ndarray, context: dict, max_len: int
 ) -> np.ndarray:
     """A request scored by the trained model itself: one row for each candidate, (N,) float32.
 
@@ -294,8 +316,10 @@ def trained_scores(
     if len(history):
         padded[:, max_len - len(history) :] = history
     columns = {name: torch.from_numpy(np.asarray(values)) for name, values in context.items()}
-    columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
     batch = ItemBatch(columns, torch.from_numpy(padded), torch.from_numpy(candidates), items)
+    if not isinstance(model, ZooModel):
+        return plain_scores(model, batch).numpy()
+    columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
     return model(batch)["y_pred"].view(-1).numpy()
 
 

@@ -12,7 +12,8 @@ from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.encode import raw_descriptions
 from qin_zoo.errors import ConfigError
 from qin_zoo.export.fold import FOREIGN
-from qin_zoo.export.request import RequestEmbedder, without_embeddings, zeros
+from qin_zoo.export.plain import PlainFieldsModel
+from qin_zoo.export.request import RequestEmbedder, exact_output, without_embeddings, zeros
 from qin_zoo.layers import SharedHistory, fold
 from qin_zoo.models import ModelInput, ZooModel
 from qin_zoo.training.prepare import Prepared
@@ -66,7 +67,7 @@ class FieldsModel(nn.Module):
             histories[0] if one else histories,
             masks[0] if one else masks,
         )
-        return self.model.output_activation(self.model.logits(x).view(-1))
+        return exact_output(self.model, x)
 
     def tracing(self, inputs: Mapping) -> tuple[dict, dict]:
         """The arguments of a request of zeros, and which of their dimensions are open.
@@ -83,7 +84,7 @@ class FieldsModel(nn.Module):
         return arguments, {"context": {name: {0: rows} for name in context}, "history": shapes}
 
 
-def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel) -> dict:
+def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel | PlainFieldsModel) -> dict:
     """What a scorer needs to know: ``inputs``, ``vocabularies``, ``feature_order`` and ``items``.
 
     Raises:
@@ -130,7 +131,7 @@ def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel) ->
         },
         "vocabularies": vocabularies,
         "feature_order": {"context": list(model.context), "item": list(model.targets)},
-        "items": {"count": 0, "dim": model.model.item_dim},
+        "items": {"count": 0, "dim": getattr(model.model, "item_dim", 0)},
     }
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.models import ZooModel
+from qin_zoo.models.adapter import blame
 
 OPSET = 18
 _IR_VERSION = 10  # what ONNX Runtime has read since 2024
@@ -49,6 +51,7 @@ def to_onnx(model: nn.Module, arguments: Mapping[str, Tensor | dict[str, Tensor]
                 output_names=["score"],
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
+                optimize=isinstance(model.model, ZooModel),  # or x / (0 + 1e-12), as FuxiCTR writes it, becomes x / 0
                 dynamo=True,
                 verbose=False,
             )
@@ -56,9 +59,15 @@ def to_onnx(model: nn.Module, arguments: Mapping[str, Tensor | dict[str, Tensor]
         cause = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        name = type(model.model).__name__
+        if not isinstance(model.model, ZooModel):
+            raise QinZooError(
+                f"{name} cannot be exported: {blame(error, model.model)} ONNX has no such operation, or it depends on "
+                "values that are known only when a request comes."
+            ) from error
         raise QinZooError(
-            f"{type(model.model).__name__} cannot be exported: tracing logits(x) on a request failed. Shapes must not "
-            f"be decided by values, and history may be a SharedHistory (qin_zoo.layers). {first_line(cause)}"
+            f"{name} cannot be exported: tracing logits(x) on a request failed. Shapes must not be decided by values, "
+            f"and history may be a SharedHistory (qin_zoo.layers). {first_line(cause)}"
         ) from error
     proto = program.model_proto
     _clean(proto)

@@ -10,9 +10,11 @@ import contextlib
 import functools
 import inspect
 import linecache
+import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -28,6 +30,8 @@ from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models.base import ZooModel
 from qin_zoo.models.inputs import row_columns
 from qin_zoo.models.precision import Precision
+
+_PLACE = re.compile(r'File "(.+)", line (\d+), in (\w+)')
 
 
 @functools.cache
@@ -202,27 +206,37 @@ class Adapted:
 
 
 def blame(error: BaseException, model: nn.Module) -> str:
-    """What went wrong, and the innermost line of the model's code, or of FuxiCTR's layers, in which it did."""
+    """What went wrong first, and the innermost line of the model's code, or of FuxiCTR's layers, in which it did."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    frames = [frame for link in chain for frame in _frames(link.__traceback__)]
+    place = place_of(frames, model)
+    return f"{first_line(chain[-1])}{', at ' + place if place else ''}."
+
+
+def place_of(frames: Iterable[tuple[str, int, str]], model: nn.Module) -> str | None:
+    """The last of some places (file, line, function) that is in a model's code or FuxiCTR's layers, in words."""
     files = {inspect.getfile(kind) for module in model.modules() for kind in type(module).__mro__ if _is_foreign(kind)}
-    frames = [frame for frame in _frames(error) if frame.filename in files]
-    if not frames:
-        return f"{first_line(error)}."
-    last = frames[-1]
-    line = linecache.getline(last.filename, last.lineno).strip()
-    return f"{first_line(error)}, at {Path(last.filename).name}, line {last.lineno}, in {last.name}: {line}."
+    own = [frame for frame in frames if frame[0] in files]
+    if not own:
+        return None
+    file, line, function = own[-1]
+    return f"{Path(file).name}, line {line}, in {function}: {linecache.getline(file, line).strip()}"
 
 
 def _is_foreign(kind: type) -> bool:
     return issubclass(kind, nn.Module) and not kind.__module__.startswith(("torch.", "qin_zoo."))
 
 
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where an exception, and what it came from, were raised, the outermost first."""
-    frames: list[traceback.FrameSummary] = []
-    while error is not None:
-        frames += traceback.extract_tb(error.__traceback__)
-        error = error.__cause__ or error.__context__
-    return frames
+def _frames(tb: TracebackType | None) -> Iterator[tuple[str, int, str]]:
+    """Where an exception was raised; where it is about an operation of a traced graph, where that stands, too."""
+    for frame, line in traceback.walk_tb(tb):
+        yield frame.f_code.co_filename, line, frame.f_code.co_name
+        node = frame.f_locals.get("node")
+        if isinstance(node, torch.fx.Node):
+            for file, number, function in _PLACE.findall(node.meta.get("stack_trace") or ""):
+                yield file, int(number), function
 
 
 def _float(values):

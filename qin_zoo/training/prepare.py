@@ -157,14 +157,6 @@ class Prepared:
             _tell_other_tables(self.trained["data"], dataset.fingerprints())
         return dataset
 
-    def require_zoo_model(self, done: str) -> None:
-        """Raises ModelError for a model that reads its batches itself; ``done`` is what it cannot be: exported, …"""
-        if not self.is_zoo_model:
-            raise ModelError(
-                f"{self.model_class.__name__} is no model of the zoo (a ZooModel): it reads its batches itself, and "
-                f"cannot be {done}. Derive it from qin_zoo.ZooModel."
-            )
-
 
 def prepare(
     expid: str,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import polars as pl
 import pytest
 from foreign import PLUGIN, foreign
@@ -127,15 +128,23 @@ def test_a_model_that_reads_its_own_batches(model, tmp_path, capsys, data, tiny_
     prepared = foreign(model, folder, tmp_path / "x")
     args = [prepared.expid, "--config", tmp_path / "x", "--plugin", PLUGIN, "--data", folder]
     assert qin_zoo("run", *args) == 0
-    assert qin_zoo("explain", *args, "--row", 2, "--out", tmp_path) == 0
+    row = first_with_history(prepared)
+    assert qin_zoo("explain", *args, "--row", row, "--out", tmp_path) == 0
     assert f"{model} has no layer of the zoo that gives the history's items weights" in capsys.readouterr().out
-    e = values(tmp_path, f"{prepared.expid}.explain.valid.2")
+    e = values(tmp_path, f"{prepared.expid}.explain.valid.{row}")
     assert e["complete"]
     assert e["left_out"] == []
     assert (e["target"] is None) == (model == "FieldsNet"), "no field says that it is the target"
     assert {f["name"] for f in e["features"]} == set(load_names(prepared))
     assert e["history"]
     assert all(item["item"]["item"] > 0 for item in e["history"])
+
+
+def first_with_history(prepared) -> int:
+    loader = prepared.open_dataset().loader("valid")
+    batch = loader.batch(np.arange(100))
+    items = batch["click_sequence"] if isinstance(batch, dict) else batch[2]
+    return int((items != 0).any(1).nonzero()[0])
 
 
 def load_names(prepared) -> list[str]:
