@@ -27,7 +27,8 @@ PAIR = {"target_field": [["item", "cate"]], "sequence_field": [["clicks", "cates
 PAIRS = {"target_field": [["item", "cate"], "cate"], "sequence_field": [["clicks", "cates"], "recent"]}
 ONE = {"target_field": "item", "sequence_field": "recent"}
 CRITEO = [
-    {"name": [f"I{i}" for i in range(1, 14)], "dtype": "float", "type": "numeric", "fill_na": 0},
+    {"name": [f"I{i}" for i in range(1, 14)], "dtype": "float", "type": "numeric", "normalizer": "StandardScaler",
+     "fill_na": 0},
     {"name": [f"C{i}" for i in range(1, 27)], "dtype": "str", "type": "categorical", "fill_na": ""},
 ]
 AMAZON = [
