@@ -32,7 +32,7 @@ from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
-_FORMAT = 2  # raise it whenever what is written changes
+_FORMAT = 3  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
 ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")

@@ -14,7 +14,7 @@ import numpy as np
 
 from qin_zoo.calibration import step_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
-from qin_zoo.serving.bundle import CONTEXT, NEW, read
+from qin_zoo.serving.bundle import CONTEXT, HISTORY, NEW, read
 from qin_zoo.serving.fields import FieldRequests
 from qin_zoo.serving.values import column, shown, whole_numbers, width, zeros
 
@@ -66,12 +66,12 @@ class Scorer:
         self._context = {described["name"]: described for described in self.inputs}
         self._new = {described["name"]: described for described in inputs["new"]}
         self._wanted = {i.name for i in self._session.get_inputs()}
+        of_fields = "vocabularies" in self.manifest
+        self.fields = FieldRequests(self.manifest, max_candidates, max_history) if of_fields else None
         self._check_graph(path)
         self._no_new = {NEW + name: zeros(described, 1) for name, described in self._new.items()}
         self.items: int = self.manifest["items"]["count"]
         self._rows = self._original_ids(ids, path)
-        of_fields = "vocabularies" in self.manifest
-        self.fields = FieldRequests(self.manifest, max_candidates, max_history) if of_fields else None
         calibration = self.manifest.get("calibration")
         self._step = None if calibration is None else step_from_dict(calibration)
         self._lock = threading.Lock()
@@ -79,7 +79,8 @@ class Scorer:
 
     def _check_graph(self, path) -> None:
         """Whether the graph takes what the manifest describes."""
-        known = {"history": ("int64", None), "candidates": ("int64", None)}
+        ids = ("history", "candidates") if self.fields is None else map(HISTORY.__add__, self.fields.history)
+        known = dict.fromkeys(ids, ("int64", None))
         for prefix, features in ((CONTEXT, self._context), (NEW, self._new)):
             for name, described in features.items():
                 whole = described["type"] in ("categorical", "sequence")

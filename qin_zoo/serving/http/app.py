@@ -171,6 +171,8 @@ def _check_size(body: bytes, scorer: Scorer, settings: Settings) -> None:
     lists = sum(width(described) is not None for described in scorer.inputs)
     features = 1 + len(scorer.manifest["inputs"]["new"])
     most = 5 + lists * (settings.max_candidates + 1) + features * settings.max_embeddings
+    if scorer.fields is not None:  # a candidate is an object; a context may be a list of them for each field
+        most += settings.max_candidates + len(scorer.fields.rows) + len(scorer.fields.history)
     if (found := body.count(b"[") + body.count(b"{")) > most:
         raise RequestError(f"body: expected at most {most:,} lists and objects, found {found:,}. Split the request.")
 
