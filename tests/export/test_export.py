@@ -277,11 +277,22 @@ class TestCommand:
         result = CliRunner().invoke(app, ["export", "QIN_sample", str(tmp_path / "out"), *trained])
         assert result.exit_code == 0, result.output
         assert "at most" in result.output
-        manifest = json.loads((tmp_path / "out" / "QIN_sample.json").read_text())
+        manifest = json.loads((tmp_path / "out" / "QIN_sample.onnx.json").read_text())
         assert manifest == Scorer(tmp_path / "out" / "QIN_sample.onnx").manifest
         assert manifest["run"]["expid"] == "QIN_sample"
-        assert str(tmp_path) not in (tmp_path / "out" / "QIN_sample.json").read_text()
+        assert str(tmp_path) not in (tmp_path / "out" / "QIN_sample.onnx.json").read_text()
         assert str(REPOSITORY).encode() not in (tmp_path / "out" / "QIN_sample.onnx").read_bytes()
+
+    def test_nothing_of_the_run_is_replaced(self, sample, tmp_path):
+        """Exported into the folder of the run, as the help offers."""
+        options = ["--set", f"model_root={tmp_path}", "--data", str(sample)]
+        settings = ["epochs=1", "batch_size=512", "embedding_dim=4", "num_layers=1", "num_row=2", "max_len=8"]
+        options += [part for setting in settings for part in ("--set", setting)]
+        assert CliRunner().invoke(app, ["run", "QIN_sample", *options]).exit_code == 0
+        before = {file.name: file.read_bytes() for file in (tmp_path / "sample").iterdir() if file.is_file()}
+        result = CliRunner().invoke(app, ["export", "QIN_sample", str(tmp_path / "sample"), *options])
+        assert result.exit_code == 0, result.output
+        assert {name: (tmp_path / "sample" / name).read_bytes() for name in before} == before
 
     def test_the_same_again_is_the_same_file(self, trained, tmp_path):
         files = []

@@ -118,6 +118,7 @@ def test_two_processes_train_as_one(changes, sample, tmp_path):
     """Batch norm, unequal shares, a layer that only some batches use; the same losses and, scored, the same rows."""
     settings = {"epochs": 2, "eval_steps": 12, "early_stop_patience": 1000, "learning_rate": 1e-4, **changes}
     settings |= {"reduce_lr_on_plateau": False, "group_id": "user_id", "metrics": ["AUC", "logloss", "gAUC"]}
+    settings["shuffle"] = False  # one process draws the order as FuxiCTR does, several cannot
     one = run(foreign("TripleNet", sample, tmp_path / "one", **settings))
     two, other = together(2, lambda: run(foreign("TripleNet", sample, tmp_path / "two", **settings)))
     assert len(one["evaluations"]) == 4
@@ -133,6 +134,7 @@ def test_two_processes_train_as_one(changes, sample, tmp_path):
 def test_named_fields_in_three_processes(tiny_seq, tmp_path):
     settings = {"epochs": 2, "batch_size": 25, "eval_steps": 2, "early_stop_patience": 1000, "learning_rate": 1e-3}
     settings["reduce_lr_on_plateau"] = False  # a tie in AUC would decide it
+    settings["shuffle"] = False  # as above
     one = run(foreign("FieldsNet", tiny_seq, tmp_path / "one", **settings))
     three = together(3, lambda: run(foreign("FieldsNet", tiny_seq, tmp_path / "three", **settings)))[0]
     assert len(one["evaluations"]) == 4
