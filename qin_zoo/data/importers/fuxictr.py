@@ -56,9 +56,9 @@ def convert(
         return convert_users(
             folder, splits, out, options, {**about, "layout": "per user", "options": options_used}, notes
         )
-    fields = ClassicFields(folder, splits, options.label, target, sequence, user)
+    fields = ClassicFields(folder, splits, options.label, target, sequence, user, notes)
     options_used |= {"target_field": fields.target, "sequence_field": fields.sequence, "label": fields.label}
-    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used}, notes)
+    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used})
 
 
 def _refuse(options: ImportOptions) -> None:

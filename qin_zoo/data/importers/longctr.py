@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.build import ROWS_PER_CHUNK
 from qin_zoo.data.importers.encoded import below, labels, require
+from qin_zoo.data.importers.ids import whole
 from qin_zoo.data.importers.options import ImportOptions
+from qin_zoo.data.importers.tables import require_file
 from qin_zoo.data.importers.write import EMBEDDING_DIM, ImportSummary, Output
 from qin_zoo.data.sources import open_source
 from qin_zoo.errors import DataError, first_line
@@ -56,7 +58,13 @@ def convert_users(
     lists = users_table["full_item_seq"]
     lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
     ends = np.cumsum(lengths)
-    entries = lists.explode(empty_as_null=False, keep_nulls=False).to_numpy().astype(np.int32)
+    gaps = lists.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if gaps.any():
+        raise DataError(
+            f"{info}, column 'full_item_seq', row {gaps.arg_true()[0]}: expected items, found a null inside the "
+            "list. Fetch it again."
+        )
+    entries = whole(info, "full_item_seq", lists.explode(empty_as_null=False, keep_nulls=False).to_numpy())
     below(info, "full_item_seq", entries, size, "items")
 
     # a user 0 is a user: 0 is no padding here, so all move up by one
@@ -71,7 +79,7 @@ def convert_users(
         row = 0
         for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_CHUNK, columns=[*_KEYS, label, *integers]):
             part = {name: np.asarray(batch.column(name)) for name in batch.schema.names}
-            user, item, seen = (part[key].astype(np.int64) for key in _KEYS)
+            user, item, seen = (whole(path, key, part[key], row) for key in _KEYS)
             below(path, "user_index", user, len(lengths), "users of user_info.parquet", row)
             below(path, "item_index", item, size, "items of item_info.parquet", row, least=1)
             over = np.flatnonzero((seen < 0) | (seen > lengths[user]))
@@ -135,8 +143,9 @@ def _item_column(path: Path, values: pl.Series, notes: list[str]) -> tuple[np.nd
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
+    require_file(path)
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch it again.") from None
 
