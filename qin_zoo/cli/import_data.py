@@ -14,8 +14,8 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new o
 Label = Annotated[
     Optional[str],  # noqa: UP045  (typer on Python 3.10 reads annotations at run time)
     typer.Option(
-        help="What is a click: a rule such as 'rating>=4', a column of 0 and 1, or 'implicit'. Default: the column label "
-        "or rating>=4 where there is one, a column of clicks of 0 and 1 where there is one, else implicit."
+        help="What is a click: a rule such as 'rating>=4', a column of 0 and 1, or 'implicit'. Default: the column "
+        "label, rating>=4, or a column of clicks of 0 and 1, where there is one; else implicit."
     ),
 ]
 History = Annotated[str, typer.Option(help="What enters a history: clicks, or all interactions.")]

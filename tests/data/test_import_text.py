@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import yaml
 
 from qin_zoo.data.importers import ImportOptions, import_folder
 from qin_zoo.data.importers.ids import Ids, aligned
@@ -392,6 +393,36 @@ def test_longctr_keys_by_value(tmp_path):
     pl.DataFrame({"full_item_seq": [[1], [None, 1]]}).write_parquet(folder / "user_info.parquet")
     with pytest.raises(DataError, match="row 1: expected items, found a null"):
         import_folder("fuxictr", folder, tmp_path / "p")
+
+
+def test_longctr_columns_that_are_no_features(tmp_path):
+    """Nulls and numbers with wide gaps in columns that nobody needs stop nothing, and are said."""
+    folder = tmp_path / "l"
+    folder.mkdir()
+    items = {"item_index": [0, 1, 2], "hash": [0, 10**9, 5], "cate": [1, None, 2], "kind": [0, 1, 1]}
+    pl.DataFrame(items).write_parquet(folder / "item_info.parquet")
+    pl.DataFrame({"full_item_seq": [[1], [2, 1]]}).write_parquet(folder / "user_info.parquet")
+    rows = {"user_index": [0, 1], "item_index": [1, 2], "seq_len": [1, 2], "label": [1, 0], "time": [1_400_000_000] * 2}
+    rows |= {"hour": [3, 4], "gap": [1, 2]}
+    for split in ("train", "valid", "test"):
+        pl.DataFrame({**rows, "gap": [1, None]} if split == "test" else rows).write_parquet(folder / f"{split}.parquet")
+    notes = import_folder("fuxictr", folder, tmp_path / "o").notes
+    config = yaml.safe_load((tmp_path / "o" / "dataset_config.yaml").read_text())["o"]["feature_cols"]
+    active = {str(f["name"]): f["active"] for f in config}
+    assert {n: active.get(n) for n in ("time", "hash", "hour", "kind", "cate", "gap")} == {
+        "time": False, "hash": False, "hour": True, "kind": True, "cate": None, "gap": None,
+    }  # fmt: skip
+    for name in ("'time': codes up to", "'hash': codes up to", "'cate' left out: 1 rows", "'gap' left out"):
+        assert any(name in note for note in notes)
+
+
+@pytest.mark.parametrize("value", ["nan", "NULL", " "])
+def test_a_missing_user_is_no_user(tmp_path, value):
+    """pandas reads these as missing; one user of all of them would have everybody's history."""
+    lines = lines_of()
+    lines[4] = "\t".join([value, *lines[4].split("\t")[1:]])
+    with pytest.raises(DataError, match="line 6: expected a value of 'user_id'"):
+        import_folder("recbole", recbole(tmp_path / "s", lines), tmp_path / "o")
 
 
 # ---- times

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.histories import gather_lists
-from qin_zoo.data.importers.encoded import below, floats, labels, own, require
+from qin_zoo.data.importers.encoded import below, floats, is_sparse, labels, own, require, too_sparse
 from qin_zoo.data.importers.ids import Ids, aligned, whole
 from qin_zoo.data.importers.log import Numbering, categories
 from qin_zoo.data.importers.options import ImportOptions
@@ -212,11 +212,9 @@ class ClassicFields:
         if kind == "meta":
             out.feature(own(name), kind)
             return parts
-        sparse = _is_sparse(size, sum(map(len, parts.values())))
+        sparse = is_sparse(size, sum(map(len, parts.values())))
         if sparse:
-            self.notes.append(
-                f"'{name}': codes up to {size - 1}, far more than rows; not active in dataset_config.yaml."
-            )
+            self.notes.append(too_sparse(name, size))
         out.feature(own(name), kind, active=not sparse, vocab_size=size)
         return parts
 
@@ -248,11 +246,6 @@ def _kind_of(parts: dict[str, np.ndarray]) -> str:
     return "numeric" if fractions else "categorical"
 
 
-def _is_sparse(size: int, values: int) -> bool:
-    """Whether a table for every number up to the greatest would be mostly of numbers that are not there."""
-    return size > 1_000_000 and size > 10 * values
-
-
 class _Codes:
     """Encoded ids as they are, or text and numbers with wide gaps -> 1, 2, …"""
 
@@ -266,7 +259,7 @@ class _Codes:
                 )
             known = np.unique(np.concatenate(parts))
             self.size = max(size, 1 + int(known.max(initial=0)))
-            if not size and _is_sparse(self.size, len(known)):
+            if not size and is_sparse(self.size, len(known)):
                 notes.append(f"'{name}': {len(known)} ids up to {known.max()} are numbered anew, from 1; 0 is padding.")
                 self._numbering = Numbering(pl.Series(known[known > 0]))
         else:
