@@ -61,7 +61,10 @@ def _exact(table: Table, name: str, notes: list[str]) -> pl.Series:
     text = table.frame[name].str.strip_chars()
     values = text.cast(pl.Int64, strict=False)
     if values.null_count():
-        values = text.cast(pl.Decimal(38, 9), strict=False)
+        # not every polars reads 1e9 as a decimal
+        exponent = pl.when(pl.col(name).str.contains(r"\d[eE]")).then(pl.col(name).cast(pl.Float64, strict=False))
+        digits = (value.cast(pl.Decimal(38, 9), strict=False) for value in (exponent, pl.col(name)))
+        values = text.to_frame().select(pl.coalesce(*digits)).to_series()
         if values.null_count():
             row = int(values.is_null().arg_true()[0])
             raise table.wrong(row, f"a time for '{name}', a number", text[row])
