@@ -128,8 +128,7 @@ class ClassicFields:
 
     def _ids(self, name: str) -> _Codes:
         self._to_one_form(name)
-        size = self.specs.get(name, {}).get("vocab_size", 0)
-        return _Codes(self.folder, name, [t[name] for t in self.tables.values()], size, self.notes)
+        return _Codes(self.folder, name, [t[name] for t in self.tables.values()], 0, self.notes)
 
     def _to_one_form(self, *names: str) -> None:
         """Brings the ids of columns that go together to one form, in all splits: all numbers, or all text."""
