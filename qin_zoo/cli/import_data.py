@@ -13,7 +13,10 @@ Source = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new or empty.", show_default=False)]
 Label = Annotated[
     Optional[str],  # noqa: UP045  (typer on Python 3.10 reads annotations at run time)
-    typer.Option(help="What is a click: a rule such as 'rating>=4', a column of 0 and 1, or 'implicit'."),
+    typer.Option(
+        help="What is a click: a rule such as 'rating>=4', a column of 0 and 1, or 'implicit'. Default: the column "
+        "label, rating>=4, or a column of clicks of 0 and 1, where there is one; else implicit."
+    ),
 ]
 History = Annotated[str, typer.Option(help="What enters a history: clicks, or all interactions.")]
 MaxHistory = Annotated[int, typer.Option(help="Entries of a history, padding included; the newest are kept.")]

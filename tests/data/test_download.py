@@ -313,7 +313,54 @@ def test_a_stalled_server(get, server, monkeypatch):
     get(note=notes.append)
     assert content(get.folder)["a.parquet"] == A
     assert server.gets("a.parquet")[1] >= len(A) // 2 - CHUNK
-    assert "no byte came for 0.3 s" in notes[0]
+    assert "no byte, or hardly any, came for 0.3 s" in notes[0]
+
+
+def drip(handler, body, start):
+    """A byte now and then, so that no read takes long."""
+    handler.answer(200, {"ETag": etag(body), "Content-Length": len(body)})
+    trickle(handler, body)
+
+
+def head_drip(handler, body, start):
+    """The same from the status line on."""
+    trickle(handler, b"HTTP/1.1 200 " + b"O" * 10_000)
+
+
+def trickle(handler, content):
+    for byte in content:
+        if handler.server.release.wait(0.02):
+            break
+        handler.wfile.write(bytes([byte]))
+    handler.close_connection = True
+
+
+def continues(handler, body, start):
+    """"100 Continue" as fast as it goes, without end."""
+    while not handler.server.release.is_set():
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+
+def slow_continues(handler, body, start):
+    while not handler.server.release.wait(0.02):
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n"[:12])
+
+
+@pytest.mark.parametrize("fault", [drip, head_drip, continues, slow_continues])
+def test_a_server_that_never_comes_to_an_end(get, server, monkeypatch, fault):
+    """Each read brings a byte in time, so that no timeout of a read ends it."""
+    monkeypatch.setattr(fetch, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch, "RETRIES", 2)
+    server.faults["/up/set/a.parquet"] = [fault]
+    notes, begin = [], time.monotonic()
+    with pytest.raises(DataError, match=r"a\.parquet: gave up after 3 tries in a row that brought nothing, or next"):
+        get(note=notes.append)
+    assert time.monotonic() - begin < 15
+    assert len(server.gets("a.parquet")) == 3
+    assert content(get.folder) == {"b.parquet": B}
+    server.faults.clear()
+    get()
+    assert content(get.folder) == {"a.parquet": A, "b.parquet": B}
 
 
 def test_busy_servers(get, server):

@@ -263,7 +263,7 @@ def test_longctr_that_asks_for_more_history_than_there_is(longctr, tmp_path):
     with pytest.raises(DataError, match=r"valid\.parquet, column 'seq_len', row 0: expected at most 3"):
         import_folder("fuxictr", longctr, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert [p.name for p in tmp_path.iterdir()] == ["longctr"]
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["longctr"]
 
 
 @pytest.mark.parametrize(("name", "column"), [("user_info", "user_index"), ("item_info", "item_index")])
@@ -324,7 +324,7 @@ def test_folders_without_validation_rows(longctr, tmp_path):
     ("options", "message"),
     [
         ({"label": "rating>>4"}, "COLUMN OP NUMBER"),
-        ({"label": "__import__('os')"}, "no numeric column"),
+        ({"label": "__import__('os')"}, "has no column"),
         ({"label": "ratng>=4"}, "Did you mean 'rating'"),
         ({"label": "rating"}, r"column 'rating', data row 1: expected a label, 0 or 1, found 5"),
         ({"label": "rating>=9", "split": "leave-one-out"}, "expected rows in every split"),
@@ -353,7 +353,7 @@ def test_options_that_are_none(options):
         ("a¦x9¦5¦1\n", "a¦x9¦five¦1\n", "line 2: expected a number for 'rating', found 'five'"),
         ("a¦x9¦5¦1\n", "a¦x9¦5¦\n", "expected a time"),
         ("a¦x9¦5¦1\n", "¦x9¦5¦1\n", "line 2: expected a value of 'user_id'"),
-        ("a¦x9¦5¦1\n", "a¦x9¦5¦1¦7¦8\n", "a line cannot be read"),
+        ("a¦x9¦5¦1\n", "a¦x9¦5¦1¦7¦8\n", "line 2: expected 4 values, found 6"),
         ("user_id:token", "who:token", "expected a column 'user_id:token'"),
         ("user_id:token", "user_id", "expected a header of NAME:TYPE"),
     ],

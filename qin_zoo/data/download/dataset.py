@@ -10,10 +10,11 @@ from pathlib import Path
 
 import requests
 
-from qin_zoo.data.download.fetch import Note, Progress, StopAll, Stopped, Sums, ask, disk_error, fetch, new_session
+from qin_zoo.data.download.fetch import Note, Progress, StopAll, Stopped, Sums, ask, disk_error, fetch
 from qin_zoo.data.download.integrity import Entry, Record, fault
 from qin_zoo.data.download.known import file_urls, known_dataset, without_login
 from qin_zoo.data.download.part import Part
+from qin_zoo.data.download.session import new_session
 from qin_zoo.errors import DataError
 from qin_zoo.files import file_digest
 

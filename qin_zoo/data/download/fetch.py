@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 
 import requests
 
-from qin_zoo import __version__
 from qin_zoo.data.download.integrity import Origin, parse_sums
 from qin_zoo.data.download.known import without_login
 from qin_zoo.data.download.part import Part
+from qin_zoo.data.download.session import LEAST_RATE
 from qin_zoo.errors import DataError, first_line
 
 CONNECT_TIMEOUT = 15.0  # seconds
-READ_TIMEOUT = 30.0  # seconds without a byte after which a connection counts as stalled
-RETRIES = 6  # failures in a row without a new byte
+READ_TIMEOUT = 30.0  # seconds without a byte, or at less than LEAST_RATE, after which a connection counts as stalled
+RETRIES = 6  # failures in a row, between which less than LEAST_RATE came
 CONNECT_RETRIES = 2  # fewer where no connection comes about: an offline machine should learn so soon
 BACKOFF = 1.0  # seconds before the first retry; doubled each time, up to BACKOFF_LIMIT, times 0.5...1
 BACKOFF_LIMIT = 30.0
@@ -52,14 +52,6 @@ class _Transient(Exception):
         self.reached, self.pause = reached, pause
 
 
-def new_session() -> requests.Session:
-    """A session for one thread; proxies come from the environment, as elsewhere."""
-    session = requests.Session()
-    # "identity": a compressed transfer has neither the size nor the ranges of the file.
-    session.headers.update({"User-Agent": f"qin-zoo/{__version__}", "Accept-Encoding": "identity"})
-    return session
-
-
 def fetch(
     session: requests.Session,
     url: str,
@@ -72,7 +64,7 @@ def fetch(
     """Completes ``part`` from ``url``.
 
     Args:
-        session: as made by :func:`new_session`.
+        session: as made by :func:`~qin_zoo.data.download.session.new_session`.
         url: http or https.
         part: what is there so far; used when the server confirms that its file is still the same.
         size: bytes the file must have by the local record, or None.
@@ -86,13 +78,15 @@ def fetch(
         StopAll: the server cannot be reached.
         OSError: the part cannot be written.
     """
-    name, failures, most = part.target.name, 0, part.size
+    name, failures, most, since = part.target.name, 0, part.size, time.monotonic()
     while not part.complete:
         try:
             _attempt(session, url, part, size, stop, progress)
         except _Transient as error:
-            if part.size > most:  # bytes fetched again are no progress
-                failures, most = 0, part.size
+            # bytes fetched again are no progress, nor is a byte now and then
+            if part.size - most > LEAST_RATE * (time.monotonic() - since):
+                failures = 0
+            most, since = max(most, part.size), time.monotonic() + (error.pause or 0)
             failures += 1
             if failures > (RETRIES if error.reached else CONNECT_RETRIES):
                 raise _give_up(url, part, error, failures) from None
@@ -114,9 +108,9 @@ def _give_up(url: str, part: Part, error: _Transient, failures: int) -> DataErro
             f"{without_login(url).rpartition('/')[0]}/, or come from another server with --mirror URL."
         )
     return DataError(
-        f"{part.target.name}: gave up after {failures} tries in a row without a new byte; the last one: {error} "
-        f"({without_login(url)}). The {part.size:,} bytes so far are kept: the same command goes on from there, later "
-        "or with --mirror URL."
+        f"{part.target.name}: gave up after {failures} tries in a row that brought nothing, or next to nothing; "
+        f"the last: {error} ({without_login(url)}). The {part.size:,} bytes so far are kept: the same command goes on "
+        "from there, later or with --mirror URL."
     )
 
 
@@ -217,7 +211,7 @@ def _as_failure(error: requests.RequestException, url: str) -> Exception:
             "machine's clock and certificates (REQUESTS_CA_BUNDLE), or name another server with --mirror URL."
         )
     if isinstance(error, requests.exceptions.ReadTimeout) or "Read timed out" in text:
-        return _Transient(f"no byte came for {READ_TIMEOUT:g} s")
+        return _Transient(f"no byte, or hardly any, came for {READ_TIMEOUT:g} s")
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return _Transient("the connection was dropped")
     if isinstance(error, requests.exceptions.ConnectionError):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
 
 from qin_zoo.data.histories import gather_lists
-from qin_zoo.data.importers.encoded import below, floats, labels, own, require
+from qin_zoo.data.importers.encoded import below, floats, is_sparse, labels, own, require, too_sparse
+from qin_zoo.data.importers.ids import Ids, aligned, whole
 from qin_zoo.data.importers.log import Numbering, categories
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import NAMES
+from qin_zoo.data.importers.tables import Table
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.errors import DataError, first_line
 from qin_zoo.files import read_json
@@ -35,6 +38,7 @@ class ClassicFields:
         target: list[str],
         sequence: list[str],
         user: str | None,
+        notes: list[str],
     ) -> None:
         self.folder = folder
         specs, named = _feature_map(folder)
@@ -53,7 +57,9 @@ class ClassicFields:
                 "for example, --target-field item_id --sequence-field click_history."
             )
         self.target, self.sequence = target, sequence
-        self.tables = {name: _load(path, sequence) for name, path in splits.items()}
+        self.notes = notes
+        loaded = {path: _load(path, sequence, notes) for path in dict.fromkeys(splits.values())}
+        self.tables = {name: dict(loaded[path]) for name, path in splits.items()}
         first, path = self.tables["train"], splits["train"]
         self.label = label or (named[0] if named else "label")
         for name, table in self.tables.items():
@@ -69,8 +75,8 @@ class ClassicFields:
         if self.user:
             require(path, list(first), self.user)
 
-    def write(self, out: Output, options: ImportOptions, about: dict, notes: list[str]) -> ImportSummary:
-        """Writes the rows and the items; adds to ``notes`` what is left out."""
+    def write(self, out: Output, options: ImportOptions, about: dict) -> ImportSummary:
+        """Writes the rows and the items."""
         numbers = [self._number(t, s) for t, s in zip(self.target, self.sequence)]
         tables = self.tables
         items = {name: numbers[0](tables[name][self.target[0]]) for name in NAMES}
@@ -86,7 +92,8 @@ class ClassicFields:
 
         out.begin()
         out.feature(["user_id", "item_seq"] if users else "item_seq", "meta")
-        columns = {name: self._row_column(name, out, notes) for name in tables["train"] if self._is_feature(name)}
+        columns = {name: self._row_column(name, out) for name in tables["train"] if self._is_feature(name)}
+        self._say_what_was_taken(columns)
         for name in NAMES:
             rows = {"user_id": users(tables[name][self.user])} if users and self.user else {}
             rows |= {"item_id": items[name], "item_seq": _right(histories[name], options.max_history)}
@@ -103,7 +110,7 @@ class ClassicFields:
         out.write_table(
             "ids_user.parquet", users.table("user_id") if users else pl.DataFrame({"user_id": [], "original_id": []})
         )
-        return out.finish(about, user_count, numbers[0].size - 1, notes)
+        return out.finish(about, user_count, numbers[0].size - 1, self.notes)
 
     def _is_feature(self, name: str) -> bool:
         taken = {*self.target, *self.sequence, self.label}
@@ -114,12 +121,31 @@ class ClassicFields:
         )
 
     def _number(self, target: str, sequence: str) -> _Codes:
+        self._to_one_form(target, sequence)
         parts = [table[name].reshape(-1) for table in self.tables.values() for name in (target, sequence)]
         sizes = [self.specs.get(name, {}).get("vocab_size", 0) for name in (target, sequence)]
-        return _Codes(self.folder, target, parts, max(sizes))
+        return _Codes(self.folder, target, parts, max(sizes), self.notes)
 
     def _ids(self, name: str) -> _Codes:
-        return _Codes(self.folder, name, [t[name] for t in self.tables.values()], 0)
+        self._to_one_form(name)
+        return _Codes(self.folder, name, [t[name] for t in self.tables.values()], 0, self.notes)
+
+    def _to_one_form(self, *names: str) -> None:
+        """Brings the ids of columns that go together to one form, in all splits: all numbers, or all text."""
+        places = [(split, name) for split in self.tables for name in names]
+        for split, name in places:
+            values = self.tables[split][name]
+            if values.dtype.kind == "f":
+                self.tables[split][name] = whole(self.paths[split], name, values)
+        values = [self.tables[split][name] for split, name in places]
+        if all(v.dtype.kind in "iu" for v in values):
+            return
+        texts = [pl.Series(v.reshape(-1)).cast(pl.String).str.strip_chars().replace("", None) for v in values]
+        wheres = [f"{self.paths[split].name}, column '{name}'" for split, name in places]
+        forms = aligned([Ids(where, text) for where, text in zip(wheres, texts)], self.notes)
+        for (split, name), form, v in zip(places, forms, values):
+            text = form.cast(pl.String).fill_null("").to_numpy().astype(object)
+            self.tables[split][name] = text.reshape(v.shape)
 
     def _property(
         self, n: int, codes: _Codes, items: dict[str, np.ndarray], histories: dict[str, np.ndarray], size: int
@@ -147,40 +173,82 @@ class ClassicFields:
         out[every[0]] = every[1]
         return out
 
-    def _row_column(self, name: str, out: Output, notes: list[str]) -> dict[str, np.ndarray] | None:
+    def _row_column(self, name: str, out: Output) -> dict[str, np.ndarray] | None:
         """split -> values of a row feature, or None where it is left out."""
         parts = {split: table[name] for split, table in self.tables.items()}
-        kind = self.specs.get(name, {}).get(
-            "type", "categorical" if parts["train"].dtype.kind in "iuOUT" else "numeric"
-        )
-        first = parts["train"]
-        if first.ndim != 1 or kind not in ("categorical", "numeric", "meta"):
-            notes.append(f"'{name}' ({kind}) left out: rows hold single values.")
+        spec = self.specs.get(name)
+        kind = spec.get("type", "categorical") if spec else _kind_of(parts)
+        if any(part.ndim != 1 for part in parts.values()) or kind not in ("categorical", "numeric", "meta"):
+            self.notes.append(f"'{name}' ({kind}) left out: rows hold single values.")
             return None
         if kind == "numeric":
-            parts = {s: floats(self.paths[s], name, v) for s, v in parts.items()}
+            try:
+                parts = {s: floats(self.paths[s], name, v) for s, v in parts.items()}
+            except DataError as error:
+                if spec:
+                    raise
+                self.notes.append(f"'{name}' left out: {error}")
+                return None
             out.feature(own(name), "numeric")
             return parts
-        size = self.specs.get(name, {}).get("vocab_size")
-        if first.dtype.kind not in "iu":
+        self._to_one_form(name)
+        parts = {split: table[name] for split, table in self.tables.items()}
+        size = spec.get("vocab_size", 0) if spec else 0
+        if parts["train"].dtype.kind not in "iu":
             # the vocabulary is that of the training rows; what comes later only is unknown, 0
-            _, known = categories(pl.Series(first))
-            parts = {s: _Vocabulary(known)(v) for s, v in parts.items()}
+            _, known = categories(pl.Series(parts["train"]))
+            texts, parts = parts, {s: _Vocabulary(known)(v) for s, v in parts.items()}
             size = len(known) + 1
-        highest = max(int(v.max()) for v in parts.values()) + 1
-        if kind == "categorical":
-            for s, v in parts.items():
-                below(self.paths[s], name, v, 2**31, "codes")
-            out.feature(own(name), kind, vocab_size=max(size or 0, highest))
-        else:
+            for s, codes in parts.items():
+                if unknown := int(((codes == 0) & (texts[s] != "")).sum()):
+                    self.notes.append(
+                        f"'{name}': {unknown} of {len(codes)} rows of {s} hold a value that no training row has: "
+                        "unknown, 0."
+                    )
+        for s, v in parts.items():
+            below(self.paths[s], name, v, 2**31, "codes")
+        size = max(size, max(int(v.max()) for v in parts.values()) + 1)
+        if kind == "meta":
             out.feature(own(name), kind)
+            return parts
+        sparse = is_sparse(size, sum(map(len, parts.values())))
+        if sparse:
+            self.notes.append(too_sparse(name, size))
+        out.feature(own(name), kind, active=not sparse, vocab_size=size)
         return parts
+
+    def _say_what_was_taken(self, columns: dict[str, dict[str, np.ndarray] | None]) -> None:
+        """Without a feature map nobody has said which columns are numbers and which are categories."""
+        taken = {name: parts["train"] for name, parts in columns.items() if parts and name not in self.specs}
+        numeric = [f"'{name}'" for name, values in taken.items() if values.dtype.kind == "f"]
+        categorical = [
+            f"'{name}' ({len(np.unique(values))} values)" for name, values in taken.items() if values.dtype.kind != "f"
+        ]
+        if numeric:
+            self.notes.append(f"Taken as numeric, for their fractions: {', '.join(numeric)}.")
+        if categorical:
+            self.notes.append(
+                f"Taken as categorical: {', '.join(categorical)}. Where that is wrong, set active: false in "
+                "dataset_config.yaml, or write the column as floating point numbers to parquet."
+            )
+
+
+def _kind_of(parts: dict[str, np.ndarray]) -> str:
+    """What a column is where no feature map says it: numbers with a fraction are numeric, in a csv file too."""
+    if any(part.dtype.kind == "f" for part in parts.values()):
+        return "numeric"
+    if any(part.dtype.kind in "iu" or part.ndim != 1 for part in parts.values()):
+        return "categorical"
+    texts = [pl.Series(part, dtype=pl.String).str.strip_chars() for part in parts.values()]
+    numbers = [text.cast(pl.Float64, strict=False) for text in texts]
+    fractions = not any(n.null_count() for n in numbers) and any((n != n.floor()).any() for n in numbers)
+    return "numeric" if fractions else "categorical"
 
 
 class _Codes:
-    """Encoded ids as they are, or text -> 1, 2, …"""
+    """Encoded ids as they are, or text and numbers with wide gaps -> 1, 2, …"""
 
-    def __init__(self, folder: Path, name: str, parts: list[np.ndarray], size: int) -> None:
+    def __init__(self, folder: Path, name: str, parts: list[np.ndarray], size: int, notes: list[str]) -> None:
         self._numbering: Numbering | None = None
         if all(part.dtype.kind in "iu" for part in parts):
             least = min(int(part.min(initial=0)) for part in parts)
@@ -188,15 +256,23 @@ class _Codes:
                 raise DataError(
                     f"{folder}, field '{name}': expected ids of 0 and more, found {least}. Encode it again."
                 )
-            self.size = max(size, 1 + max(int(part.max(initial=0)) for part in parts))
+            known = np.unique(np.concatenate(parts))
+            self.size = max(size, 1 + int(known.max(initial=0)))
+            if not size and is_sparse(self.size, len(known)):
+                notes.append(f"'{name}': {len(known)} ids up to {known.max()} are numbered anew, from 1; 0 is padding.")
+                self._numbering = Numbering(pl.Series(known[known > 0]))
         else:
             series = pl.concat([pl.Series(part.astype(object), dtype=pl.String) for part in parts])
             self._numbering = Numbering(series.filter(series != ""))
+        if self._numbering:
             self.size = len(self._numbering) + 1
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         if self._numbering is None:
             return values.astype(np.int32)
+        if self._numbering.ids.dtype == pl.Int64:
+            codes = self._numbering(pl.Series(values.reshape(-1))).reshape(values.shape)
+            return np.where(values == 0, 0, codes).astype(np.int32)
         return _Vocabulary(self._numbering.ids.to_list())(values)
 
     def table(self, name: str) -> pl.DataFrame:
@@ -217,16 +293,20 @@ class _Vocabulary:
         return codes.astype(np.int32).reshape(values.shape)
 
 
-def _load(path: Path, sequences: list[str]) -> dict[str, np.ndarray]:
+def _load(path: Path, sequences: list[str], notes: list[str]) -> dict[str, np.ndarray]:
     """column -> (n,), or (n, width) for sequences; text for csv, what the file holds otherwise."""
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 table = {name: archive[name] for name in archive.files}
+        elif path.suffix == ".parquet":
+            frame = pl.read_parquet(path, glob=False)
+            table = {name: _array(frame[name], False, name in sequences) for name in frame.columns}
         else:
-            frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-            table = {name: _array(frame[name], path.suffix == ".csv", name in sequences) for name in frame.columns}
-    except (ValueError, EOFError, OSError, pl.exceptions.PolarsError) as error:
+            text = Table(path, ",", quoted=True)
+            notes += text.notes
+            table = {name: _array(text.frame[name], True, name in sequences) for name in text.names}
+    except (ValueError, EOFError, OSError, MemoryError, BadZipFile, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch or write it again.") from None
     if not table or not all(len(v) for v in table.values()):
         raise DataError(f"{path}: expected at least one row, found none. Fetch or write it again.")
@@ -270,7 +350,7 @@ def _feature_map(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
         content = read_json(path)
         specs = {name: dict(spec) for feature in content["features"] for name, spec in feature.items()}
         return specs, [str(label) for label in content["labels"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: expected FuxiCTR's feature map with 'features' and 'labels' ({first_line(error)}). Take the file "
             "that FuxiCTR wrote beside the data."

@@ -51,3 +51,13 @@ def require(path: Path, names: list[str], wanted: str) -> None:
 def own(name: str) -> str:
     """A field's name that is not one of the layout's."""
     return f"field_{name}" if name in ("user_id", "item_id", "item_seq", "label") else name
+
+
+def is_sparse(size: int, values: int) -> bool:
+    """Whether of all numbers below ``size`` few are there, so that an embedding table of them would be mostly empty."""
+    return size > 1_000_000 and size > 10 * values
+
+
+def too_sparse(name: str, size: int) -> str:
+    """The note for a column of such numbers."""
+    return f"'{name}': codes up to {size - 1}, of which few are there; not active in dataset_config.yaml."

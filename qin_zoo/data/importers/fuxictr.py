@@ -4,7 +4,8 @@ LongCTR: rows of user_index, item_index, seq_len and a label, ``user_info.parque
 user, ``item_info.parquet`` indexed by item_index. A row's history is the first seq_len entries, the newest of them.
 
 Classic fields: ``train``, ``valid`` and ``test`` as npz, parquet or csv, npz and parquet being encoded as
-``feature_map.json`` beside them says. ``target_field`` and ``sequence_field`` are lists that go together: the first
+``feature_map.json`` beside them says; without one, numbers with a fraction are numeric and all else categorical,
+and an import says which. ``target_field`` and ``sequence_field`` are lists that go together: the first
 pair is the item itself, further pairs are properties of the item (its category). What lies in a history is taken
 as it stands: a source that looked into the future cannot be mended here.
 
@@ -56,9 +57,9 @@ def convert(
         return convert_users(
             folder, splits, out, options, {**about, "layout": "per user", "options": options_used}, notes
         )
-    fields = ClassicFields(folder, splits, options.label, target, sequence, user)
+    fields = ClassicFields(folder, splits, options.label, target, sequence, user, notes)
     options_used |= {"target_field": fields.target, "sequence_field": fields.sequence, "label": fields.label}
-    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used}, notes)
+    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used})
 
 
 def _refuse(options: ImportOptions) -> None:

@@ -8,8 +8,9 @@ import re
 import numpy as np
 
 from qin_zoo.data.importers.log import InteractionLog
-from qin_zoo.errors import DataError, suggest
+from qin_zoo.errors import DataError, QinZooError, suggest
 
+_CLICKS = ("click", "label", "like")
 _RULE = re.compile(r"\s*([^\s<>=!]+)\s*(>=|<=|==|!=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 _NAME = re.compile(r"\s*([^\s<>=!]+)\s*")
 _COMPARE = {
@@ -23,23 +24,72 @@ _COMPARE = {
 
 
 def clicks(log: InteractionLog, rule: str | None) -> tuple[np.ndarray, str]:
-    """Which interactions are clicks, (n,) bool, and the rule that said so.
+    """Which interactions are clicks, (n,) bool, and the rule that said so; notes the columns that are not used.
 
     Raises:
-        DataError: a rule that is none, an unknown column, or one that does not hold 0 and 1.
+        DataError: a rule that is none, an unknown column, one that does not hold 0 and 1, or no rule where a column
+            of 0 and 1 may be one.
     """
-    rule = log.default_label if rule is None else rule
+    rule = _default(log) if rule is None else rule
     if rule.strip() == "implicit":
-        return np.ones(len(log.user), bool), "implicit"
-    if match := _RULE.fullmatch(rule):
+        name, found, rule = "", np.ones(len(log.user), bool), "implicit"
+    elif match := _RULE.fullmatch(rule):
         name, sign, number = match.groups()
-        return _COMPARE[sign](_column(log, name), float(number)), f"{name}{sign}{number}"
-    if not (match := _NAME.fullmatch(rule)):
+        found, rule = _COMPARE[sign](_column(log, name), float(number)), f"{name}{sign}{number}"
+    elif match := _NAME.fullmatch(rule):
+        rule = name = match.group(1)
+        found = _of_one_and_zero(log, name)
+    else:
         raise DataError(
             f"--label: expected a rule such as 'rating>=4', a column of 0 and 1, or 'implicit', found '{rule}'. "
             "A rule is COLUMN OP NUMBER, where OP is one of >=, >, <=, <, ==, !=."
         )
-    name = match.group(1)
+    if left_out := [f"'{other}'" for other in (*log.columns, *log.others) if other != name]:
+        log.notes.append(
+            f"{log.path.name}: column{'s' * (len(left_out) > 1)} {', '.join(left_out)} left out: rows keep user, item, "
+            "time and label."
+        )
+    return found, rule
+
+
+def _default(log: InteractionLog) -> str:
+    """The rule where none is asked for: the source's, unless columns of 0 and 1 say that not every row is a click."""
+    rated = _RULE.fullmatch(log.default_label)
+    flags = [name for name in ([rated[1]] if rated else log.columns) if _may_be_label(log, name)]
+    if not flags or log.default_label in log.columns:
+        return log.default_label
+    if len(flags) == 1 and (rated or _sounds_like_clicks(flags[0])):
+        log.notes.append(
+            f"Clicks are the rows with 1 in the column '{flags[0]}'; with --label implicit every row would be one."
+        )
+        return flags[0]
+    raise DataError(
+        f"{log.path}: expected one column of 0 and 1 that is called label or click, found {', '.join(flags)}. "
+        f"Say which rows are clicks: --label {flags[0]}, or --label implicit if all are."
+    )
+
+
+def _may_be_label(log: InteractionLog, name: str) -> bool:
+    """Whether a column holds 0 and 1, or is called a label and holds 0 alone."""
+    try:
+        values = log.columns[name]()
+    except QinZooError:
+        return False
+    known = values[~np.isnan(values)]
+    zeros = int((known == 0).sum())
+    return (
+        zeros > 0
+        and (zeros < len(known) or _sounds_like_clicks(name))
+        and bool(np.isin(known, (0, 1)).all())
+        and len(known) >= len(values) / 2
+    )
+
+
+def _sounds_like_clicks(name: str) -> bool:
+    return any(word in name.lower() for word in _CLICKS)
+
+
+def _of_one_and_zero(log: InteractionLog, name: str) -> np.ndarray:
     values = _column(log, name)
     wrong = np.flatnonzero((values != 0) & (values != 1))
     if wrong.size:
@@ -47,17 +97,17 @@ def clicks(log: InteractionLog, rule: str | None) -> tuple[np.ndarray, str]:
             f"{log.path}, column '{name}', data row {wrong[0] + 1}: expected a label, 0 or 1, found "
             f"{values[wrong[0]]:g}. Say which values are clicks, for example --label '{name}>=4'."
         )
-    return values == 1, name
+    return values == 1
 
 
 def _column(log: InteractionLog, name: str) -> np.ndarray:
     if name not in log.columns:
         known = [*log.columns, "implicit"]
         raise DataError(
-            f"--label: {log.path} has no numeric column '{name}'.{suggest(name, known)} "
+            f"--label: {log.path} has no column '{name}'.{suggest(name, known)} "
             f"Possible: {', '.join(log.columns) or 'no column'}; or 'implicit' (every interaction is a click)."
         )
-    values = log.columns[name]
+    values = log.columns[name]()
     bad = np.flatnonzero(np.isnan(values))
     if bad.size:
         raise DataError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-
-from qin_zoo.errors import DataError
 
 
 @dataclass
@@ -41,7 +40,9 @@ class InteractionLog:
         path: the file, for messages.
         user, item: original ids, integers or text.
         time: (n,) or None.
-        columns: numeric columns that a label may be made from.
+        columns: what else a row holds, and a label may be made from: column -> its numbers, read where they are needed,
+            since one that is not may hold anything.
+        others: columns that are no single values, and left out.
         given: None, or (n,) the split that the source put a row in: 0 train, 1 valid, 2 test.
         default_label: the label rule that suits the source.
         items: what is known of the items.
@@ -53,7 +54,8 @@ class InteractionLog:
     user: pl.Series
     item: pl.Series
     time: np.ndarray | None = None
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
     given: np.ndarray | None = None
     default_label: str = "implicit"
     items: ItemSide = field(default_factory=lambda: ItemSide(pl.Series([], dtype=pl.Int64)))
@@ -112,11 +114,6 @@ def moments(log: InteractionLog) -> np.ndarray:
     """Each row's moment, see :class:`Events`."""
     if log.time is None:
         return np.arange(len(log.user), dtype=np.int64)
-    if not np.isfinite(log.time).all():
-        row = int(np.flatnonzero(~np.isfinite(log.time))[0])
-        raise DataError(
-            f"{log.path}, data row {row + 1}: expected a time, found {log.time[row]}. Drop or mend that row."
-        )
     return pl.Series(log.time).rank("dense").to_numpy().astype(np.int64) - 1
 
 

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.build import ROWS_PER_CHUNK
-from qin_zoo.data.importers.encoded import below, labels, require
+from qin_zoo.data.importers.encoded import below, is_sparse, labels, require, too_sparse
+from qin_zoo.data.importers.ids import whole
 from qin_zoo.data.importers.options import ImportOptions
+from qin_zoo.data.importers.tables import require_file
 from qin_zoo.data.importers.write import EMBEDDING_DIM, ImportSummary, Output
 from qin_zoo.data.sources import open_source
 from qin_zoo.errors import DataError, first_line
@@ -37,6 +39,10 @@ def convert_users(
     others = [n for n in first.names if n not in (*_KEYS, label) and all(n in s.names for s in sources.values())]
     integers = [n for n in others if first.element(n) == (False, "int")]
     notes += [f"column '{n}' ({first.type_name(n)}) left out." for n in others if n not in integers]
+    ranges = [_ranges(path, integers) for path in dict.fromkeys(splits.values())]
+    for name in [n for n in integers if any(r[n][0] for r in ranges)]:
+        integers.remove(name)
+        notes.append(f"column '{name}' left out: rows without a value.")
     info = folder / "user_info.parquet"
     require(info, open_source(info).names, "full_item_seq")
 
@@ -56,22 +62,33 @@ def convert_users(
     lists = users_table["full_item_seq"]
     lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
     ends = np.cumsum(lengths)
-    entries = lists.explode(empty_as_null=False, keep_nulls=False).to_numpy().astype(np.int32)
+    gaps = lists.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if gaps.any():
+        raise DataError(
+            f"{info}, column 'full_item_seq', row {gaps.arg_true()[0]}: expected items, found a null inside the "
+            "list. Fetch it again."
+        )
+    entries = whole(info, "full_item_seq", lists.explode(empty_as_null=False, keep_nulls=False).to_numpy())
     below(info, "full_item_seq", entries, size, "items")
 
     # a user 0 is a user: 0 is no padding here, so all move up by one
-    shift = int(any(_least(path, "user_index") == 0 for path in splits.values()))
+    shift = int(any(_ranges(path, ["user_index"])["user_index"][1] == 0 for path in splits.values()))
     out.begin()
     out.feature(["user_id", "item_seq"], "meta")
     names = {name: "row_" + name if name in ("user_id", "item_id", "item_seq", "label") else name for name in integers}
-    for name in names.values():
-        out.feature(name, "categorical")
+    rows = sum(source.num_rows for source in sources.values())
+    for old, name in names.items():
+        codes = 1 + max(r[old][2] for r in ranges)
+        negative, sparse = min(r[old][1] for r in ranges) < 0, is_sparse(codes, rows)
+        if negative or sparse:
+            notes.append(f"'{name}': codes below 0; not active." if negative else too_sparse(name, codes))
+        out.feature(name, "categorical", active=not (negative or sparse))
 
     def chunks(path: Path) -> Iterator[dict[str, np.ndarray]]:
         row = 0
         for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_CHUNK, columns=[*_KEYS, label, *integers]):
             part = {name: np.asarray(batch.column(name)) for name in batch.schema.names}
-            user, item, seen = (part[key].astype(np.int64) for key in _KEYS)
+            user, item, seen = (whole(path, key, part[key], row) for key in _KEYS)
             below(path, "user_index", user, len(lengths), "users of user_info.parquet", row)
             below(path, "item_index", item, size, "items of item_info.parquet", row, least=1)
             over = np.flatnonzero((seen < 0) | (seen > lengths[user]))
@@ -104,7 +121,10 @@ def convert_users(
             sizes = {}
             if kind == "embedding":
                 sizes = {"embedding_dim": min(EMBEDDING_DIM, values.shape[1]), "pretrain_dim": values.shape[1]}
-            out.feature(new, kind, source="item", **sizes)
+            sparse = kind == "categorical" and is_sparse(1 + int(values.max()), len(values))
+            if sparse:
+                notes.append(too_sparse(new, 1 + int(values.max())))
+            out.feature(new, kind, active=not sparse, source="item", **sizes)
     out.write_table("item_info.parquet", columns)
     users = np.arange(len(lengths), dtype=np.int32)
     out.write_table("ids_user.parquet", {"user_id": users + shift, "original_id": users})
@@ -114,7 +134,8 @@ def convert_users(
 
 def _item_column(path: Path, values: pl.Series, notes: list[str]) -> tuple[np.ndarray | None, str | None]:
     if values.null_count():
-        raise DataError(f"{path}, column '{values.name}': expected a value in each row, found a null. Fill the nulls.")
+        notes.append(f"{path.name}: column '{values.name}' left out: {values.null_count()} rows without a value.")
+        return None, None
     inner = getattr(values.dtype, "inner", None)
     if values.dtype.is_integer():
         return values.to_numpy(), "categorical"
@@ -135,8 +156,9 @@ def _item_column(path: Path, values: pl.Series, notes: list[str]) -> tuple[np.nd
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
+    require_file(path)
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch it again.") from None
 
@@ -152,5 +174,8 @@ def _numbered(path: Path, index: pl.Series) -> None:
         )
 
 
-def _least(path: Path, column: str) -> int:
-    return int(pl.scan_parquet(path).select(pl.col(column).min()).collect().item())
+def _ranges(path: Path, names: list[str]) -> dict[str, tuple[int, int, int]]:
+    """column -> its nulls, its least and its greatest value."""
+    wanted = [pl.concat_list(pl.col(n).null_count(), pl.col(n).min(), pl.col(n).max()).alias(n) for n in names]
+    found = pl.scan_parquet(path, glob=False).select(wanted).collect()
+    return {name: tuple(int(v or 0) for v in found[name][0]) for name in names}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.importers.ids import aligned, column
 from qin_zoo.data.importers.log import InteractionLog, ItemSide
-from qin_zoo.data.importers.tables import folder_of, ids, numbers, only, read_text, require
+from qin_zoo.data.importers.moments import read_times
+from qin_zoo.data.importers.tables import Table, folder_of, only, require_file
 from qin_zoo.errors import DataError, first_line
 
 EXPECTED = "MMRec's layout: NAME.inter (userID, itemID, x_label) and *_feat.npy"
@@ -18,25 +21,23 @@ def read(path: str | Path) -> InteractionLog:
     """The log of a folder in MMRec's layout."""
     folder = folder_of(path, EXPECTED)
     file = only(folder, "*.inter", EXPECTED)
-    frame = read_text(file, "\t")
-    for name in ("userID", "itemID"):
-        require(file, frame.columns, name)
-    item = ids(file, frame, "itemID")
+    table = Table(file, "\t")
+    (user,) = aligned([column(table, "userID")], table.notes)
+    (item,) = aligned([column(table, "itemID")], table.notes)
     if not item.dtype.is_integer():
         raise DataError(f"{file}, column 'itemID': expected whole numbers, the rows of *_feat.npy, found text such as "
                         f"'{item[0]}'. Number the items from 0.")  # fmt: skip
-    log = InteractionLog(file, ids(file, frame, "userID"), item)
-    if "timestamp" in frame.columns:
-        log.time = numbers(file, frame, "timestamp")
-    if "rating" in frame.columns:
-        log.columns["rating"] = numbers(file, frame, "rating", optional=True)
-    if "x_label" in frame.columns:
-        split = numbers(file, frame, "x_label")
+    log = InteractionLog(file, user, item, notes=table.notes)
+    if "timestamp" in table.names:
+        log.time = read_times([table], "timestamp", log.notes)
+    others = [name for name in table.names if name not in ("userID", "itemID", "timestamp", "x_label")]
+    log.columns = {name: partial(table.numbers, name) for name in others}
+    if "x_label" in table.names:
+        split = table.numbers("x_label")
         wrong = np.flatnonzero(~np.isin(split, (0, 1, 2)))
         if wrong.size:
-            raise DataError(
-                f"{file}, line {wrong[0] + 2}: expected x_label 0 (train), 1 (valid) or 2 (test), found "
-                f"{split[wrong[0]]:g}. Mend or drop the line."
+            raise table.wrong(
+                int(wrong[0]), "x_label 0 (train), 1 (valid) or 2 (test)", table.frame["x_label"][int(wrong[0])]
             )
         log.given = split.astype(np.int8)
     embeddings = {f.name.removesuffix("_feat.npy"): _features(f) for f in sorted(folder.glob("*_feat.npy"))}
@@ -58,9 +59,10 @@ def read(path: str | Path) -> InteractionLog:
 
 
 def _features(file: Path) -> np.ndarray:
+    require_file(file)
     try:
         values = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
         raise DataError(f"{file}: cannot be read as an array ({first_line(error)}). Fetch it again.") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise DataError(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
+from qin_zoo.data.importers.ids import aligned, column, look_up
 from qin_zoo.data.importers.log import InteractionLog, ItemSide
-from qin_zoo.data.importers.tables import folder_of, found_in, ids, numbers, read_text, require
+from qin_zoo.data.importers.moments import read_times
+from qin_zoo.data.importers.tables import Table, folder_of, found_in
 from qin_zoo.errors import DataError
 
 EXPECTED = "a MovieLens data set: u.data and u.item (100K), ratings.dat and movies.dat (1M, 10M), or ratings.csv and movies.csv (20M, 25M, 32M, latest)"  # fmt: skip  # noqa: E501
@@ -27,74 +30,56 @@ def read(path: str | Path) -> InteractionLog:
     if (folder / "ratings.dat").exists():
         return _of_dat(folder)
     if (folder / "ratings.csv").exists():
-        file, movies = folder / "ratings.csv", folder / "movies.csv"
-        log = _log(file, read_text(file, ",", quoted=True), first=2)
-        frame = read_text(movies, ",", quoted=True)
-        for name in ("movieId", "title", "genres"):
-            require(movies, frame.columns, name)
-        log.items = _items(ids(movies, frame, "movieId"), frame["title"], frame["genres"])
-        return log
+        ratings = Table(folder / "ratings.csv", ",", quoted=True)
+        movies = Table(folder / "movies.csv", ",", quoted=True)
+        return _log(ratings, movies, "movieId", None)
     raise DataError(f"{folder}: expected {EXPECTED}; found {found_in(folder)}. Give the unpacked folder itself.")
 
 
-def _log(file: Path, frame: pl.DataFrame, first: int = 1) -> InteractionLog:
-    for name in _COLUMNS:
-        require(file, frame.columns, name)
-    user, item = (ids(file, frame, name, first) for name in _COLUMNS[:2])
-    rating, time = (numbers(file, frame, name, first) for name in _COLUMNS[2:])
-    return InteractionLog(file, user, item, time, {"rating": rating}, default_label="rating>=4")
-
-
-def _items(item: pl.Series, title: pl.Series, genres: pl.Series) -> ItemSide:
-    lists = genres.fill_null("").str.split("|").list.eval(pl.element().filter(~pl.element().is_in(_NO_GENRE)))
-    return ItemSide(item, lists={"genres": lists}, texts={"title": title})
+def _log(ratings: Table, movies: Table, movie: str, users: Table | None) -> InteractionLog:
+    """The log of the three tables; those of movies have ``title`` and ``genres``."""
+    ratings.require(*_COLUMNS)
+    movies.require(movie, "title", "genres")
+    notes: list[str] = []
+    user_name, item_name, _, time = _COLUMNS
+    of_users = [column(users, "id", unique=True)] if users else []
+    user, *known = aligned([column(ratings, user_name), *of_users], notes)
+    item, of_movies = aligned([column(ratings, item_name), column(movies, movie, unique=True)], notes)
+    look_up("item", item, movies.path, of_movies, notes)
+    columns = {n: partial(ratings.numbers, n) for n in ratings.names if n not in (user_name, item_name, time)}
+    log = InteractionLog(
+        ratings.path, user, item, read_times([ratings], time, notes), columns, default_label="rating>=4", notes=notes
+    )
+    lists = movies.frame["genres"].fill_null("").str.split("|")
+    genres = lists.list.eval(pl.element().filter(~pl.element().is_in(_NO_GENRE)))
+    log.items = ItemSide(of_movies, lists={"genres": genres}, texts={"title": movies.frame["title"]})
+    if users:
+        (log.user_ids,) = known
+        look_up("user", user, users.path, log.user_ids, notes)
+        log.user_columns = {name: users.frame[name] for name in users.names if name != "id"}
+    for table in (ratings, movies, users):
+        notes += table.notes if table else []
+    return log
 
 
 def _of_100k(folder: Path) -> InteractionLog:
-    file, movies, users = folder / "u.data", folder / "u.item", folder / "u.user"
-    log = _log(file, read_text(file, "\t", _COLUMNS))
-    names = ("id", "title", "released", "video", "url", *_GENRES)
-    frame = read_text(movies, "|", names, encoding="latin-1")
+    users = folder / "u.user"
+    movies = Table(folder / "u.item", "|", ("id", "title", "released", "video", "url", *_GENRES), latin1=True)
     has = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES]
-    genres = frame.select(pl.concat_str(has, separator="|", ignore_nulls=True)).to_series()
-    log.items = _items(ids(movies, frame, "id", 1), frame["title"], genres)
-    if users.exists():
-        frame = read_text(users, "|", ("id", "age", "gender", "occupation", "zip_code"), encoding="latin-1")
-        log.user_ids = ids(users, frame, "id", 1)
-        log.user_columns = {name: frame[name] for name in frame.columns[1:]}
-    return log
+    movies.frame = movies.frame.with_columns(pl.concat_str(has, separator="|", ignore_nulls=True).alias("genres"))
+    return _log(
+        Table(folder / "u.data", "\t", _COLUMNS),
+        movies,
+        "id",
+        Table(users, "|", ("id", "age", "gender", "occupation", "zip_code"), latin1=True) if users.exists() else None,
+    )
 
 
 def _of_dat(folder: Path) -> InteractionLog:
-    file, movies, users = folder / "ratings.dat", folder / "movies.dat", folder / "users.dat"
-    # Polars separates by one character: "::" leaves an empty field between two values
-    names = (_COLUMNS[0], "-1", _COLUMNS[1], "-2", _COLUMNS[2], "-3", _COLUMNS[3])
-    log = _log(file, read_text(file, ":", names, keep=_COLUMNS))
-    frame = _split(movies, ("id", "title", "genres"))
-    log.items = _items(ids(movies, frame, "id", 1), frame["title"], frame["genres"])
-    if users.exists():
-        frame = _split(users, ("id", "gender", "age", "occupation", "zip_code"))
-        log.user_ids = ids(users, frame, "id", 1)
-        log.user_columns = {name: frame[name] for name in frame.columns[1:]}
-    return log
-
-
-def _split(file: Path, names: tuple[str, ...]) -> pl.DataFrame:
-    """A small file with "::" between values, among which there may be single colons."""
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; expected {EXPECTED}. Give the unpacked folder itself.")
-    raw = file.read_bytes()
-    try:
-        text = raw.decode("utf-8")  # 10M
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")  # 1M
-    rows = [line.split("::") for line in text.splitlines() if line]
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(names):
-            raise DataError(
-                f"{file}, line {number}: expected {len(names)} values separated by '::', found {len(row)}. Mend or "
-                "drop the line."
-            )
-    if not rows:
-        raise DataError(f"{file}: expected at least one row, found none. Fetch the file again.")
-    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+    users = folder / "users.dat"
+    return _log(
+        Table(folder / "ratings.dat", "::", _COLUMNS),
+        Table(folder / "movies.dat", "::", ("id", "title", "genres"), latin1=True),
+        "id",
+        Table(users, "::", ("id", "gender", "age", "occupation", "zip_code"), latin1=True) if users.exists() else None,
+    )

@@ -15,7 +15,8 @@ class ImportOptions:
     """What becomes a click, a history, a split and a negative.
 
     Attributes:
-        label: ``COLUMN OP NUMBER``, the name of a column of 0 and 1, or ``implicit``; None: the format's own.
+        label: ``COLUMN OP NUMBER``, the name of a column of 0 and 1, or ``implicit``; None: the format's own,
+            or its column of clicks of 0 and 1.
         history: ``clicks`` or ``all``: which of the earlier interactions enter a history.
         max_history: entries of a history, padding included; the newest are kept.
         split: ``time``, ``leave-one-out`` or ``given``; None: ``given`` where the source has splits, else ``time``

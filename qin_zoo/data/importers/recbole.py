@@ -2,18 +2,22 @@
 
 Of an item's columns, ``token`` becomes a category, ``token_seq`` a list (the first of them ``item_tags``), except
 for those whose name says title, name or text: these go to ``item_text.parquet``. ``float`` and ``float_seq`` are
-left out. ``NAME.train.inter``, ``.valid.inter`` and ``.test.inter`` instead of one ``.inter`` are given splits.
+left out; so is what a row of the log holds besides user, item, time and label. ``NAME.train.inter``,
+``.valid.inter`` and ``.test.inter`` instead of one ``.inter`` are given splits.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.importers.ids import Ids, aligned, column, look_up
 from qin_zoo.data.importers.log import InteractionLog, ItemSide
-from qin_zoo.data.importers.tables import folder_of, found_in, ids, numbers, read_header, read_text
+from qin_zoo.data.importers.moments import read_times
+from qin_zoo.data.importers.tables import Table, folder_of, found_in, named_twice
 from qin_zoo.errors import DataError
 
 EXPECTED = "RecBole's atomic files: NAME.inter, and perhaps NAME.item, NAME.user, NAME.kg, NAME.link"
@@ -26,32 +30,46 @@ def read(path: str | Path) -> InteractionLog:
     folder = folder_of(path, EXPECTED)
     inter, stem = _inter_files(folder)
     frames = [_Atomic(file) for file in inter]
-    first = frames[0]
+    first, notes = frames[0], []
     user_name, item_name = first.id_column("user"), first.id_column("item")
-    log = InteractionLog(
-        first.path,
-        pl.concat(_same_type([frame.ids(user_name) for frame in frames])),
-        pl.concat(_same_type([frame.ids(item_name) for frame in frames])),
-    )
-    floats = [name for name, kind in first.types.items() if kind == "float"]
-    columns = {name: np.concatenate([numbers(f.path, f.frame, name, optional=True) for f in frames]) for name in floats}
-    time = "timestamp" if "timestamp" in floats else next((name for name in floats if "time" in name.lower()), None)
-    log.time = columns.pop(time) if time else None
-    log.columns = columns
+    users = _Atomic.of(folder / f"{stem}.user")
+    items = _Atomic.of(folder / f"{stem}.item")
+    graph, link = (_Atomic.of(folder / f"{stem}.{kind}") for kind in ("kg", "link"))
+    user_id = users and users.id_column("user")
+    item_id = items and (item_name if item_name in items.types else items.id_column("item"))
+
+    user = [column(frame, user_name) for frame in frames]
+    user += [column(users, user_id, unique=True)] if users else []
+    item = [column(frame, item_name) for frame in frames]
+    item += [column(items, item_id, unique=True)] if items else []
+    item += [column(link, next(iter(link.types)))] if graph and link else []
+    user, item = aligned(user, notes), aligned(item, notes)
+    log = InteractionLog(first.path, pl.concat(user[: len(frames)]), pl.concat(item[: len(frames)]), notes=notes)
     if len(frames) == 3:
         log.given = np.repeat(np.arange(3, dtype=np.int8), [f.frame.height for f in frames])
-    log.default_label = "label" if "label" in columns else "rating>=4" if "rating" in columns else "implicit"
-    if (file := folder / f"{stem}.item").exists():
-        log.items = _items(_Atomic(file), item_name, log.notes)
-    if (file := folder / f"{stem}.user").exists():
-        users = _Atomic(file)
-        log.user_ids = users.unique_ids(users.id_column("user"))
-        log.user_columns = {
-            n: users.frame[n] for n, kind in users.types.items() if kind == "token" and n != users.id_column("user")
-        }
-    graph, link = folder / f"{stem}.kg", folder / f"{stem}.link"
-    if graph.exists() and link.exists():
-        log.items.graph = _graph(_Atomic(graph), _Atomic(link))
+    time = first.time_column(notes)
+    log.time = read_times(frames, time, notes) if time else None
+    taken = (user_name, item_name, time)
+    single = [name for name, kind in first.types.items() if kind in ("token", "float") and name not in taken]
+    log.columns = {name: partial(_numbers, frames, name) for name in single}
+    log.others = [name for name in first.types if name not in (*single, *taken)]
+    log.default_label = "label" if "label" in single else "rating>=4" if "rating" in single else "implicit"
+    if items:
+        ids = item[len(frames)]
+        look_up("item", log.item, items.path, ids, notes)
+        log.items = _items(items, item_id, ids, notes)
+    if users:
+        log.user_ids = user[len(frames)]
+        look_up("user", log.user, users.path, log.user_ids, notes)
+        log.user_columns = {n: users.frame[n] for n, kind in users.types.items() if kind == "token" and n != user_id}
+        for name, kind in users.types.items():
+            if kind != "token":
+                notes.append(f"{users.path.name}: column '{name}' ({kind}) left out.")
+    if graph and link:
+        look_up("item", log.item, link.path, item[-1], notes)
+        log.items.graph = _graph(graph, link, item[-1], notes)
+    for file in (*frames, users, items, graph, link):
+        notes += file.notes if file else []
     return log
 
 
@@ -72,22 +90,28 @@ def _inter_files(folder: Path) -> tuple[list[Path], str]:
     )
 
 
-class _Atomic:
+class _Atomic(Table):
     """A file whose header says ``name:type``."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, "\t")
         self.types: dict[str, str] = {}
-        header = read_header(path, "\t")
-        for column in header:
-            name, _, kind = column.partition(":")
+        for header in self.names:
+            name, _, kind = header.partition(":")
             if kind not in _TYPES:
                 raise DataError(
                     f"{path}: expected a header of NAME:TYPE with types {', '.join(_TYPES)}, tab-separated, found "
-                    f"'{column}'. This is no atomic file of RecBole; see recbole.io/docs for their form."
+                    f"'{header}'. This is no atomic file of RecBole; see recbole.io/docs for their form."
                 )
+            if name in self.types:
+                raise named_twice(path, name)
             self.types[name] = kind
-        self.frame = read_text(path, "\t").rename(dict(zip(header, self.types)))
+        self.frame = self.frame.rename(dict(zip(self.names, self.types)))
+
+    @classmethod
+    def of(cls, path: Path) -> _Atomic | None:
+        """The file, or None where there is none."""
+        return cls(path) if path.exists() else None
 
     def id_column(self, which: str) -> str:
         """The column of user or item ids."""
@@ -102,21 +126,26 @@ class _Atomic:
             f"{self.path}: expected a column '{which}_id:token', found {', '.join(self.types)}. Rename it in a copy."
         )
 
-    def ids(self, name: str) -> pl.Series:
-        return ids(self.path, self.frame, name)
+    def time_column(self, notes: list[str]) -> str | None:
+        """The column of times: ``timestamp``, else a float column whose name says time."""
+        if self.types.get("timestamp") in ("token", "float"):
+            return "timestamp"
+        named = [name for name, kind in self.types.items() if kind == "float" and "time" in name.lower()]
+        named.sort(key=lambda name: (name.lower() != "time", "timestamp" not in name.lower()))
+        if not named:
+            return None
+        notes.append(f"{self.path.name}: '{named[0]}' is taken as the time, there being no 'timestamp'.")
+        return named[0]
 
-    def unique_ids(self, name: str) -> pl.Series:
-        series = self.ids(name)
-        repeated = series.is_first_distinct().not_()
-        if repeated.any():
-            row = int(repeated.arg_true()[0])
-            raise DataError(f"{self.path}, line {row + 2}: '{series[row]}' is there twice. Drop one of the lines.")
-        return series
+
+def _numbers(frames: list[_Atomic], name: str) -> np.ndarray:
+    for frame in frames:
+        frame.require(name)
+    return np.concatenate([frame.numbers(name) for frame in frames])
 
 
-def _items(file: _Atomic, id_name: str, notes: list[str]) -> ItemSide:
-    id_name = id_name if id_name in file.types else file.id_column("item")
-    side = ItemSide(file.unique_ids(id_name))
+def _items(file: _Atomic, id_name: str, ids: pl.Series, notes: list[str]) -> ItemSide:
+    side = ItemSide(ids)
     for name, kind in file.types.items():
         values = file.frame[name]
         if name == id_name:
@@ -133,22 +162,24 @@ def _items(file: _Atomic, id_name: str, notes: list[str]) -> ItemSide:
     return side
 
 
-def _graph(graph: _Atomic, link: _Atomic) -> pl.DataFrame:
+def _graph(graph: _Atomic, link: _Atomic, items: pl.Series, notes: list[str]) -> pl.DataFrame:
     """Facts of the items that are linked to an entity, from both ends of a relation."""
     head, relation, tail = list(graph.types)[:3]
-    item, entity = list(link.types)[:2]
-    facts = graph.frame.select(pl.col(head).alias("h"), pl.col(relation).alias("r"), pl.col(tail).alias("t"))
-    links = link.frame.select(link.ids(item).alias("id"), pl.col(entity).alias("e"))
+    entity = list(link.types)[1]
+    ends = ((graph, head), (graph, tail), (link, entity))
+    columns = [Ids(f"{file.path.name}, column '{name}'", file.frame[name].str.strip_chars()) for file, name in ends]
+    h, t, e = (ids.cast(pl.String) for ids in aligned(columns, notes))
+    facts = pl.DataFrame([h.alias("h"), graph.frame[relation].alias("r"), t.alias("t")])
+    links = pl.DataFrame([items.alias("id"), e.alias("e")])
     there = links.join(facts, left_on="e", right_on="h", maintain_order="left_right").select(
         "id", (pl.col("r") + ":" + pl.col("t")).alias("fact")
     )
     back = links.join(facts, left_on="e", right_on="t", maintain_order="left_right").select(
         "id", ("~" + pl.col("r") + ":" + pl.col("h")).alias("fact")
     )
+    if there.is_empty() and back.is_empty():
+        raise DataError(
+            f"{graph.path}: expected the entities of {link.path.name}, found none of them. Write them in one form, or "
+            "take the file out of the folder."
+        )
     return pl.concat([there, back])
-
-
-def _same_type(parts: list[pl.Series]) -> list[pl.Series]:
-    if len({part.dtype for part in parts}) > 1:
-        parts = [part.cast(pl.String) for part in parts]
-    return parts

@@ -1,14 +1,18 @@
-"""Delimited text as typed columns; a line that cannot be read is named."""
+"""Delimited text as columns of text: one reader for every format that has some; a line that cannot be read is named."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from qin_zoo.errors import DataError, first_line, suggest
+
+_LONGEST_HEADER = 1 << 20
+_STAND_IN = "\x1f"  # polars separates by one byte
 
 
 def folder_of(path: str | Path, expected: str) -> Path:
@@ -37,50 +41,15 @@ def only(folder: Path, pattern: str, expected: str) -> Path:
     return files[0]
 
 
-def read_header(path: Path, separator: str) -> list[str]:
-    """The names in the first line."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        line = file.readline().rstrip("\r\n")
-    if not line:
-        raise DataError(f"{path}: expected a header line, found an empty file or line. Fetch the file again.")
-    return line.split(separator)
-
-
-def read_text(
-    path: Path,
-    separator: str,
-    names: Sequence[str] | None = None,
-    *,
-    keep: Sequence[str] | None = None,
-    quoted: bool = False,
-    encoding: str = "utf-8",
-) -> pl.DataFrame:
-    """A delimited file, every value as text, null where empty.
-
-    Args:
-        names: the columns of a file without a header; None takes them from its first line.
-        keep: the columns wanted. Default: all.
-        quoted: whether fields may stand in double quotes.
-        encoding: ``utf-8`` or ``latin-1``.
-    """
-    if not path.is_file():
+def require_file(path: Path) -> None:
+    """Raises DataError unless ``path`` is a file: a named pipe or a device might be read without end."""
+    if not path.exists():
         raise DataError(f"{path}: no such file. Fetch the data set again, or correct the folder.")
-    source = path if encoding == "utf-8" else path.read_bytes().decode(encoding).encode()
-    try:
-        frame = pl.read_csv(
-            source,
-            separator=separator,
-            has_header=names is None,
-            schema=dict.fromkeys(names, pl.String) if names else None,
-            columns=list(keep) if keep and not names else None,
-            quote_char='"' if quoted else None,
-            infer_schema=False,
+    if not path.is_file():
+        raise DataError(
+            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'a named pipe or a device'}. Put a file "
+            "in its place."
         )
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: a line cannot be read ({first_line(error)}). Mend or drop it.") from None
-    if frame.height == 0:
-        raise DataError(f"{path}: expected at least one row, found none. Fetch the file again.")
-    return frame.select(keep) if keep else frame
 
 
 def require(path: Path, names: Sequence[str], wanted: str) -> None:
@@ -92,26 +61,237 @@ def require(path: Path, names: Sequence[str], wanted: str) -> None:
         )
 
 
-def ids(path: Path, frame: pl.DataFrame, name: str, first: int = 2) -> pl.Series:
-    """A column of ids: integers where all are, else text. ``first`` is the line of row 0."""
-    series = frame[name].str.strip_chars()
-    missing = series.is_null() | (series == "").fill_null(True)
-    if missing.any():
-        row = int(missing.arg_true()[0])
-        raise DataError(f"{path}, line {row + first}: expected a value of '{name}', found none. Mend or drop the line.")
-    canonical = series.str.contains(r"^(0|[1-9]\d{0,17})$").all()
-    return series.cast(pl.Int64) if canonical else series
+def named_twice(path: Path, name: str) -> DataError:
+    """The error for a header with one name in two places."""
+    return DataError(f"{path}: the column '{name}' is there twice. Rename or drop one in a copy of the file.")
 
 
-def numbers(path: Path, frame: pl.DataFrame, name: str, first: int = 2, optional: bool = False) -> np.ndarray:
-    """A column of numbers as float64; NaN for nothing where that is ``optional``."""
-    text = frame[name].str.strip_chars()
-    values = text.cast(pl.Float64, strict=False)
-    bad = values.is_null() & (text.is_not_null() & (text != "") if optional else pl.Series([True]))
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        found = "nothing" if text[row] is None else repr(text[row])
-        raise DataError(
-            f"{path}, line {row + first}: expected a number for '{name}', found {found}. Mend or drop the line."
+class Table:
+    """A delimited file, every value as text, null where empty; blank lines are skipped, as pandas skips them.
+
+    Lines end with a line feed, or carriage return and line feed; what else separates lines elsewhere (0x85, a form
+    feed) is text.
+
+    Args:
+        path: the file.
+        separator: between two values of a line; any text.
+        names: the columns of a file without a header; None takes them from its first line.
+        quoted: whether values may stand in double quotes.
+        latin1: whether a file that is not UTF-8 is Latin-1.
+
+    Attributes:
+        frame: the values, all columns of text.
+        notes: what is odd, but was read.
+
+    Raises:
+        DataError: no file, not UTF-8, no row, a column named twice, or a line with too many values.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        separator: str,
+        names: Sequence[str] | None = None,
+        *,
+        quoted: bool = False,
+        latin1: bool = False,
+    ) -> None:
+        require_file(path)
+        self.path, self.notes = path, []
+        self._quoted, self._separator, self._content = quoted, separator, None
+        if latin1 or len(separator) > 1:
+            self._content = self._decode(latin1)
+        header, text = self._first_line()
+        self._first = header + 1 if names is None else header
+        names = self._header(text) if names is None else list(names)
+        self.frame = self._read(names, header - 1, self._first > header)
+        self._rows: np.ndarray | None = None
+        self._drop_blank()
+        if self.frame.height == 0:
+            raise DataError(f"{path}: expected at least one row, found none. Fetch the file again.")
+        if self.frame[names[-1]].null_count():
+            self._look_for_short_lines()
+
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        return self.frame.columns
+
+    def line(self, row: int) -> int:
+        """The number of the line, from 1, where a row begins."""
+        inside = 0
+        if self._quoted:
+            counts = self.frame.head(row).select(pl.all().str.count_matches("\n").sum())
+            inside = int(counts.fill_null(0).sum_horizontal()[0])
+        return self._first + inside + (row if self._rows is None else int(self._rows[row]))
+
+    def at(self, row: int) -> str:
+        """The place of a row, for messages."""
+        return f"{self.path}, line {self.line(row)}"
+
+    def require(self, *wanted: str) -> None:
+        """Raises DataError unless the columns are there."""
+        for name in wanted:
+            require(self.path, self.names, name)
+
+    def wrong(self, row: int, expected: str, found: str | None) -> DataError:
+        """The error for a value of a row."""
+        what = "none" if found is None or not found.strip() else repr(found[:80])
+        return DataError(
+            f"{self.at(row)}: expected {expected}, found {what}. Mend or drop the line."
         )
-    return values.fill_null(float("nan")).to_numpy()
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column of numbers, or of true and false, as float64; NaN for nothing."""
+        values = as_numbers(self.frame[name])
+        bad = values.is_null() & (self.frame[name].fill_null("").str.strip_chars() != "")
+        if bad.any():
+            row = int(bad.arg_true()[0])
+            raise self.wrong(row, f"a number for '{name}'", self.frame[name][row])
+        return values.fill_null(float("nan")).to_numpy()
+
+    def _decode(self, latin1: bool) -> bytes:
+        """The file as UTF-8 with one byte between values."""
+        raw = self.path.read_bytes()
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if not latin1:
+                raise self._no_utf8() from None
+            text = raw.decode("latin-1")
+        if len(self._separator) > 1:
+            if _STAND_IN in text:
+                line = text[: text.index(_STAND_IN)].count("\n") + 1
+                raise DataError(f"{self.path}, line {line}: expected text, found a control character. Drop it.")
+            text, self._separator = text.replace(self._separator, _STAND_IN), _STAND_IN
+        return text.encode()
+
+    def _lines(self) -> Iterator[bytes]:
+        if self._content is not None:
+            yield from (line + b"\n" for line in self._content.split(b"\n"))
+            return
+        with open(self.path, "rb") as file:
+            while line := file.readline(_LONGEST_HEADER):
+                yield line
+
+    def _first_line(self) -> tuple[int, str]:
+        """Number and text of the first line that is not blank."""
+        for number, line in enumerate(self._lines(), 1):
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise self._no_utf8("utf-16")
+            if line.strip():
+                if len(line) >= _LONGEST_HEADER:
+                    raise DataError(f"{self.path}, line {number}: expected lines of text, found no end of the line.")
+                try:
+                    return number, line.decode("utf-8-sig").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    raise self._no_utf8() from None
+        raise DataError(f"{self.path}: expected a line of text, found an empty file. Fetch the file again.")
+
+    def _header(self, text: str) -> list[str]:
+        names = next(csv.reader([text])) if self._quoted else text.split(self._separator)
+        twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
+        if twice is not None:
+            raise named_twice(self.path, twice)
+        return names
+
+    def _read(self, names: list[str], skip: int, has_header: bool) -> pl.DataFrame:
+        try:
+            frame = pl.read_csv(
+                self.path if self._content is None else self._content,
+                separator=self._separator,
+                has_header=has_header,
+                skip_lines=skip,
+                schema=dict.fromkeys(names, pl.String),
+                quote_char='"' if self._quoted else None,
+                infer_schema=False,
+                glob=False,
+            )
+        except pl.exceptions.NoDataError:
+            return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+        except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+            raise self._unreadable(len(names), first_line(error)) from None
+        return frame
+
+    def _drop_blank(self) -> None:
+        first, *others = (pl.col(name) for name in self.names)
+        blank = self.frame.select(
+            pl.all_horizontal(first.is_null() | (first.str.strip_chars() == ""), *(c.is_null() for c in others))
+        ).to_series()
+        if blank.any():
+            self._rows = np.flatnonzero(~blank.to_numpy())
+            self.frame = self.frame.filter(~blank)
+            self.notes.append(f"{self.path.name}: {int(blank.sum())} blank lines skipped.")
+
+    def _counted(self) -> Iterator[tuple[int, int]]:
+        """Each line's number and how many values it has; not of blank lines."""
+        texts = (line.decode("utf-8", errors="replace") for line in self._lines())
+        if not self._quoted:
+            yield from ((n, text.count(self._separator) + 1) for n, text in enumerate(texts, 1) if text.strip("\r\n "))
+            return
+        reader, begin = csv.reader(texts, delimiter=self._separator), 0
+        for values in reader:
+            if any(value.strip() for value in values):
+                yield begin + 1, len(values)
+            begin = reader.line_num
+
+    def _look_for_short_lines(self) -> None:
+        """Notes lines with too few values; a file that ends in the middle of one is refused."""
+        width, last, short = len(self.names), (0, 0), []
+        for last in self._counted():
+            if last[1] < width:
+                short.append(last)
+        if not short:
+            return
+        number, count = short[0]
+        if last in short and not self._ends_with_newline():
+            raise DataError(
+                f"{self.path}, line {last[0]}: expected {width} values, found {last[1]} and the end of the file, which "
+                "seems to be cut off. Fetch it again, or drop the line."
+            )
+        self.notes.append(
+            f"{self.path.name}: {len(short)} lines have fewer than {width} values (line {number} has {count}); what is "
+            "not there is taken as unknown."
+        )
+
+    def _ends_with_newline(self) -> bool:
+        with open(self.path, "rb") as file:
+            file.seek(-1, 2)
+            return file.read() == b"\n"
+
+    def _unreadable(self, width: int, reason: str) -> DataError:
+        """The error for a file that polars does not read, with the line where one can be named."""
+        if "utf-8" in reason.lower():
+            return self._no_utf8()
+        uneven = [line for line in self._counted() if line[1] != width]
+        if uneven:
+            number, count = next((line for line in uneven if line[1] > width), uneven[0])
+            return DataError(f"{self.path}, line {number}: expected {width} values, found {count}. Mend or drop it.")
+        return DataError(f"{self.path}: a line cannot be read ({reason}). Mend or drop it.")
+
+    def _no_utf8(self, encoding: str = "latin1") -> DataError:
+        with open(self.path, "rb") as file:
+            number = next((n for n, line in enumerate(file, 1) if not _is_utf8(line)), 1)
+        return DataError(
+            f"{self.path}, line {number}: expected text in UTF-8, found other bytes. Convert the file "
+            f"(iconv -f {encoding} -t utf-8)."
+        )
+
+
+def as_numbers(text: pl.Series) -> pl.Series:
+    """Text as float64, true and false as 1 and 0; null where it is no number."""
+    text = text.str.strip_chars()
+    values = text.cast(pl.Float64, strict=False)
+    if values.null_count():
+        truth = {"true": 1.0, "false": 0.0}
+        named = text.str.to_lowercase().replace_strict(truth, default=None, return_dtype=pl.Float64)
+        values = values.fill_null(named)
+    return values
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
