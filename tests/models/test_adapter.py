@@ -124,7 +124,7 @@ def test_two_processes_train_as_one(changes, sample, tmp_path):
     assert len(one["evaluations"]) == 4
     assert largest_difference(one, two) < 1e-5
     assert two["valid"] == other["valid"]
-    assert two["valid"]["AUC"] == pytest.approx(one["valid"]["AUC"], abs=1e-4)
+    assert two["valid"]["AUC"] == pytest.approx(one["valid"]["AUC"], abs=1e-3)
     assert two["valid"]["gAUC"] == pytest.approx(one["valid"]["gAUC"], abs=1e-3)
     found, expected = (np.loadtxt(tmp_path / n / "sample/TripleNet_sample.prediction.csv", delimiter=",", skiprows=1)
                        for n in ("two", "one"))  # fmt: skip
