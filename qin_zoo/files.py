@@ -73,8 +73,6 @@ def discard_leftovers(folder: Path) -> None:
 class LockFile:
     """A file that one process at a time holds; the lock ends with the process, however that ends.
 
-    The file itself stays: were it deleted, a second process could lock a new one while a third waits for the old.
-
     Args:
         path: the file; its folder must exist.
     """
@@ -85,17 +83,21 @@ class LockFile:
 
     def acquire(self) -> bool:
         """Takes the lock; False if another process, or another part of this one, holds it."""
-        file = open(self.path, "a+", encoding="utf-8")
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while True:
+            file = open(self.path, "a+", encoding="utf-8")
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return False
+            except OSError:
+                pass  # a file system without locks
+            # whoever held it may have removed the file between our opening and our locking it
+            if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                self._file = file
+                return True
             file.close()
-            return False
-        except OSError:
-            pass  # a file system without locks
-        self._file = file
-        return True
 
     def read(self) -> dict:
         """What its holder, or the last one, has noted; empty where that is nothing."""
@@ -111,9 +113,11 @@ class LockFile:
         self._file.write(json.dumps(note))
         self._file.flush()
 
-    def release(self) -> None:
-        """Lets go of the lock; the note stays."""
+    def release(self, remove: bool = False) -> None:
+        """Lets go of the lock; the note stays, unless the file is to be removed."""
         if self._file is not None:
+            if remove:
+                self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 

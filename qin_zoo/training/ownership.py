@@ -6,6 +6,7 @@ whose name is taken by another one, finished, stopped or training now, is number
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -56,7 +57,11 @@ def owned(
         yield prepared.named(_numbered(prepared.expid, int(number)))
     finally:
         if lock is not None:
-            lock.release()
+            files = _files(prepared, int(number))
+            unused = not _exists(files)  # it could not even begin
+            lock.release(remove=unused)
+            if unused:
+                _remove_if_empty(files.folder, prepared.params["model_root"])
 
 
 def verify_weights(checkpoint: Path) -> None:
@@ -143,6 +148,12 @@ def _lock(files: RunFiles) -> LockFile | None:
             f"Cannot write to {files.folder}: {error.strerror}. Results go to <model_root>/<dataset_id>/; choose "
             "another folder with --set model_root=FOLDER."
         ) from error
+
+
+def _remove_if_empty(folder: Path, root: str) -> None:
+    for path in (folder, Path(root)):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _busy(files: RunFiles) -> QinZooError:

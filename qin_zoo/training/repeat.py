@@ -64,8 +64,8 @@ def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo:
     if encoder.is_file() and "encoder_file" not in given:
         prepared = replace(prepared, params=apply_overrides(prepared.params, {"encoder_file": str(encoder)}))
     record = read_record(checkpoint.with_suffix(".json"))
-    if record is None:
-        return prepared
+    if record is None or record["params"].get("model") != prepared.params["model"]:
+        return prepared  # of another model: loading them says so
     then, now = identity(record["params"], {})["parameters"], identity(prepared.params, {})["parameters"]
     kept = {*_OF_TODAY, *given}
     other = sorted(key for key in {*then, *now} - kept if then.get(key) != now.get(key))

@@ -251,6 +251,8 @@ class TestCheckpoints:
     def test_missing_or_damaged(self, trained, capsys):
         assert "No checkpoint" in fails(capsys, "predict", "DIN_sample", "--data", trained)
         shorten(Path("checkpoints/sample/QIN_sample.model"))
+        assert "damaged or replaced after the run" in fails(capsys, "predict", "QIN_sample", "--data", trained, *SMALL)
+        Path("checkpoints/sample/QIN_sample.json").unlink()  # which has their hash
         assert "cannot be read" in fails(capsys, "predict", "QIN_sample", "--data", trained, *SMALL)
 
 

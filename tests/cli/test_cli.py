@@ -39,7 +39,7 @@ class TestRun:
         folder = Path("checkpoints/sample")
         names = {f.name for f in folder.iterdir()}
         suffixes = (".model", ".log", ".json", ".md", ".png", ".events", ".prediction.csv", ".submission.zip")
-        assert names == {f"QIN_sample{s}" for s in suffixes}
+        assert names == {f"QIN_sample{s}" for s in suffixes} | {".QIN_sample.lock"}
 
         record = json.loads((folder / "QIN_sample.json").read_text())
         assert record["params"]["embedding_dim"] == 4

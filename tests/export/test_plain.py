@@ -77,7 +77,7 @@ def test_a_choice_among_equal_values_is_named(sample, tmp_path):
     prepared, *_ = make("TiedNet", sample, tmp_path)
     with pytest.raises(QinZooError) as error:
         export_run(prepared, tmp_path / "m.onnx", checkpoint=tmp_path / "w.model", echo=str)
-    assert "TiedNet: exported scores differ" in str(error.value)
+    assert "TiedNet: exported scores are not those of the model" in str(error.value)
     assert "topk orders equal values as the runtime likes, at foreign_models.py, line" in str(error.value)
     assert not (tmp_path / "m.onnx").exists()
 
