@@ -277,10 +277,10 @@ class TestCommand:
         result = CliRunner().invoke(app, ["export", "QIN_sample", str(tmp_path / "out"), *trained])
         assert result.exit_code == 0, result.output
         assert "at most" in result.output
-        manifest = json.loads((tmp_path / "out" / "QIN_sample.json").read_text())
+        manifest = json.loads((tmp_path / "out" / "QIN_sample.onnx.json").read_text())
         assert manifest == Scorer(tmp_path / "out" / "QIN_sample.onnx").manifest
         assert manifest["run"]["expid"] == "QIN_sample"
-        assert str(tmp_path) not in (tmp_path / "out" / "QIN_sample.json").read_text()
+        assert str(tmp_path) not in (tmp_path / "out" / "QIN_sample.onnx.json").read_text()
         assert str(REPOSITORY).encode() not in (tmp_path / "out" / "QIN_sample.onnx").read_bytes()
 
     def test_the_same_again_is_the_same_file(self, trained, tmp_path):
