@@ -37,7 +37,7 @@ from qin_zoo.tuning import tuner as tuning
 from qin_zoo.tuning.report import read_lines
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tuning"))
-from toy_search import write_project  # noqa: E402
+from toy_search import write_project
 
 AT_ONCE, KILLS = map(int, os.environ.get("QIN_ZOO_AT_ONCE", "2,1").split(","))
 CONTEXT = multiprocessing.get_context("fork")  # a killed process has everything imported already
