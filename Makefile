@@ -1,5 +1,6 @@
 # make demo: everything set up, sample data made, QIN trained, evaluated, submitted and reported.
 # make test: everything set up, the whole test suite.
+# make mutations: deliberate faults, one at a time, each of which a test must notice; takes about an hour.
 # make test-lowest: the small demo with the lowest versions that pyproject.toml allows, in .venv-lowest.
 # The first two leave what is already there alone.
 
@@ -9,13 +10,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_ARGS ?=
 
-.PHONY: demo test test-lowest lint clean help
+.PHONY: demo test mutations test-lowest lint clean help
 
 demo: $(READY)
 	$(BIN)/qin-zoo demo $(DEMO_ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto
+
+mutations: $(READY)
+	$(BIN)/python tests/mutations.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -24,6 +24,9 @@ def probe(prepared: Prepared, record: dict, tests: dict[str, dict], slices: list
     Returns:
         ``{"tests": name -> metrics, "slices": kind -> part -> metrics with rows and clicks}``, of the test split,
         or of the validation split where the test rows have no labels.
+
+    Raises:
+        CheckpointError: the weights are not the run's any more.
     """
     found = stored_probe(prepared, record, tests, slices)
     if found is not None:
@@ -31,8 +34,8 @@ def probe(prepared: Prepared, record: dict, tests: dict[str, dict], slices: list
     split = "test" if record["test"] else "valid"
     dataset = prepared.open_dataset()
     model = build_model(prepared, dataset)
-    verify_weights(prepared.files.checkpoint)
     model.load_weights(str(prepared.files.checkpoint))
+    verify_weights(prepared.files.checkpoint, record)  # another study may have put its own there since
     found = {"tests": {}, "slices": {}}
     for name, changes in tests.items():
         found["tests"][name] = predict_rows(model, prepared.varied(changes).open_dataset(), split)[1]

@@ -64,13 +64,17 @@ def owned(
                 _remove_if_empty(files.folder, prepared.params["model_root"])
 
 
-def verify_weights(checkpoint: Path) -> None:
-    """Compares weights with the record that stands beside them, where one does.
+def verify_weights(checkpoint: Path, record: dict | None = None) -> None:
+    """Compares weights with the record of their run.
+
+    Args:
+        checkpoint: the weights.
+        record: of the run. Default: the one that stands beside them, where one does.
 
     Raises:
         CheckpointError: the file is not the one that the record was written for.
     """
-    record = read_record(checkpoint.with_suffix(".json"))
+    record = record or read_record(checkpoint.with_suffix(".json"))
     expected = ((record or {}).get("sha256") or {}).get("checkpoint")
     if expected and checkpoint.is_file() and file_digest(checkpoint) != expected:
         raise CheckpointError(

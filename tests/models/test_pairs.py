@@ -176,3 +176,21 @@ def test_fields_that_do_not_pair(target, sequence, words):
     with pytest.raises(ModelError) as error:
         build("QIN", target_field=target, sequence_field=sequence)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("name", ["QIN", "DIN", "MLP"])
+def test_any_id_may_be_the_padding(name):
+    """Numbers 0 and 11 of a feature change places, in its table and in the data: nothing else does."""
+    fields = {"target_field": "brand", "sequence_field": "brands"}
+    model, data = build(name, **fields).eval(), batch()
+    features = feature_map()
+    for feature in ("brand", "brands"):
+        features.features[feature]["padding_idx"] = 11
+    other = build(name, features, **fields).eval()
+    other.load_state_dict(model.state_dict())
+    order = torch.tensor([11, *range(1, 11), 0])
+    with torch.no_grad():
+        table = other.embedding_layer.embedding_layer.embedding_layers["brand"].weight
+        table.copy_(table[order])
+    renamed = data | {feature: order[data[feature]] for feature in ("brand", "brands")}
+    torch.testing.assert_close(other(renamed)["logits"], model(data)["logits"])

@@ -73,6 +73,10 @@ def test_predict_and_export_give_calibrated_scores(run, sample, method, capsys):
         for r in rows.iter_rows(named=True)
     ]
     np.testing.assert_allclose(scores, calibrated[:100], atol=1e-5)
+    first = rows.row(0, named=True)  # so many that they are scored in several parts, the first ones full
+    levels = {key: first[key] for key in ("likes_level", "views_level")}
+    many = scorer.score(first["item_seq"], [first["item_id"]] * 600, levels)
+    np.testing.assert_allclose(many, calibrated[0], atol=1e-5)
 
 
 def test_without_a_step_nothing_changes(run):

@@ -8,8 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
+from qin_zoo.data.dataset import Dataset
 from qin_zoo.errors import QinZooError
-from qin_zoo.training.predict import predict_split
+from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.training.predict import predict_rows, predict_split
 from qin_zoo.training.prepare import build_model, prepare
 from qin_zoo.training.run import run_experiment
 
@@ -47,6 +49,36 @@ def test_the_train_split_is_predicted_in_the_rows_that_were_used(changes, sample
     if "unseen_items" not in changes:  # which changes histories too
         again = predict_split(whole, "train", out=tmp_path / "whole", echo=said.append)
         np.testing.assert_allclose(predictions(again.prediction)[1][ids], y_pred, atol=1e-6)
+
+
+class TwoLabels:
+    """Predicts two labels as FuxiCTR's multi-task models do, a dictionary, whose order is its own."""
+
+    device, validation_metrics = torch.device("cpu"), ["AUC"]
+
+    def predict(self, loader):
+        return {name: torch.cat([batch[name] for batch in loader]).numpy() for name in ("share", "click")}
+
+    def evaluate_metrics(self, *args):
+        return evaluate_metrics(*args)
+
+
+def test_each_label_has_its_own_column(tmp_path):
+    g = np.random.default_rng(0)
+    columns = {"user": g.integers(1, 5, 60), "click": g.integers(0, 2, 60), "share": g.integers(0, 2, 60)}
+    for split in ("train", "valid", "test"):
+        np.savez(tmp_path / f"{split}.npz", **columns)
+    spec = {"user": {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": 5}}
+    feature_map = {"dataset_id": "D", "num_fields": 1, "total_features": 5, "input_length": 1}
+    feature_map |= {"labels": ["click", "share"], "features": [spec]}
+    (tmp_path / "feature_map.json").write_text(json.dumps(feature_map))
+    files = {f"{split}_data": str(tmp_path / f"{split}.npz") for split in ("train", "valid", "test")}
+    dataset = Dataset(
+        {"dataset_id": "D", "data_format": "npz", "feature_map_json": str(tmp_path / "feature_map.json"), **files}
+    )
+    y_pred, metrics = predict_rows(TwoLabels(), dataset, "test")
+    np.testing.assert_array_equal(y_pred, np.stack([columns["click"], columns["share"]], axis=1))
+    assert metrics == {"click_AUC": 1, "share_AUC": 1, "AUC": 1}
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])
