@@ -32,7 +32,7 @@ from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
-_FORMAT = 3  # raise it whenever what is written changes
+_FORMAT = 4  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
 ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")
@@ -237,7 +237,10 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         progress(f"{split} (encoding)", rows[split], rows[split])
     shutil.rmtree(parsed)
     _write_maps(params, fields, vocabularies, lengths, {**widths, **vectors}, work)
-    described = {name: field.described(*scales.get(name, (0.0, 1.0))) for name, field in fields.items()}
+    described = {
+        name: field.described(*scales.get(name, (0.0, 1.0)), boundaries.get(name), first.made.get(name))
+        for name, field in fields.items()
+    }
     cache.write_json(work / "raw_fields.json", described)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
 

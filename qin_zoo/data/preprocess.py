@@ -1,14 +1,15 @@
 """FuxiCTR's ``preprocess`` functions by name: columns of raw files made of other columns, before anything is encoded.
 
 One table of polars expressions: those of FuxiCTR's ``FeatureProcessor`` and of its ``datasets`` (avazu, criteo,
-kkbox). The text of a configuration chooses a row of it and names a column; nothing is evaluated.
+kkbox). The text of a configuration chooses a row of it and names a column; nothing is evaluated. The same functions of
+single values, for requests, stand in ``serving/preprocess.py``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
-def parse(text: object, name: str, where: str) -> tuple[Function, str]:
-    """The function that a ``preprocess`` entry names, and the column it reads.
+def parse(text: object, name: str, where: str) -> tuple[str, str]:
+    """The name of the function that a ``preprocess`` entry asks for, and the column it reads.
 
     Args:
         text: ``FUNCTION`` or ``FUNCTION(COLUMN)``.
@@ -89,8 +90,7 @@ def parse(text: object, name: str, where: str) -> tuple[Function, str]:
             f"{where}: expected preprocess to be one of {', '.join(FUNCTIONS)}, with or without (COLUMN), found "
             f"{str(text)[:60]!r}.{suggest(match[1], FUNCTIONS) if match else ''}"
         )
-    function = FUNCTIONS[match[1]]
-    return function, (match[2] or "").strip() or function.source or name
+    return match[1], (match[2] or "").strip() or FUNCTIONS[match[1]].source or name
 
 
 def copied(column: Mapping[str, Any], name: str) -> str | None:
@@ -132,9 +132,32 @@ class Check:
     expected: str
 
 
+@dataclass(frozen=True)
+class Made:
+    """How the values of a column come from those of one column of the file.
+
+    Attributes:
+        column: of the file.
+        dtype: of its numbers: ``int`` or ``float``; ``str`` of anything else.
+        steps: ``{"fill": value}`` for a missing one, or ``{"call": function}``, the first one first.
+    """
+
+    column: str
+    dtype: str
+    steps: tuple[Mapping[str, Any], ...] = ()
+
+    def then(self, **step: Any) -> Made:
+        return replace(self, steps=(*self.steps, step))
+
+
+def dtype_of(stored: pl.DataType) -> str:
+    """The dtype of a configuration that a column of a file is of."""
+    return "int" if stored.is_integer() else "float" if stored.is_float() else "str"
+
+
 def prepare(
     frame: pl.LazyFrame, names: Iterable[str], params: Mapping[str, Any], path: Path
-) -> tuple[pl.LazyFrame, list[Check]]:
+) -> tuple[pl.LazyFrame, list[Check], dict[str, Made]]:
     """A raw file with the columns that its configuration's ``preprocess`` entries make.
 
     In FuxiCTR's order, which decides where one column is made of another: labels, then features from the last to
@@ -147,7 +170,7 @@ def prepare(
         path: of the file, for messages.
 
     Returns:
-        the frame, with columns of checks, and what these are about.
+        the frame, with columns of checks; what these are about; and of each column that is made, how.
 
     Raises:
         ConfigError: an unknown function.
@@ -169,14 +192,16 @@ def prepare(
         if column["name"] in file & read:
             frame, found = _typed(frame, column)
             checks += found
+    origins = {name: Made(name, dtype_of(stored)) for name, stored in frame.collect_schema().items()} if steps else {}
     for column in columns:
         name = column["name"]
         fill, here = filled(column), name in file
         if fill is not None and here and name in read:
-            frame = frame.with_columns(_filled(name, frame, fill))
+            frame, origins[name] = _filled(frame, origins[name], name, fill)
         if name not in steps:
             continue
-        function, source = steps[name]
+        called, source = steps[name]
+        function = FUNCTIONS[called]
         if source not in known:
             if column.get("active", True) is False:
                 continue
@@ -191,10 +216,11 @@ def prepare(
             frame = frame.with_columns(function.make(made).is_null().alias(check.bad), made.alias(check.shown))
             checks.append(check)
         frame = frame.with_columns(function.make(pl.col(source)).alias(name))
+        origins[name] = origins[source].then(call=called)
         if fill is not None and not here:
-            frame = frame.with_columns(_filled(name, frame, fill))
+            frame, origins[name] = _filled(frame, origins[name], name, fill)
         known.add(name)
-    return frame, checks
+    return frame, checks, {name: origins[name] for name in steps if name in known}
 
 
 def _typed(frame: pl.LazyFrame, column: Mapping[str, Any]) -> tuple[pl.LazyFrame, list[Check]]:
@@ -209,9 +235,11 @@ def _typed(frame: pl.LazyFrame, column: Mapping[str, Any]) -> tuple[pl.LazyFrame
     return frame.with_columns(wrong.alias(check.bad), value.alias(check.shown), typed.alias(name)), [check]
 
 
-def _filled(name: str, frame: pl.LazyFrame, fill: object) -> pl.Expr:
+def _filled(frame: pl.LazyFrame, made: Made, name: str, fill: object) -> tuple[pl.LazyFrame, Made]:
     """A column without missing values; text among numbers makes text of them, as in FuxiCTR."""
-    return pl.col(name) if frame.collect_schema()[name].is_nested() else pl.col(name).fill_null(fill)
+    if frame.collect_schema()[name].is_nested():
+        return frame, made
+    return frame.with_columns(pl.col(name).fill_null(fill)), made.then(fill=fill)
 
 
 def is_given(column: pl.Expr, stored: pl.DataType) -> pl.Expr:

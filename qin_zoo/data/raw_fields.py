@@ -6,7 +6,7 @@ Every value is described by a polars expression, so that files are read piece by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.preprocess import NUMBERS, as_number, is_given
+from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, is_given
 from qin_zoo.data.specs import USAGES, WITH_IDS, Spec, check_known, check_spec_shape
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError
@@ -68,7 +68,7 @@ class RawField:
         """The field, its dtype that of the values that ``preprocess`` made, which FuxiCTR's vocabularies then hold."""
         if not self.column.get("preprocess") or self.type in ("sequence", "embedding"):
             return self
-        dtype = "int" if stored.is_integer() else "float" if stored.is_float() else "str"
+        dtype = dtype_of(stored)
         column = {**self.column, "dtype": dtype}
         for key in ("fill_na", "na_value"):  # nothing is missing any more; a number still counts as no value of its own
             if dtype in NUMBERS and isinstance(column.get(key), str):
@@ -218,21 +218,29 @@ class RawField:
 
     def _hashed(self, texts: pl.Series) -> pl.Series:
         known = texts.unique()
-        hashes = (int.from_bytes(blake2b(t.encode(), digest_size=8).digest()) % self.buckets for t in known)
+        hashes = (int.from_bytes(blake2b(t.encode(), digest_size=8).digest(), "big") % self.buckets for t in known)
         return texts.replace_strict(known, pl.Series(list(hashes), dtype=pl.Int64), return_dtype=pl.Int64)
 
-    def described(self, shift: float, scale: float) -> dict[str, Any]:
+    def described(
+        self, shift: float, scale: float, boundaries: np.ndarray | None = None, made: Made | None = None
+    ) -> dict[str, Any]:
         """What a scorer of requests has to know of its values, JSON; see ``serving/raw_values.py``.
 
         Args:
             shift, scale: what is subtracted from a number, and what it is then divided by.
+            boundaries: of quantile buckets.
+            made: how ``preprocess`` makes it.
         """
         number = self.dtype if self.dtype in NUMBERS and self.type != "sequence" else None
         whole = not self.remap or (self.type == "sequence" and self.dtype == "int")
         found = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
         found |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
         found |= {"shift": shift, "scale": scale}
-        return found | {"not_carried": [key for key in ("preprocess", "category_processor") if self.column.get(key)]}
+        if boundaries is not None:
+            found["boundaries"] = boundaries.tolist()
+        elif self.processor:
+            found["buckets"] = self.buckets
+        return found | ({"made": asdict(made)} if made else {})
 
 
 def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.preprocess import Check, prepare
+from qin_zoo.data.preprocess import Check, Made, prepare
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.errors import ConfigError, DataError, first_line, suggest
 
@@ -72,6 +72,11 @@ class RawFile:
     def frame(self) -> pl.LazyFrame:
         return pl.scan_parquet(self.copy) if self.copy else self._prepared[0]
 
+    @property
+    def made(self) -> dict[str, Made]:
+        """Of each column that ``preprocess`` makes, how."""
+        return self._prepared[2]
+
     @cached_property
     def schema(self) -> pl.Schema:
         return self.read(self.frame.collect_schema)
@@ -108,7 +113,7 @@ class RawFile:
             raise DataError(f"{self.path}: expected at least one row, found none: the split is empty. Write it again.")
         for n, (name, bad, expected, shown) in enumerate(wrong):
             if found[f"-{n}"][0]:
-                numbered, _ = self._prepare(self._scan.with_row_index("-row"))
+                numbered, *_ = self._prepare(self._scan.with_row_index("-row"))
                 rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad")).filter("-bad").head(1)
                 row = self.read(lambda rows=rows: rows.collect(engine="streaming")).row(0, named=True)
                 text = "nothing" if row["-shown"] in (None, "") else repr(row["-shown"])
@@ -130,10 +135,10 @@ class RawFile:
         return self.read(self._scan.collect_schema).names()
 
     @cached_property
-    def _prepared(self) -> tuple[pl.LazyFrame, list[Check]]:
+    def _prepared(self) -> tuple[pl.LazyFrame, list[Check], dict[str, Made]]:
         return self._prepare(self._scan if self.rows is None else self._scan.with_row_index("-row"))
 
-    def _prepare(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[Check]]:
+    def _prepare(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[Check], dict[str, Made]]:
         if self.rows is not None:
             first, count = self.rows[0], len(self.rows)
             together = self.rows[-1] - first + 1 == count

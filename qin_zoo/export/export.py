@@ -264,7 +264,7 @@ def _both_scores_of_fields(model: BaseModel, manifest: dict, scorer: Scorer) -> 
     """The same of named fields: requests of raw values, beside rows of ids."""
     g, trained, exported = np.random.default_rng(0), [], []
     for number in range(_REQUESTS):
-        request, encoded = random_request(manifest["inputs"], manifest["vocabularies"], number, g)
+        request, encoded = random_request(manifest["inputs"], manifest["vocabularies"], scorer.fields, number, g)
         trained.append(model(encoded)["y_pred"].view(-1).numpy())
         exported.append(_scored(scorer, type(model).__name__, **request))
     return np.concatenate(trained), np.concatenate(exported)

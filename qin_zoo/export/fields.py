@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.encode import raw_descriptions
-from qin_zoo.errors import ConfigError
 from qin_zoo.export.fold import FOREIGN
 from qin_zoo.export.plain import PlainFieldsModel
 from qin_zoo.export.request import RequestEmbedder, exact_output, without_embeddings, zeros
 from qin_zoo.layers import SharedHistory, fold
 from qin_zoo.models import ModelInput, ZooModel
+from qin_zoo.serving.fields import FieldRequests, example, unchanged
+from qin_zoo.serving.raw_values import Field
 from qin_zoo.training.prepare import Prepared
 
 _NO_WORDS = ("__PAD__", "__OOV__")  # FuxiCTR's, in every vocabulary
+_NO_INVERSE = {"boundaries", "buckets"}
 _LOOKED_AT = 10_000  # rows in which the side of a sequence's padding is looked for
 
 
@@ -85,11 +87,7 @@ class FieldsModel(nn.Module):
 
 
 def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel | PlainFieldsModel) -> dict:
-    """What a scorer needs to know: ``inputs``, ``vocabularies``, ``feature_order`` and ``items``.
-
-    Raises:
-        ConfigError: a feature whose values are made in a way that a scorer does not know.
-    """
+    """What a scorer needs to know: ``inputs``, ``vocabularies``, ``feature_order`` and ``items``."""
     features = dataset.feature_map.features
     raw, words = raw_descriptions(prepared.params)
     owners = {name: _owner(name, features) for name in features}
@@ -109,8 +107,7 @@ def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel | P
             padding = raw[name]["padding"] if name in raw else _side(dataset, name)
             found |= {"padding": padding, "padding_id": spec.get("padding_idx") or 0}
         if name in raw:
-            _require_carried(name, raw[name])
-            found["raw"] = {key: raw[name][key] for key in ("dtype", "fill", "missing", "splitter", "shift", "scale")}
+            found["raw"] = {key: value for key, value in raw[name].items() if key != "padding"}
             if name in words:
                 found["raw"] |= {"vocabulary": owners[name], "unknown": words[name]["__OOV__"]}
         return found
@@ -141,14 +138,6 @@ def _owner(name: str, features: Mapping[str, Mapping]) -> str:
     return _owner(shared, features) if shared in features else name
 
 
-def _require_carried(name: str, described: Mapping) -> None:
-    if described["not_carried"]:
-        raise ConfigError(
-            f"Feature '{name}' is made with {described['not_carried'][0]}, which an exported file cannot do to the raw "
-            "values of a request. Make its result a column of the files, and train on that."
-        )
-
-
 def _side(dataset: Dataset, name: str) -> str:
     """Where the sequences of an encoded file are padded: ``pre`` or ``post``, as most of the first rows are."""
     loader = dataset.loader(next(split for split in SPLITS if dataset.has(split)), shuffle=False)
@@ -160,31 +149,52 @@ def _side(dataset: Dataset, name: str) -> str:
 # ---- checks
 
 
-def random_request(inputs: Mapping, vocabularies: Mapping, number: int, g: np.random.Generator) -> tuple[dict, dict]:
+def random_request(
+    inputs: Mapping, vocabularies: Mapping, fields: FieldRequests, number: int, g: np.random.Generator
+) -> tuple[dict, dict]:
     """A request of raw values, and the row of each of its candidates as the trained model takes it.
 
     Args:
         inputs, vocabularies: of the manifest.
+        fields: reads such requests; it encodes here only what is made of values, which nothing makes values of again.
         number: 0 has no history, 1 a full one, 2 one item.
         g: draws the values.
     """
     rows = 1 if number % 4 == 0 else int(g.integers(2, 30))
     request: dict = {"history": {}, "candidates": [{} for _ in range(rows)], "context": {}}
     encoded: dict = {}
-    for described in inputs["context"]:
-        name, words = described["name"], _words(described, vocabularies)
-        drawn = [_drawn(described, words, g, int(g.integers(0, described.get("max_len", 0) + 1))) for _ in range(rows)]
-        encoded[name] = torch.stack([torch.as_tensor(ids) for _, ids in drawn])
-        for candidate, (value, _) in zip(request["candidates"], drawn):
-            candidate[name] = value
-    history = {described["name"]: described for described in inputs["history"]["fields"]}
+    described = {d["name"]: d for d in (*inputs["context"], *inputs["history"]["fields"])}
+
+    def draw(made: list[Field], number: int, length: Callable[[], int]) -> tuple[list, dict[str, Tensor]]:
+        """Values of a column, and what becomes of them."""
+        field, changed = unchanged(made), any(one.functions for one in made)
+        found = described[field.name] if field else {}
+        if not field or (changed and not field.words) or found.get("raw", {}).keys() & _NO_INVERSE:
+            field, values = None, [example(made, int(g.integers(0, 1000))) for _ in range(number)]
+        else:
+            words = _words(found, vocabularies)
+            if changed:  # not all can be made of a word that stands for the unknown
+                del words[found["raw"]["unknown"]]
+            drawn = [_drawn(found, words, g, min(length(), field.max_len)) for _ in range(number)]
+            values = [value for value, _ in drawn]
+        ids = {one.name: one.encode(values, one.column)[0] for one in made if one is not field}
+        ids |= {field.name: np.stack([ids for _, ids in drawn])} if field else {}
+        return values, {name: torch.as_tensor(rows) for name, rows in ids.items()}
+
+    for column, made in fields.rows.items():
+        longest = max(field.max_len for field in made)
+        values, drawn = draw(made, rows, lambda longest=longest: int(g.integers(0, longest + 1)))
+        encoded |= drawn
+        for candidate, value in zip(request["candidates"], values):
+            candidate[column] = value
+    lengths = {}
     for pair in inputs["history"]["pairs"]:
-        longest = history[pair[0]]["max_len"]
+        longest = described[pair[0]]["max_len"]
         length = (0, longest, 1)[number] if number < 3 else int(g.integers(0, longest + 1))
-        for name in pair:
-            value, ids = _drawn(history[name], _words(history[name], vocabularies), g, min(length, longest))
-            request["history"][name] = value
-            encoded[name] = torch.as_tensor(ids).expand(rows, -1)
+        lengths |= dict.fromkeys(pair, length)
+    for column, made in fields.history.items():
+        (request["history"][column],), drawn = draw(made, 1, lambda length=lengths[made[0].name]: length)
+        encoded |= {name: ids.expand(rows, -1) for name, ids in drawn.items()}
     return request, encoded
 
 

@@ -1,13 +1,17 @@
-"""Requests to a model of named fields: raw values, as in the files it was trained on, to the graph's inputs."""
+"""Requests to a model of named fields: raw values, as in the files it was trained on, to the graph's inputs.
+
+A request names the columns of the files. Most are a field each; what ``preprocess`` makes of a column is made here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from qin_zoo.errors import RequestError, suggest
 from qin_zoo.serving.bundle import CONTEXT, HISTORY
+from qin_zoo.serving.preprocess import FUNCTIONS, functions
 from qin_zoo.serving.raw_values import Field
 from qin_zoo.serving.values import shown
 
@@ -20,17 +24,17 @@ class FieldRequests:
         max_candidates, max_history: a request with more is refused.
 
     Attributes:
-        rows: fields of a row, by name; a request holds each in its context or in its candidates.
-        history: fields of the history, by name.
+        rows: columns of a row, with the fields made of each; a request holds each in its context or its candidates.
+        history: columns of the history, with the fields made of each.
         targets: which of ``rows`` are the target's.
     """
 
     def __init__(self, manifest: Mapping, max_candidates: int, max_history: int):
         inputs, vocabularies = manifest["inputs"], manifest["vocabularies"]
         history = inputs["history"]
-        self.rows = {described["name"]: Field(described, vocabularies) for described in inputs["context"]}
-        self.history = {described["name"]: Field(described, vocabularies) for described in history["fields"]}
-        self.targets: list[str] = history["targets"]
+        self.rows = _by_column(Field(described, vocabularies) for described in inputs["context"])
+        self.history = _by_column(Field(described, vocabularies) for described in history["fields"])
+        self.targets = [name for name, made in self.rows.items() if {f.name for f in made} & {*history["targets"]}]
         self._pairs: list[list[str]] = history["pairs"]
         self._padded: bool = history["padded"]
         self._paddings = {described["name"]: described["padding_id"] for described in history["fields"]}
@@ -60,9 +64,13 @@ class FieldRequests:
         _check_names(context, self.rows, "context")
         shared, unknown = self._histories(history)
         columns = {}
-        for name, field in self.rows.items():
-            columns[CONTEXT + name], missed = self._column(field, given, context)
-            unknown += missed
+        for name, made in self.rows.items():
+            values, where = self._values(name, made, given, context)
+            for field in made:
+                found, missed = field.encode(values, where)
+                if len(values) != len(given):  # one for all
+                    found = np.ascontiguousarray(np.broadcast_to(found, (len(given), *found.shape[1:])))
+                columns[CONTEXT + field.name], unknown = found, unknown + missed
         return shared, columns, len(given), unknown
 
     def _candidates(self, candidates: object) -> list[Mapping]:
@@ -80,9 +88,11 @@ class FieldRequests:
             given.append(candidate)
         return given
 
-    def _column(self, field: Field, given: list[Mapping], context: Mapping) -> tuple[np.ndarray, int]:
-        """A field's values of all candidates, (N, …), and how many of them are unknown."""
-        name, rows = field.name, len(given)
+    def _values(
+        self, name: str, made: list[Field], given: list[Mapping], context: Mapping
+    ) -> tuple[Sequence[object], str]:
+        """A column's values of all candidates, or the one that they share; and where it stands."""
+        rows = len(given)
         lacking = next((place for place, candidate in enumerate(given) if name not in candidate), None)
         if name not in context:
             if lacking is not None:
@@ -90,18 +100,17 @@ class FieldRequests:
                     f"{name} is missing: expected it in context, or in every candidate, of which candidate {lacking} "
                     f"has none. Fields: {', '.join(self.rows)}."
                 )
-            return field.encode([candidate[name] for candidate in given], f"candidates: {name}")
+            return [candidate[name] for candidate in given], f"candidates: {name}"
         if any(name in candidate for candidate in given):
             raise RequestError(f"{name} stands in context and in a candidate: expected it in one of the two.")
         where, value = f"context: {name}", context[name]
-        if not field.is_each(value):
-            one, unknown = field.encode([value], where)
-            return np.ascontiguousarray(np.broadcast_to(one, (rows, *one.shape[1:]))), unknown
+        if not made[0].is_each(value):
+            return [value], where
         if len(value) != rows:
             raise RequestError(
                 f"{where}: expected one value, or one for each of the {rows} candidates, found {len(value)}."
             )
-        return field.encode(value, where)
+        return value, where
 
     def _histories(self, history: object) -> tuple[dict[str, np.ndarray], int]:
         """Sequences of ids, (L,) each, L ≥ 1; without padding unless the model sees it."""
@@ -110,17 +119,19 @@ class FieldRequests:
                 raise RequestError(f"history: expected field -> list of values, found {shown(history)}.")
             history = dict.fromkeys(self.history, history)
         _check_names(history, self.history, "history")
-        shared, unknown = {}, 0
+        encoded, unknown = {}, 0
+        for name, made in self.history.items():
+            value = history.get(name)
+            if value is None:
+                raise RequestError(f"history: {name} is missing. Fields: {', '.join(self.history)}.")
+            if isinstance(value, (Sequence, np.ndarray)):
+                _check_number(len(value), self._max_history, f"history: {name}")
+            for field in made:
+                found, missed = field.encode([value], f"history: {name}")
+                encoded[field.name], unknown = found[0], unknown + missed
+        shared = {}
         for pair in self._pairs:
-            ids = {}
-            for name in pair:
-                value = history.get(name)
-                if value is None:
-                    raise RequestError(f"history: {name} is missing. Fields: {', '.join(self.history)}.")
-                if isinstance(value, (Sequence, np.ndarray)):
-                    _check_number(len(value), self._max_history, f"history: {name}")
-                found, missed = self.history[name].encode([value], f"history: {name}")
-                ids[name], unknown = found[0], unknown + missed
+            ids = {name: encoded[name] for name in pair}
             real = ids[pair[0]] != self._paddings[pair[0]]
             if not self._padded and real.any():  # without any item some models still sum what stands beside it
                 ids = {name: found[real] for name, found in ids.items()}
@@ -130,11 +141,52 @@ class FieldRequests:
     def example(self, candidates: int) -> dict:
         """A request that the model answers, JSON values."""
         own = self.targets or list(self.rows)
+        rows = {name: made for name, made in self.rows.items() if name not in own}
         return {
-            **({"history": {name: field.example(0) for name, field in self.history.items()}} if self.history else {}),
-            "candidates": [{name: self.rows[name].example(place) for name in own} for place in range(candidates)],
-            "context": {name: field.example(0) for name, field in self.rows.items() if name not in own},
+            **({"history": {name: example(made, 0) for name, made in self.history.items()}} if self.history else {}),
+            "candidates": [{name: example(self.rows[name], place) for name in own} for place in range(candidates)],
+            "context": {name: example(made, 0) for name, made in rows.items()},
         }
+
+
+def unchanged(made: Iterable[Field]) -> Field | None:
+    """The field among those of one column that holds its very values."""
+    return next((field for field in made if not field.functions), None)
+
+
+def example(made: list[Field], place: int) -> object:
+    """A value of a column that all fields made of it can be made of; another for another place."""
+    field, used = unchanged(made), {name for one in made for name in one.functions}
+    if field and (field.words or not used):
+        return field.example(place)
+    return next(function for name, function in FUNCTIONS.items() if name in used).example(place)
+
+
+def taken(inputs: Iterable[Mapping]) -> list[dict]:
+    """What a request holds for inputs of named fields, in the form of these: each column of the files once.
+
+    Of a column that no field holds as it is, ``expected`` says what its values are.
+    """
+    columns: dict[str, dict] = {}
+    for described in inputs:
+        made = (described.get("raw") or {}).get("made")
+        column = {**described}
+        if made:
+            column["name"] = made["column"]
+            if used := functions(made):
+                function = next(f for name, f in FUNCTIONS.items() if name in used)
+                column |= {"type": "categorical", "raw": {"dtype": function.dtype}, "expected": function.expected}
+        known = columns.get(column["name"])
+        if known is None or ("expected" in known and "expected" not in column):
+            columns[column["name"]] = column
+    return list(columns.values())
+
+
+def _by_column(fields: Iterable[Field]) -> dict[str, list[Field]]:
+    columns: dict[str, list[Field]] = {}
+    for field in fields:
+        columns.setdefault(field.column, []).append(field)
+    return columns
 
 
 def _check_names(given: Mapping, known: Mapping, where: str) -> None:

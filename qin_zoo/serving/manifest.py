@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from qin_zoo.serving.preprocess import FUNCTIONS
+from qin_zoo.serving.tokens import TOKENS
+
 _WIDEST = 2**20  # numbers in one value of a feature
+_GREATEST = 1.7976931348623157e308  # of float64
 _NEEDED = {
     "categorical": ("vocab_size",),
     "sequence": ("vocab_size", "max_len"),
@@ -35,6 +39,8 @@ def check(manifest: dict) -> None:
         _want(len(set(names)) == len(names), f"inputs.{kind}", "each name once", names)
     for described in inputs["context"]:
         _want("default" in described, f"inputs.context, {described['name']}", "a default, or null", described)
+    if "vocabularies" in manifest:
+        _fields(inputs, _object(manifest, "vocabularies"))
     _number(items, "count", "items", 0, 2**31)
     ids = items.get("original_ids")
     if ids is not None:
@@ -50,6 +56,103 @@ def _feature(described: object, where: str) -> None:
     _want(isinstance(kind, str) and kind in _NEEDED, f"{where}.type", f"one of {', '.join(_NEEDED)}", kind)
     for key in _NEEDED[kind]:
         _number(described, key, where, 1, 2**31 if key == "vocab_size" else _WIDEST)
+
+
+def _fields(inputs: dict, vocabularies: dict) -> None:
+    """What there is of named fields beside it."""
+    context, history, where = inputs["context"], inputs["history"], "inputs.history"
+    fields, pairs, targets = (history.get(key) for key in ("fields", "pairs", "targets"))
+    _want(isinstance(fields, list), f"{where}.fields", "a list", fields)
+    for place, described in enumerate(fields):
+        at = f"{where}.fields[{place}]"
+        _feature(described, at)
+        _want(described["type"] == "sequence", f"{at}.type", "sequence", described["type"])
+    lengths = {described["name"]: described["max_len"] for described in fields}
+    _want(len(lengths) == len(fields), f"{where}.fields", "each name once", [*lengths])
+    _want(isinstance(pairs, list), f"{where}.pairs", "a list", pairs)
+    for place, pair in enumerate(pairs):
+        _names(pair, lengths, f"{where}.pairs[{place}]")
+        _want(len({lengths[name] for name in pair}) == 1, f"{where}.pairs[{place}]", "names of one max_len", pair)
+    unused = lengths.keys() - {name for pair in pairs for name in pair}
+    _want(not unused, f"{where}.pairs", "every field of the history", sorted(unused))
+    _names(targets, {described["name"] for described in context}, f"{where}.targets")
+    for name, words in vocabularies.items():
+        _want(isinstance(words, dict), f"vocabularies.{name}", "an object", words)
+    for described in (*context, *fields):
+        at = f"field '{described['name']}'"
+        if described["type"] == "sequence":
+            _number(described, "padding_id", at, 0, described["vocab_size"] - 1)
+            _choice(described, "padding", at, ("pre", "post"))
+        if "raw" in described:
+            _raw(described, _object(described, "raw", f"{at}."), vocabularies, f"{at}.raw")
+
+
+def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
+    """What a field's values were before they were encoded."""
+    kind = described["type"]
+    _choice(raw, "dtype", where, TOKENS)
+    for key in ("fill", "missing", "splitter"):
+        _want(isinstance(raw.get(key), str), f"{where}.{key}", "a text", raw.get(key))
+    _want(raw["splitter"] != "", f"{where}.splitter", "a text that is not empty", "")
+    for key in ("shift", "scale"):
+        _want(_finite(raw.get(key)), f"{where}.{key}", "a finite number", raw.get(key))
+    _want(raw["scale"] != 0, f"{where}.scale", "a number that is not 0", raw["scale"])
+    ways = [key for key in ("vocabulary", "boundaries", "buckets") if key in raw]
+    possible = {"categorical": ways[:1], "sequence": ["vocabulary"]}.get(kind, [])
+    one = "one of vocabulary, boundaries, buckets" if kind == "categorical" else ", ".join(possible) or "none of them"
+    _want(ways == possible and (ways or kind not in ("categorical", "sequence")), where, one, ways)
+    if kind == "numeric" or "boundaries" in raw:
+        _want(_is_number(raw["fill"] or "0"), f"{where}.fill", "a number as text", raw["fill"])
+    if "vocabulary" in raw:
+        size = described["vocab_size"]
+        _number(raw, "unknown", where, 0, size - 1)
+        _choice(raw, "vocabulary", where, vocabularies)
+        words, at = vocabularies[raw["vocabulary"]], f"vocabularies.{raw['vocabulary']}"
+        wrong = [number for number in words.values() if type(number) is not int or not 0 <= number < size]
+        _want(not wrong, at, f"ids from 0 to {size - 1}, which {described['name']} has", wrong[:1])
+        wrong = [word for word in words if raw["dtype"] != "str" and not _is_number(word, raw["dtype"])]
+        _want(not wrong, at, f"words of dtype {raw['dtype']}, as {described['name']} has", wrong[:1])
+    if "buckets" in raw:
+        _number(raw, "buckets", where, 1, described["vocab_size"])
+    if "boundaries" in raw:
+        bounds = raw["boundaries"]
+        fits = isinstance(bounds, list) and all(map(_finite, bounds)) and bounds == sorted(bounds)
+        _want(fits, f"{where}.boundaries", "finite numbers, ascending", bounds)
+        _want(len(bounds) < described["vocab_size"], f"{where}.boundaries", "fewer than its ids", len(bounds))
+    if "made" in raw:
+        made = _object(raw, "made", f"{where}.")
+        _want(isinstance(made.get("column"), str), f"{where}.made.column", "a text", made.get("column"))
+        _choice(made, "dtype", f"{where}.made", TOKENS)
+        _want(isinstance(made.get("steps"), list), f"{where}.made.steps", "a list", made.get("steps"))
+        for step in made["steps"]:
+            fits = isinstance(step, dict) and len(step) == 1
+            fits = fits and ("call" in step or (_finite(step.get("fill")) or isinstance(step.get("fill"), str)))
+            _want(fits, f"{where}.made.steps", "objects with call or fill", step)
+            if "call" in step:
+                _choice(step, "call", f"{where}.made.steps", FUNCTIONS)
+
+
+def _names(values: object, known, where: str) -> None:
+    """A list of some of the known names."""
+    fits = isinstance(values, list) and all(isinstance(name, str) and name in known for name in values)
+    _want(fits, where, f"names among {', '.join(known) or 'none'}", values)
+
+
+def _choice(values: dict, key: str, where: str, choices) -> None:
+    value = values.get(key)
+    _want(isinstance(value, str) and value in choices, f"{where}.{key}", f"one of {', '.join(choices)}", value)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _GREATEST
+
+
+def _is_number(text: str, dtype: str = "float") -> bool:
+    try:
+        {"int": int, "float": float}[dtype](text)
+    except ValueError:
+        return False
+    return True
 
 
 def _object(values: dict, key: str, where: str = "") -> dict:

@@ -5,19 +5,18 @@ The same as ``qin_zoo/data/raw_fields.py`` makes of columns of files, for one va
 
 from __future__ import annotations
 
-import math
-import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from numbers import Integral, Real
+from hashlib import blake2b
 
 import numpy as np
 
 from qin_zoo.errors import RequestError
+from qin_zoo.serving import tokens
+from qin_zoo.serving.preprocess import Made
+from qin_zoo.serving.tokens import LISTS, TOKENS
 from qin_zoo.serving.values import shown
 
-_WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
-_LISTS = (list, tuple, np.ndarray)
 _FLOAT32 = float(np.finfo(np.float32).max)
 _UNKNOWN_TEXT = "?"
 
@@ -31,6 +30,8 @@ class Field:
         vocabularies: name -> word -> id.
 
     Attributes:
+        column: what a request calls it; another name than its own where ``preprocess`` makes it of another column.
+        functions: by which ``preprocess`` changes the column's values.
         words: word -> id, words as numbers where the column held numbers.
         max_len: ids of a sequence; 0 of other fields.
     """
@@ -42,6 +43,10 @@ class Field:
         self._padding_id, self._padding = described.get("padding_id", 0), described.get("padding", "pre")
         self._raw = described.get("raw")
         self._kind = {"int": int, "float": float}.get(self._raw["dtype"], str) if self._raw else int
+        self._token = TOKENS[self._raw["dtype"]] if self._raw else tokens.whole
+        self._made = Made(self._raw["made"], self.name) if self._raw and "made" in self._raw else None
+        self.column: str = self._made.column if self._made else self.name
+        self.functions: list[str] = self._made.functions if self._made else []
         words = vocabularies.get(self._raw.get("vocabulary"), {}) if self._raw else {}
         self.words: dict = {self._kind(word): number for word, number in words.items()}
         self._unknown = self._raw.get("unknown", 0) if self._raw else 0
@@ -54,9 +59,9 @@ class Field:
 
     def is_each(self, value: object) -> bool:
         """Whether a value of a context is a list with one for each candidate."""
-        if not isinstance(value, _LISTS):
+        if not isinstance(value, LISTS):
             return False
-        return not self.listed or (len(value) > 0 and isinstance(value[0], _LISTS))
+        return not self.listed or (len(value) > 0 and isinstance(value[0], LISTS))
 
     def encode(self, values: Sequence, where: str) -> tuple[np.ndarray, int]:
         """Values of rows, (N, …), and how many of them the vocabulary does not know.
@@ -67,8 +72,8 @@ class Field:
         encode = getattr(self, f"_{self.type}")
         found, unknown = [], 0
         for value in values:
-            made, missed = encode(value, where)
-            found.append(made)
+            encoded, missed = encode(value if self._made is None else self._made(value, where), where)
+            found.append(encoded)
             unknown += missed
         whole = self.type in ("categorical", "sequence")
         wide = {"sequence": (self.max_len,), "embedding": (self._dim,)}.get(self.type, ())
@@ -79,17 +84,25 @@ class Field:
     def _categorical(self, value: object, where: str) -> tuple[int, int]:
         if self._raw is None:
             return self._id(value, where), 0
+        if "boundaries" in self._raw:
+            return bisect_right(self._raw["boundaries"], self._number(value, where)), 0
         token = self._token(value, where)
+        if "buckets" in self._raw:
+            word = self._raw["fill"] if token is None else tokens.written(token)
+            digest = blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest()
+            return int.from_bytes(digest, "big") % self._raw["buckets"], 0
         if token is None:
             return self._filled, 0
-        return self.words.get(token, self._unknown), int(token not in self.words)
+        if (number := self.words.get(token)) is not None:
+            return number, 0
+        return self._unknown, int(tokens.written(token) != self._raw["missing"])  # what counts as missing is no word
 
     def _sequence(self, value: object, where: str) -> tuple[np.ndarray, int]:
         if value is None:
             value = [] if self._raw is None else self._raw["fill"]
         if isinstance(value, str) and self._raw is not None:
             value = value.split(self._raw["splitter"])
-        if not isinstance(value, _LISTS):
+        if not isinstance(value, LISTS):
             raise RequestError(f"{where}: expected a list of values, found {shown(value)}.")
         # The encoder cuts, too, before it looks at the values: what it never saw cannot be wrong.
         used = value[: self.max_len] if self._padding == "post" else value[max(len(value) - self.max_len, 0) :]
@@ -112,10 +125,8 @@ class Field:
         return self._padding_id if token is None or str(token) == missing else self.words.get(token)
 
     def _numeric(self, value: object, where: str) -> tuple[float, int]:
-        raw = self._raw or {"fill": "0", "shift": 0.0, "scale": 1.0}
-        number = self._number(value, where)
-        number = float(raw["fill"] or 0) if number is None else number
-        scaled = (number - raw["shift"]) / raw["scale"]
+        raw = self._raw or {"shift": 0.0, "scale": 1.0}
+        scaled = (self._number(value, where) - raw["shift"]) / raw["scale"]
         if not abs(scaled) <= _FLOAT32:
             raise RequestError(f"{where}: expected a number that float32 can hold, found {shown(value)}.")
         return scaled, 0
@@ -123,53 +134,21 @@ class Field:
     def _embedding(self, value: object, where: str) -> tuple[list[float], int]:
         if isinstance(value, str) and self._raw is not None:
             value = value.split(self._raw["splitter"])
-        if not isinstance(value, _LISTS) or len(value) != self._dim:
+        if not isinstance(value, LISTS) or len(value) != self._dim:
             raise RequestError(f"{where}: expected a list of {self._dim} numbers, found {shown(value)}.")
-        numbers = [self._number(number, where) for number in value]
+        numbers = [tokens.number(number, where) for number in value]
         if any(number is None or not abs(number) <= _FLOAT32 for number in numbers):
             raise RequestError(f"{where}: expected {self._dim} numbers that float32 can hold, found {shown(value)}.")
         return numbers, 0
 
+    def _number(self, value: object, where: str) -> float:
+        number = tokens.number(value, where)
+        return float((self._raw or {}).get("fill") or 0) if number is None else number
+
     def _id(self, value: object, where: str) -> int:
-        number = self._whole(value, where)
+        number = tokens.whole(value, where)
         if number is None or not 0 <= number < self._size:
             raise RequestError(f"{where}: expected an id from 0 to {self._size - 1}, found {shown(value)}.")
-        return number
-
-    def _token(self, value: object, where: str) -> str | int | float | None:
-        """What the vocabulary is asked for; None for a missing value."""
-        if self._kind is int:
-            return self._whole(value, where)
-        if self._kind is float:
-            return self._number(value, where)
-        if value is None or isinstance(value, str):
-            return value or None
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise RequestError(f"{where}: expected a text or a number, found {shown(value)}.")
-        return str(int(value)) if isinstance(value, Integral) else _written(float(value))
-
-    def _whole(self, value: object, where: str) -> int | None:
-        if value is None or (isinstance(value, str) and not value.strip()):
-            return None
-        if isinstance(value, Integral) and not isinstance(value, bool):
-            return int(value)
-        if isinstance(value, str) and len(value) < 30 and _WHOLE.fullmatch(value.strip()):
-            return int(value)
-        if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
-            return int(value)
-        raise RequestError(f"{where}: expected a whole number, found {shown(value)}.")
-
-    def _number(self, value: object, where: str) -> float | None:
-        if value is None or (isinstance(value, str) and not value.strip()):
-            return None
-        try:
-            if isinstance(value, bool) or not isinstance(value, (Real, str)) or "_" in str(value)[:60]:
-                raise ValueError
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise RequestError(f"{where}: expected a finite number, found {shown(value)}.")
         return number
 
     # ---- examples
@@ -179,14 +158,9 @@ class Field:
         known = next((word for i, word in enumerate(self.words) if i == place % max(len(self.words), 1)), None)
         if self._raw is None:
             known = min(place + 1, (self._size or 1) - 1)
+        elif "boundaries" in self._raw:
+            known = self._raw["boundaries"][place % len(self._raw["boundaries"])] if self._raw["boundaries"] else 0.0
         elif known is None:
-            known = self._kind(0) if self._kind is not str else _UNKNOWN_TEXT
+            known = self._kind(place) if "buckets" in self._raw or self._kind is not str else _UNKNOWN_TEXT
         shift = (self._raw or {}).get("shift", 0.0)
         return {"categorical": known, "sequence": [known], "numeric": shift}.get(self.type, [0.0] * (self._dim or 0))
-
-
-def _written(number: float) -> str:
-    """A number as it stands in a vocabulary of texts, whose columns polars made texts of."""
-    if 1e-5 <= abs(number) < 1e-4:  # Python begins with exponents a digit earlier
-        return f"{Decimal(repr(number)):f}"
-    return repr(number).replace("e-0", "e-")

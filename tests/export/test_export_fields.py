@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,9 @@ def check_all_rows(done, scorer, change=lambda row: row) -> None:
     _, dataset, model, rows = done
     loader = dataset.loader("test", shuffle=False)
     columns, texts = loader.batch(np.arange(len(rows))), [change(row) for row in rows]
-    for name, field in {**scorer.fields.rows, **scorer.fields.history}.items():
-        np.testing.assert_array_equal(field.encode([row[name] for row in texts], name)[0], columns[name].numpy())
+    for field in chain(*scorer.fields.rows.values(), *scorer.fields.history.values()):
+        values = field.encode([row[field.column] for row in texts], field.column)[0]
+        np.testing.assert_array_equal(values, columns[field.name].numpy(), field.name)
     expected = model.predict(loader)
     assert expected.std() > 0.01
     found = [float(scorer.answer(as_request(scorer, row))[0][0]) for row in texts]
@@ -133,7 +135,7 @@ def test_one_history_many_candidates(exported):
 def test_unknown_values_are_counted_missing_ones_are_not(exported):
     path, (*_, rows) = exported
     scorer = Scorer(path)
-    known = next(row for row in rows if row["item"] in scorer.fields.rows["item"].words)
+    known = next(row for row in rows if row["item"] in scorer.fields.rows["item"][0].words)
     asked = as_request(scorer, {**known, "clicks": "", "cates": "", "recent": "", "tags": ""})
     _, before = scorer.answer(asked)
     changed = {**asked, "candidates": [{**asked["candidates"][0], "item": "never seen"}]}
@@ -192,22 +194,6 @@ def test_scoring_needs_neither_torch_nor_polars(exported):
         "print([m for m in ('torch', 'polars', 'fuxictr', 'pandas') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-
-
-def test_what_a_file_cannot_do_to_raw_values_is_refused(exported, tmp_path):
-    """As where a column is made by preprocessing: named, and nothing is written."""
-    _, (prepared, dataset, model, _) = exported
-    described = dataset.folder / "raw_fields.json"
-    before = described.read_text()
-    fields = json.loads(before)
-    fields["hour"]["not_carried"] = ["preprocess"]
-    described.write_text(json.dumps(fields))
-    try:
-        with pytest.raises(ConfigError, match="'hour' is made with preprocess"):
-            export((prepared, dataset, model), tmp_path)
-    finally:
-        described.write_text(before)
-    assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.parametrize("options", [{"table": "int8"}, {"new_items": Path("new.parquet")}])

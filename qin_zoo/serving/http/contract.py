@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from qin_zoo.serving.fields import taken
 from qin_zoo.serving.scorer import Scorer
 
-_OURS = ("max_len", "padded")  # what is done with a history is not the client's
-_DIFFERENT, _SMALLER = ("type", "dim"), ("vocab_size", "max_len")
+_OURS = ("max_len", "padded", "fields", "pairs", "targets")  # what is done with a history is not the client's
+_DIFFERENT, _SMALLER = ("type", "dim", "values"), ("vocab_size", "max_len")
+_WIDER = ("int", "float", "str")  # each takes what those before it take
 
 
 def broken(old: Scorer, new: Scorer, ids: str) -> list[str]:
@@ -24,12 +26,36 @@ def broken(old: Scorer, new: Scorer, ids: str) -> list[str]:
     ]
     if ids == "table" and new.items < old.items:
         found.append(f"items are numbered up to {new.items - 1:,}, were up to {old.items - 1:,}")
-    before, after = dict(old.manifest["inputs"]), dict(new.manifest["inputs"])
-    for inputs in (before, after):
-        inputs["history"] = {k: v for k, v in inputs["history"].items() if k not in _OURS}
-    for kind, where in (("context", "context"), ("new", "embeddings")):
+    before, after = _inputs(old), _inputs(new)
+    for kind, where in (("context", "context"), ("new", "embeddings"), ("fields", "history")):
         found += _features(before.pop(kind), after.pop(kind), where)
+    one = before.pop("target")
+    if one != after.pop("target") and one is not None:
+        found.append(f"a candidate that is no object is no longer its {one}")
     return found + [f"its {kind} changed" for kind in sorted({*before, *after}) if before.get(kind) != after.get(kind)]
+
+
+def _inputs(scorer: Scorer) -> dict:
+    """What a client sees of a model's inputs."""
+    inputs = dict(scorer.manifest["inputs"])
+    history = inputs["history"]
+    inputs["history"] = {key: value for key, value in history.items() if key not in _OURS}
+    inputs |= {"fields": [], "target": None}
+    if scorer.fields is not None:
+        inputs["context"], inputs["fields"] = (
+            [_column(described) for described in taken(found)] for found in (inputs["context"], history["fields"])
+        )
+        inputs["target"] = scorer.fields.targets[0] if len(scorer.fields.targets) == 1 else None
+    return inputs
+
+
+def _column(described: dict) -> dict:
+    """Of named fields: unknown values may be given, and longer sequences, so that sizes are not the client's."""
+    raw = described.get("raw")
+    keys = ("name", "type", "dim") if raw else ("name", "type", "dim", "vocab_size")
+    found = {key: described[key] for key in keys if key in described} | {"default": None}
+    words = raw and described["type"] in ("categorical", "sequence")
+    return found | {"values": "raw values" if raw else "ids", "dtype": raw["dtype"] if words else _WIDER[0]}
 
 
 def _features(before: list[dict], after: list[dict], where: str) -> list[str]:
@@ -37,11 +63,14 @@ def _features(before: list[dict], after: list[dict], where: str) -> list[str]:
     found = [f"{where}: {name} is no longer taken" for name in old.keys() - new.keys()]
     for name, described in new.items():
         was = old.get(name, {})
-        if where == "context" and described["default"] is None and (not was or was["default"] is not None):
+        if where != "embeddings" and described["default"] is None and (not was or was["default"] is not None):
             found.append(f"{where}: {name} must be given")
         for key in _DIFFERENT:
             if was and described.get(key) != was.get(key):
                 found.append(f"{where}: {name} has the {key} {described.get(key)}, had {was.get(key)}")
+        dtypes = [one.get("dtype", _WIDER[0]) for one in (described, was)]
+        if _WIDER.index(dtypes[0]) < _WIDER.index(dtypes[1]):
+            found.append(f"{where}: {name} has the dtype {dtypes[0]}, had {dtypes[1]}")
         for key in _SMALLER:
             if key in was and key in described and described[key] < was[key]:
                 found.append(f"{where}: {name} has the {key} {described[key]}, had {was[key]}")

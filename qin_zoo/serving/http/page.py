@@ -9,6 +9,7 @@ from string import Template
 
 from fastapi.responses import HTMLResponse
 
+from qin_zoo.serving.fields import taken
 from qin_zoo.serving.http.live import identity
 from qin_zoo.serving.scorer import Scorer
 
@@ -58,7 +59,9 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> HTMLRespon
     }
     if length := manifest["inputs"]["history"]["max_len"]:
         values["holds"] += f", histories of up to {length}"
-    features = [*scorer.inputs, *manifest["inputs"]["history"].get("fields", ())]
+    features = scorer.inputs
+    if scorer.fields is not None:
+        features = [*taken(features), *taken(manifest["inputs"]["history"]["fields"])]
     rows = {
         "features": _rows((d["name"], d["type"], _values(scorer, d)) for d in features),
         "answers": _rows((status, answer["description"]) for status, answer in answers.items()),
@@ -67,11 +70,15 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> HTMLRespon
 
 
 def _values(scorer: Scorer, described: dict) -> str:
+    raw = described.get("raw", {})
+    kind = {"int": "whole numbers", "float": "numbers"}.get(raw.get("dtype"), "texts")
     texts = []
-    if "vocabulary" in described.get("raw", {}):
-        kind = {"int": "whole numbers", "float": "numbers"}.get(described["raw"]["dtype"], "texts")
-        known = scorer.manifest["vocabularies"][described["raw"]["vocabulary"]]
-        texts.append(f"{kind}, {len(known):,} of them known")
+    if "expected" in described:
+        texts.append(described["expected"] or kind)
+    elif "vocabulary" in raw:
+        texts.append(f"{kind}, {len(scorer.manifest['vocabularies'][raw['vocabulary']]):,} of them known")
+    elif "buckets" in raw or "boundaries" in raw:
+        texts.append(kind if "buckets" in raw else "numbers")
     elif "vocab_size" in described:
         texts.append(f"0 to {described['vocab_size'] - 1}")
     if "max_len" in described:

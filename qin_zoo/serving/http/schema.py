@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from qin_zoo.serving.fields import taken
 from qin_zoo.serving.http.live import example, identity
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.scorer import Scorer
@@ -124,8 +125,8 @@ def _request(scorer: Scorer, settings: Settings) -> dict:
 
 def _fields_request(scorer: Scorer, settings: Settings) -> dict:
     """The same of named fields, whose values are raw."""
-    history = scorer.manifest["inputs"]["history"]["fields"]
-    rows = {described["name"]: _raw_value(described) for described in scorer.inputs}
+    history = taken(scorer.manifest["inputs"]["history"]["fields"])
+    rows = {described["name"]: _raw_value(described) for described in taken(scorer.inputs)}
     return {
         "type": "object",
         "additionalProperties": False,
@@ -170,9 +171,11 @@ def _raw_value(described: dict, most: int | None = None) -> dict:
         return _value(described)
     if described["type"] == "numeric":
         return {"type": ["number", "null"]}
-    one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
     if raw:
         one = {"type": [{"int": "integer", "float": "number"}.get(raw["dtype"], "string"), "null"]}
+        one |= {"description": described["expected"]} if described.get("expected") else {}
+    else:
+        one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
     if described["type"] == "categorical":
         return one
     kinds = ["array", *(["string"] if raw else []), *(["null"] if most is None else [])]
