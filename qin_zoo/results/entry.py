@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qin_zoo.config.blocks import check_id
+from qin_zoo.config.values import Id
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.metrics import check_metrics
 
 SCHEMA_VERSION = 1
 PLAIN = "plain"  # the variation of an experiment as it is configured
-
-
-def _file_name(value: str) -> str:
-    try:
-        check_id(value, "a name in a result")
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
-    return value
-
-
-Name = Annotated[str, AfterValidator(_file_name)]  # becomes part of a path in a store
 
 
 class Entry(BaseModel):
@@ -53,11 +42,11 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
-    experiment: Name
-    variation: Name = PLAIN
+    experiment: Id
+    variation: Id = PLAIN
     seed: int
     model: str
-    dataset_id: Name
+    dataset_id: Id  # these three become a path in a store
     identity: str
     setting: str
     rows_of: str
