@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from qin_zoo.cli.trained import find_run
 from qin_zoo.errors import CheckpointError, QinZooError
-from qin_zoo.files import LockFile, sole_writer
+from qin_zoo.files import LockFile, is_running, sole_writer
 from qin_zoo.training.predict import predict_split
 from qin_zoo.training.prepare import prepare
 from qin_zoo.training.run import run_experiment
@@ -103,6 +104,37 @@ def test_several_processes_at_once(sample, tmp_path):
     kept = [json.loads(file.read_text()) for file in (tmp_path / "together/sample").glob("QIN_sample*.json")]
     for record in kept:
         assert record["valid"] == alone[record["params"]["seed"]]["valid"]
+
+
+def children(process: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True).stdout.split()
+    return [int(number) for number in found]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
+def test_workers_end_with_their_launcher(sample, tmp_path):
+    """SIGKILL of the launcher of --devices leaves nobody training, and nobody writing the files of the run."""
+    command = [sys.executable, "-m", "qin_zoo", "run", "QIN_sample", "--data", str(sample), "--devices", "2"]
+    for key, value in {**SETTINGS, "epochs": 500, "early_stop_patience": 500, "model_root": tmp_path}.items():
+        command += ["--set", f"{key}={value}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with open(tmp_path / "output", "w") as output:
+        launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output)
+    waited = 0
+    while not (tmp_path / "sample/QIN_sample.checkpoints").is_dir() and launcher.poll() is None and waited < 240:
+        time.sleep(0.5)
+        waited += 0.5
+    workers = children(launcher.pid)
+    assert len(workers) == 2, (tmp_path / "output").read_text()
+    launcher.kill()
+    launcher.wait()
+    for _ in range(60):
+        if not any(is_running(worker) for worker in workers):
+            break
+        time.sleep(0.5)
+    assert not [worker for worker in workers if is_running(worker)]
+    lock = LockFile(tmp_path / "sample/.QIN_sample.lock")
+    assert lock.acquire(), "a resumed run may begin"
 
 
 def test_commands_take_the_parameters_of_the_run(sample, tmp_path, capsys):
