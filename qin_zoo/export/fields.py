@@ -109,7 +109,8 @@ def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel) ->
             found |= {"padding": padding, "padding_id": spec.get("padding_idx") or 0}
         if name in raw:
             _require_carried(name, raw[name])
-            found["raw"] = {key: raw[name][key] for key in ("dtype", "fill", "missing", "splitter", "shift", "scale")}
+            kept = ("dtype", "fill", "missing", "splitter", "keep", "shift", "scale")
+            found["raw"] = {key: raw[name][key] for key in kept}
             if name in words:
                 found["raw"] |= {"vocabulary": owners[name], "unknown": words[name]["__OOV__"]}
         return found

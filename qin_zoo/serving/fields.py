@@ -113,6 +113,12 @@ class FieldRequests:
         shared, unknown = {}, 0
         for pair in self._pairs:
             ids = {}
+            counts = {name: self.history[name].count(history.get(name)) for name in pair}
+            if len({*counts.values()}) > 1:
+                raise RequestError(
+                    f"history: expected lists of one length in {', '.join(pair)}, which are read position by position, "
+                    f"found {', '.join(map(str, counts.values()))}."
+                )
             for name in pair:
                 value = history.get(name)
                 if value is None:
@@ -122,9 +128,10 @@ class FieldRequests:
                 found, missed = self.history[name].encode([value], f"history: {name}")
                 ids[name], unknown = found[0], unknown + missed
             real = ids[pair[0]] != self._paddings[pair[0]]
+            order = np.argsort(real, kind="stable")  # what is missing first, as the model has it
             if not self._padded and real.any():  # without any item some models still sum what stands beside it
-                ids = {name: found[real] for name, found in ids.items()}
-            shared |= {HISTORY + name: found for name, found in ids.items()}
+                order = order[-real.sum() :]
+            shared |= {HISTORY + name: found[order] for name, found in ids.items()}
         return shared, unknown
 
     def example(self, candidates: int) -> dict:
