@@ -19,6 +19,9 @@ except ImportError:  # Windows: there, nobody is kept out
     fcntl = None
 
 
+_TORCH_WRITER = ("inline_container", "iostream", "Parent directory")  # in what it says of a file it cannot write
+
+
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Write to the path it yields; on success that file takes the place of ``path``, otherwise nothing changes.
@@ -36,8 +39,10 @@ def replace_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        # torch.save turns a failed write into a RuntimeError of its own
+        # torch.save turns a failed write into a RuntimeError of its own; others are no matter of the disk
         failed = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(failed, OSError) and not any(word in str(error) for word in _TORCH_WRITER):
+            raise
         cause = failed.strerror if isinstance(failed, OSError) else first_line(error)
         raise QinZooError(
             f"Could not write {path}: {cause}. What was there before is unchanged; free space or choose a "

@@ -3,9 +3,10 @@
 import os
 
 import pytest
+import torch
 
 from qin_zoo.errors import CheckpointError, QinZooError
-from qin_zoo.files import parse_json, read_json
+from qin_zoo.files import parse_json, read_json, replace_file
 from qin_zoo.results.findings import read_findings
 from qin_zoo.serving.bundle import _KEY, _field, _manifest
 from qin_zoo.training.calibration import calibration_file, read_step
@@ -38,3 +39,12 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(OSError, match="it is no file"):
         read_json(tmp_path / "x.json")
     assert read_record(tmp_path / "x.json") is None
+
+
+def test_only_what_the_disk_refuses_is_said_to_be_its_fault(tmp_path):
+    with pytest.raises(RuntimeError, match=r"^out of memory$"), replace_file(tmp_path / "x"):
+        raise RuntimeError("out of memory")
+    for failing in ("/dev/full", "/nowhere/x"):
+        with pytest.raises(QinZooError, match="free space"), replace_file(tmp_path / "x"):
+            torch.save(torch.zeros(100_000), failing)
+    assert not list(tmp_path.iterdir())

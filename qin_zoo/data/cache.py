@@ -1,7 +1,8 @@
 """Where converted columns are kept, and how nothing half-written is ever found there.
 
 One folder per data file, ``<root>/<file name>-<key>/``, with ``source.json`` and one folder per column. The
-key follows the file's size and modification time, so a changed file is converted anew. ``root`` is, in this
+key follows what the file system knows of the file (size, times, inode), so a changed file is converted anew, and so is
+one whose converted columns changed. ``root`` is, in this
 order, the ``cache_dir`` of the caller, ``$QIN_ZOO_CACHE``, ``.qin_zoo_cache`` beside the data, and
 ``~/.cache/qin_zoo`` where the data's folder cannot be written to.
 """
@@ -26,16 +27,20 @@ from qin_zoo import files
 from qin_zoo.errors import DataError
 from qin_zoo.files import is_running
 
-FORMAT = 1  # raise it whenever what is stored changes: older entries are then made anew
+FORMAT = 2  # raise it whenever what is stored changes: older entries are then made anew
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ABANDONED = 24 * 3600  # seconds after which another machine's temporary folder counts as left behind
 
 
 def source_key(path: Path) -> str:
     """16 hexadecimal digits that change whenever the file or the format does."""
+    return hashlib.blake2b(f"{FORMAT}:{stamp(path)}".encode(), digest_size=8).hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """Another text whenever a file is written to or replaced: who restores its time changes that of its inode."""
     stat = path.stat()
-    text = f"{FORMAT}:{stat.st_size}:{stat.st_mtime_ns}"
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
 
 
 def content_hash(path: Path, stop: threading.Event | None = None) -> str:
@@ -55,13 +60,17 @@ def content_hash(path: Path, stop: threading.Event | None = None) -> str:
 def entries(path: Path, cache_dir: str | Path | None = None) -> list[Path]:
     """The folders that may hold the converted columns of ``path``, best first; they need not exist."""
     name = f"{path.name}-{source_key(path)}"
+    return [root / name for root in roots(path.parent, path.parent / ".qin_zoo_cache", cache_dir)]
+
+
+def roots(folder: Path, beside: Path, cache_dir: str | Path | None = None) -> list[Path]:
+    """Where what is made of the data of ``folder`` may be kept, best first; ``beside`` unless something else is set."""
     # Files of one name from different folders must not meet in a shared root.
-    apart = hashlib.blake2b(str(path.parent.resolve()).encode(), digest_size=6).hexdigest()
+    apart = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
     if cache_dir is not None:
-        return [Path(cache_dir) / apart / name]
-    beside, home = path.parent / ".qin_zoo_cache" / name, Path("~/.cache/qin_zoo").expanduser() / apart / name
+        return [Path(cache_dir) / apart]
     chosen = os.environ.get("QIN_ZOO_CACHE")
-    return [Path(chosen) / apart / name] if chosen else [beside, home]
+    return [Path(chosen) / apart] if chosen else [beside, Path("~/.cache/qin_zoo").expanduser() / apart]
 
 
 @contextlib.contextmanager

@@ -126,6 +126,8 @@ def _load(path: Path, name: str, kind: str, folder: Path) -> Column | str | None
     if about is None or "placeholder" in about:
         return about and _PLACEHOLDER
     try:
+        if any(cache.stamp(folder / name) != stamp for name, stamp in about["files"].items()):
+            return None  # no more what was converted
         file = folder / "values.npy"
         values, mapping = map_array(file)
         offsets = None

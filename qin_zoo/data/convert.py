@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qin_zoo.data import cache
 from qin_zoo.data.kinds import KINDS, Kind, check_type, check_values
 from qin_zoo.data.sources import Chunk, Source, at
 from qin_zoo.errors import DataError
@@ -145,6 +146,7 @@ class ColumnWriter:
             "longest": self._longest,
             "min": self._low if found else 0,
             "max": self._high if found else 0,
+            "files": {file.name: cache.stamp(file) for file in self._folder.iterdir()},
         }
         (self._folder / "column.json").write_text(json.dumps(about))
 

@@ -1,12 +1,14 @@
 """Raw csv and parquet files of named fields, encoded once: ids, scaled numbers, and the feature map to read them with.
 
 What FuxiCTR's preprocessing does, with its vocabularies and its ``feature_map.json``, streamed through polars. The
-result lies in ``<data_root>/<dataset_id>/encoded-<key>/``; the key follows the configuration and the sources' sizes
-and modification times, so it is used again until one of them changes. The folder appears in one step, complete.
+result lies in ``<data_root>/<dataset_id>/encoded-<key>/``, or where ``$QIN_ZOO_CACHE`` says; the key follows the
+configuration and what the file system knows of the sources (see ``cache.py``), so it is used again until one of them
+changes, or one of its own files. The folder appears in one step, complete.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -26,7 +28,8 @@ from qin_zoo.data.preprocess import expanded
 from qin_zoo.data.pretrained import read_vectors, write_vectors
 from qin_zoo.data.raw_fields import RawField, raw_fields
 from qin_zoo.data.raw_files import RawFile, Wrong, raw_files, reading, split_off
-from qin_zoo.data.sources import check_file
+from qin_zoo.data.reports import cut, say, unequal, unknown
+from qin_zoo.data.sources import at, check_file
 from qin_zoo.data.specs import WITH_IDS, label_names
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
@@ -62,18 +65,24 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
     """
     if not is_raw(params):
         return dict(params)
-    entry, splits = _entry(params)
-    if not _complete(entry):
-        with cache.workspace([entry]) as (work, _):
-            _encode(params, splits, work, progress or (lambda *_: None))
-            if _entry(params)[0] != entry:
+    entries, splits = _entries(params)
+    entry = _complete(entries)
+    if entry is None:
+        with cache.workspace(entries) as (work, entry):
+            report = _encode(params, splits, work, progress or (lambda *_: None))
+            if _entries(params)[0] != entries:
                 raise DataError(f"{params['train_data']}: the data changed while it was read. Run again.")
             named = {name: params["train_data" if params.get(f"{name}_size") else f"{name}_data"] for name in splits}
-            cache.write_json(work / "sources.json", {name: str(path) for name, path in named.items()})
+            files = {file.name: cache.stamp(file) for file in work.iterdir()}
+            about = {"sources": {name: str(path) for name, path in named.items()}, "files": files, "report": report}
+            cache.write_json(work / "sources.json", about)
+            if entry.exists():  # its files changed
+                shutil.rmtree(entry, ignore_errors=True)
             cache.publish(work, entry)
         for other in entry.parent.glob(f"{entry.name.rpartition('-')[0]}-*"):
             if other != entry:  # the same configuration, of earlier versions of the files
                 shutil.rmtree(other, ignore_errors=True)
+    say(cache.read_json(entry / "sources.json")["report"], params)
     return _encoded(params, entry, splits)
 
 
@@ -92,8 +101,9 @@ def find_encoded(params: Mapping[str, Any]) -> dict[str, Any] | None:
     """What :func:`encode_fields` would return, if it need not encode anything; None if it must."""
     if not is_raw(params):
         return dict(params)
-    entry, splits = _entry(params)
-    return _encoded(params, entry, splits) if _complete(entry) else None
+    entries, splits = _entries(params)
+    entry = _complete(entries)
+    return _encoded(params, entry, splits) if entry else None
 
 
 def raw_descriptions(params: Mapping[str, Any]) -> tuple[dict[str, dict], dict[str, dict[str, int]]]:
@@ -127,8 +137,8 @@ def _folder(params: Mapping[str, Any]) -> Path:
     return Path(params.get("data_root") or "./data/") / str(params.get("dataset_id"))
 
 
-def _entry(params: Mapping[str, Any]) -> tuple[Path, dict[str, list[Path]]]:
-    """The folder of the encoded files, and the raw files of each split; none of one that is split off train_data."""
+def _entries(params: Mapping[str, Any]) -> tuple[list[Path], dict[str, list[Path]]]:
+    """Folders for the encoded files, best first; the raw files of each split, none of one split off train_data."""
     if not params.get("train_data"):
         raise ConfigError(f"dataset '{params.get('dataset_id')}': expected train_data, the file of training rows.")
     splits = {name: [] for name in _SPLITS if params.get(f"{name}_size")}
@@ -139,6 +149,8 @@ def _entry(params: Mapping[str, Any]) -> tuple[Path, dict[str, list[Path]]]:
     }
     files = [file for files in splits.values() for file in files]
     read = [_FORMAT, _kind(params), *(params.get(key) for key in _READ)]
+    histories = [name for name, field in raw_fields(params).items() if field.differs_from_fuxictr]
+    read += [histories] if histories else []
     encoder = _fitted_before(params)
     if encoder is not None:
         read.append(encoder.as_json())
@@ -146,7 +158,8 @@ def _entry(params: Mapping[str, Any]) -> tuple[Path, dict[str, list[Path]]]:
         read += [params.get(key) for key in ("split_type", "seed")]
     read += [{name: [str(file.resolve()) for file in files] for name, files in splits.items()}]
     sources = [cache.source_key(file) for file in [*files, *_vector_files(params)]]
-    return _folder(params) / f"encoded-{_key(read)}-{_key(sources)}", splits
+    folder, name = _folder(params), f"encoded-{_key(read)}-{_key(sources)}"
+    return [root / name for root in cache.roots(folder, folder)], splits
 
 
 def _fitted_before(params: Mapping[str, Any]) -> FittedEncoder | None:
@@ -169,8 +182,14 @@ def _kind(params: Mapping[str, Any]) -> str:
     return str(params.get("data_format") or Path(str(params["train_data"])).suffix[1:])
 
 
-def _complete(entry: Path) -> bool:
-    return (entry / "sources.json").is_file()
+def _complete(entries: list[Path]) -> Path | None:
+    """The folder in which everything is as it was written."""
+    for entry in entries:
+        about = cache.read_json(entry / "sources.json")
+        with contextlib.suppress(OSError):
+            if about and all(cache.stamp(entry / name) == stamp for name, stamp in about["files"].items()):
+                return entry
+    return None
 
 
 def _encoded(params: Mapping[str, Any], entry: Path, splits: Iterable[str]) -> dict[str, Any]:
@@ -182,7 +201,10 @@ def _encoded(params: Mapping[str, Any], entry: Path, splits: Iterable[str]) -> d
     return changed
 
 
-def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: Path, progress: Progress) -> None:
+def _encode(
+    params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: Path, progress: Progress
+) -> dict[str, Any]:
+    """Writes everything into a folder; returns what :func:`~qin_zoo.data.reports.say` is to say of it."""
     fields, labels = raw_fields(params), _labels(params)
     raw = {name: [RawFile(file, _kind(params), params) for file in files] for name, files in splits.items()}
     raw = split_off(raw, params)
@@ -195,6 +217,7 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         labelled[split] = [name for name in labels if split != "test" or _has_label(files, name)]
         needed = {name: labels[name] for name in labelled[split]}
         rows[split] = sum(_checked(file, fields, needed, widths, params.get("group_id")) for file in files)
+    report: dict[str, Any] = {"parallel": unequal(fields, raw), "cut": {}}
     parsed, names = work / "parsed", [*fields, *labels]
     parsed.mkdir()
     raw = {
@@ -202,7 +225,7 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
         for split, files in raw.items()
     }
     before = _fitted_before(params)
-    vocabularies, owner_of = _vocabularies(fields, raw)
+    vocabularies, owner_of, usual, report["apart"] = _vocabularies(fields, raw)
     if before is not None:
         before.require(fields)
         vocabularies |= {name: v for name, v in before.vocabularies.items() if name in vocabularies}
@@ -210,6 +233,8 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
     lengths, scales, boundaries = _statistics(fields, raw["train"])
     if before is not None:
         lengths, scales, boundaries = before.lengths, before.scales, before.boundaries
+    report["cut"] = cut(fields, raw, lengths)
+    report["unknown"], vocabularies = unknown(fields, raw, vocabularies, {} if before is not None else usual)
     own = {name: v for name, v in vocabularies.items() if owner_of[name] == name and fields[name].type != "meta"}
     cache.write_json(work / ENCODER_FILE, FittedEncoder(own, lengths, scales, boundaries).as_json())
 
@@ -221,7 +246,7 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
                 shift, scale = scales.get(name, (0.0, 1.0))
                 value = ((field.numbers(stored) - shift) / scale).cast(pl.Float32)
             elif field.type == "embedding":
-                value = field.vectors(stored).cast(pl.List(pl.Float32))
+                value = field.filled(stored, widths[name]).cast(pl.List(pl.Float32))
             elif field.processor:
                 value = field.bucket(stored, boundaries.get(name))
             else:
@@ -243,6 +268,7 @@ def _encode(params: Mapping[str, Any], splits: Mapping[str, list[Path]], work: P
     }
     cache.write_json(work / "raw_fields.json", described)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
+    return report
 
 
 def _checked(
@@ -250,6 +276,9 @@ def _checked(
 ) -> int:
     for name in (*fields, *labels):
         file.require(name)
+    for name in labels:
+        if not (file.schema[name] == pl.String or file.schema[name].is_numeric() or file.schema[name] == pl.Boolean):
+            raise DataError(f"{at(file.path, name)}: expected numbers as labels, found the type {file.schema[name]}.")
     wrong = {name: field.wrong(file.schema[name], widths.get(name)) for name, field in fields.items()}
     wrong |= {
         name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label")
@@ -290,33 +319,47 @@ def _has_label(files: list[RawFile], name: str) -> bool:
 
 
 def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:
-    """The length of every embedding's vectors, as configured or as in the first row."""
+    """The length of every embedding's vectors, as configured or as in the first row that has one."""
     widths = {}
     for name, field in fields.items():
         if field.type == "embedding":
             file.require(name)
-            first = file.frame.head(1).select(field.vectors(file.schema[name]).list.len())
+            length = field.vectors(file.schema[name]).list.len().alias("n")
+            first = file.frame.select(length).filter(pl.col("n") > 0).head(1)
             known = file.read(lambda first=first: first.collect().to_series().to_list())
-            widths[name] = field.column.get("pretrain_dim") or (known and known[0]) or 1
+            widths[name] = field.column.get("pretrain_dim") or (known[0] if known else 1)
     return widths
 
 
 def _vocabularies(
     fields: Mapping[str, RawField], raw: Mapping[str, list[RawFile]]
-) -> tuple[dict[str, Vocabulary], dict[str, str]]:
-    """Of the training rows; of meta features, such as group ids, of all rows. And whose vocabulary each field uses."""
-    found, owner_of = {}, {}
+) -> tuple[dict[str, Vocabulary], dict[str, str], dict[str, float], list[tuple[str, str]]]:
+    """Of the training rows; of meta features, such as group ids, of all rows.
+
+    Returns:
+        owner -> vocabulary; field -> owner; field -> share of its training values that are rare; fields
+        that share a vocabulary but have no value in common with it.
+    """
+    found, owner_of, usual, apart = {}, {}, {}, []
     for name, field in fields.items():
         if not field.has_vocabulary:
             continue
         files = [file for files in raw.values() for file in files] if field.type == "meta" else raw["train"]
-        parts = [file.frame.select(field.words(file.schema[name]).alias("value")) for file in files]
-        counts = pl.concat(parts).group_by("value").len("count")
-        vocabulary = field.vocabulary(reading(files[0].path, lambda c=counts: c.collect(engine="streaming")))
+        parts = [
+            file.frame.select(field.words(file.schema[name]).alias("value")).with_columns(file=pl.lit(n))
+            for n, file in enumerate(files)
+        ]
+        counts = pl.concat(parts).group_by("value", "file").len("count")
+        vocabulary, usual[name] = field.vocabulary(
+            reading(files[0].path, lambda c=counts: c.collect(engine="streaming"))
+        )
         shared = field.column.get("share_embedding")
         owner = owner_of[name] = owner_of[shared] if shared else name
+        words = found[owner].words if shared else vocabulary.words
+        if len(words) and len(vocabulary.words) and shared and not found[owner].has(vocabulary.words).any():
+            apart.append((name, owner))
         found[owner] = found[owner].merged(vocabulary) if shared else vocabulary
-    return found, owner_of
+    return found, owner_of, usual, apart
 
 
 def _with_vectors(
@@ -332,19 +375,33 @@ def _with_vectors(
     after the vocabularies were ``fixed``.
     """
     vectors: dict[str, tuple[str, int]] = {}
-    written: dict[tuple[str, str], tuple[pl.Series, tuple[str, int]]] = {}
+    written: dict[tuple[str, str], tuple[pl.Series, np.ndarray]] = {}
     for name, field in fields.items():
         if file := field.column.get("pretrained_emb"):
             dtype = "str" if field.type == "sequence" else field.dtype
             if (file, dtype) not in written:
-                keys, values = read_vectors(Path(file), dtype)
-                target = work / f"pretrained_{len(written)}.npz"
-                write_vectors(target, keys, values)
-                written[file, dtype] = keys, (target.name, values.shape[1])
-            keys, vectors[name] = written[file, dtype]
+                written[file, dtype] = read_vectors(Path(file), dtype)
+            keys, values = written[file, dtype]
+            keys = found[owner_of[name]].as_words(keys)
+            _require_vectors(name, Path(file), found[owner_of[name]], keys)
+            target = work / f"pretrained_{len(vectors)}.npz"
+            write_vectors(target, keys, values)
+            vectors[name] = target.name, values.shape[1]
             if not fixed:
                 found[owner_of[name]] = found[owner_of[name]].extended(keys)
     return {name: found[owner] for name, owner in owner_of.items()}, vectors
+
+
+def _require_vectors(name: str, file: Path, vocabulary: Vocabulary, keys: pl.Series) -> None:
+    """Raises DataError where the file has vectors of other values only."""
+    known = int(vocabulary.words.is_in(keys.implode()).sum())
+    if not known and len(vocabulary.words):
+        raise DataError(
+            f"{file}: expected vectors of the values of feature '{name}', such as {vocabulary.words[0]!r}, found none: "
+            f"its keys are others, such as {keys[0]!r}. Write them as the training rows have them."
+        )
+    level = logging.WARNING if 2 * known < len(vocabulary.words) else logging.INFO
+    _log.log(level, "%s has vectors of %d of the %d values of feature '%s'", file, known, len(vocabulary.words), name)
 
 
 def _statistics(

@@ -11,7 +11,9 @@ from typing import Any
 from fuxictr.features import FeatureMap
 
 from qin_zoo.data.item_layout import HISTORY, ItemTableData
+from qin_zoo.data.mapped import Column
 from qin_zoo.data.rows import check_spec
+from qin_zoo.data.sources import at
 from qin_zoo.data.specs import (
     WITH_IDS,
     Spec,
@@ -23,6 +25,8 @@ from qin_zoo.data.specs import (
 )
 from qin_zoo.errors import ConfigError, DataError, first_line
 
+_DENSE = 1_000_000  # ids that may be left out of: their embeddings are small
+_SPARSE = 10  # ids for each value that there is
 MAX_BYTES = 16_000_000  # of a feature_map.json: those of thousands of features have a hundredth of it
 
 
@@ -315,11 +319,25 @@ def _fill(name: str, spec: Spec, data: ItemTableData) -> None:
     if not columns or name == HISTORY:
         return
     if spec["type"] in ("categorical", "sequence") and "vocab_size" not in spec:
-        spec["vocab_size"] = int(max(column.max for column in columns)) + 1
+        spec["vocab_size"] = _vocab_size(name, columns)
     if spec["type"] == "sequence" and not spec.get("max_len"):
         spec["max_len"] = max(column.longest for column in columns)
     if spec["type"] == "embedding" and "pretrain_dim" not in spec:
         spec["pretrain_dim"] = columns[0].width
+
+
+def _vocab_size(name: str, columns: list[Column]) -> int:
+    """One more than the greatest id; raises DataError where nearly all ids below it cannot occur."""
+    greatest = max(columns, key=lambda column: column.max)
+    size, entries = int(greatest.max) + 1, sum(column.values.size for column in columns)
+    if size > max(_DENSE, _SPARSE * entries):
+        raise DataError(
+            f"{at(greatest.path, greatest.name)}: expected ids numbered from 1, found {size - 1} among {entries} "
+            f"values: an embedding for every id up to it would be a table of {size} rows, most of them never used. "
+            f"Number those of feature '{name}' from 1 (qin-zoo encodes named fields itself), or leave it out of "
+            "feature_cols (active: False)" + (", or set its vocab_size." if size < 2**31 else ".")
+        )
+    return size
 
 
 def _share(features: Mapping[str, Spec], where: str) -> None:

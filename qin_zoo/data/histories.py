@@ -101,22 +101,36 @@ class UserHistories(Histories):
     """Histories that stand once per user: a row's is the first ``seq_len`` entries of its user's list.
 
     Args:
-        column: the users' lists, a column of kind ``ids``; row i is user i.
+        column: the users' lists, a column of kind ``ids``.
         user_index: each row's user, a column of kind ``id``.
         seq_len: how many entries of the list the row has seen, a column of kind ``id``.
         max_len: as in :class:`RowHistories`. Default: the longest ``seq_len``.
+        numbers: the users of the lists, a column of kind ``id``. Default: row i is user i.
 
     Raises:
-        DataError: a user beyond the users' table, or more entries asked for than the list has.
+        DataError: a user that the users' table has not, or has twice; more entries asked for than the list has.
     """
 
-    def __init__(self, column: Column, user_index: Column, seq_len: Column, max_len: int | None = None) -> None:
+    def __init__(
+        self,
+        column: Column,
+        user_index: Column,
+        seq_len: Column,
+        max_len: int | None = None,
+        numbers: Column | None = None,
+    ) -> None:
         super().__init__(column, int(seq_len.max) if max_len is None else max_len)
-        user_index.check_below(column.rows, f"the rows of {column.path}")
         self._user, self._seen = user_index, seq_len
+        self._order = self._numbers = None  # the lists' rows by user, and the users in that order
+        if numbers is not None and not np.array_equal(numbers.values, np.arange(column.rows)):
+            self._order = np.argsort(numbers.values, kind="stable")
+            self._numbers = numbers.values[self._order]
+            self._check_users(numbers)
+        else:
+            user_index.check_below(column.rows, f"the rows of {column.path}")
         for start in range(0, user_index.rows, 1 << 20):
             rows = np.arange(start, min(start + (1 << 20), user_index.rows))
-            begin, end = column.bounds(user_index.values[rows].astype(np.int64))
+            begin, end = column.bounds(self._lists(rows))
             short = np.flatnonzero(end - begin < seq_len.values[rows])
             if short.size:
                 row, has = rows[short[0]], (end - begin)[short[0]]
@@ -126,8 +140,34 @@ class UserHistories(Histories):
                     f"{seq_len.values[row]}. Write both files from the same data."
                 )
 
+    def _check_users(self, numbers: Column) -> None:
+        again = np.flatnonzero(self._numbers[1:] == self._numbers[:-1])
+        if again.size:
+            row = self._order[again[0] + 1]
+            raise DataError(
+                f"{at(numbers.path, numbers.name, row)}: expected each user once, found {numbers.values[row]} a second "
+                "time. Keep one row for each user."
+            )
+        for start in range(0, self._user.rows, 1 << 20):
+            users = self._user.values[start : start + (1 << 20)]
+            found = self._numbers.take(np.searchsorted(self._numbers, users), mode="clip")
+            unknown = np.flatnonzero(found != users)
+            if unknown.size:
+                row = start + int(unknown[0])
+                raise DataError(
+                    f"{at(self._user.path, self._user.name, row)}: expected a user of the column '{numbers.name}' of "
+                    f"{numbers.path}, found {self._user.values[row]}. Write both files from the same data."
+                )
+
+    def _lists(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of the users' table with the histories of these rows."""
+        users = self._user.values[rows]
+        if self._order is not None:
+            return self._order[np.searchsorted(self._numbers, users)]
+        return users.astype(np.int64)
+
     def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        starts, _ = self.column.bounds(self._user.values[rows].astype(np.int64))
+        starts, _ = self.column.bounds(self._lists(rows))
         return starts, starts + self._seen.values[rows]
 
     def longest(self, rows: np.ndarray) -> int:

@@ -17,7 +17,7 @@ from qin_zoo.data.specs import feature_specs, label_names
 from qin_zoo.errors import ConfigError, DataError
 
 HISTORY = "item_seq"
-USER_HISTORY = "full_item_seq"
+USER, USER_HISTORY = "user_index", "full_item_seq"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layout:
 
 
 PER_ROW = Layout("item_id", {"item_id": "id", HISTORY: "history"})
-PER_USER = Layout("item_index", {"item_index": "id", "user_index": "id", "seq_len": "id"})
+PER_USER = Layout("item_index", {"item_index": "id", USER: "id", "seq_len": "id"})
 
 
 def row_specs(specs: Specs) -> Specs:

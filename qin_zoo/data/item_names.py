@@ -19,9 +19,9 @@ def original_ids(file: Path) -> dict[int, object]:
         file: the dataset's :data:`ID_FILE`, or a table of new items.
     """
     columns = ["item_id", "original_id"]
-    if not file.is_file() or not set(columns) <= set(pl.scan_parquet(file).collect_schema()):
+    if not file.is_file() or not set(columns) <= set(pl.scan_parquet(file, glob=False).collect_schema()):
         return {}
-    return dict(pl.read_parquet(file, columns=columns).iter_rows())
+    return dict(pl.read_parquet(file, glob=False, columns=columns).iter_rows())
 
 
 def item_titles(folder: Path, items: Iterable[int]) -> dict[int, str]:
@@ -34,10 +34,10 @@ def item_titles(folder: Path, items: Iterable[int]) -> dict[int, str]:
     wanted = list(items)
     for name, columns in _TITLES.items():
         file = Path(folder) / name
-        there = set(pl.scan_parquet(file).collect_schema()) if file.is_file() else set()
+        there = set(pl.scan_parquet(file, glob=False).collect_schema()) if file.is_file() else set()
         column = next((c for c in columns if c in there), None)
         if column is not None and "item_id" in there:
             number = pl.col("item_id").cast(pl.Int64, strict=False)
-            rows = pl.scan_parquet(file).filter(number.is_in(wanted)).select(number, column).collect()
+            rows = pl.scan_parquet(file, glob=False).filter(number.is_in(wanted)).select(number, column).collect()
             return {item: str(title) for item, title in rows.iter_rows() if title}
     return {}

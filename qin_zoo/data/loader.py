@@ -7,6 +7,7 @@ No worker processes and no Python per row: a batch is a handful of array look-up
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from qin_zoo.data.item_layout import (
     HISTORY,
     PER_ROW,
     PER_USER,
+    USER,
     USER_HISTORY,
     data_file,
     item_column_types,
@@ -33,10 +35,13 @@ from qin_zoo.data.item_layout import (
     row_specs,
 )
 from qin_zoo.data.item_table import load_item_table, open_item_table
+from qin_zoo.data.mapped import Column
 from qin_zoo.data.rows import RowReader, check_spec, row_kinds
+from qin_zoo.data.sources import at
 from qin_zoo.data.variations import Variation
 from qin_zoo.errors import ConfigError, DataError, suggest
 
+_log = logging.getLogger(__name__)
 Triple = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 
 
@@ -193,8 +198,8 @@ class ItemTableLoader(ColumnLoader):
             ``item_index``, ``user_index`` and ``seq_len``.
         item_info: the item table, row i describing item i and row 0 padding. Default: ``item_info.parquet``
             beside the data.
-        user_info: the users' histories, column ``full_item_seq``, row i being user i. Default: histories stand in
-            the rows.
+        user_info: the users' histories, column ``full_item_seq``; whose they are says a column ``user_index``, without
+            it row i is user i. Default: histories stand in the rows.
         max_len: items per history, the newest; 0 for none, None for the longest there is. Default: 100.
         batch_layout: ``triple``, the public ``(batch_dict, item_dict, mask)``, or ``index``, an
             :class:`~qin_zoo.batch.ItemBatch`. Default: ``triple``.
@@ -255,8 +260,11 @@ class ItemTableLoader(ColumnLoader):
 
         self.histories: Histories
         if user_info:
-            users = open_table(data_file(user_info), {USER_HISTORY: "ids"}, cache_dir=cache_dir, progress=progress)
-            self.histories = UserHistories(users[USER_HISTORY], table["user_index"], table["seq_len"], max_len)
+            kinds = {USER_HISTORY: "ids", USER: "id"}
+            users = open_table(data_file(user_info), kinds, optional=[USER], cache_dir=cache_dir, progress=progress)
+            self.histories = UserHistories(
+                users[USER_HISTORY], table[USER], table["seq_len"], max_len, users.columns.get(USER)
+            )
             self.fingerprint["user_info"] = users.fingerprint
             history = users[USER_HISTORY]
         else:
@@ -264,6 +272,7 @@ class ItemTableLoader(ColumnLoader):
             self.histories = RowHistories(history, max_len)
         for column in (self.target, history):
             column.check_below(items.num_rows, f"the rows of the item table {info}")
+        _report_padding(self.target, split)
         if user_info:
             self._columns.append(history)
         self._part = self._hidden = None
@@ -309,6 +318,17 @@ class ItemTableLoader(ColumnLoader):
             items=self.items,
         )
         return batch if self.batch_layout == "index" else batch.triple()
+
+
+def _report_padding(target: Column, split: str) -> None:
+    """Says how many rows ask about no item: their target is as blank as an empty place of a history."""
+    count = int(np.count_nonzero(target.values == 0)) if target.min == 0 else 0
+    if count:
+        _log.warning(
+            "%s: the target of %d of the %d %s rows is 0, which is padding, not an item: number the items from 1, or "
+            "leave these rows out",
+            at(target.path, target.name), count, target.rows, split,
+        )  # fmt: skip
 
 
 class FieldsLoader(ColumnLoader):

@@ -243,10 +243,17 @@ def _filled(frame: pl.LazyFrame, made: Made, name: str, fill: object) -> tuple[p
 
 
 def is_given(column: pl.Expr, stored: pl.DataType) -> pl.Expr:
-    """Whether there is a value at all."""
-    return column.is_not_null() & (column.str.strip_chars() != "") if stored == pl.String else column.is_not_null()
+    """Whether there is a value at all; NaN among whole numbers is what pandas makes of a missing one."""
+    if stored == pl.String:
+        return column.is_not_null() & (column.str.strip_chars() != "")
+    return column.is_not_null() & column.is_not_nan() if stored.is_float() else column.is_not_null()
 
 
 def as_number(column: pl.Expr, stored: pl.DataType, number: type[pl.DataType]) -> pl.Expr:
-    """As a number; null where it is none."""
-    return (column.str.strip_chars() if stored == pl.String else column).cast(number, strict=False)
+    """As a number; null where it is none. Whole numbers may have been written as floats."""
+    if stored == pl.String:
+        column = column.str.strip_chars()
+        column = column.str.strip_suffix(".0") if number == pl.Int64 else column
+    elif stored.is_float() and number == pl.Int64:
+        column = pl.when(column == column.floor()).then(column)
+    return column.cast(number, strict=False)

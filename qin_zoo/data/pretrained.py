@@ -64,7 +64,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in _ARRAYS if name in file}
     else:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
         found = {name: table[name].to_numpy() for name in _ARRAYS if name in table.columns}
     return found["key"], found["value"]
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, is_given
 from qin_zoo.data.specs import USAGES, WITH_IDS, Spec, check_known, check_spec_shape
-from qin_zoo.data.vocabulary import Vocabulary
+from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
 
 _UNSUPPORTED = ("codes_of", "neighbours_of")
@@ -35,12 +35,14 @@ class RawField:
         column: its entry of ``feature_cols``.
         min_count: rarer values are unknown.
         buckets: ids that a ``category_processor`` gives.
+        is_history: whether a model reads it as a history, whose newest entries, the last, count.
     """
 
     name: str
     column: Mapping[str, Any]
     min_count: int
     buckets: int = 10
+    is_history: bool = False
 
     @property
     def type(self) -> str:
@@ -86,7 +88,7 @@ class RawField:
     @property
     def _missing(self) -> str:
         """The word that is no value of its own."""
-        return self.fill if self.column.get("fill_na", self.column.get("na_value")) is not None else ""
+        return self.fill if self._fills else ""
 
     @property
     def _splitter(self) -> str:
@@ -115,8 +117,18 @@ class RawField:
             return self._entries(stored)
         number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
         if number is None:
-            return pl.col(self.name).cast(pl.String).fill_null(self.fill)
+            column = pl.col(self.name).fill_nan(None) if stored.is_float() else pl.col(self.name)
+            return column.cast(pl.String).fill_null(self.fill)
         return as_number(pl.col(self.name), stored, number).cast(pl.String).fill_null(self.fill)
+
+    def given(self, stored: pl.DataType) -> pl.Expr:
+        """Of :meth:`words`, those that are a value and do not stand for a missing one, in one column."""
+        words = self.words(stored)
+        return words.filter(words.is_not_null() & ~words.is_in(["", self._missing, self.fill]))
+
+    def entries(self, stored: pl.DataType) -> pl.Expr:
+        """The number of a sequence's entries, missing ones among them; an empty text may be one, too."""
+        return pl.max_horizontal(self._entries(stored).list.len(), pl.lit(1))
 
     def words(self, stored: pl.DataType) -> pl.Expr:
         """Every value it holds, in one column."""
@@ -124,8 +136,16 @@ class RawField:
         return tokens.list.explode(empty_as_null=False) if self.type == "sequence" else tokens
 
     def numbers(self, stored: pl.DataType) -> pl.Expr:
-        """A numeric feature's values; missing ones filled."""
-        return as_number(pl.col(self.name), stored, pl.Float64).fill_null(float(self.fill or 0))
+        """A numeric feature's values; missing ones filled, NaN where ``fill_na`` says with what."""
+        return self._number(stored).fill_null(float(self.fill or 0))
+
+    @property
+    def _fills(self) -> bool:
+        return self.column.get("fill_na", self.column.get("na_value")) is not None
+
+    def _number(self, stored: pl.DataType) -> pl.Expr:
+        number = as_number(pl.col(self.name), stored, pl.Float64)
+        return number.fill_nan(None) if self._fills else number
 
     def vectors(self, stored: pl.DataType) -> pl.Expr:
         """An embedding's lists of numbers."""
@@ -135,7 +155,18 @@ class RawField:
             lists = lists.arr.to_list() if isinstance(stored, pl.Array) else lists
         else:
             lists = lists.cast(pl.String).str.split(self._splitter)
-        return lists.list.eval(as_number(_element, inner, pl.Float64))
+        numbers = as_number(_element, inner, pl.Float64)
+        if not self._fills:
+            return lists.list.eval(numbers)
+        given = pl.when((lists.list.len() > 0) & (lists.list.eval(is_given(_element, inner)).list.any())).then(lists)
+        return given.list.eval(numbers.fill_nan(None).fill_null(float(self.fill)))
+
+    def filled(self, stored: pl.DataType, width: int) -> pl.Expr:
+        """An embedding's lists of numbers, ``fill_na`` in place of those that are missing."""
+        vectors = self.vectors(stored)
+        if not self._fills:
+            return vectors
+        return vectors.fill_null(pl.lit([float(self.fill)] * width, dtype=pl.List(pl.Float64)))
 
     def _entries(self, stored: pl.DataType) -> pl.Expr:
         column = pl.col(self.name)
@@ -159,20 +190,31 @@ class RawField:
         """
         column = pl.col(self.name)
         if self.type == "embedding":
-            v = self.vectors(stored)
+            v = self.filled(stored, width)
             bad = v.list.eval(_element.is_null() | ~_element.is_finite()).list.any()
-            return (bad | (v.list.len() != width)).fill_null(True), f"{width} finite numbers"
+            expected = f"{width} finite numbers"
+            if not stored.is_nested():
+                expected += f" with {self._splitter!r} between them (splitter), no brackets"
+            return (bad | (v.list.len() != width)).fill_null(True), expected
         if self.type == "numeric":
-            number = as_number(column, stored, pl.Float64)
-            bad = (number.is_null() & is_given(column, stored)) | ~number.is_finite().fill_null(True)
+            none = as_number(column, stored, pl.Float64).is_null() & is_given(column, stored)
+            bad = none | ~self._number(stored).is_finite().fill_null(True)
             return bad, "a finite number"
         if self.type == "sequence":
+            text, said = pl.lit(False), f"values with {self._splitter!r} between them (splitter), no brackets"
+            if stored == pl.String:
+                text = column.str.contains(r"^\s*\[.*\]\s*$") & ~column.str.contains(self._splitter, literal=True)
             if self.dtype != "int" and self.remap:
-                return None
-            return self._entries(stored).list.eval(_element.is_null()).list.any(), "whole numbers"
+                return text.fill_null(False), said
+            bad = self._entries(stored).list.eval(_element.is_null()).list.any()
+            return bad | text.fill_null(False), f"whole numbers; {said}" if stored == pl.String else "whole numbers"
         number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
         if self.processor == "quantile_bucket":
             number = pl.Float64
+        if stored.is_float() and number != pl.Float64:
+            exact = column.is_null() | column.is_nan() | ((column == column.floor()) if number else pl.lit(True))
+            bad = ~(exact & (column.is_null() | column.is_nan() | (column.abs() < 2**53)))
+            return bad, f"{'a whole number' if number else 'an id'} that a float holds exactly (below 2^53)"
         if number is None:
             return None
         expected = "a number" if number == pl.Float64 else "a whole number"
@@ -180,15 +222,23 @@ class RawField:
 
     # What becomes of it ------------------------------------------------------------------------------------------
 
-    def vocabulary(self, counts: pl.DataFrame) -> Vocabulary:
-        """From ``value`` and ``count``, one row per distinct value."""
+    def vocabulary(self, counts: pl.DataFrame) -> tuple[Vocabulary, float]:
+        """From ``value`` and ``count``, one row per distinct value and file.
+
+        Returns:
+            the vocabulary; the share of values that are too rare for it, or come once: about as many are new elsewhere.
+        """
         least = 1 if self.type == "meta" else self.min_count
-        kept = counts.filter(
-            pl.col("value").is_not_null() & (pl.col("value") != self._missing) & (pl.col("count") >= least)
-        )
-        if self.dtype in NUMBERS and self.type != "sequence":
-            return Vocabulary(kept.sort(pl.col("value").cast(NUMBERS[self.dtype]))["value"], self.remap)
-        return Vocabulary(kept.sort(["count", "value"], descending=[True, False])["value"], self.remap)
+        counts, spellings = _together(counts)
+        given = counts.filter(pl.col("value").is_not_null() & (pl.col("value") != self._missing))
+        kept = given.filter(pl.col("count") >= least)
+        rare = given.filter(pl.col("count") < max(least, 2))["count"].sum()
+        by_value = self.dtype in NUMBERS and self.type != "sequence"
+        order = {"by": pl.col("value").cast(NUMBERS[self.dtype])} if by_value else {
+            "by": ["count", "value"], "descending": [True, False]
+        }  # fmt: skip
+        words, all_given = kept.sort(**order)["value"], given["count"].sum()
+        return Vocabulary(words, self.remap, spellings=spellings), rare / max(all_given, 1)
 
     def ids(self, stored: pl.DataType, vocabulary: Vocabulary | None, max_len: int = 0) -> pl.Expr:
         """The ids of a categorical or meta feature, or a sequence's ``max_len`` ids, padded and cut on one side."""
@@ -200,9 +250,24 @@ class RawField:
         missing = _element.is_null() | (_element == self._missing)
         ids = tokens.list.eval(pl.when(missing).then(pl.lit(0, pl.Int64)).otherwise(vocabulary.encode(_element)))
         padding = pl.lit([0] * max_len, dtype=pl.List(pl.Int64))
-        if self.column.get("padding", "post") == "pre":
-            return pl.concat_list([padding, ids.list.tail(max_len)]).list.tail(max_len)
-        return pl.concat_list([ids.list.head(max_len), padding]).list.head(max_len)
+        kept = ids.list.tail(max_len) if self.keeps_newest else ids.list.head(max_len)
+        if self._padded_first:
+            return pl.concat_list([padding, kept]).list.tail(max_len)
+        return pl.concat_list([kept, padding]).list.head(max_len)
+
+    @property
+    def _padded_first(self) -> bool:
+        return self.column.get("padding", "post") == "pre"
+
+    @property
+    def keeps_newest(self) -> bool:
+        """Whether a list is cut at its beginning: as FuxiCTR does where it pads there, and of any history."""
+        return self._padded_first or self.is_history
+
+    @property
+    def differs_from_fuxictr(self) -> bool:
+        """Whether FuxiCTR would keep the oldest entries of a history."""
+        return self.is_history and not self._padded_first
 
     def boundaries(self, values: np.ndarray) -> np.ndarray:
         """What separates the buckets of quantile_bucket, (buckets - 1,): quantiles of (N,) training values."""
@@ -217,6 +282,7 @@ class RawField:
         return self.numbers(stored).map_batches(place, return_dtype=pl.Int64, is_elementwise=True)
 
     def _hashed(self, texts: pl.Series) -> pl.Series:
+        texts = whole(texts)
         known = texts.unique()
         hashes = (int.from_bytes(blake2b(t.encode(), digest_size=8).digest(), "big") % self.buckets for t in known)
         return texts.replace_strict(known, pl.Series(list(hashes), dtype=pl.Int64), return_dtype=pl.Int64)
@@ -235,12 +301,41 @@ class RawField:
         whole = not self.remap or (self.type == "sequence" and self.dtype == "int")
         found = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
         found |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
+        found |= {"keep": "newest" if self.keeps_newest else "first"}
         found |= {"shift": shift, "scale": scale}
         if boundaries is not None:
             found["boundaries"] = boundaries.tolist()
         elif self.processor:
             found["buckets"] = self.buckets
         return found | ({"made": asdict(made)} if made else {})
+
+
+def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The counts of the words of all files, those of a number that is written in two ways as one; and these ways.
+
+    Not where a file tells them apart: with 05 and 5, or with 5.0 and 5 beside 5.5, they are texts.
+    """
+    words = counts["value"].drop_nulls().unique()
+    form = None
+    if unpadded(words).n_unique() < len(words):
+        apart = counts.select("file", "value").drop_nulls().unique()
+        apart = apart.select("file", whole(apart["value"]).alias("whole"), unpadded(apart["value"]).alias("plain"))
+        each = apart.group_by("file").agg(pl.col("whole", "plain").n_unique())
+        form = unpadded if (each["whole"] == each["plain"]).all() else whole
+        if words.str.contains(r"^-?[0-9]*\.0*[1-9][0-9]*$").any():
+            form = None
+    counts = counts.with_columns((form(counts["value"]) if form else counts["value"]).alias("form"))
+    several = pl.col("value").n_unique().over("form") > 1
+    counts = counts.with_columns(pl.when(several).then("form").otherwise("value").alias("word"))
+    spellings = counts.filter(pl.col("value") != pl.col("word")).select("value", "word").unique()
+    return counts.group_by(pl.col("word").alias("value")).agg(pl.col("count").sum()), spellings
+
+
+def history_groups(params: Mapping[str, Any]) -> list[list[str]]:
+    """``sequence_field``: the fields of each history."""
+    parts = params.get("sequence_field") or []
+    parts = parts if isinstance(parts, list) else [parts]
+    return [[part] if isinstance(part, str) else list(part) for part in parts]
 
 
 def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
@@ -283,6 +378,7 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
                 column,
                 column.get("min_categr_count") or params.get("min_categr_count") or 1,
                 column.get("num_buckets") or params.get("num_buckets") or 10,
+                any(name in group for group in history_groups(params)),
             )
             check_spec_shape({"type": column.get("type"), **fields[name].spec(), **sizes}, at)
             _ = fields[name].fill  # raises where it is no number and must be one

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.csv_lines import check_lines, header, without_blank_lines
 from qin_zoo.data.preprocess import Check, Made, prepare
-from qin_zoo.data.sources import at, check_file
+from qin_zoo.data.sources import ParquetSource, at, check_file, each_once
 from qin_zoo.errors import ConfigError, DataError, first_line, suggest
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class RawFile:
 
     @cached_property
     def frame(self) -> pl.LazyFrame:
-        return pl.scan_parquet(self.copy) if self.copy else self._prepared[0]
+        return pl.scan_parquet(self.copy, glob=False) if self.copy else self._prepared[0]
 
     @property
     def made(self) -> dict[str, Made]:
@@ -87,7 +88,16 @@ class RawFile:
         return self.read(lambda: self._scan.select(pl.len()).collect(engine="streaming").item())
 
     def read(self, query: Callable[[], Any]) -> Any:
-        return reading(self.path, query)
+        try:
+            return reading(self.path, query)
+        except DataError:
+            if self.kind == "csv" and self.copy is None:
+                check_lines(self.path, self._separator)
+            raise
+
+    @property
+    def _separator(self) -> str:
+        return str(self.params.get("sep") or ",")
 
     def parsed(self, copy: Path, names: Iterable[str]) -> RawFile:
         """The same columns, read from a parquet file that this writes: text is parsed once, not for every column."""
@@ -116,10 +126,13 @@ class RawFile:
                 numbered, *_ = self._prepare(self._scan.with_row_index("-row"))
                 rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad")).filter("-bad").head(1)
                 row = self.read(lambda rows=rows: rows.collect(engine="streaming")).row(0, named=True)
-                text = "nothing" if row["-shown"] in (None, "") else repr(row["-shown"])
+                text = "nothing" if row["-shown"] in (None, "", []) else repr(row["-shown"])
+                missing = text == "nothing" or "nan" in text.lower()
+                great = "whole" in expected and len(text.strip("'-+")) > 18 and text.strip("'-+").isdigit()
+                mend = ", or set fill_na" if missing else ": it is beyond 2^63 - 1, use dtype: str" if great else ""
                 raise DataError(
-                    f"{at(self.path, name, row['-row'])}: expected {expected}, found {text[:80]}. Correct the value"
-                    f"{', or set fill_na' if text == 'nothing' else ''} (rows count from 0, behind the header)."
+                    f"{at(self.path, name, row['-row'])}: expected {expected}, found {text[:80]}. Correct the "
+                    f"value{mend} (rows count from 0, behind the header)."
                 )
         return int(found["-rows"][0])
 
@@ -127,8 +140,17 @@ class RawFile:
     def _scan(self) -> pl.LazyFrame:
         limit = self.params.get("n_rows")
         if self.kind == "csv":
-            return pl.scan_csv(self.path, separator=self.params.get("sep") or ",", infer_schema=False, n_rows=limit)
-        return pl.scan_parquet(self.path, n_rows=limit)
+            each_once(self.path, header(self.path, self._separator))
+            frame = pl.scan_csv(self.path, separator=self._separator, infer_schema=False, n_rows=limit, glob=False)
+            return without_blank_lines(frame, self.path, self._separator)
+        ParquetSource(self.path)  # says what is wrong with a file that cannot be opened
+        frame = pl.scan_parquet(self.path, n_rows=limit, glob=False)
+        stored = self.read(frame.collect_schema)
+        texts = [name for name, kind in stored.items() if isinstance(kind, (pl.Categorical, pl.Enum))]
+        lists = [name for name, kind in stored.items() if isinstance(getattr(kind, "inner", None), pl.Categorical)]
+        if not texts and not lists:
+            return frame
+        return frame.with_columns(pl.col(texts).cast(pl.String), pl.col(lists).cast(pl.List(pl.String)))
 
     @cached_property
     def _names(self) -> list[str]:

@@ -6,6 +6,7 @@ does not know which of the two it reads.
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,8 @@ from qin_zoo.errors import DataError
 
 # Rows decoded at a time: 16,384 histories of 100 ids are 13 MB, small beside any cache, large beside any call.
 CHUNK_ROWS = 16_384
-_NPZ_ERRORS = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+_NPZ_ERRORS = (ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
+_NPY_PREFIX = 1 << 17  # more than the header of a .npy file ever takes
 
 
 class Chunk(NamedTuple):
@@ -92,8 +94,24 @@ def check_file(path: Path) -> None:
             f"{path}: no such file. Check the path in the dataset configuration, relative to the "
             f"working directory ({Path.cwd()})."
         )
+    if not path.is_file():  # a named pipe or a device, of which nobody knows where it ends
+        raise DataError(
+            f"{path}: expected a file, found something that is none, such as a named pipe or a device. Write what "
+            "comes from there into a file."
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes). Fetch or write it again.")
+
+
+def each_once(path: Path, names: Iterable[str]) -> list[str]:
+    """The columns' names; raises DataError where two have the same: nobody knows which is meant."""
+    names = list(names)
+    if again := [name for n, name in enumerate(names) if name in names[:n]]:
+        raise DataError(
+            f"{path}: expected columns of different names, found '{again[0]}' {names.count(again[0])} times. Rename or "
+            "drop all but one of them."
+        )
+    return names
 
 
 class ParquetSource:
@@ -107,7 +125,7 @@ class ParquetSource:
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from None
         self._schema = self._file.schema_arrow
-        self.names = list(self._schema.names)
+        self.names = each_once(path, self._schema.names)
         self.num_rows = self._file.metadata.num_rows
 
     def type_name(self, name: str) -> str:
@@ -182,7 +200,7 @@ class ParquetSource:
     def _null(self, name: str, row: int, where: str = "") -> DataError:
         return DataError(
             f"{at(self.path, name, row)}: expected a value, found a null{where}. Fill the nulls "
-            "(ids: 0, histories: an empty list) or drop those rows."
+            "(ids: 0, histories: an empty list, embeddings: zeros) and write the file again."
         )
 
 
@@ -193,7 +211,7 @@ class NpzSource:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.namelist() if m.endswith(".npy")]
+                members = [m for m in each_once(path, archive.namelist()) if m.endswith(".npy")]
                 headers = {m[:-4]: _npy_header(archive, m) for m in members}
         except _NPZ_ERRORS as error:
             raise DataError(
@@ -246,6 +264,9 @@ def _npy_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...],
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
+    size, held = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size
+    if min(shape, default=0) < 0 or (not dtype.hasobject and not size <= held < size + _NPY_PREFIX):
+        raise ValueError(f"{member} is said to be of the shape {shape}, but has {held} bytes")
     return shape, dtype
 
 

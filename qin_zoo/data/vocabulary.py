@@ -6,25 +6,45 @@ stands for every value that is unknown, rare or missing. Values known only from 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import polars as pl
 
 
+def whole(words: pl.Series) -> pl.Series:
+    """Whole numbers that were written as floats, 5.0, as 5: a missing id makes floats of a column's other ids."""
+    return words.str.replace(r"^(-?[0-9]+)\.0+$", "${1}")
+
+
+def unpadded(words: pl.Series) -> pl.Series:
+    """Whole numbers that were written as floats, or with zeros in front, 5.0 and 0005, as 5."""
+    return words.str.replace(r"^(-?)0*([0-9]+?)(?:\.0+)?$", "${1}${2}")
+
+
+def _no_spellings() -> pl.DataFrame:
+    return pl.DataFrame(schema={"value": pl.String, "word": pl.String})
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Values with their ids.
+
+    Numbers are known by their value: where no two words are the same number, 5.0 and 0005 are 5. Where two are, as
+    05 and 5, they are texts that are told apart.
 
     Attributes:
         words: the values as text; without ``remap`` these are whole numbers and their own ids.
         remap: whether the values are numbered from 1, in the order of ``words``.
         beyond: further values, of a file of pretrained vectors, numbered from behind the unknown.
+        spellings: ``value``, as it stands in the files, and the ``word`` that it is.
     """
 
     words: pl.Series
     remap: bool = True
     beyond: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
+    spellings: pl.DataFrame = field(default_factory=_no_spellings)
 
     @cached_property
     def oov(self) -> int:
@@ -32,8 +52,17 @@ class Vocabulary:
         return len(self.words) + 1 if self.remap else max(0, self.words.cast(pl.Int64).max() or 0) + 1
 
     @cached_property
+    def _known(self) -> pl.Series:
+        return pl.concat([self.words, self.beyond])
+
+    @cached_property
     def _enum(self) -> pl.Enum:
-        return pl.Enum(pl.concat([self.words, self.beyond]))
+        return pl.Enum(self._known)
+
+    @cached_property
+    def _form(self) -> Callable[[pl.Series], pl.Series] | None:
+        """How numbers are written where two that are equal are the same word."""
+        return next((form for form in (unpadded, whole) if form(self._known).n_unique() == len(self._known)), None)
 
     @property
     def size(self) -> int:
@@ -41,17 +70,43 @@ class Vocabulary:
 
     def merged(self, other: Vocabulary) -> Vocabulary:
         """With the words of ``other`` that are new, behind its own."""
-        new = other.words.filter(~other.words.is_in(self.words.implode()))
-        return Vocabulary(pl.concat([self.words, new]), self.remap)
+        spelled = self.spelled(other.words.filter(~other.words.is_in(self.words.implode())))
+        new = other.words.filter(~other.words.is_in(pl.concat([self.words, spelled["value"]]).implode()))
+        spellings = pl.concat([self.spellings, other.spellings, spelled]).unique("value")
+        return Vocabulary(pl.concat([self.words, new]), self.remap, spellings=spellings)
+
+    def has(self, values: pl.Series) -> pl.Series:
+        """Which of them are a word, or another way to write one."""
+        known = values.is_in(self._known.implode())
+        return known | values.is_in(self.spelled(values.filter(~known))["value"].implode())
+
+    def spelled(self, values: pl.Series) -> pl.DataFrame:
+        """Those of ``values``, none of them a word, that are another way to write one: ``value`` and ``word``."""
+        if self._form is None or values.is_empty():
+            return _no_spellings()
+        values, words = values.unique(maintain_order=True), self._known
+        written = pl.DataFrame({"value": values, "form": self._form(values)})
+        return written.join(pl.DataFrame({"word": words, "form": self._form(words)}), on="form").drop("form")
 
     def extended(self, keys: pl.Series) -> Vocabulary:
         """With those of ``keys`` that are new behind the unknown."""
-        known = pl.concat([self.words, self.beyond])
         new = keys.unique(maintain_order=True)
-        return replace(self, beyond=pl.concat([self.beyond, new.filter(~new.is_in(known.implode()))]))
+        return replace(self, beyond=pl.concat([self.beyond, new.filter(~self.has(new))]))
+
+    def as_words(self, values: pl.Series) -> pl.Series:
+        """The values, those that are another way to write a word as that word."""
+        return values.replace(*self.spelled(values.filter(~values.is_in(self._known.implode()))).get_columns())
+
+    def knows(self, tokens: pl.Expr) -> pl.Expr:
+        """Whether a text is a word, or in ``spellings``."""
+        return self._meant(tokens).cast(self._enum, strict=False).is_not_null()
+
+    def _meant(self, tokens: pl.Expr) -> pl.Expr:
+        return tokens.replace(*self.spellings.get_columns()) if len(self.spellings) else tokens
 
     def encode(self, tokens: pl.Expr) -> pl.Expr:
         """Text to ids."""
+        tokens = self._meant(tokens)
         place = tokens.cast(self._enum, strict=False).to_physical().cast(pl.Int64)
         own = place + 1 if self.remap else tokens.cast(pl.Int64, strict=False)
         if len(self.beyond):

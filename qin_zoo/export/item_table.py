@@ -55,7 +55,7 @@ def update_items(items: Mapping[str, Tensor], specs: Mapping[str, Mapping], path
     numbers = numbering(items, specs)
     columns = {name: spec for name, spec in specs.items() if name in items and name not in numbers}
     computed = next((name for name, spec in columns.items() if source_column(spec)), None)
-    if computed is not None and computed not in pl.scan_parquet(path).collect_schema():
+    if computed is not None and computed not in pl.scan_parquet(path, glob=False).collect_schema():
         raise DataError(
             f"{path}: no column '{computed}'. It is computed from the whole item table, and computing it anew would "
             "change the items that the model was trained with: add the ids of these items to the file as a column."

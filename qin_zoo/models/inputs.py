@@ -234,8 +234,13 @@ class FieldInputs:
                 f"dictionary per batch; it got {type(batch).__name__}."
             )
         context, target = (self.embedder.embed(names, batch) for names in (self.context_features, self._targets))
-        histories = [self.embedder.embed_positions(names, batch) for names in self.sequence_features]
         masks = [self._mask(names[0], batch) for names in self.sequence_features]
+        histories = []
+        for n, (names, mask) in enumerate(zip(self.sequence_features, masks)):
+            order = _newest_last(mask)
+            ids = {name: batch[name].to(mask.device).gather(1, order) for name in names if name in batch}
+            histories.append(self.embedder.embed_positions(names, ids))
+            masks[n] = mask.gather(1, order)
         one = len(histories) == 1
         return ModelInput(context, target, *((histories[0], masks[0]) if one else (histories, masks)))
 
@@ -280,6 +285,13 @@ def row_columns(batch) -> Mapping[str, Tensor]:
     if isinstance(batch, ItemBatch):
         return batch.rows
     return batch if isinstance(batch, Mapping) else batch[0]
+
+
+def _newest_last(mask: Tensor) -> Tensor:
+    """Positions (B, L), those with an item last and in their order: files may be padded on either side, or between."""
+    length = mask.shape[1]
+    place = torch.arange(length, device=mask.device)
+    return torch.argsort(torch.where(mask, place, place - length), dim=1)
 
 
 def _pairs(fields) -> list[list[str]]:

@@ -119,7 +119,7 @@ class FieldRequests:
                 raise RequestError(f"history: expected field -> list of values, found {shown(history)}.")
             history = dict.fromkeys(self.history, history)
         _check_names(history, self.history, "history")
-        encoded, unknown = {}, 0
+        encoded, counts, unknown = {}, {}, 0
         for name, made in self.history.items():
             value = history.get(name)
             if value is None:
@@ -127,15 +127,23 @@ class FieldRequests:
             if isinstance(value, (Sequence, np.ndarray)):
                 _check_number(len(value), self._max_history, f"history: {name}")
             for field in made:
+                counts[field.name] = field.count(value)
                 found, missed = field.encode([value], f"history: {name}")
                 encoded[field.name], unknown = found[0], unknown + missed
         shared = {}
         for pair in self._pairs:
+            lengths = {name: counts[name] for name in pair}
+            if len({*lengths.values()}) > 1:
+                raise RequestError(
+                    f"history: expected lists of one length in {', '.join(pair)}, which are read position by position, "
+                    f"found {', '.join(map(str, lengths.values()))}."
+                )
             ids = {name: encoded[name] for name in pair}
             real = ids[pair[0]] != self._paddings[pair[0]]
+            order = np.argsort(real, kind="stable")  # what is missing first, as the model has it
             if not self._padded and real.any():  # without any item some models still sum what stands beside it
-                ids = {name: found[real] for name, found in ids.items()}
-            shared |= {HISTORY + name: found for name, found in ids.items()}
+                order = order[-real.sum() :]
+            shared |= {HISTORY + name: found[order] for name, found in ids.items()}
         return shared, unknown
 
     def example(self, candidates: int) -> dict:

@@ -5,8 +5,9 @@ The same as ``qin_zoo/data/raw_fields.py`` makes of columns of files, for one va
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -49,8 +50,11 @@ class Field:
         self.functions: list[str] = self._made.functions if self._made else []
         words = vocabularies.get(self._raw.get("vocabulary"), {}) if self._raw else {}
         self.words: dict = {self._kind(word): number for word, number in words.items()}
+        self._keep = self._raw.get("keep") if self._raw else "newest"
         self._unknown = self._raw.get("unknown", 0) if self._raw else 0
-        self._filled = words.get(self._raw["fill"], self._unknown) if self._raw else 0
+        self._plain = _by_value(self.words) if self._kind is str else None
+        filled = self._find(self._kind(self._raw["fill"])) if self._raw and self._raw["fill"] else None
+        self._filled = self._unknown if filled is None else filled
 
     @property
     def listed(self) -> bool:
@@ -62,6 +66,12 @@ class Field:
         if not isinstance(value, LISTS):
             return False
         return not self.listed or (len(value) > 0 and isinstance(value[0], LISTS))
+
+    def count(self, value: object) -> int:
+        """The number of a list's entries; an empty one may stand for one that is missing."""
+        if isinstance(value, str) and self._raw is not None:
+            return len(value.split(self._raw["splitter"]))
+        return max(len(value), 1) if isinstance(value, LISTS) else 1
 
     def encode(self, values: Sequence, where: str) -> tuple[np.ndarray, int]:
         """Values of rows, (N, …), and how many of them the vocabulary does not know.
@@ -93,9 +103,17 @@ class Field:
             return int.from_bytes(digest, "big") % self._raw["buckets"], 0
         if token is None:
             return self._filled, 0
-        if (number := self.words.get(token)) is not None:
+        if (number := self._find(token)) is not None:
             return number, 0
         return self._unknown, int(tokens.written(token) != self._raw["missing"])  # what counts as missing is no word
+
+    def _find(self, token: str | int | float) -> int | None:
+        """The id of a word, however it is written; None of what is none."""
+        number = self.words.get(token)
+        if number is None and self._plain is not None:
+            form, plain = self._plain
+            number = plain.get(form(token))
+        return number
 
     def _sequence(self, value: object, where: str) -> tuple[np.ndarray, int]:
         if value is None:
@@ -105,7 +123,7 @@ class Field:
         if not isinstance(value, LISTS):
             raise RequestError(f"{where}: expected a list of values, found {shown(value)}.")
         # The encoder cuts, too, before it looks at the values: what it never saw cannot be wrong.
-        used = value[: self.max_len] if self._padding == "post" else value[max(len(value) - self.max_len, 0) :]
+        used = value[: self.max_len] if self._keep == "first" else value[max(len(value) - self.max_len, 0) :]
         ids, unknown = [], 0
         for entry in used:
             number = self._id(entry, where) if self._raw is None else self._entry(entry, where)
@@ -122,7 +140,7 @@ class Field:
         if value is None or value == missing:
             return self._padding_id
         token = self._token(value, where)
-        return self._padding_id if token is None or str(token) == missing else self.words.get(token)
+        return self._padding_id if token is None or str(token) == missing else self._find(token)
 
     def _numeric(self, value: object, where: str) -> tuple[float, int]:
         raw = self._raw or {"shift": 0.0, "scale": 1.0}
@@ -164,3 +182,23 @@ class Field:
             known = self._kind(place) if "buckets" in self._raw or self._kind is not str else _UNKNOWN_TEXT
         shift = (self._raw or {}).get("shift", 0.0)
         return {"categorical": known, "sequence": [known], "numeric": shift}.get(self.type, [0.0] * (self._dim or 0))
+
+
+def _by_value(words: Mapping[str, int]) -> tuple[Callable[[str], str], dict[str, int]] | None:
+    """How numbers are written so that equal ones are one word, and the ids of the words so written; None if none is.
+
+    As ``qin_zoo/data/vocabulary.py`` has it: 5.0 and 0005 are 5, unless 05 is another word than 5.
+    """
+    for form in (_unpadded, _whole):
+        plain = {form(word): number for word, number in words.items()}
+        if len(plain) == len(words):
+            return form, plain
+    return None
+
+
+def _unpadded(word: str) -> str:
+    return re.sub(r"^(-?)0*([0-9]+?)(?:\.0+)?$", r"\1\2", word, flags=re.ASCII)
+
+
+def _whole(word: str) -> str:
+    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", word, flags=re.ASCII)

@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_path_files import write
 
@@ -272,6 +274,9 @@ def test_two_processes_at_once(path, monkeypatch):
 
     def late(folder, target):
         shutil.copytree(folder, target)
+        about = cache.read_json(target / "column.json")
+        about["files"] = {name: cache.stamp(target / name) for name in about["files"]}
+        cache.write_json(target / "column.json", about)
         original(folder, target)
 
     monkeypatch.setattr(cache, "publish", late)
@@ -308,3 +313,27 @@ def test_a_file_that_grows_while_it_is_read(path, monkeypatch):
     with pytest.raises(DataError, match="changed while it was read"):
         open_table(path, KINDS)
     assert entries(path) == []
+
+
+def test_a_file_replaced_under_its_old_time(path):
+    """As by ``cp -p`` or ``tar``: of the same size, and with the time of the file that was there."""
+    before, stat = open_table(path, KINDS), path.stat()
+    other = path.with_name("other.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(0, "a", pa.array(table["a"].to_numpy()[::-1].copy())), other)
+    content = other.read_bytes()
+    path.write_bytes(content + bytes(max(0, stat.st_size - len(content))))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    if path.stat().st_size == stat.st_size == len(content):
+        after = open_table(path, KINDS)
+        assert after["a"].values.tolist() == before["a"].values.tolist()[::-1]
+        assert after.fingerprint != before.fingerprint
+    assert cache.stamp(path) != f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+
+
+def test_a_changed_column_is_not_believed(path):
+    expected = open_table(path, KINDS)["a"].values.tolist()
+    file = entries(path)[0] / "a.id" / "values.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")
+    assert open_table(path, KINDS)["a"].values.tolist() == expected

@@ -1,5 +1,9 @@
+import datetime
+import decimal
 import logging
 import os
+import warnings
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -361,3 +365,38 @@ def test_released_pages_can_be_read_again(tmp_path):
     for start, stop in [(0, 100_000), (5, 7), (99_990, 200_000)]:
         column.release(start, stop)
         assert column.values.astype(np.int64).sum() == 4_999_950_000
+
+
+@pytest.mark.parametrize("shape", [(10**18,), (10**9, 10**9), (-3,), (3, 10**6)])
+def test_npz_with_an_absurd_shape(tmp_path, shape):
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header + bytes(24))
+    refused(tmp_path / "t.npz", {"a": "id"}, "npz")
+
+
+def test_a_column_twice(tmp_path):
+    one = pa.table({"a": [1], "b": [2]})
+    pq.write_table(one.append_column("a", pa.array([3])), tmp_path / "t.parquet")
+    refused(tmp_path / "t.parquet", {"a": "id"}, "different names", "'a' 2 times")
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for n in (1, 2):
+            with archive.open("a.npy", "w") as file:
+                np.lib.format.write_array(file, np.array([n]))
+    refused(tmp_path / "t.npz", {"a": "id"}, "different names", "2 times")
+
+
+@pytest.mark.parametrize("name", ["pipe.parquet", "pipe.npz"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    refused(tmp_path / name, {"a": "id"}, "expected a file", "named pipe")
+
+
+@pytest.mark.parametrize("value", ["x", [1], {"a": 1}, datetime.date(2020, 1, 1), b"1", decimal.Decimal(1)])
+def test_absurd_labels(tmp_path, value):
+    other = datetime.date(2020, 1, 2) if isinstance(value, datetime.date) else value  # a single one says nothing
+    pq.write_table(pa.table({"y": [value, other]}), tmp_path / "t.parquet")
+    for optional in ([], ["y"]):
+        with pytest.raises(DataError, match="'y': expected a label, 0 or 1"):
+            open_table(tmp_path / "t.parquet", {"y": "label"}, optional=optional)

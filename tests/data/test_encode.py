@@ -299,7 +299,7 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match="'clk'"):
         encode_fields({**params, "valid_data": str(tmp_path / "blind.csv")})
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"bad\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"bad\.parquet: expected a parquet file"):
         encode_fields({**params, "train_data": str(tmp_path / "bad.parquet"), "data_format": "parquet"})
 
 

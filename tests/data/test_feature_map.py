@@ -334,3 +334,20 @@ def test_nothing_heavy_is_imported():
         "sys.exit(any(m in sys.modules for m in ('ray', 'pandas', 'matplotlib', 'fuxictr.pytorch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ids_that_leave_most_of_their_table_unused(tmp_path):
+    from data_path_files import DataSet, write
+
+    from qin_zoo.data.item_layout import open_data
+
+    small = DataSet(tmp_path)
+    for split, rows in small.rows.items():
+        sparse = [i * 6_000_000 for i in range(len(rows["item_id"]))]
+        write(tmp_path / f"{split}.parquet", {**rows, "likes_level": sparse})
+    params = small.params
+    with pytest.raises(DataError, match=r"'likes_level': .*found 312000000 among 159 values.*set its vocab_size"):
+        build_feature_map(params, open_data(params))
+    given = [{**c, "vocab_size": 312_000_001} if "likes_level" in c["name"] else c for c in params["feature_cols"]]
+    found = build_feature_map({**params, "feature_cols": given}, open_data(params))
+    assert found.features["likes_level"]["vocab_size"] == 312_000_001

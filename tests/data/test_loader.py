@@ -377,3 +377,47 @@ def test_fuxictr_takes_the_class(small, caplog):
         assert torch.equal(mask, m)
     alone = RankDataLoader(small.feature_map(), stage="test", **params)
     assert len(list(alone)) == 3
+
+
+def per_user(folder, numbers):
+    """A per-user data set whose users' rows stand in another order, with the numbers of ``numbers``."""
+    small = DataSet(folder, "user")
+    users = len(small.users["full_item_seq"])
+    order = np.random.default_rng(0).permutation(users)
+    histories = [small.users["full_item_seq"][u] for u in order]
+    table = {"user_index": [numbers[u] for u in order], "full_item_seq": histories}
+    write(folder / "user_info.parquet", table)
+    for split, rows in small.rows.items():
+        renamed = {**rows, "user_index": [numbers[u] for u in rows["user_index"]]}
+        write(folder / f"{split}.parquet", renamed)
+    return small, table
+
+
+@pytest.mark.parametrize("numbers", [range(9), range(1, 10), [10**12 + 7 * i for i in range(9)]])
+def test_a_history_is_that_of_the_user_who_is_named(tmp_path, numbers):
+    small, _ = per_user(tmp_path, list(numbers))
+    for split in ("train", "test"):
+        found = loader(small, split, max_len=6).histories.gather(np.arange(ROWS))
+        for row, history in enumerate(found):
+            rows = small.rows[split]
+            seen = small.users["full_item_seq"][rows["user_index"][row]][: rows["seq_len"][row]][-6:]
+            assert history.tolist() == [0] * (6 - len(seen)) + seen
+
+
+def test_users_that_are_unknown_or_there_twice(tmp_path):
+    small, table = per_user(tmp_path, list(range(1, 10)))
+    write(tmp_path / "user_info.parquet", {**table, "user_index": [9, *table["user_index"][1:]]})
+    with pytest.raises(DataError, match=r"user_info\.parquet, column 'user_index', row .*found 9 a second time"):
+        loader(small)
+    write(tmp_path / "user_info.parquet", {n: v[1:] for n, v in table.items()})
+    with pytest.raises(DataError, match=r"train\.parquet, column 'user_index', row .*expected a user of"):
+        loader(small)
+
+
+def test_targets_that_are_padding_are_said(tmp_path, caplog):
+    small = DataSet(tmp_path)
+    loader(small)
+    assert not caplog.messages
+    write(tmp_path / "train.parquet", {**small.rows["train"], "item_id": [0, 0, *small.rows["train"]["item_id"][2:]]})
+    loader(small)
+    assert any("the target of 2 of the 53 train rows is 0, which is padding" in m for m in caplog.messages)

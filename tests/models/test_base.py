@@ -80,10 +80,10 @@ class TestInputs:
         assert model.context_dims == {"age": 4, "price": 4, "tags": 4, "text": 3}
         assert (model.item_dim, model.context_dim) == (10, 15)
         torch.testing.assert_close(x.target, torch.cat([emb["item"](batch["item"]), emb["cate"](batch["cate"])], 1))
-        torch.testing.assert_close(
-            x.history, torch.cat([emb["item"](batch["clicks"]), emb["cate"](batch["cates"])], dim=-1)
-        )
-        assert torch.equal(x.mask, batch["clicks"] > 0)
+        last = (batch["clicks"] > 0).sort(dim=1, stable=True).indices  # the newest last, wherever the padding stands
+        clicks, cates = batch["clicks"].gather(1, last), batch["cates"].gather(1, last)
+        torch.testing.assert_close(x.history, torch.cat([emb["item"](clicks), emb["cate"](cates)], dim=-1))
+        assert torch.equal(x.mask, clicks > 0)
         parts = [
             emb["age"](batch["age"]),
             emb["price"](batch["price"].view(-1, 1)),

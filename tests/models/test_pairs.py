@@ -81,6 +81,17 @@ def batch(rows=32, seed=0):
     }  # fmt: skip
 
 
+def newest_last(data, *names):
+    """The lists of ids, a row at a time: what is there stands last."""
+    by = {"cates": "clicks"}
+    out = []
+    for name in names:
+        rows = zip(data[name].tolist(), data[by.get(name, name)].tolist())
+        kept = [[x for x, real in zip(row, of) if real] for row, of in rows]
+        out.append(torch.tensor([[0] * (data[name].shape[1] - len(row)) + row for row in kept]))
+    return out
+
+
 def train(model, data, steps):
     model.train()
     model._max_gradient_norm, model._steps_per_epoch = 10.0, steps
@@ -103,8 +114,9 @@ def test_each_pair_has_an_interest_of_its_own(name):
     model, data = build(name, **PAIRS).eval(), batch()
     emb = model.embedding_layer.embedding_layer.embedding_layers
     targets = [torch.cat([emb["item"](data["item"]), emb["cate"](data["cate"])], 1), emb["brand"](data["brand"])]
-    histories = [torch.cat([emb["item"](data["clicks"]), emb["cate"](data["cates"])], 2), emb["brand"](data["brands"])]
-    masks = [data["clicks"] > 0, data["brands"] > 0]
+    clicks, cates, brands = newest_last(data, "clicks", "cates", "brands")
+    histories = [torch.cat([emb["item"](clicks), emb["cate"](cates)], 2), emb["brand"](brands)]
+    masks = [clicks > 0, brands > 0]
     layer = getattr(model, LAYERS.get(name, "attention_layers"))
     found = []
     layer.register_forward_hook(lambda module, inputs, output: found.append(output.detach()))
@@ -116,6 +128,15 @@ def test_each_pair_has_an_interest_of_its_own(name):
     expected = torch.cat([e if isinstance(e, torch.Tensor) else torch.stack(e) for e in expected], dim=1)
     assert model.interest_dim == found[0].shape[1]
     torch.testing.assert_close(found[0], expected.detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_may_stand_anywhere(name):
+    """FuxiCTR pads at the end by default; a model's newest items are the last that there are."""
+    model, data = build(name, **PAIRS).eval(), batch()
+    before = dict(zip(("clicks", "cates", "brands"), newest_last(data, "clicks", "cates", "brands")))
+    expected = model({**data, **before})["y_pred"]
+    assert torch.equal(model(data)["y_pred"], expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -160,7 +181,7 @@ def test_position_wise_encoders_reach_the_history():
     features.features["brands"]["feature_encoder"] = "nn.Linear(4, 4, bias=False)"
     model, data = build("DIN", features, target_field="brand", sequence_field="brands"), batch()
     parts = model.embedding_layer.embedding_layer
-    expected = parts.embedding_layers["brand"](data["brands"]) @ parts.feature_encoders["brands"].weight.T
+    expected = parts.embedding_layers["brand"](*newest_last(data, "brands")) @ parts.feature_encoders["brands"].weight.T
     torch.testing.assert_close(model._inputs(data).history, expected)
 
 

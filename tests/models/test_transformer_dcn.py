@@ -94,3 +94,20 @@ def test_learns_on_named_fields(convention):
     model = build(feature_map, mask_convention=convention, target_field="item", sequence_field="clicks")
     losses = train(model, batch, steps=40)
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_newest_item_counts_wherever_the_padding_stands():
+    """Short histories, padded before, behind or between: the same scores; and the newest item moves them."""
+    categorical = {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": 10}
+    sequence = {**categorical, "type": "sequence", "max_len": 5, "share_embedding": "item"}
+    feature_map = make_feature_map({"age": categorical, "item": categorical, "clicks": sequence})
+    options = {"mask_convention": "history", "first_k_cols": 2, "concat_max_pool": False}
+    model = build(feature_map, target_field="item", sequence_field="clicks", **options).eval()
+    for table in model.embedding_layer.parameters():
+        torch.nn.init.normal_(table)
+    rows = {"age": torch.tensor([1, 2]), "item": torch.tensor([3, 4])}
+    score = lambda *clicks: model({**rows, "clicks": torch.tensor(clicks)})["logits"].view(-1)  # noqa: E731
+    before = score([0, 0, 5, 6, 7], [0, 0, 0, 0, 8])
+    assert torch.equal(score([5, 6, 7, 0, 0], [8, 0, 0, 0, 0]), before)
+    assert torch.equal(score([5, 0, 6, 0, 7], [0, 0, 8, 0, 0]), before)
+    assert (score([5, 6, 9, 0, 0], [9, 0, 0, 0, 0]) - before).abs().min() > 1e-4

@@ -160,7 +160,7 @@ def _fields_request(scorer: Scorer, settings: Settings) -> dict:
 
 
 def _used(described: dict) -> str:
-    which = "first" if described["padding"] == "post" else "newest"
+    which = (described.get("raw") or {}).get("keep", "newest")
     return f"The {which} {described['max_len']} are used, as in training."
 
 

@@ -1,0 +1,170 @@
+"""What raw files hold that a number could be wrong by: values that no training row has, histories that do not match.
+
+Counted once, while the files are encoded, and said whenever the encoded files are used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from qin_zoo.data.raw_fields import RawField, history_groups
+from qin_zoo.data.raw_files import RawFile
+from qin_zoo.data.vocabulary import Vocabulary
+from qin_zoo.errors import ConfigError, DataError
+
+_log = logging.getLogger(__name__)
+_SUSPICIOUS = 0.5  # share of unknown values, where the training rows have fewer than half as many
+_ENOUGH = 20  # values that cannot all be unknown by chance
+
+Files = Mapping[str, list[RawFile]]
+
+
+def unknown(
+    fields: Mapping[str, RawField],
+    raw: Files,
+    vocabularies: Mapping[str, Vocabulary],
+    usual: Mapping[str, float],
+) -> tuple[list[dict[str, Any]], dict[str, Vocabulary]]:
+    """Counts the values that are in no vocabulary, and finds those that are words written in another way.
+
+    Args:
+        fields, raw: by name; split -> files.
+        vocabularies: of each field.
+        usual: share of a field's values that, by its training rows, may well be new; empty where the vocabularies are
+            of other rows.
+
+    Returns:
+        of each split and field with unknown values, JSON; the vocabularies, knowing all ways of writing.
+
+    Raises:
+        DataError: of 20 values or more of a split none is known, while the training rows' are.
+    """
+    found, out = [], dict(vocabularies)
+    for name, vocabulary in vocabularies.items():
+        field = fields[name]
+        for split, files in raw.items():
+            if field.type == "meta" or (split == "train" and usual):
+                continue  # whose words the vocabulary is of
+            values = pl.concat([_values(field, file, vocabulary) for file in files])
+            others = values.filter(pl.col("value").is_not_null())
+            spelled = vocabulary.spelled(others["value"])
+            out[name] = replace(out[name], spellings=pl.concat([out[name].spellings, spelled]).unique("value"))
+            lacking = others.filter(~pl.col("value").is_in(spelled["value"].implode()))
+            given, count = int(values["count"].sum()), int(lacking["count"].sum())
+            rare = usual.get(name, 0.0)
+            if count:
+                entry = {"split": split, "feature": name, "unknown": count, "given": given, "usual": rare}
+                entry |= {"such_as": lacking["value"][0], "known": next(iter(vocabulary.words), None)}
+                entry["file"] = str(files[0].path)
+                if count == given >= _ENOUGH and rare < _SUSPICIOUS and usual:
+                    raise DataError(
+                        f"{_unknown_text(entry)}. Write the same values in the same way in all files; or leave the "
+                        "feature out (active: False) where its values never come again."
+                    )
+                found.append(entry)
+    return found, out
+
+
+def _values(field: RawField, file: RawFile, vocabulary: Vocabulary) -> pl.DataFrame:
+    """``value`` and ``count`` of the values that are no words; of all that are, in one row, whose value is null."""
+    value = pl.col("value")
+    query = file.frame.select(field.given(file.schema[field.name]).alias("value"))
+    query = query.select(pl.when(~vocabulary.knows(value)).then(value)).group_by("value").agg(count=pl.len())
+    return file.read(lambda: query.collect(engine="streaming"))
+
+
+def _unknown_text(entry: Mapping[str, Any]) -> str:
+    share = entry["unknown"] / entry["given"]
+    return (
+        f"{entry['file']}, column '{entry['feature']}': {entry['unknown']} of {entry['given']} values ({share:.1%}) of "
+        f"the {entry['split']} split are unknown to the training rows, such as {entry['such_as']!r:.60}; those have "
+        f"{entry['known']!r:.60}"
+    )
+
+
+def unequal(fields: Mapping[str, RawField], raw: Files) -> list[dict[str, Any]]:
+    """Two sequences whose lists differ in length, with the first row where they do, of each split; JSON."""
+    found = []
+    names = [name for name, field in fields.items() if field.type == "sequence"]
+    for (split, files), (one, two) in ((s, p) for s in raw.items() for p in combinations(names, 2)):
+        for file in files:
+            first, second = (fields[name].entries(file.schema[name]).fill_null(0) for name in (one, two))
+            lists = file.frame.select(first.alias("a"), second.alias("b")).with_row_index("row")
+            other = lists.filter(pl.col("a") != pl.col("b"))
+            query = other.select(pl.len().alias("rows"), *(pl.col(c).first() for c in ("row", "a", "b")))
+            row = file.read(lambda query=query: query.collect(engine="streaming")).row(0, named=True)
+            if row["rows"]:
+                found.append({"split": split, "file": str(file.path), "pair": [one, two], **row})
+                break
+    return found
+
+
+def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) -> dict[str, int]:
+    """Of the histories that FuxiCTR would cut at their end, the number of rows that are cut."""
+    found = {}
+    for name, length in lengths.items():
+        if not fields[name].differs_from_fuxictr:
+            continue
+        for files in raw.values():
+            for file in files:
+                query = file.frame.select((fields[name].entries(file.schema[name]) > length).sum())
+                found[name] = found.get(name, 0) + file.read(lambda q=query: q.collect(engine="streaming")).item()
+    return {name: count for name, count in found.items() if count}
+
+
+def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Logs what was found.
+
+    Args:
+        report: of :func:`unknown`, :func:`unequal` and :func:`cut`; ``apart``: fields and those whose vocabulary they
+            share without a value in common.
+        params: ``sequence_field``, ``feature_cols``.
+
+    Raises:
+        DataError, ConfigError: sequences that are read position by position do not match.
+    """
+    for entry in report["unknown"]:
+        share = entry["unknown"] / entry["given"]
+        suspicious = share >= _SUSPICIOUS and share > 2 * entry["usual"]
+        _log.log(logging.WARNING if suspicious else logging.INFO, "%s", _unknown_text(entry))
+    for name, owner in report["apart"]:
+        _log.warning("column '%s' shares the vocabulary of '%s', but no training row has a value of both", name, owner)
+    for name, count in report["cut"].items():
+        _log.warning(
+            "column '%s': %d rows are longer than max_len; their newest entries, the last, are kept, where FuxiCTR's "
+            "padding: post keeps the first",
+            name, count,
+        )  # fmt: skip
+    _check_parallel(report["parallel"], params)
+
+
+def _check_parallel(found: list[dict[str, Any]], params: Mapping[str, Any]) -> None:
+    groups = history_groups(params)
+    columns = {c["name"]: c for c in params["feature_cols"] if isinstance(c.get("name"), str)}
+    for names in groups:
+        for key, default in (("max_len", None), ("padding", "post")):
+            values = [columns[name].get(key, default) for name in names if name in columns]
+            if len({*values}) > 1:
+                raise ConfigError(
+                    f"sequence_field: {', '.join(names)} are read position by position, expected one {key} for them, "
+                    f"found {', '.join(map(str, values))}. Give them the same."
+                )
+    for entry in found:
+        one, two = entry["pair"]
+        text = (
+            f"{entry['file']}, row {entry['row']}: '{one}' has {entry['a']} entries, '{two}' {entry['b']}; "
+            f"{entry['rows']} rows of the file are so"
+        )
+        if any(one in names and two in names for names in groups):
+            raise DataError(
+                f"{text}. Expected lists of one length, as they are read position by position: write an empty entry "
+                "where nothing is known (rows count from 0, behind the header)."
+            )
+        if {one, two} <= {name for names in groups for name in names}:
+            _log.warning("%s. They are read as two histories, each with its own target.", text)
