@@ -1,8 +1,8 @@
 """How many threads this process may use, and that they do not spin in the way of others.
 
 OpenMP's threads wait for the next piece of work by spinning. Beside other processes on the same cores that keeps the
-work itself waiting. Measured on two cores, 60 steps of QIN_sample with two threads: four at once took 31 to 39 s each, with
-the short spin of :data:`SPINS` 5 to 7 s, with one thread each 5 s; one alone 1.9 s, with the short spin 2.4 s.
+work itself waiting. Measured on two cores, 60 steps of QIN_sample with two threads: four at once took 31 to 39 s each,
+with the short spin of :data:`SPINS` 5 to 7 s, with one thread each 5 s; one alone 1.9 s, with the short spin 2.4 s.
 """
 
 from __future__ import annotations

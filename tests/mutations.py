@@ -304,7 +304,7 @@ FAULTS = [
         "training/predict.py",
         "y_pred = np.stack([np.asarray(y_pred[label], np.float64) for label in labels], axis=1)",
         "y_pred = np.stack([np.asarray(y_pred[label], np.float64) for label in labels[::-1]], axis=1)",
-        "training/test_predict.py",
+        "training/test_predict.py::test_each_label_has_its_own_column",
         "labels: predictions of several tasks in the other order",
     ),
     # ---- training
@@ -354,7 +354,7 @@ FAULTS = [
         "training/checkpoint.py",
         'if file_digest(tensors) != record["tensors"]:',
         "if not tensors.exists():",
-        "training/test_resume.py::test_a_damaged_checkpoint_is_passed_over",
+        "training/test_resume.py::test_tensors_of_another_checkpoint_are_not_taken",
         "hash: a damaged checkpoint is used",
     ),
     Fault(
@@ -382,7 +382,7 @@ FAULTS = [
         "training/trainer.py",
         "_RETRY_FACTOR ** (tried + 1)",
         "_RETRY_FACTOR**tried",
-        "training/test_stability.py",
+        "training/test_stability.py::test_rollback_before_the_first_checkpoint",
         "off by one: after the first NaN the learning rate stays",
     ),
     Fault(
@@ -403,7 +403,7 @@ FAULTS = [
         "training/ownership.py",
         'if k not in ("model_id", "epochs")}',
         'if k not in ("model_id", "epochs", "max_len")}',
-        "training/test_ownership.py",
+        "training/test_ownership.py::test_any_parameter_that_counts_makes_another_run",
         "identity: a run of another max_len is taken for this one",
     ),
     Fault(
@@ -418,7 +418,7 @@ FAULTS = [
         "        yield prepared.named(_numbered(prepared.expid, int(number)))\n    finally:",
         "        lock and lock.release()\n"
         "        yield prepared.named(_numbered(prepared.expid, int(number)))\n    finally:",
-        "training/test_ownership.py::test_several_processes_at_once",
+        "training/test_ownership.py::test_any_parameter_that_counts_makes_another_run",
         "locks: a run's is let go before it trains",
     ),
     Fault(

@@ -274,21 +274,48 @@ class Crowd:
     """Processes that do one kind of thing in one folder."""
 
     def __init__(self, kind, folder):
-        self.kind, self.folder, self.count = kind, folder, 0
+        self.kind, self.folder, self.started = kind, folder, []
         (folder / "at").mkdir(parents=True)
         (folder / "said").mkdir()
 
     def start(self, variant):
-        self.count += 1
-        out = self.folder / "said" / f"{self.count}.json"
+        out = self.folder / "said" / f"{len(self.started)}.json"
         process = CONTEXT.Process(target=child, args=(self.kind, self.folder / "at", variant, out))
         process.start()
-        return process, variant, out
+        self.started.append((process, variant, out))
 
-    def alone(self, variant):
-        process, _, out = self.start(variant)
-        process.join()
-        return json.loads(out.read_text())
+    def said(self):
+        """(variant, outcome, what) of those that were not killed, when all have ended."""
+        for process, variant, out in self.started:
+            process.join()
+            if out.exists():
+                ((outcome, what),) = json.loads(out.read_text()).items()
+                yield variant, outcome, what
+
+    def work(self, g, seconds, most):
+        """Lets several work at once, kills some of them and begins these again; in the end each once more.
+
+        Returns:
+            how many were killed, ``most`` at most.
+        """
+        variants, killed = self.kind.variants, 0
+        for n in range(AT_ONCE):
+            self.start(variants[n % len(variants)])
+        while killed < min(most, max(1, AT_ONCE // 2)):
+            time.sleep(g.uniform(0, 0.7 * seconds))
+            alive = [(process, variant) for process, variant, _ in self.started if process.is_alive()]
+            if not alive:
+                break
+            process, variant = g.choice(alive)
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            killed += process.exitcode == -signal.SIGKILL
+            self.start(variant)
+        for process, *_ in self.started:
+            process.join()
+        for variant in variants:
+            self.start(variant)
+        return killed
 
 
 @pytest.mark.parametrize("make", [Runs, Studies, Tuners, Encoders, Importers], ids=lambda kind: kind.__name__)
@@ -298,41 +325,25 @@ def test_every_result_is_its_own(make, sample, tmp_path):
     kind.alone, kind.files, begun = {}, {}, time.monotonic()
     for n, variant in enumerate(kind.variants):
         crowd = Crowd(kind, tmp_path / f"alone{n}")
-        found = crowd.alone(variant)
-        assert "own" in found, found
-        kind.alone[variant] = found["own"]
+        crowd.start(variant)
+        ((_, outcome, what),) = crowd.said()
+        assert outcome == "own", what
+        kind.alone[variant] = what
         assert all(what == kind.alone[of] for of, what in kind.kept(crowd.folder / "at"))
     seconds = (time.monotonic() - begun) / len(kind.variants)
 
-    crowd, killed, outcomes = Crowd(kind, tmp_path / "together"), 0, Counter()
-    running = [crowd.start(kind.variants[n % len(kind.variants)]) for n in range(AT_ONCE)]
-    ended = []
-    while running:
-        if killed < KILLS:
-            time.sleep(g.uniform(0, 0.7 * seconds))
-            n = g.randrange(len(running))
-            process, variant, _ = running[n]
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
-                killed += process.exitcode == -signal.SIGKILL
-            else:
-                ended.append(running[n])
-            running[n] = crowd.start(variant)
-        else:
-            process, *_ = running[0]
-            process.join()
-            ended.append(running.pop(0))
-    ended += [crowd.start(variant) for variant in kind.variants]  # nobody keeps these from it
-    for process, variant, out in ended:
-        process.join()
-        if not out.exists():
-            continue  # it was killed after it had been taken for alive
-        ((outcome, what),) = json.loads(out.read_text()).items()
-        outcomes[outcome] += 1
-        assert outcome != "crashed", what
-        assert outcome == "refused" or what == kind.alone[variant], f"{variant} has the result of another one"
-    kept = list(kind.kept(crowd.folder / "at"))
-    assert all(what == kind.alone[of] for of, what in kept)
+    killed, outcomes, kept = 0, Counter(), 0
+    for number in range(1 if KILLS == 1 else KILLS):
+        crowd = Crowd(kind, tmp_path / f"together{number}")
+        killed += crowd.work(g, seconds, KILLS - killed)
+        for variant, outcome, what in crowd.said():
+            outcomes[outcome] += 1
+            assert outcome != "crashed", what
+            assert outcome == "refused" or what == kind.alone[variant], f"{variant} has the result of another one"
+        found = list(kind.kept(crowd.folder / "at"))
+        assert all(what == kind.alone[of] for of, what in found)
+        kept += len(found)
+        if killed == KILLS:
+            break
     assert outcomes["own"], outcomes
-    print(f"{make.__name__}: {AT_ONCE} at once, {killed} killed, {dict(outcomes)}, {len(kept)} kept")
+    print(f"{make.__name__}: {AT_ONCE} at once, {killed} killed, {dict(outcomes)}, {kept} kept", flush=True)

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from qin_zoo.cli.trained import find_run
+from qin_zoo.distributed import ALONE
 from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.files import LockFile, is_running, sole_writer
+from qin_zoo.training.ownership import owned
 from qin_zoo.training.predict import predict_split
 from qin_zoo.training.prepare import prepare
 from qin_zoo.training.run import run_experiment
@@ -72,6 +74,19 @@ def test_the_same_run_is_refused_while_it_is_trained(sample, tmp_path):
     with pytest.raises(QinZooError, match="is being trained by process"):
         train(sample, tmp_path, overwrite=True, seed=5)
     assert train(sample, tmp_path, seed=5)["expid"] == "QIN_sample-2"
+
+
+@pytest.mark.parametrize("change", [{"max_len": 3}, {"num_row": 3}, {"learning_rate": 0.1}, {"train_fraction": 0.5}])
+def test_any_parameter_that_counts_makes_another_run(change, sample, tmp_path):
+    overrides = {**SETTINGS, "model_root": str(tmp_path)}
+    prepared, other = (prepare("QIN_sample", data=sample, overrides=overrides | more) for more in ({}, change))
+    with owned(prepared, {}, ALONE) as own:
+        own.files.checkpoint.write_bytes(b"weights")
+        assert not LockFile(own.files.lock).acquire(), "as long as it runs, its files are its own"
+    with owned(prepared, {}, ALONE) as own:
+        assert own.expid == "QIN_sample"
+    with owned(other, {}, ALONE, echo=lambda text: None) as own:
+        assert own.expid == "QIN_sample-2"
 
 
 def test_several_processes_at_once(sample, tmp_path):

@@ -274,6 +274,15 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept(tmp_path):
     assert later.latest().step == 1, "the last whole one is still there"
 
 
+def test_tensors_of_another_checkpoint_are_not_taken(tmp_path):
+    """They are whole and can be loaded: only the checksum tells."""
+    store = CheckpointStore(tmp_path / "c", warn=lambda text: None)
+    for step in (1, 2):
+        store.save(Checkpoint(step, {}, {"x": torch.tensor(step)}))
+    shutil.copyfile(tmp_path / "c/step-000000001.pt", tmp_path / "c/step-000000002.pt")
+    assert store.latest().step == 1
+
+
 def test_a_full_disk(sample, tmp_path, uninterrupted, monkeypatch):
     """The message names file and cause, what was there stays, and the run can go on."""
     original, calls = os.fsync, 0

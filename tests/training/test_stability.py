@@ -101,6 +101,7 @@ def test_rollback_before_the_first_checkpoint(sample, tmp_path, monkeypatch):
     plant(monkeypatch, 1, spoil_an_embedding)
     record = train(sample, tmp_path, on_nan="rollback", checkpoint_steps=50)
     assert record["rollbacks"][0]["to_step"] == 0
+    assert record["rollbacks"][0]["learning_rate"] == 0.5 * record["params"]["learning_rate"]
 
 
 def test_rollback_gives_up(sample, tmp_path, monkeypatch):
