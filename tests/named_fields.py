@@ -26,6 +26,15 @@ EXAMPLE = [
 PAIR = {"target_field": [["item", "cate"]], "sequence_field": [["clicks", "cates"]]}
 PAIRS = {"target_field": [["item", "cate"], "cate"], "sequence_field": [["clicks", "cates"], "recent"]}
 ONE = {"target_field": "item", "sequence_field": "recent"}
+MADE = [
+    {"name": "night", "dtype": "str", "type": "categorical", "preprocess": "convert_hour(time)"},
+    {"name": "weekday", "dtype": "str", "type": "categorical", "preprocess": "convert_weekday(time)"},
+    {"name": "bucket", "dtype": "float", "type": "categorical", "preprocess": "convert_to_bucket(price)", "fill_na": 0},
+    {"name": "part", "dtype": "float", "type": "categorical", "preprocess": "copy_from(age)",
+     "category_processor": "quantile_bucket"},
+    {"name": "hashed", "dtype": "str", "type": "categorical", "preprocess": "copy_from(cate)",
+     "category_processor": "hash_bucket"},
+]  # fmt: skip
 CRITEO = [
     {"name": [f"I{i}" for i in range(1, 14)], "dtype": "float", "type": "numeric", "normalizer": "StandardScaler",
      "fill_na": 0},
@@ -58,6 +67,7 @@ def example_row(g):
         "age": maybe(str(g.integers(10, 80))),
         "vector": "^".join(f"{v:.4f}" for v in g.normal(size=3)),
         "click": str(g.integers(0, 2)),
+        "time": f"1410{21 + length}{2 * length:02d}",  # read by those alone who make something of it
     }
 
 

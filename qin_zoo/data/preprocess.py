@@ -37,7 +37,9 @@ class Function:
 
 
 def _date(hour: pl.Expr) -> pl.Expr:
-    return hour.cast(pl.String).str.slice(0, 6).str.to_date("%y%m%d", strict=False)
+    day = hour.cast(pl.String).str.slice(0, 6)
+    # polars reads other characters than digits, too, as some day
+    return pl.when(day.str.contains("^[0-9]{6}$")).then(day.str.to_date("%y%m%d", strict=False))
 
 
 def _bucket(value: pl.Expr) -> pl.Expr:

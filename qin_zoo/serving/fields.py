@@ -158,8 +158,9 @@ class FieldRequests:
 
 
 def unchanged(made: Iterable[Field]) -> Field | None:
-    """The field among those of one column that holds its very values."""
-    return next((field for field in made if not field.functions), None)
+    """The field among those of one column that holds its very values, rather itself than a copy."""
+    kept = sorted((field for field in made if not field.functions), key=lambda field: field.name != field.column)
+    return kept[0] if kept else None
 
 
 def example(made: list[Field], place: int) -> object:
@@ -175,19 +176,19 @@ def taken(inputs: Iterable[Mapping]) -> list[dict]:
 
     Of a column that no field holds as it is, ``expected`` says what its values are.
     """
-    columns: dict[str, dict] = {}
+    columns: dict[str, tuple[int, dict]] = {}
     for described in inputs:
         made = (described.get("raw") or {}).get("made")
-        column = {**described}
+        column, copied = dict(described), 0
         if made:
-            column["name"] = made["column"]
+            column["name"], copied = made["column"], 1
             if used := functions(made):
-                function = next(f for name, f in FUNCTIONS.items() if name in used)
+                function, copied = next(f for name, f in FUNCTIONS.items() if name in used), 2
                 column |= {"type": "categorical", "raw": {"dtype": function.dtype}, "expected": function.expected}
-        known = columns.get(column["name"])
-        if known is None or ("expected" in known and "expected" not in column):
-            columns[column["name"]] = column
-    return list(columns.values())
+        known = columns.setdefault(column["name"], (copied, column))
+        if copied < known[0]:
+            columns[column["name"]] = (copied, column)
+    return [column for _, column in columns.values()]
 
 
 def _by_column(fields: Iterable[Field]) -> dict[str, list[Field]]:

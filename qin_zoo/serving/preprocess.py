@@ -14,8 +14,7 @@ from qin_zoo.serving.tokens import LISTS, TOKENS, as_float, written
 from qin_zoo.serving.values import shown
 
 _INT32 = 2**31
-_WHOLE = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
-_DATE = re.compile(r"\s*([0-9]{2}|[0-9](?![0-9]))" * 3, re.ASCII)  # of each two digits, where there are two
+_WHOLE, _DATE = re.compile("[+-]?[0-9]+"), re.compile("([0-9]{2})([0-9]{2})([0-9]{2})")
 _AGES = (10, 20, 30, 40, 50, 60)
 
 

@@ -79,7 +79,9 @@ class Scorer:
 
     def _check_graph(self, path) -> None:
         """Whether the graph takes what the manifest describes."""
-        ids = ("history", "candidates") if self.fields is None else map(HISTORY.__add__, self.fields.history)
+        ids = ["history", "candidates"]
+        if self.fields is not None:
+            ids = [HISTORY + described["name"] for described in self.manifest["inputs"]["history"]["fields"]]
         known = dict.fromkeys(ids, ("int64", None))
         for prefix, features in ((CONTEXT, self._context), (NEW, self._new)):
             for name, described in features.items():

@@ -91,6 +91,51 @@ def test_as_amazon(model, tmp_path):
     check_all_rows(done, Scorer(tmp_path / "m.onnx"))
 
 
+COPIES = [
+    {"name": "item_copy", "dtype": "str", "type": "categorical", "preprocess": "copy_from(item_id)", "fill_na": "none"},
+    {"name": "history_copy", "preprocess": "copy_from(item_history)", "share_embedding": "item_copy", "dtype": "str",
+     "type": "sequence", "max_len": 8, "padding": "pre", "feature_encoder": None},
+]  # fmt: skip
+COPIED = {
+    "target_field": [["item_id", "item_copy", "cate_id"]],
+    "sequence_field": [["item_history", "history_copy", "cate_history"]],
+}
+
+
+@pytest.mark.parametrize("model", ["QIN", "DIN"])
+def test_copies_stand_once_in_a_request(model, tmp_path):
+    """As in KuaiVideo_x1 and MicroVideo1.7M_x1, whose items have an id and vectors by this id."""
+    done = made(tmp_path, "amazon", [*AMAZON, *COPIES], model, **COPIED, **HISTORIES[model])
+    export(done, tmp_path)
+    scorer = Scorer(tmp_path / "m.onnx")
+    check_all_rows(done, scorer)
+    asked = scorer.fields.example(2)
+    assert (asked["history"].keys(), asked["candidates"][0].keys()) == (
+        {"item_history", "cate_history"},
+        {"item_id", "cate_id"},
+    )
+    assert len(scorer.score(**asked)) == 2
+
+
+BUCKETS = [
+    {"name": [f"I{i}" for i in range(1, 14)], "dtype": "float", "type": "categorical", "fill_na": 0,
+     "preprocess": "convert_to_bucket"},
+    {"name": "Q1", "dtype": "float", "type": "categorical", "preprocess": "copy_from(I1)", "fill_na": 2,
+     "category_processor": "quantile_bucket"},
+    {"name": ["C1", "C2"], "dtype": "str", "type": "categorical", "category_processor": "hash_bucket"},
+    {"name": "N3", "dtype": "str", "type": "numeric", "preprocess": "bucketize_age(I3)"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["MLP", "QIN"])
+def test_buckets_and_made_numbers(model, tmp_path):
+    done = made(tmp_path, "criteo", BUCKETS, model, **HISTORIES[model])
+    export(done, tmp_path)
+    scorer = Scorer(tmp_path / "m.onnx")
+    check_all_rows(done, scorer)
+    assert {*scorer.fields.rows} == {*(f"I{i}" for i in range(1, 14)), "C1", "C2"}
+
+
 def test_encoded_files_take_ids(tiny_seq, tmp_path):
     """FuxiCTR's npz has no vocabularies: requests hold its ids, which are scored as `predict` scores the rows."""
     prepared = prepare("DIN_tiny_seq", data=tiny_seq)

@@ -6,7 +6,7 @@ from html import unescape
 
 import pytest
 from http_service import Service
-from named_fields import EXAMPLE, PAIRS, as_request, as_typed, export, made
+from named_fields import EXAMPLE, MADE, PAIRS, as_request, as_typed, export, made
 
 pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
@@ -19,7 +19,7 @@ jsonschema = pytest.importorskip("jsonschema")
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fields")
-    *_, rows = done = made(folder, "example", EXAMPLE, "QIN", **PAIRS, num_layers=1)
+    *_, rows = done = made(folder, "example", [*MADE, *EXAMPLE], "QIN", **PAIRS, num_layers=1)
     export(done, folder)
     with Service(folder / "m.onnx") as service:
         yield service, Scorer(folder / "m.onnx"), rows
@@ -42,6 +42,14 @@ def test_rows_of_the_file_as_requests(served):
         assert answer.json()["unknown_items"] == unknown
 
 
+def test_columns_are_described_and_not_what_is_made_of_them(served):
+    service, *_ = served
+    context = described(service)["properties"]["context"]["properties"]
+    assert context["time"]["anyOf"][0] == {"type": ["string", "null"], "description": "a time as YYMMDDHH"}
+    assert context["price"]["anyOf"][0] == {"type": ["number", "null"]}
+    assert not {"night", "weekday", "bucket", "part", "hashed"} & context.keys()
+
+
 def test_the_example_is_valid_and_answered(served):
     service, *_ = served
     schema = described(service)
@@ -53,6 +61,8 @@ def test_the_example_is_valid_and_answered(served):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"context": {"time": "noon"}}, "context: time: expected a time as YYMMDDHH, of which convert_hour makes 'night'"),
+        ({"context": {"weekday": 3}}, "context: unknown field 'weekday'"),
         ({"candidates": [{"item": 1.5, "cate": ["c"]}]}, "cate: expected a text or a number"),
         ({"history": {}}, "history: clicks is missing"),
         ({"embeddings": {"3": {}}}, "takes none"),
@@ -60,7 +70,8 @@ def test_the_example_is_valid_and_answered(served):
 )
 def test_mistakes(change, words, served):
     service, scorer, rows = served
-    answer = service.score({**as_request(scorer, rows[0]), **change})
+    asked = as_request(scorer, rows[0])
+    answer = service.score({**asked, **change, "context": {**asked["context"], **change.get("context", {})}})
     assert answer.status_code == 422
     assert words in answer.json()["detail"]
 
@@ -68,8 +79,9 @@ def test_mistakes(change, words, served):
 def test_the_page_shows_fields_and_a_request_that_works(served):
     service, *_ = served
     page = service.client.get("/").text
-    for words in ("Named fields, raw values", "<td>clicks</td>", "texts, ", "of them known", "<td>price</td>"):
+    for words in ("Named fields, raw values", "<td>clicks</td>", "texts, ", "of them known", "<td>price</td>", "a time as YYMMDDHH"):
         assert words in page
+    assert "<td>weekday</td>" not in page
     command = page[page.index("curl ") : page.index("</pre>")]
     body = shlex.split(unescape(command))[-1]
     assert service.client.post("/score", json=json.loads(body)).status_code == 200

@@ -104,7 +104,7 @@ class TestContract:
             (other("dataset_id", "another"), "dataset_id is 'another', was 'sample'"),
             (other("task", "regression"), "task is 'regression', was 'binary_classification'"),
             (other("count", 100, "items"), "items are numbered up to 99, were up to 100"),
-            (other("fields", ["a"], "inputs", "history"), "its history changed"),
+            (other("order", "newest", "inputs", "history"), "its history changed"),
             (other("pairs", ["a"], "inputs"), "its pairs changed"),
         ],
     )
