@@ -35,7 +35,7 @@ from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
-_FORMAT = 4  # raise it whenever what is written changes
+_FORMAT = 5  # raise it whenever what is written changes
 _SPLITS = ("train", "valid", "test")
 ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")

@@ -99,7 +99,7 @@ class Field:
         token = self._token(value, where)
         if "buckets" in self._raw:
             word = self._raw["fill"] if token is None else tokens.written(token)
-            digest = blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest()
+            digest = blake2b(_whole(word).encode(errors="surrogatepass"), digest_size=8).digest()
             return int.from_bytes(digest, "big") % self._raw["buckets"], 0
         if token is None:
             return self._filled, 0

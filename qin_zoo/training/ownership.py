@@ -1,7 +1,8 @@
 """Whose files these are: one process at a time writes the files of a run, and no run replaces another's.
 
 Beside its files every run has a lock, ``.<name>.lock``, held while it trains, in which stands what run it is of. A run
-whose name is taken by another one, finished, stopped or training now, is numbered instead: ``<expid>-2``.
+whose name is taken by one with other parameters, finished, stopped or training now, is numbered: ``<expid>-2``. The
+same parameters on other data are the same run, done again.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def owned(
 
     Args:
         prepared: the run, under the name that it should have.
-        data: fingerprints of its data.
+        data: fingerprints of its data, of which a run that is done again may have others.
         group: the processes that train together; the first one decides.
-        resume: go on with a stopped run of these parameters and data, whatever its number.
+        resume: go on with a stopped run of these parameters, whatever its number.
         overwrite: replace what another run has left under this name.
         echo: is told when the name is another one.
 
@@ -85,7 +86,7 @@ def verify_weights(checkpoint: Path, record: dict | None = None) -> None:
 
 
 def _claim(prepared: Prepared, data: dict, resume: bool, overwrite: bool, echo) -> tuple[LockFile, int]:
-    ours = _run_of(prepared.params, data)
+    ours = _run_of(prepared.params)
     if resume:
         numbers = [n for n in _taken(prepared) if _is_same(_files(prepared, n), ours)]
         stopped = [1] if any(prepared.files.checkpoints.glob("step-*.json")) else []  # of another run: refused later
@@ -109,9 +110,12 @@ def _claim(prepared: Prepared, data: dict, resume: bool, overwrite: bool, echo) 
         number += 1
     if number > 1:
         echo(
-            f"{prepared.expid} is the name of another run ({_difference(prepared, data)}): this one is called "
+            f"{prepared.expid} is the name of another run ({_difference(prepared)}): this one is called "
             f"{_numbered(prepared.expid, number)}. --name gives it another name, --overwrite replaces the other."
         )
+    record = read_record(_files(prepared, number).record)
+    if record is not None and not overwrite and record["data"] != data:
+        echo(f"{_numbered(prepared.expid, number)} was trained on other data before: that run is replaced.")
     lock.write({"process": os.getpid(), "since": time.time(), "run": ours})
     return lock, number
 
@@ -120,14 +124,14 @@ def _is_same(files: RunFiles, ours: dict) -> bool:
     """Whether the files are of a run like this one; a stopped one may go on for any number of epochs."""
     record = read_record(files.record)
     if record is not None:
-        return _run_of(record["params"], record["data"]) == ours
+        return _run_of(record["params"]) == ours
     theirs = LockFile(files.lock).read().get("run")
     return isinstance(theirs, dict) and _without_epochs(theirs) == _without_epochs(ours)
 
 
-def _run_of(params: dict, data: dict) -> dict:
+def _run_of(params: dict) -> dict:
     """What makes a run this one, under whatever name; short, as it stands in a lock."""
-    same = identity({k: v for k, v in params.items() if k not in ("model_id", "epochs")}, data)
+    same = identity({k: v for k, v in params.items() if k not in ("model_id", "epochs")}, {})
     digest = hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=16).hexdigest()
     return {"digest": digest, "epochs": params["epochs"]}
 
@@ -169,16 +173,14 @@ def _busy(files: RunFiles) -> QinZooError:
     )
 
 
-def _difference(prepared: Prepared, data: dict) -> str:
+def _difference(prepared: Prepared) -> str:
     """In what the finished run of this name differs, as far as its record tells."""
     record = read_record(prepared.files.record)
     if record is None:
-        return "with other parameters or data"
-    then, now = identity(record["params"], record["data"]), identity(prepared.params, data)
-    keys = [k for k in now["parameters"] if then["parameters"].get(k) != now["parameters"][k] and k != "model_id"]
-    if not keys:
-        return "of other data"
-    told = (f"{k} {then['parameters'].get(k)!r:.40} there, {now['parameters'][k]!r:.40} here" for k in keys[:_SHOWN])
+        return "with other parameters"
+    then, now = (identity(params, {})["parameters"] for params in (record["params"], prepared.params))
+    keys = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key) and key != "model_id"]
+    told = (f"{key} {then.get(key)!r:.40} there, {now.get(key)!r:.40} here" for key in keys[:_SHOWN])
     return "; ".join(told) + ("; …" if len(keys) > _SHOWN else "")
 
 

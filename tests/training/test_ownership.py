@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,25 @@ def test_a_run_with_other_parameters_is_numbered(sample, tmp_path):
     assert train(sample, tmp_path, seed=1)["expid"] == "QIN_sample"
     assert train(sample, tmp_path, overwrite=True, seed=9)["params"]["seed"] == 9
     assert json.loads((tmp_path / "sample/QIN_sample.json").read_text())["params"]["seed"] == 9
+
+
+def test_the_same_run_on_other_data_replaces_the_first(sample, tmp_path):
+    train(sample, tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in sample.glob("*.parquet"):
+        (data / file.name).write_bytes(file.read_bytes())
+    (data / "test.parquet").write_bytes((data / "valid.parquet").read_bytes())
+    prepared = prepare("QIN_sample", data=sample, overrides={**SETTINGS, "model_root": str(tmp_path)})
+    changed = replace(prepared, params={**prepared.params, "test_data": str(data / "test.parquet")})
+    record = json.loads((tmp_path / "sample/QIN_sample.json").read_text())
+    record["params"]["test_data"] = str(data / "test.parquet")
+    (tmp_path / "sample/QIN_sample.json").write_text(json.dumps(record))
+    said = []
+    again = run_experiment(changed, tmp_path, echo=said.append)
+    assert again["expid"] == "QIN_sample"
+    assert again["data"] != record["data"]
+    assert any("was trained on other data before" in line for line in said)
 
 
 def test_weights_of_nobody_known_are_not_replaced(sample, tmp_path):
