@@ -61,7 +61,10 @@ def test_the_example_is_valid_and_answered(served):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"context": {"time": "noon"}}, "context: time: expected a time as YYMMDDHH, of which convert_hour makes 'night'"),
+        (
+            {"context": {"time": "noon"}},
+            "context: time: expected a time as YYMMDDHH, of which convert_hour makes 'night'",
+        ),
         ({"context": {"weekday": 3}}, "context: unknown field 'weekday'"),
         ({"candidates": [{"item": 1.5, "cate": ["c"]}]}, "cate: expected a text or a number"),
         ({"history": {}}, "history: clicks is missing"),
@@ -79,8 +82,9 @@ def test_mistakes(change, words, served):
 def test_the_page_shows_fields_and_a_request_that_works(served):
     service, *_ = served
     page = service.client.get("/").text
-    for words in ("Named fields, raw values", "<td>clicks</td>", "texts, ", "of them known", "<td>price</td>", "a time as YYMMDDHH"):
+    for words in ("Named fields, raw values", "<td>clicks</td>", "texts, ", "of them known", "<td>price</td>"):
         assert words in page
+    assert "a time as YYMMDDHH" in page
     assert "<td>weekday</td>" not in page
     command = page[page.index("curl ") : page.index("</pre>")]
     body = shlex.split(unescape(command))[-1]
