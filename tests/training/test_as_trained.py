@@ -76,6 +76,30 @@ def test_tomorrow_s_training_rows_change_no_prediction(experiment):
     assert predictions() != experiment, "without what the run kept the ids are others"
 
 
+def test_tomorrow_s_training_rows_change_no_export(experiment, tmp_path):
+    """Raw values of the test rows are scored as they were when the model was trained, with all that was fitted then."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from qin_zoo.export.export import export_run
+    from qin_zoo.serving import Scorer
+
+    def export(name):
+        prepared, checkpoint = find_run("E", Path("conf"), None)
+        return export_run(prepared, tmp_path / name, checkpoint=checkpoint, echo=lambda line: None).manifest
+
+    before = export("before.onnx")
+    write("data/train.csv", 700, 9, 5)
+    after = export("after.onnx")
+    assert [before[key] for key in ("inputs", "vocabularies")] == [after[key] for key in ("inputs", "vocabularies")]
+    scorer, rows = Scorer(tmp_path / "after.onnx"), list(csv.DictReader(Path("data/test.csv").open()))
+    names = ("user", "item", "price", "age")
+    scores = [scorer.score(row["clicked"], [{name: row[name] for name in names}])[0] for row in rows]
+    lines = experiment.decode().split()
+    np.testing.assert_allclose(scores, [float(line.split(",")[-1]) for line in lines[-len(rows) :]], atol=1e-6)
+    Path("checkpoints/D/E.encoder.json").unlink()
+    assert export("fitted anew.onnx")["inputs"] != before["inputs"]
+
+
 def test_an_encoder_of_another_form(experiment):
     file = Path("checkpoints/D/E.encoder.json")
     for content in ("{", "[]", '{"vocabularies": {"user": {"words": [1]}}}', "[" * 100_000):
