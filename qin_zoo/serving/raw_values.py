@@ -98,7 +98,7 @@ class Field:
         return self._unknown, int(tokens.written(token) != self._raw["missing"])  # what counts as missing is no word
 
     def _sequence(self, value: object, where: str) -> tuple[np.ndarray, int]:
-        if value is None:
+        if value is None or (isinstance(value, str) and value == ""):
             value = [] if self._raw is None else self._raw["fill"]
         if isinstance(value, str) and self._raw is not None:
             value = value.split(self._raw["splitter"])
