@@ -447,14 +447,14 @@ FAULTS = [
         "tuning/report.py",
         "value = (min if sign == 1 else max)(reported, default=None)",
         "value = max(reported, default=None)",
-        "tuning/test_tune.py::TestInThreads",
+        "tuning/test_tune.py::test_a_pruned_trial_is_worth_its_best_evaluation",
         "direction: a pruned trial of a loss is worth its largest evaluation",
     ),
     Fault(
         "tuning/worker.py",
         "    kept = kept_evaluation(evaluations)\n",
         '    kept = max(evaluations, key=lambda e: Monitor(params["monitor"]).get_value(e["metrics"]))\n',
-        "tuning/test_tune.py::TestInThreads",
+        "tuning/test_tune.py::TestInThreads::test_a_trial_is_worth_what_its_weights_are",
         "direction: tuning reports the largest evaluation of a loss",
     ),
     Fault(
@@ -572,10 +572,10 @@ FAULTS = [
     ),
     Fault(
         "data/variations.py",
-        "        drawn[:1] = False\n",
-        "",
+        "table[1:] += self.embedding_noise * table[1:].std(axis=0) * noise[1:]",
+        "table += self.embedding_noise * table[1:].std(axis=0) * noise",
         "data/test_variations.py",
-        "mask: padding is drawn among the items that are left out",
+        "mask: the embedding of padding is made noisy",
     ),
     Fault(
         "data/importers/build.py",

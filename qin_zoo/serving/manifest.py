@@ -101,8 +101,9 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
     possible = {"categorical": ways[:1], "sequence": ["vocabulary"]}.get(kind, [])
     one = "one of vocabulary, boundaries, buckets" if kind == "categorical" else ", ".join(possible) or "none of them"
     _want(ways == possible and (ways or kind not in ("categorical", "sequence")), where, one, ways)
-    if kind == "numeric" or "boundaries" in raw:
-        _want(_is_number(raw["fill"] or "0"), f"{where}.fill", "a number as text", raw["fill"])
+    if kind == "numeric" or "boundaries" in raw or (kind == "categorical" and raw["dtype"] != "str"):
+        dtype = "int" if kind == "categorical" and raw["dtype"] == "int" else "float"
+        _want(_is_number(raw["fill"] or "0", dtype), f"{where}.fill", "a number as text", raw["fill"])
     if "vocabulary" in raw:
         size = described["vocab_size"]
         _number(raw, "unknown", where, 0, size - 1)

@@ -116,7 +116,7 @@ class Field:
         return number
 
     def _sequence(self, value: object, where: str) -> tuple[np.ndarray, int]:
-        if value is None:
+        if value is None or (isinstance(value, str) and value == ""):
             value = [] if self._raw is None else self._raw["fill"]
         if isinstance(value, str) and self._raw is not None:
             value = value.split(self._raw["splitter"])

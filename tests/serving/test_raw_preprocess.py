@@ -73,9 +73,9 @@ def spoilt(name: str, value: str | None, g) -> str | None:
     """A cell as it may stand in a file, too: missing, negative, with decimals, very large, another word."""
     if value is None or name.lower() in ("label", "click", "hour") or g.random() > 0.15:
         return value
-    choices = ["0"] if name == "bd" else [None, "0"]  # FuxiCTR fails on a csv file that lacks an age
+    choices = [] if name == "bd" else [None]  # FuxiCTR fails on a csv file that lacks an age
     if name.startswith("I"):
-        choices += ["-1", "-3.9", "2.5", "1e4", "0.4"]
+        choices += ["0", "-1", "-3.9", "2.5", "1e4", "0.4"]
     elif name == "bd":
         choices += ["-4", "0", "1", "95", "96", "33.5", "1e3"]
     elif value.isdigit():
@@ -239,8 +239,9 @@ CHAINS = {
             column("w", "copy_from(v)", kind="embedding"),
             column("s", kind="sequence", max_len=3, padding="pre"),
             column("t", "copy_from(s)", kind="sequence", max_len=2),
+            column("n", dtype="int", kind="sequence", max_len=2, fill_na="1^2"),
         ],
-        {"v": ["1^2", "0.5^-1"], "s": ["a^b^c^d", None, "b", "a^a"]},
+        {"n": ["3^3", None, "2", "1^2^3"], "v": ["1^2", "0.5^-1"], "s": ["a^b^c^d", None, "b", "a^a"]},
     ),
     "buckets": (
         [

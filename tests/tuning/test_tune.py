@@ -18,6 +18,8 @@ from toy_search import ThreadWorker, write_project, write_tuner_file
 
 from qin_zoo.cli import main
 from qin_zoo.config.experiments import load_experiment
+from qin_zoo.tuning.report import read_lines
+from qin_zoo.tuning.study import SharedStudy, open_storage
 from qin_zoo.tuning.tuner import plan_search
 from qin_zoo.tuning.worker import Job, train
 
@@ -253,6 +255,24 @@ def test_pruned_leaves_its_log_only(tuner_file, project):
     assert result["value"] == max(message[1] for message in connection.sent)
     assert [f.name for f in RESULTS.iterdir()] == ["base_001_x.log"]
     assert not list(project.glob("*.csv"))
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("logloss", 0.4), ("AUC", 0.9)])
+def test_a_pruned_trial_is_worth_its_best_evaluation(monitor, best, tuner_file, project):
+    mode = "min" if monitor == "logloss" else "max"
+    file = tuner_file({"seed": [1, 2], "monitor": monitor, "monitor_mode": mode})
+    search = plan_search(file, plugins=[project / "toy.py"])
+    TUNE.mkdir(parents=True)
+    study = SharedStudy(
+        open_storage(search.storage_url), search.name, search.space, search.trials, search.direction, "t", search.folder
+    )
+    claim = study.claim()
+    study.note(claim, expid="base_001_x")
+    for step, value in enumerate((0.6, 0.4, 0.9, 0.5)):
+        study.should_prune(claim, step, value)
+    study.finish(claim, TrialState.PRUNED)
+    (line,) = read_lines(search, study)
+    assert (line.state, line.value) == ("pruned", best)
 
 
 def test_devices(tuner_file, capsys):
