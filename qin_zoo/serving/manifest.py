@@ -104,6 +104,8 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
     if kind == "numeric" or "boundaries" in raw or (kind == "categorical" and raw["dtype"] != "str"):
         dtype = "int" if kind == "categorical" and raw["dtype"] == "int" else "float"
         _want(_is_number(raw["fill"] or "0", dtype), f"{where}.fill", "a number as text", raw["fill"])
+    if kind == "sequence":
+        _choice(raw, "keep", where, ("newest", "first"))
     if "vocabulary" in raw:
         size = described["vocab_size"]
         _number(raw, "unknown", where, 0, size - 1)

@@ -53,7 +53,8 @@ class Field:
         self._keep = self._raw.get("keep") if self._raw else "newest"
         self._unknown = self._raw.get("unknown", 0) if self._raw else 0
         self._plain = _by_value(self.words) if self._kind is str else None
-        filled = self._find(self._kind(self._raw["fill"])) if self._raw and self._raw["fill"] else None
+        fill = self._raw["fill"] if self._raw and self.type == "categorical" else ""
+        filled = self._find(self._kind(fill)) if fill else None
         self._filled = self._unknown if filled is None else filled
 
     @property

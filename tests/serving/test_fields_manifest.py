@@ -68,6 +68,7 @@ def history(key, value):
         (raw("hour", "dtype", "date"), "field 'hour'.raw.dtype: expected one of int, float, str"),
         (raw("hour", "fill", 0), "field 'hour'.raw.fill: expected a text"),
         (raw("hour", "fill", "noon"), "field 'hour'.raw.fill: expected a number as text"),
+        (raw("clicks", "keep", "best"), "field 'clicks'.raw.keep: expected one of newest, first"),
         (raw("hour", "unknown", -1), "field 'hour'.raw.unknown: expected a whole number"),
         (raw("hour", "vocabulary", "hours"), "field 'hour'.raw.vocabulary: expected one of"),
         (lambda m: found(m, "hour")["raw"].pop("vocabulary"), "field 'hour'.raw: expected one of vocabulary"),
