@@ -502,10 +502,10 @@ FAULTS = [
     ),
     Fault(
         "data/raw_fields.py",
-        "pl.concat_list([padding, ids.list.tail(max_len)])",
-        "pl.concat_list([padding, ids.list.head(max_len)])",
+        '"padding", "post") == "pre"',
+        '"padding", "post") == "front"',
         "data/test_encode.py",
-        "history: with padding in front the oldest entries are kept",
+        "history: padding: pre is not heeded",
     ),
     Fault(
         "data/encode.py",
@@ -671,10 +671,10 @@ FAULTS = [
     ),
     Fault(
         "serving/raw_values.py",
-        'used = value[: self.max_len] if self._padding == "post" else',
-        'used = value[: self.max_len] if self._padding else',
+        ' - raw["shift"]) / raw["scale"]',
+        ' - raw["shift"])',
         "export/test_export_fields.py",
-        "history: of a request of raw fields the oldest entries",
+        "scale: a request's numbers are not scaled as those of the training rows",
     ),
 ]
 
