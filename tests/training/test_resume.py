@@ -218,9 +218,9 @@ def test_another_seed_is_another_run(sample, tmp_path):
     assert not any("finished already" in line for line in said)
     assert second["valid"] != first["valid"]
     with pytest.raises(Died):
-        train(sample, tmp_path, echo=die_after(3), seed=1)
+        train(sample, tmp_path / "stopped", echo=die_after(3), seed=1)
     with pytest.raises(CheckpointError, match=r"other parameters: seed was 1, and is 2"):
-        train(sample, tmp_path, resume=True, seed=2)
+        train(sample, tmp_path / "stopped", resume=True, seed=2)
 
 
 def test_evaluations_without_gain_are_counted_across_a_stop(sample, tmp_path):
