@@ -26,7 +26,7 @@ from qin_zoo.distributed import ALONE, Group
 from qin_zoo.errors import ModelError, QinZooError, first_line
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers.synced_norm import SyncedBatchNorm1d, sync_batch_norms
-from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.metrics import ERROR_METRICS, evaluate_metrics
 from qin_zoo.models.base import ZooModel
 from qin_zoo.models.inputs import row_columns
 from qin_zoo.models.precision import Precision
@@ -176,13 +176,15 @@ class Adapted:
     def evaluate_metrics(self, y_true, y_pred, metrics, group_id=None) -> dict[str, float]:
         """The model's own; within :meth:`evaluate` each process gives its rows.
 
-        FuxiCTR's are computed here where there are several processes: its grouped metrics fork each of them anew.
+        FuxiCTR's are computed here where there are several processes, as its grouped metrics fork each of them anew;
+        so are those of numbers, which it has none of.
         """
         if self._gathers:
             y_true, y_pred = self._gather(y_true, np.float64), self._gather(y_pred, np.float64)
             if self.feature_map.group_id is not None:
                 group_id = self._gather([] if group_id is None else group_id, np.int64)
-        if self.group.active and super().evaluate_metrics.__func__ is BaseModel.evaluate_metrics:
+        elsewhere = self.group.active or set(metrics) & set(ERROR_METRICS)
+        if elsewhere and super().evaluate_metrics.__func__ is BaseModel.evaluate_metrics:
             return evaluate_metrics(y_true, y_pred, metrics, group_id)
         return super().evaluate_metrics(y_true, y_pred, metrics, group_id)
 

@@ -22,7 +22,7 @@ from qin_zoo.data.dataset import Dataset, has_item_table, open_feature_map, relo
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
-from qin_zoo.training.tasks import check_labels, check_task, task_defaults, use_error_metrics
+from qin_zoo.training.tasks import check_labels, check_task, task_defaults
 
 # What a configuration may leave out; models give the defaults of their own parameters.
 _DEFAULTS = {
@@ -259,7 +259,6 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
             f"Experiment '{prepared.expid}': {prepared.model_class.__name__} cannot be built with these parameters. "
             f"{first_line(error)}"
         ) from error
-    use_error_metrics(model, prepared.params)
     return model
 
 

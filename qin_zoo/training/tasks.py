@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qin_zoo.errors import ConfigError, ModelError
-from qin_zoo.metrics import ERROR_METRICS, evaluate_metrics
+from qin_zoo.metrics import ERROR_METRICS
 
 CLICKS, REGRESSION = "binary_classification", "regression"
 _LOSSES = {CLICKS: "binary_crossentropy", REGRESSION: "mse_loss"}
@@ -60,10 +60,12 @@ def check_labels(model_class: type, labels: list[str], params: Mapping) -> None:
     """Raises ModelError for more labels than a model predicts, or than the experiment has tasks for."""
     from qin_zoo.fuxi import BaseModel
     from qin_zoo.models import ZooModel
+    from qin_zoo.models.adapter import Adapted
 
     if len(labels) == 1:
         return
-    if model_class.evaluate in (BaseModel.evaluate, ZooModel.evaluate):  # those of one prediction
+    own = next(vars(c)["evaluate"] for c in model_class.__mro__ if "evaluate" in vars(c) and c is not Adapted)
+    if own in (BaseModel.evaluate, ZooModel.evaluate):  # those of one prediction
         raise ModelError(
             f"{model_class.__name__} predicts one label, and the data has {len(labels)}: {', '.join(labels)}. Leave "
             f"one of them in label_col, as in --set 'label_col={{name: {labels[0]}, dtype: float}}', or take a model "
@@ -73,13 +75,3 @@ def check_labels(model_class: type, labels: list[str], params: Mapping) -> None:
     for key, given in {"num_tasks": params.get("num_tasks"), **numbers}.items():
         if given not in (None, len(labels)):
             raise ModelError(f"{key}: expected {len(labels)}, one for each label ({', '.join(labels)}), found {given}.")
-
-
-def use_error_metrics(model, params: Mapping) -> None:
-    """Lets a model that computes FuxiCTR's metrics compute those of numbers, which FuxiCTR has none of."""
-    from qin_zoo.fuxi import BaseModel
-
-    monitor = params.get("monitor", ())
-    wanted = {*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)}
-    if type(model).evaluate_metrics is BaseModel.evaluate_metrics and wanted & set(ERROR_METRICS):
-        model.evaluate_metrics = evaluate_metrics
