@@ -111,7 +111,11 @@ def test_a_new_training_drops_the_old_step(run):
         (["--method", "plat"], "expected platt or isotonic, found 'plat'. Did you mean 'platt'?"),
         (["--checkpoint", "none.model"], "No checkpoint at none.model"),
         (
-            ["--set", "task=regression", "--set", "loss=mse_loss", "--set", "metrics=[MSE]", "--set", "monitor=MSE"],
+            [
+                part
+                for change in ("task=regression", "loss=mse_loss", "metrics=[MSE]", "monitor=MSE", "monitor_mode=min")
+                for part in ("--set", change)
+            ],
             "only click probabilities",
         ),
     ],

@@ -253,7 +253,7 @@ def test_pruned_leaves_its_log_only(tuner_file, project):
     assert (kind, result["evaluations"]) == ("pruned", 2)
     assert [message[0] for message in connection.sent] == ["evaluation"] * 2
     assert result["value"] == max(message[1] for message in connection.sent)
-    assert [f.name for f in RESULTS.iterdir()] == ["base_001_x.log"]
+    assert sorted(f.name for f in RESULTS.iterdir()) == [".base_001_x.lock", "base_001_x.log"]
     assert not list(project.glob("*.csv"))
 
 
