@@ -152,6 +152,8 @@ class TestScores:
         ({"candidates": [500], "embeddings": {500: {"item_tags": [[1], 5]}}}, "expected a list of ids"),
         ({"candidates": [500], "embeddings": {500: 3}}, "expected feature -> value, found 3"),
         ({"candidates": [500], "embeddings": 3}, "embeddings: expected item -> features"),
+        ({"candidates": [], "embeddings": {"": ""}}, "embeddings: expected whole numbers, found ''"),
+        ({"embeddings": {500: {"item_tag": [1]}}}, "Did you mean 'item_tags'"),  # though nobody asks for item 500
     ],
 )
 def test_requests_that_are_refused(request_, message, scorer):
