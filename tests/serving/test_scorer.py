@@ -116,6 +116,14 @@ class TestScores:
         assert scorer.items == 101
 
 
+def test_whole_numbers_of_any_size_are_numbers(scorer):
+    large = {500: {"item_emb_d128": [10**20, *[0] * 127]}}
+    same = {500: {"item_emb_d128": [1e20, *[0.0] * 127]}}
+    assert scorer.score([1], [500], CONTEXT, large) == scorer.score([1], [500], CONTEXT, same)
+    with pytest.raises(RequestError, match="expected"):
+        scorer.score([1], [500], CONTEXT, {500: {"item_emb_d128": [10**400, *[0] * 127]}})
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
