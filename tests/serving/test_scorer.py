@@ -119,7 +119,8 @@ class TestScores:
 def test_whole_numbers_of_any_size_are_numbers(scorer):
     large = {500: {"item_emb_d128": [10**20, *[0] * 127]}}
     same = {500: {"item_emb_d128": [1e20, *[0.0] * 127]}}
-    assert scorer.score([1], [500], CONTEXT, large) == scorer.score([1], [500], CONTEXT, same)
+    found, expected = (scorer.score([1], [500], CONTEXT, given) for given in (large, same))
+    assert np.array_equal(found, expected, equal_nan=True)
     with pytest.raises(RequestError, match="expected"):
         scorer.score([1], [500], CONTEXT, {500: {"item_emb_d128": [10**400, *[0] * 127]}})
 
