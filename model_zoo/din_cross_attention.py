@@ -11,7 +11,7 @@ from qin_zoo.layers import CrossAttentionEncoder, DINAttention
 
 @register_model(
     paper="DIN_att6 and DIN_att_emb_rms (WWW 2025 MM-CTR challenge, Gavin113/WWW2025_MMCTR and Tol1ve/MM-CTR-MMCTRers)",
-    published={"MicroLens_1M_x1": "valid AUC 0.9853, leaderboard AUC 0.9887 (DIN_att6); valid 0.9862 (DIN_att_emb_rms)"},
+    published={"MicroLens_1M_x1": "valid AUC 0.9853, leaderboard 0.9887 (DIN_att6); valid 0.9862 (DIN_att_emb_rms)"},
 )
 class DIN_CrossAttention(ZooModel):
     """DIN's pooling and a cross-attention encoder draw two interests, which a DNN reads with context and target.
@@ -61,14 +61,8 @@ class DIN_CrossAttention(ZooModel):
         self.attention_layers = self.per_sequence(lambda dim: DINAttention(MLP_Block(4 * dim, *mlp), din_use_softmax))
         encoder = (num_layers, num_heads, attention_dropout, rms_norm, if_use_self_attn)
         self.cross_attention_layers = self.per_sequence(lambda dim: CrossAttentionEncoder(dim, *encoder))
-        self.dnn = MLP_Block(
-            self.context_dim + self.item_dim + 2 * self.interest_dim,
-            list(dnn_hidden_units),
-            dnn_activations,
-            output_dim=1,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
+        width, head = self.context_dim + self.item_dim + 2 * self.interest_dim, list(dnn_hidden_units)
+        self.dnn = MLP_Block(width, head, dnn_activations, 1, dropout_rates=net_dropout, batch_norm=batch_norm)
 
     def logits(self, x):
         pooled = self.attention_layers(x.target, x.history, x.mask)  # (B, D)

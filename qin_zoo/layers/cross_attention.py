@@ -12,6 +12,13 @@ from qin_zoo.layers.pooling import masked_softmax
 from qin_zoo.layers.target_attention import head_scores, head_sums
 
 
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, in the precision of its weight: under autocast what comes from a product is in a shorter one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class CrossAttention(InterestLayer):
     """Multi-head attention of one query to the history, each projection being two linear maps in a row.
 
@@ -34,7 +41,7 @@ class CrossAttention(InterestLayer):
         self.key_proj = nn.Linear(dim, dim)
         self.value_proj = nn.Linear(dim, dim)
         self.multihead_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
-        self.norm = nn.RMSNorm(dim) if norm else nn.Identity()
+        self.norm = RMSNorm(dim) if norm else nn.Identity()
         self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
 
     def maps(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -116,9 +123,9 @@ class CrossAttentionLayer(nn.Module):
         super().__init__()
         self.shared = rms_norm == "shared"
         self.cross_attn = CrossAttention(dim, num_heads, norm=not self.shared)
-        self.attn_norm = nn.RMSNorm(dim, eps=1e-6 if self.shared else None)
+        self.attn_norm = RMSNorm(dim, eps=1e-6 if self.shared else None)
         self.ffn = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim))
-        self.ffn_norm = nn.Identity() if self.shared else nn.RMSNorm(dim)
+        self.ffn_norm = nn.Identity() if self.shared else RMSNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: Tensor, history: History, mask: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class Golden:
         self.group = lambda prefix: {
             k.removeprefix(prefix): torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(prefix)
         }
-        self.state, rows, items = self.group("state/"), self.group("input/"), self.group("item/")
+        self.state, rows = self.group("state/"), self.group("input/")
+        items = {"item_id": torch.arange(self.meta["vocab"]["item_id"]), **self.group("item/")}
         feature_map = item_table_feature_map(self.meta["vocab"], self.meta["item_emb_dim"])
         features = feature_map.features
         if "user_id" in self.meta["vocab"]:
@@ -76,7 +77,7 @@ class Golden:
         self.model = self.create()
         self.model.load_state_dict(self.named_here(self.state))
         history, target = rows.pop("item_seq"), rows.pop("item_id")
-        table_batch = ItemBatch(rows, history, target, {"item_id": torch.arange(self.meta["vocab"]["item_id"]), **items})
+        table_batch = ItemBatch(rows, history, target, items)
         self.batches = {"index": table_batch, "triple": table_batch.triple()}
 
     def named_here(self, weights: dict) -> dict:
