@@ -16,8 +16,8 @@ class Transformer_DCN_Quant(Transformer_DCN):
 
     The codes are item features of the dataset, of either kind: computed once from the item table (``codes_of`` with
     ``codebook_size`` and ``num_levels``; see ``qin_zoo/data/item_codes.py``), or the columns ``code_1``, ``code_2``, …
-    that ``qin-zoo embed quantize`` writes. Which of them, and whether the embedding stands beside them, is the dataset's
-    matter (``dataset_configs/codes.yaml``). Any model can use them; this one insists on them.
+    that ``qin-zoo embed quantize`` writes. Which of them, and whether the embedding stands beside them, is a matter of
+    the dataset (``dataset_configs/codes.yaml``). Any model can use them; this one insists on them.
     """
 
     def __init__(self, feature_map, model_id: str = "Transformer_DCN_Quant", **kwargs):

@@ -108,7 +108,7 @@ def warm_start(model: nn.Module, checkpoint: str) -> WarmStart:
     Raises:
         CheckpointError: the file cannot be read; a table has shrunk, so that ids cannot mean the same; or nothing fits.
     """
-    state, done = read_state(checkpoint), WarmStart()
+    state, done = renamed(read_state(checkpoint), getattr(model, "published_names", {})), WarmStart()
     for name, values in model.state_dict().items():
         old = state.get(name)
         if old is not None and old.shape == values.shape:
