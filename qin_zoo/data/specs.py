@@ -29,7 +29,7 @@ _LIMITS = {
 }
 _PRETRAINED = (".h5", ".npz", ".parquet")
 USAGES = ("init", "sum", "concat")
-_COMPUTED = ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")
+_COMPUTED = ("codes_of", "codebook_size", "num_levels", "code_items", "neighbours_of", "top_k")
 _KEPT = (*_SIZES, "max_len", "share_embedding", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
 _PREPROCESSING = {"fill_na", "min_categr_count", "splitter", "padding", "remap", "padding_idx"}

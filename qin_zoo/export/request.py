@@ -79,7 +79,7 @@ class RequestModel(nn.Module):
         self.new_features = [name for name in self._items if name not in fixed]
         self.register_buffer("table", self.represent(updated or items))
         self.register_buffer("scale", None)
-        self._lighten(fixed)
+        self._lighten({name: items[name].shape[1:] for name in fixed})
         self.model = fold(without_embeddings(model).float().cpu().eval(), FOREIGN)
         self.eval()
 
@@ -89,8 +89,12 @@ class RequestModel(nn.Module):
         numbers = numbering(items, self._specs)
         return {n for n in self._items if any(layers[n] is layers[number] for number in numbers)}
 
-    def _lighten(self, fixed: set[str]) -> None:
-        """Of the embeddings that the table has made superfluous only the padding's row stays."""
+    def _lighten(self, fixed: Mapping[str, torch.Size]) -> None:
+        """Of the embeddings that the table has made superfluous only the padding's row stays.
+
+        Args:
+            fixed: the features of which new items have the padding's, and the shape of one item's ids.
+        """
         layers = self.embedding.embedding_layers
         needed = {id(layers[name]) for name in (*self.context, *self.beside, *self.new_features)}
         for name in fixed:
@@ -125,9 +129,8 @@ class RequestModel(nn.Module):
     def _new(self, features: Mapping[str, Tensor], like: Tensor) -> Tensor:
         """Representations of items outside the table, (K, D); the first is never asked for."""
         values = dict(features)
-        for name in self._fixed:
-            size = (like.shape[0], 1) if self._specs[name]["type"] == "sequence" else (like.shape[0],)
-            values[name] = like.new_zeros(size, dtype=torch.long)
+        for name, shape in self._fixed.items():
+            values[name] = like.new_zeros((like.shape[0], *shape), dtype=torch.long)
         return self._embedder.embed(self._items, values)
 
     def _look_up(self, ids: Tensor, new: Tensor | None) -> Tensor:
