@@ -40,12 +40,12 @@ class InteractionLog:
         path: the file, for messages.
         user, item: original ids, integers or text.
         time: (n,) or None.
-        order: None, or (n,) each row's place among its user's, where the source is surer of it than of the times.
         columns: what else a row holds, and a label may be made from: column -> its numbers, read where they are needed,
             since one that is not may hold anything.
         others: columns that are no single values, and left out.
         given: None, or (n,) the split that the source put a row in: 0 train, 1 valid, 2 test.
         cut_in_time: whether the given splits follow each other in time, so that held-out rows see earlier ones.
+        order: None, or (n,) each row's place among its user's, where the source is surer of it than of the times.
         default_label: the label rule that suits the source.
         defaults: options that suit the source, where none is asked for.
         items: what is known of the items.
@@ -57,11 +57,11 @@ class InteractionLog:
     user: pl.Series
     item: pl.Series
     time: np.ndarray | None = None
-    order: np.ndarray | None = None
     columns: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     given: np.ndarray | None = None
     cut_in_time: bool = False
+    order: np.ndarray | None = None
     default_label: str = "implicit"
     defaults: dict[str, str] = field(default_factory=dict)
     items: ItemSide = field(default_factory=lambda: ItemSide(pl.Series([], dtype=pl.Int64)))
