@@ -13,6 +13,7 @@ from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.metrics import check_metrics
 
 SCHEMA_VERSION = 1
+_OF_SEED = ("seed", "model_id", "continues", "continued_weights")  # which run of its seed a run continues
 PLAIN = "plain"  # the variation of an experiment as it is configured
 
 
@@ -89,7 +90,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
     asked_for = record.get("asked_for", record["expid"])  # a run that was numbered belongs with the others of its name
     name = asked_for.removesuffix(f".s{seed}")
     experiment, _, variation = name.partition(".") if name != asked_for else (name, "", "")
-    without_seed = {k: v for k, v in same["parameters"].items() if k not in ("seed", "model_id")}
+    without_seed = {k: v for k, v in same["parameters"].items() if k not in _OF_SEED}
     split = "test" if record["test"] else "valid"
     evaluations = record["evaluations"]
     scoring, monitor = record.get("scoring"), params.get("monitor", "AUC")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +29,8 @@ class Study(BaseModel):
         seeds: every experiment and variation is run with each of them.
         tests: name -> keys of :class:`~qin_zoo.data.variations.Variation`; each trained model is scored besides on
             the split that is compared, so varied.
+        periods: folders of one dataset, the first to train on, then one after the other to continue on as `qin-zoo
+            continue` does; variations differ there only. What is compared are means over the periods.
         slices: ways to cut that split into parts with metrics of their own; see :mod:`qin_zoo.study.slices`.
         config: folder of the experiments, relative to the study file. Default: the study file's own for those that
             it defines; the others are looked up by their ids.
@@ -42,6 +44,7 @@ class Study(BaseModel):
     seeds: list[Seed] = Field(min_length=1)
     tests: dict[str, dict[str, Any]] = {}
     slices: list[Literal["item_clicks", "user_clicks"]] = []
+    periods: list[str] = Field(default=[], min_length=2)
     config: str | None = None
 
 
@@ -56,6 +59,8 @@ class StudyRun:
         seed: of the training.
         overrides: the dataset's and the variation's parameters, and the seed.
         config: folder of the experiment; None to look it up.
+        periods: folders, where there are some.
+        changes: the variation's parameters, for all periods but the first.
     """
 
     experiment: str
@@ -64,6 +69,8 @@ class StudyRun:
     seed: int
     overrides: dict[str, Any]
     config: Path | None
+    periods: tuple[str, ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -71,8 +78,16 @@ class StudyRun:
         return f"{self.experiment}.{self.variation}.s{self.seed}"
 
     def prepare(self, **options) -> Prepared:
-        """The run, checked; ``options`` are those of :func:`~qin_zoo.training.prepare.prepare`."""
+        """The run, over periods the training on the first one, checked.
+
+        Args:
+            options: those of :func:`~qin_zoo.training.prepare.prepare`.
+        """
         overrides = {**self.overrides, **(options.pop("overrides", None) or {})}
+        if self.periods:
+            name = f"{self.experiment}.pretrained.s{self.seed}"
+            data = Path(self.periods[0])
+            return prepare(self.experiment, self.config, overrides=overrides, name=name, data=data, **options)
         return prepare(self.experiment, self.config, overrides=overrides, name=self.name, **options)
 
 
@@ -105,6 +120,8 @@ def read_study(file: Path) -> Study:
             raise ConfigError(f"{file}: {kind} holds a value twice; name each once.")
     if study.datasets and any("dataset_id" in changes for changes in study.variations.values()):
         raise ConfigError(f"{file}: datasets and a variation's dataset_id contradict each other; use one of them.")
+    if study.periods and (study.tests or study.slices):
+        raise ConfigError(f"{file}: tests and slices are not made over periods; leave them out, or periods.")
     for name, changes in study.tests.items():
         if unknown := [key for key in changes if key not in VARIATION_KEYS]:
             hint = suggest(unknown[0], VARIATION_KEYS)
@@ -124,8 +141,12 @@ def plan_runs(study: Study, file: Path) -> list[StudyRun]:
         else:
             folders[experiment] = file.parent if defines_experiment(file.parent, experiment) else None
     datasets = {name: {"dataset_id": name, **changes} for name, changes in study.datasets.items()}
+    periods = tuple(study.periods)
     return [
-        StudyRun(experiment, dataset, variation, seed, {**common, **changes, "seed": seed}, folders[experiment])
+        StudyRun(
+            experiment, dataset, variation, seed, {**common, **({} if periods else changes), "seed": seed},
+            folders[experiment], periods, changes if periods else {},
+        )
         for seed in study.seeds
         for dataset, common in (datasets or {None: {}}).items()
         for experiment in study.experiments
