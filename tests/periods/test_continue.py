@@ -280,3 +280,32 @@ def test_cutting_a_folder(tmp_path):
         cut_into_periods(tmp_path / "all", tmp_path / "cut", 4)
     with pytest.raises(QinZooError, match="too few"):
         cut_into_periods(tmp_path / "all", tmp_path / "other", 80)
+
+
+def test_histories_that_stand_once_per_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    g, lists = np.random.default_rng(5), [[] for _ in range(12)]
+    for t in range(3):
+        oldest = 1 + 6 * t
+        lists = [seen + g.integers(oldest, 30, 3).tolist() for seen in lists]
+        folder = tmp_path / f"p{t}"
+        folder.mkdir()
+        pl.DataFrame({"full_item_seq": lists}).write_parquet(folder / "user_info.parquet")
+        pl.DataFrame({"item_index": np.arange(30)}).write_parquet(folder / "item_info.parquet")
+        for split in ("train", "valid", "test"):
+            columns = {"user_index": g.integers(0, 12, 40), "item_index": g.integers(oldest, 30, 40)}
+            columns |= {"seq_len": g.integers(0, 3 * t + 4, 40), "label": np.arange(40) % 2}
+            pl.DataFrame(columns).write_parquet(folder / f"{split}.parquet")
+    columns = [{"name": name, "dtype": "int", "type": "meta"} for name in ("user_index", "seq_len")]
+    columns.append({"name": "item_index", "dtype": "int", "type": "categorical", "source": "item", "vocab_size": 30})
+    params = SMALL | {"model": "DIN", "dataset_id": "u", "feature_cols": columns, "attention_hidden_units": [4]}
+    params |= {"label_col": {"name": "label", "dtype": "float"}, "max_len": None}
+    names = ("train_data", "valid_data", "test_data", "item_info", "user_info")
+    params |= {name: str(tmp_path / f"p0/{name.removesuffix('_data')}.parquet") for name in names}
+    record = run_experiment(prepare_params("r", params, tmp_path), tmp_path, echo=lambda _: None)
+    record = go_on(record, tmp_path / "p1")
+    assert record["period"]["replayed"] > 0
+    changed = pl.DataFrame({"full_item_seq": [seen[::-1] for seen in lists]})
+    changed.write_parquet(tmp_path / "p2/user_info.parquet")
+    with pytest.raises(QinZooError, match="to be as it was"):
+        go_on(record, tmp_path / "p2")
