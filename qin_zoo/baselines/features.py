@@ -48,7 +48,7 @@ class Tally:
         self.rows, self.clicks = np.zeros(size, np.float32), np.zeros(size, np.float32)
 
     def add(self, keys: np.ndarray, label: np.ndarray) -> None:
-        """Counts rows (n,) or (n, T) under their keys; 0 is no key."""
+        """Counts rows under their keys, (n,), or each of their keys, (n, T), of which 0 is none."""
         if keys.ndim > 1:
             label = np.broadcast_to(label[:, None], keys.shape)[keys > 0]
             keys = keys[keys > 0]
@@ -85,18 +85,20 @@ class Features:
             label: (n,) of the training rows.
             order: (n,) the rows in the order in which they happened.
         """
-        made: list[np.ndarray] = []
+        values = np.empty((0, 0), np.float32)
         for block in np.array_split(order, min(_BLOCKS, len(order))):
             read = list(self._view.read("train", block))
-            made += [self._columns(rows) for rows in read]
+            for rows in read:
+                columns = self._columns(rows)
+                if not values.size:
+                    values = np.empty((len(order), columns.shape[1]), np.float32)
+                values[rows.index] = columns
             for rows in read:
                 self._count(rows, label[rows.index])
             if self._taste is not None:
-                self._taste.fit(self._tallies[ITEM].rate(np.arange(self._view.sizes[ITEM]), label.mean()))
-        values = np.concatenate(made)
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        return Table(self._names, values[back], self._one_hot)
+                mean = self._clicks / self._total
+                self._taste.fit(self._tallies[ITEM].rate(np.arange(self._view.sizes[ITEM]), mean))
+        return Table(self._names, values, self._one_hot)
 
     def transform(self, split: str) -> Table:
         """The columns of another split."""

@@ -11,10 +11,8 @@ import numpy as np
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feature_map import field_groups
-from qin_zoo.data.item_layout import USER
 
 ITEM = "item"  # the target's number, whatever the layout calls it
-_USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
 _WITH_IDS = ("categorical", "sequence")
 _AT_ONCE = 8192
 
@@ -63,7 +61,7 @@ class View:
         self._loaders = {split: dataset.loader(split, shuffle=False) for split in SPLITS if dataset.has(split)}
         self._rows = {split: dataset.used_rows(split) for split in self._loaders}
         train = self._loaders["train"]
-        self.user = params.get("group_id") or next((name for name in _USERS if name in train.table), None)
+        self.user: str | None = params.get("group_id")
         self.tables: dict[str, np.ndarray] = {}
         self._item: str | None = None  # what named fields call the item
         self._pairs: dict[str, str] = {}

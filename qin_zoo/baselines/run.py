@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from qin_zoo.config.experiments import (
 from qin_zoo.config.schema import known_params
 from qin_zoo.data.columns import open_table
 from qin_zoo.data.dataset import SPLITS, Dataset, relocate, tables_beside
+from qin_zoo.data.item_layout import USER
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.metrics import evaluate_metrics
@@ -46,6 +46,7 @@ _OF_TRAINING = {
     "net_regularizer", "early_stop_patience", "eval_steps", "save_best_only", "data_loader", "monitor", "monitor_mode",
     "verbose",
 }  # fmt: skip
+_USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
 _LIKELY_ORDER = (0.25, 0.75)  # how well the place in the file may tell clicks apart, as an AUC
 
 
@@ -56,6 +57,7 @@ def prepare_baselines(
     data: Path | None = None,
     overrides: Iterable[str] | Mapping[str, object] | None = None,
     which: Iterable[str] | None = None,
+    time_column: str | None = None,
 ) -> list[Prepared]:
     """Reads and checks what baselines are to be fitted to; touches no data and writes nothing.
 
@@ -65,11 +67,14 @@ def prepare_baselines(
         data: folder that replaces the configured folder of the dataset's files.
         overrides: parameters, or ``key=value`` texts.
         which: names of baselines. Default: that of the record, if it is one's, or all.
+        time_column: column of the training file that says when a row happened. Default: rows stand in the order of
+            time.
 
     Raises:
         QinZooError: anything in configuration or command line that cannot be used.
     """
     params, found_in, recorded = _params_of(source, config_dir)
+    time_column = time_column or (params.get("settings") or {}).get("time")
     params = {key: value for key, value in params.items() if key in known_params() and key not in _OF_TRAINING}
     overrides = dict(overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or []))
     params = apply_overrides({**_DEFAULTS, **params}, {**overrides, "strict": True})
@@ -78,16 +83,25 @@ def prepare_baselines(
     params = check_params(params, Baseline)
     if data is not None:
         params = relocate(params, data)
-    params |= tables_beside(params)
+    params = ExperimentParams({**params, **tables_beside(params)})
     check_id(params["dataset_id"], "dataset_id")
+    if params.get("group_id") is None:
+        features = [name for c in params.get("feature_cols") or [] if c.get("active", True) for name in _names(c)]
+        params["group_id"] = next((name for name in _USERS if name in features), None)
+    params.setdefault("metrics", ["AUC", "gAUC", "logloss"] if params["group_id"] else ["AUC", "logloss"])
     prepared = []
     for name in which or ([recorded] if recorded else BASELINES):
         if name not in BASELINES:
             raise ConfigError(f"No baseline '{name}'.{suggest(name, BASELINES)} There are: {', '.join(BASELINES)}.")
         expid = f"{name}_{params['dataset_id']}"
-        own = {"model": name, "model_id": expid, "gpu": -1, "settings": dict(BASELINES[name].settings)}
+        settings = {**BASELINES[name].settings, "time": time_column}
+        own = {"model": name, "model_id": expid, "gpu": -1, "settings": settings}
         prepared.append(Prepared(expid, ExperimentParams({**params, **own}), BASELINES[name], found_in))
     return prepared
+
+
+def _names(column: Mapping) -> list[str]:
+    return column["name"] if isinstance(column["name"], list) else [column["name"]]
 
 
 def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str | None]:
@@ -115,7 +129,6 @@ def run_baselines(
     argv: Iterable[str] = (),
     echo: Callable[[str], None] = print,
     overwrite: bool = False,
-    time_column: str | None = None,
 ) -> list[dict]:
     """Fits baselines to one dataset and writes of each what is kept of a run; renews the reports of the runs beside.
 
@@ -125,8 +138,6 @@ def run_baselines(
         argv: command line, for the CSV.
         echo: receives what a person wants to see.
         overwrite: replace another run of the same name; otherwise this one is numbered.
-        time_column: column of the training file that says when a row happened. Default: rows stand in the order of
-            time.
 
     Returns:
         the records.
@@ -146,7 +157,7 @@ def run_baselines(
     view = View(dataset, params)
     labelled = [split for split in SPLITS if dataset.has(split) and dataset.has_labels(split)]
     label = {split: dataset.labels(split)[dataset.used_rows(split)] for split in labelled}
-    data = Data(view, label, _when(params, dataset, label["train"], time_column, echo), params["seed"])
+    data = Data(view, label, _when(params, dataset, label["train"], echo), params["seed"])
     if view.user is None:
         echo("Nobody says whose rows these are (--set group_id=COLUMN): nothing is counted of users.")
     records = []
@@ -155,30 +166,27 @@ def run_baselines(
             echo(f"{one.expid}: left out, as the rows name no item (--set target_field=FEATURE).")
             continue
         with owned(one, dataset.fingerprints(), ALONE, overwrite=overwrite, echo=echo) as own:
-            records.append(_run(own, dataset, data, time_column, echo))
+            records.append(_run(own, dataset, data, echo))
             keep_results(own, records[-1], results_folder, list(argv))
     _renew_reports(records, echo)
     return records
 
 
-def _run(prepared: Prepared, dataset: Dataset, data: Data, time_column: str | None, echo) -> dict:
+def _run(prepared: Prepared, dataset: Dataset, data: Data, echo) -> dict:
     started, params = time.perf_counter(), prepared.params
     baseline: Baseline = prepared.model_class()
     predict = baseline.fit(data)
     scoring = time.perf_counter()
     y_pred = {s: np.asarray(predict(s), np.float64) for s in ("valid", "test") if dataset.has(s)}
     scoring = time.perf_counter() - scoring
-    metrics = _metrics(params, data.view.user)
-    results = {
-        split: evaluate_metrics(data.label[split], y_pred[split], metrics, _groups(data.view, split))
-        if split in data.label
-        else {}
-        for split in ("valid", "test")
-    }
+    results: dict[str, dict] = {"valid": {}, "test": {}}
+    for split in y_pred.keys() & data.label.keys():
+        scored = (data.label[split], y_pred[split], params["metrics"], dataset.group_ids(split))
+        results[split] = evaluate_metrics(*scored)
     if "test" in y_pred:
         write_submission(y_pred["test"], prepared.files.prediction, prepared.files.submission)
     record = make_record(
-        replace(prepared, params={**params, "metrics": metrics, "time": time_column}),
+        prepared,
         dataset,
         y_pred,
         results,
@@ -200,17 +208,9 @@ def _run(prepared: Prepared, dataset: Dataset, data: Data, time_column: str | No
     return record
 
 
-def _metrics(params: Mapping, user: str | None) -> list[str]:
-    return list(params.get("metrics") or (["AUC", "gAUC", "logloss"] if user else ["AUC", "logloss"]))
-
-
-def _groups(view: View, split: str) -> np.ndarray | None:
-    return view.column(split, view.user) if view.user else None
-
-
-def _when(params: Mapping, dataset: Dataset, label: np.ndarray, column: str | None, echo) -> np.ndarray:
+def _when(params: Mapping, dataset: Dataset, label: np.ndarray, echo) -> np.ndarray:
     """(n,) when each of the training rows that are used happened."""
-    used = dataset.used_rows("train")
+    used, column = dataset.used_rows("train"), params["settings"]["time"]
     if column is not None:
         table = open_table(params["train_data"], {column: "int"}, cache_dir=params.get("cache_dir"))
         return table[column].take(used)

@@ -54,5 +54,5 @@ def baseline(
     from qin_zoo.config.experiments import parse_overrides
 
     changes = parse_overrides(overrides or []) | ({} if seed is None else {"seed": seed})
-    prepared = prepare_baselines(source, config, data=data, overrides=changes, which=which)
-    run_baselines(prepared, Path.cwd(), sys.argv, echo=typer.echo, overwrite=overwrite, time_column=time)
+    prepared = prepare_baselines(source, config, data=data, overrides=changes, which=which, time_column=time)
+    run_baselines(prepared, Path.cwd(), sys.argv, echo=typer.echo, overwrite=overwrite)
