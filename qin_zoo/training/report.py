@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from qin_zoo.files import replace_file
-from qin_zoo.training.record import kept_evaluation
+from qin_zoo.training.record import course_of, kept_evaluation, monitored
+
+_COURSES = {
+    "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
+    "learning_rate, before this figure is compared with others.",
+    "best at the first look": "**Best at the first look**, worse ever since: it overfits at once. A smaller "
+    "learning_rate, more regularisation, or eval_steps for looks within the first epoch.",
+    "one look": "Looked at once only: whether it would have improved further is not known.",
+}
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -18,13 +26,16 @@ def render_report(record: dict) -> str:
     """The Markdown report of a run's record (see :func:`qin_zoo.training.run.run_experiment`)."""
     evaluations = record["evaluations"]
     kept = kept_evaluation(evaluations)
-    metrics = list(kept["metrics"])
+    metrics, params = list(kept["metrics"]), record["params"]
+    looks = [value for e in evaluations if (value := monitored(params, e["metrics"])) is not None]
+    course = course_of(looks, params.get("monitor_mode", "max"))
     reachable, calibration = record["reachable"], record["calibration"]
     parts = [
         f"# {record['expid']}",
         f"{record['model']} on {record['dataset_id']}: {record['rows']['train']:,} training rows, "
         f"{record['parameters']:,} parameters, {len(evaluations)} evaluations in {evaluations[-1]['seconds']:.0f} s; "
         f"the weights kept are those of epoch {kept['epoch']}.",
+        *([_COURSES[course]] if course else []),
         "## Result",
         markdown_table(
             ["split", *metrics, *(["ECE"] if calibration else [])],

@@ -26,7 +26,7 @@ from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.log import above_bars, log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.ownership import owned
-from qin_zoo.training.predict import feed_split, predict_rows
+from qin_zoo.training.predict import draw_split, feed_split, predict_rows
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import (
     SCHEMA_VERSION,
@@ -150,7 +150,7 @@ def _run(
         scoring = time.perf_counter() - scoring
         y_pred = {split: predictions for split, (predictions, _) in scored.items()}
         results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
-        has_test = "test" in y_pred
+        has_test, compared = "test" in y_pred, "test" if results["test"] else "valid"
         if has_test and group.leads:
             labels = dataset.feature_map.labels
             write_submission(y_pred["test"], files.prediction, files.submission, labels=labels)
@@ -170,6 +170,7 @@ def _run(
             "test": results["test"],
             "reachable": _reachable(dataset),
             "calibration": _calibration(params, dataset, y_pred),
+            "draws": draw_split(dataset, compared, y_pred[compared], params["metrics"]) if group.leads else None,
             "scoring": {"rows": sum(map(len, y_pred.values())), "seconds": scoring},
             "evaluations": [e.as_dict() for e in trainer.evaluations],
             "rollbacks": trainer.rollbacks,
