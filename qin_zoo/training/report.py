@@ -6,7 +6,15 @@ from pathlib import Path
 
 from qin_zoo.files import replace_file
 from qin_zoo.metrics import default_monitor, mode_of
-from qin_zoo.training.record import kept_evaluation, read_record
+from qin_zoo.training.record import course_of, kept_evaluation, monitored, read_record
+
+_COURSES = {
+    "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
+    "learning_rate, before this figure is compared with others.",
+    "best at the first look": "**Best at the first look**, worse ever since: it overfits at once. A smaller "
+    "learning_rate, more regularisation, or eval_steps for looks within the first epoch.",
+    "one look": "Looked at once only: whether it would have improved further is not known.",
+}
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -87,6 +95,9 @@ def render_report(record: dict, baselines: list[dict] | None = None) -> str:
         parts.append(f"A baseline: {record['baseline']}.")
     else:
         parts.append(verdict(record, baselines_of(record) if baselines is None else baselines))
+        looks = [value for e in evaluations if (value := monitored(record["params"], e["metrics"])) is not None]
+        if course := course_of(looks, record["params"].get("monitor_mode", "max")):
+            parts.append(_COURSES[course])
     parts += [
         f"{record['model']} on {record['dataset_id']}: {size}.",
         "## Result",

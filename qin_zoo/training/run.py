@@ -26,7 +26,7 @@ from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.log import above_bars, log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.ownership import owned
-from qin_zoo.training.predict import feed_split, predict_rows
+from qin_zoo.training.predict import draw_split, feed_split, predict_rows
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import (
     SCHEMA_VERSION,
@@ -193,20 +193,22 @@ def make_record(
         files: those that only a run of its kind has: what they are -> path.
         more: entries that only such a run knows.
     """
-    own, has_test = prepared.files, "test" in y_pred
+    own, has_test, params = prepared.files, "test" in y_pred, prepared.params
+    compared = "test" if results["test"] else "valid"
     kept = {"checkpoint": own.checkpoint, "prediction": own.prediction}
     return {
         "schema_version": SCHEMA_VERSION,
         "expid": prepared.expid,
         "asked_for": prepared.asked_for or prepared.expid,
-        "model": prepared.params["model"],
-        "dataset_id": prepared.params["dataset_id"],
+        "model": params["model"],
+        "dataset_id": params["dataset_id"],
         "config_dir": str(prepared.config_dir),
-        "params": prepared.params,
+        "params": params,
         "rows": {split: dataset.rows(split) for split in SPLITS if dataset.has(split)},
         **results,
         "reachable": _reachable(dataset),
-        "calibration": _calibration(prepared.params, dataset, y_pred),
+        "calibration": _calibration(params, dataset, y_pred),
+        "draws": draw_split(dataset, compared, y_pred[compared], params["metrics"]),
         **more,
         "environment": environment(),
         "data": dataset.fingerprints(),
