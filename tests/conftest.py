@@ -138,16 +138,3 @@ def tiny_seq(tmp_path_factory) -> Path:
         columns["clk"] = (g.random(100) < 0.2).astype(np.float64)
         np.savez(folder / f"{split}.npz", **columns)
     return folder
-
-
-@pytest.fixture
-def golden_file():
-    """Opens a recorded output of published code by its name; skips the test where it is not at hand."""
-
-    def open_file(name: str):
-        file = shared_data().parent / "golden" / f"{name}.npz"
-        if not file.exists():
-            pytest.skip(f"{file.name} is not at hand")
-        return np.load(file, allow_pickle=False)
-
-    return open_file

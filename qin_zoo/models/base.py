@@ -16,12 +16,12 @@ from tqdm import tqdm
 from qin_zoo.distributed import ALONE, Group, others_wait
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
-from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
+from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureEmbeddingDict, FeatureMap
 from qin_zoo.layers import PerPair
 from qin_zoo.layers.synced_norm import sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import sharded
-from qin_zoo.models.inputs import Embedder, FieldInputs, ModelInput, make_inputs, row_columns
+from qin_zoo.models.inputs import Embedder, FieldInputs, ItemTableInputs, ModelInput, make_inputs, row_columns
 from qin_zoo.models.loss import Loss, name_in_fuxictr
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
@@ -44,7 +44,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     A subclass builds its layers from ``self.item_dim`` (D) and ``self.context_dim`` (C), or from the sizes of the
     single features, ``self.item_dims`` and ``self.context_dims`` (name -> size, in the order in which they are
-    concatenated), and implements :meth:`logits`, or :meth:`outputs` where its loss needs more. Embedding, devices,
+    concatenated), and implements :meth:`logits`, or :meth:`heads` where its loss needs more. Embedding, devices,
     labels, loss, accumulation, checkpoints and evaluation are here. One model runs on both kinds of input: an item
     table (features with ``source: item``), and FuxiCTR's named fields, with one pair of target and history
     (``target_field`` and ``sequence_field``), several, or none; which one is a matter of the dataset. So the layer that
@@ -158,19 +158,42 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._sharded_tables = list(sharded_tables)
         self.shards: list[nn.Parameter] = []
         embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
-        self._inputs = make_inputs(embedder, target_field, sequence_field)
-        self.pairs = self._inputs.pairs
-        self.item_dims = {name: dim for pair in self.pairs for name, dim in pair.items()}
-        self.context_dims = self._inputs.context_dims
+        self._see(make_inputs(embedder, target_field, sequence_field))
         self.interest_dim = 0
+
+    def _see(self, inputs: ItemTableInputs | FieldInputs) -> None:
+        self._inputs = inputs
+        self.pairs = inputs.pairs
+        self.item_dims = {name: dim for pair in self.pairs for name, dim in pair.items()}
+        self.context_dims = inputs.context_dims
         self.item_dim = sum(sum(pair.values()) for pair in self.pairs)
         self.context_dim = sum(self.context_dims.values())
+
+    @property
+    def field_dims(self) -> list[int]:
+        """Sizes of the single features in [context; target; interest], the interest having those of an item."""
+        items = [dim for pair in self.pairs for dim in pair.values()]
+        return [*self.context_dims.values(), *items, *items]
+
+    def see_weights(self, layer: FeatureEmbeddingDict) -> None:
+        """Puts a number of this layer behind each feature's embedding, for models with a linear part.
+
+        All sizes of features are greater by 1 from then on. A vector has its own, too, by a linear map.
+
+        Args:
+            layer: FuxiCTR's ``LogisticRegression(…).embedding_layer.embedding_layer``; it stays the model's.
+        """
+        for name, spec in self.feature_map.features.items():
+            if spec["type"] == "embedding":  # which FuxiCTR's logistic regression has no weight for
+                layer.feature_encoders[name] = nn.Linear(spec["pretrain_dim"], 1, bias=False)
+        self._inputs.embedder.weights = layer
+        self._see(self._inputs.again())
 
     def logits(self, x: ModelInput) -> Tensor:
         """The model itself: (B,) or (B, 1) logits from context, target, history and mask."""
         raise NotImplementedError(f"{type(self).__name__} must implement logits(x).")
 
-    def outputs(self, x: ModelInput) -> dict[str, Tensor]:
+    def heads(self, x: ModelInput) -> dict[str, Tensor]:
         """``logits`` and whatever else :meth:`add_loss` reads; a model that has more also overrides that."""
         return {"logits": self.logits(x)}
 
@@ -217,7 +240,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._regularize()
         self._precision.prepare(self)
         if self._compile_logits:
-            self.outputs = torch.compile(self.outputs, dynamic=True)
+            self.heads = torch.compile(self.heads, dynamic=True)
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
         """FuxiCTR's: sets optimiser and loss; the optimiser updates all weights in one pass where it knows how to."""
@@ -250,7 +273,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             probabilities for binary classification, ``columns`` what the loss needs of the rows, in training.
         """
         with self._precision.context():
-            found = self.outputs(self._inputs(inputs))
+            found = self.heads(self._inputs(inputs))
         found = {name: v.float() if v.dtype == torch.bfloat16 else v for name, v in found.items()}
         logits = found["logits"].view(-1, 1)
         columns = self._loss.columns(row_columns(inputs), self.device) if self.training else {}
@@ -258,6 +281,8 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     def add_loss(self, return_dict, y_true) -> Tensor:
         """The loss without regularisation; a NaN among the logits is one in the loss."""
+        if "logits" not in return_dict:
+            return super().add_loss(return_dict, y_true)
         return self.loss_of(return_dict["logits"], y_true, return_dict)
 
     def loss_of(self, logits: Tensor, y_true: Tensor, return_dict: dict) -> Tensor:
