@@ -194,6 +194,20 @@ FAULTS = [
         "loss: published is not the published one",
     ),
     Fault(
+        "layers/losses.py",
+        "wrong = low - high[part].unsqueeze(1)",
+        "wrong = high[part].unsqueeze(1) - low",
+        "layers/test_losses.py::test_pairs_are_the_double_loop",
+        "pairs the wrong way round",
+    ),
+    Fault(
+        "models/loss.py",
+        "return grad[ctx.first : ctx.first + ctx.rows] / ctx.share, None, None",
+        "return grad[ctx.first : ctx.first + ctx.rows], None, None",
+        "models/test_loss_parameters.py::test_several_processes_make_one_batch",
+        "several processes: pairs of all rows count as a process's share of them",
+    ),
+    Fault(
         "models/base.py",
         "if step % self._accumulation_steps == 0 or step == self._steps_per_epoch:",
         "if step % self._accumulation_steps == 0:",

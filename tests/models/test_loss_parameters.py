@@ -28,11 +28,19 @@ LOSSES = {
 }
 
 
-def model(feature_map=None, **params):
+# Losses that are no sums over rows, of several outputs, through a batch norm.
+HEADS = {
+    "FCN": {"num_heads": 2, "num_deep_cross_layers": 2, "num_shallow_cross_layers": 1, "loss": "pairwise"},
+    "FSDNet": {"parallel_dnn_hidden_units": [6, 6], "num_cross_layers": 2, "pos_weight": 3.0},
+}
+
+
+def model(feature_map=None, name="MLP", **params):
     torch.manual_seed(0)
     feature_map = feature_map or item_table_feature_map(VOCAB, 8, group_id="user_id")
     options = {"embedding_dim": 4, "verbose": 0, "metrics": ["AUC"], "optimizer": "SGD", "model_root": ".", **params}
-    return qin_zoo.create_model("MLP", feature_map, dnn_hidden_units=[8], **options)
+    options |= {"dnn_hidden_units": [8]} if name == "MLP" else {}
+    return qin_zoo.create_model(name, feature_map, **options)
 
 
 def batch_of(rows=24):
@@ -64,7 +72,8 @@ def test_what_the_parameters_say(name):
 
 
 def step_of(name, batch, group=None):
-    ours = model(**LOSSES[name], learning_rate=1.0)
+    ours = model(**LOSSES[name]) if name in LOSSES else model(name=name, **HEADS[name])
+    ours.optimizer.param_groups[0]["lr"] = 1.0
     ours._max_gradient_norm, ours._batch_index, ours._steps_per_epoch = 1e9, 0, 1
     if group is not None:
         ours.join(group)
@@ -81,13 +90,14 @@ def test_several_processes_make_one_batch():
 
     def steps():
         with joined(-1) as group:
-            return {name: step_of(name, batch, group) for name in LOSSES}
+            return {name: step_of(name, batch, group) for name in (*LOSSES, *HEADS)}
 
     for found in together(2, steps):
         for name, (loss, weights) in found.items():
             want = step_of(name, batch)
             assert loss == pytest.approx(want[0], rel=1e-5), name
-            torch.testing.assert_close(torch.tensor(weights), torch.tensor(want[1]), msg=name)
+            weights, wanted = torch.tensor(weights), torch.tensor(want[1])
+            torch.testing.assert_close(weights, wanted, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: name + text)
 
 
 @pytest.mark.parametrize("name", ["pairwise", "jrc"])
