@@ -25,6 +25,8 @@ class FCN(ZooModel):
         batch_norm: batch normalisation in each layer, a channel for each head.
     """
 
+    published_names = {r"embedding_layer\.embedding_layer\.embedding_layer\.": "embedding_layer.embedding_layer."}
+
     def __init__(
         self,
         feature_map,

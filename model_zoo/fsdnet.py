@@ -66,6 +66,8 @@ class FSDNet(ZooModel):
         self.output_layers = nn.ModuleList(nn.Linear(n + size, 1) for size in units)
         if published:
             self.fc = nn.Linear(n + units[-1], 1)
+        else:
+            self.published_names = {r"fc\.": None}  # takes part in nothing
 
     def heads(self, x):
         first = torch.cat([x.context, x.target, self.pooling(x.target, x.history, x.mask)], dim=-1)  # (B, n)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import qin_zoo
 from qin_zoo.config.experiments import check_params, load_experiment
 from qin_zoo.errors import ModelError
+from qin_zoo.models.weights import renamed
 from qin_zoo.registry import get_model
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -45,16 +46,12 @@ def golden(name):
 
 
 def published(name, **changes):
-    """The model as its file describes it, with the file's weights; FCN's embeddings are one module deeper there."""
+    """The model as its file describes it, with the file's weights."""
     (meta, group), (model, params) = golden(name), CASES[name]
     params = {**meta["hyperparameters"], "embedding_dim": meta["embedding_dim"], **params, **changes}
     built = qin_zoo.create_model(model, fields_map(meta["vocab"]), **params)
-    built.load_state_dict(named_here(group("state/")))
+    built.load_state_dict(renamed(group("state/"), built.published_names))
     return built, meta, group
-
-
-def named_here(weights):
-    return {n.replace("embedding_layer." * 3, "embedding_layer." * 2): w for n, w in weights.items()}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -68,7 +65,7 @@ def test_published_predictions_losses_and_gradients(name):
     loss.backward()
     np.testing.assert_allclose(found["y_pred"].detach().view(-1), group("train/")["y_pred"], atol=1e-6)
     np.testing.assert_allclose(loss.detach(), group("train/")["loss"].squeeze(), atol=1e-6)
-    gradients = named_here(group("grad/"))
+    gradients = renamed(group("grad/"), model.published_names)
     for weight, parameter in model.named_parameters():
         want = gradients[weight]
         tolerance = max(1e-5 * want.abs().max().item(), 1e-7)  # a bias in front of a batch norm: rounding noise
@@ -95,8 +92,7 @@ def test_what_single_layers_and_networks_predict():
 
 def test_fsdnet_papers_loss_is_a_divergence():
     """Against torch's KL divergence of two classes, and a sum over the fusions' dimensions."""
-    model, meta, group = published("fsdnet_batchnorm", published=True)
-    model.published = False
+    model, meta, group = published("fsdnet_batchnorm", published=False)
     found, y = model.train()(group("input/")), model.get_labels(group("input/"))
     student, teacher = found["layer_logits"].unbind(1)
     log_p = [torch.stack([F.logsigmoid(z / 1.8), F.logsigmoid(-z / 1.8)], 1) for z in (student, teacher)]
