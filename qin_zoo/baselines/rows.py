@@ -11,8 +11,10 @@ import numpy as np
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feature_map import field_groups
+from qin_zoo.data.item_layout import USER
 
 ITEM = "item"  # the target's number, whatever the layout calls it
+USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
 _WITH_IDS = ("categorical", "sequence")
 _AT_ONCE = 8192
 
@@ -44,7 +46,8 @@ class View:
 
     Args:
         dataset: open.
-        params: name the user (``group_id``) and the pairs of named fields (``target_field``, ``sequence_field``).
+        params: name the pairs of named fields (``target_field``, ``sequence_field``), and by ``group_id`` the user
+            where no column has a user's usual name.
 
     Attributes:
         user: the column that says whose row it is, or None.
@@ -61,7 +64,7 @@ class View:
         self._loaders = {split: dataset.loader(split, shuffle=False) for split in SPLITS if dataset.has(split)}
         self._rows = {split: dataset.used_rows(split) for split in self._loaders}
         train = self._loaders["train"]
-        self.user: str | None = params.get("group_id")
+        self.user = next((name for name in USERS if name in train.table), params.get("group_id"))
         self.tables: dict[str, np.ndarray] = {}
         self._item: str | None = None  # what named fields call the item
         self._pairs: dict[str, str] = {}
