@@ -167,11 +167,14 @@ def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path
     )
 
 
-def apply_overrides(params: dict, overrides: Mapping[str, object]) -> ExperimentParams:
-    """A copy of the parameters with values from the command line; unknown keys are left to ``check_params``."""
+def apply_overrides(
+    params: dict, overrides: Mapping[str, object], written: str = "command line"
+) -> ExperimentParams:
+    """A copy of the parameters with values from the command line, or from where else they were ``written``; unknown
+    keys are left to ``check_params``."""
     changed = ExperimentParams(params, origin=getattr(params, "origin", None))
     changed.update(overrides)
-    changed.origin.update(dict.fromkeys(overrides, "command line"))
+    changed.origin.update(dict.fromkeys(overrides, written))
     return changed
 
 
