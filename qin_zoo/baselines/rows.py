@@ -27,7 +27,8 @@ class Rows:
         index: (n,) which of the split's used rows they are.
         user: (n,) numbers, 0 where the training rows have no such user, or nobody says whose rows they are.
         values: feature -> (n,), (n, T) ids padded with 0, or (n, d) numbers, of context and target item.
-        past: the same of the history's items, for the features that it has: (n, L), (n, L, T), (n, L, d).
+        past: the same of the history's items, for the features that it has: (n, L), (n, L, T).
+        beside: what is known of the history's items besides, such as their ratings: (n, L) codes from 1.
         valid: (n, L) whether the history has an item there; oldest first.
     """
 
@@ -35,6 +36,7 @@ class Rows:
     user: np.ndarray
     values: dict[str, np.ndarray]
     past: dict[str, np.ndarray]
+    beside: dict[str, np.ndarray]
     valid: np.ndarray
 
     def __len__(self) -> int:
@@ -84,7 +86,10 @@ class View:
         self.has_history = bool(self._pairs) if train.batch_layout == "fields" else train.histories.max_len > 0
         apart = {self.user, self._item, *self._pairs.values()}
         for name, spec in features.items():
-            if spec["type"] != "meta" and name not in apart and (spec.get("source") != "item" or name in self.tables):
+            source = spec.get("source")
+            if spec["type"] == "meta" or name in apart or source == "history":
+                continue
+            if source != "item" or name in self.tables:
                 self.kinds[name] = spec["type"]
                 if spec["type"] in _WITH_IDS:
                     self.sizes[name] = int(spec["vocab_size"])
@@ -131,14 +136,15 @@ class View:
         values |= {ITEM: target, **{name: table[target] for name, table in self.tables.items()}}
         past = {ITEM: history, **{name: table[history] for name, table in self.tables.items() if table.ndim < 2}}
         past |= {name: table[history] for name, table in self.tables.items() if self.kinds[name] == "sequence"}
-        return Rows(index, user, values, past, history != 0)
+        beside = {name: codes.numpy() for name, codes in batch.beside.items()}
+        return Rows(index, user, values, past, beside, history != 0)
 
     def _of_fields(self, index: np.ndarray, user: np.ndarray, batch: Mapping[str, Any]) -> Rows:
         names = {name: ITEM if name == self._item else name for name in batch}
         values = {names[name]: v.numpy() for name, v in batch.items() if names[name] in self.kinds}
         past = {names[name]: batch[sequence].numpy() for name, sequence in self._pairs.items()}
         first = next(iter(past.values()), np.zeros((len(index), 0), np.int64))
-        return Rows(index, user, values, past, first != 0)
+        return Rows(index, user, values, past, {}, first != 0)
 
 
 def _pairs(features: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:

@@ -221,6 +221,32 @@ def test_named_fields(tmp_path):
     np.testing.assert_allclose(found, plain_history(rows), atol=1e-5)
 
 
+def test_ratings_beside_the_history(folder, tmp_path):
+    rated, g = tmp_path / "shop", np.random.default_rng(0)
+    shutil.copytree(folder, rated)
+    for split in ("train", "valid", "test"):
+        frame = pl.read_parquet(folder / f"{split}.parquet")
+        ratings = [[int(g.integers(1, 6)) if item else 0 for item in history] for history in frame["item_seq"]]
+        frame.with_columns(item_seq_rating=pl.Series(ratings)).write_parquet(rated / f"{split}.parquet")
+    config = yaml.safe_load((folder / "dataset_config.yaml").read_text().replace(str(folder), str(rated)))
+    beside = {"name": "item_seq_rating", "type": "categorical", "source": "history", "vocab_size": 6}
+    config["shop"]["feature_cols"].append({"active": True, "dtype": "int", **beside})
+    (rated / "dataset_config.yaml").write_text(yaml.safe_dump(config))
+    table, _ = table_of(rated, max_len=20)
+    names = ["history's item_seq_rating", "newest's item_seq_rating", "item_seq_rating of item_category"]
+    found = table.values[:, [table.names.index(name) for name in names]]
+    category = pl.read_parquet(folder / "item_info.parquet")["item_category"].to_list()
+    frame = pl.read_parquet(rated / "train.parquet")
+    for row in range(3000, 3040):
+        past = [(i, r) for i, r in zip(frame["item_seq"][row], frame["item_seq_rating"][row]) if i][-20:]
+        ratings = [r for _, r in past] or [0]
+        mean = sum(ratings) / len(ratings)
+        same = [r - mean for i, r in past if category[i] == category[frame["item_id"][row]] > 0]
+        newest = ratings[-5:]
+        expected = [mean, sum(newest) / len(newest), sum(same) / (len(same) + 1)]
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
 def test_histories_of_users_give_what_histories_of_rows_give(folder, tmp_path):
     per_user = tmp_path / "shop"
     per_user.mkdir()
