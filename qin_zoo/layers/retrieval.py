@@ -25,6 +25,8 @@ def newest_places(mask: Tensor, count: int) -> Tensor:
 def best_places(score: Tensor, mask: Tensor | None, count: int) -> Tensor:
     """The places of the highest scores, in no order; those where the mask is false come after all others.
 
+    A blank target scores 0 everywhere: then the newest places are the best, with whatever runtime.
+
     Args:
         score: (B, L), or (B, K, L) for K searches a row.
         mask: (B, L), true where the history has an item; None for scores that need none.
@@ -33,9 +35,11 @@ def best_places(score: Tensor, mask: Tensor | None, count: int) -> Tensor:
     Returns:
         (B, min(count, L)) int64, or (B, K, min(count, L)).
     """
+    length = score.shape[-1]
+    score = score + torch.arange(length, device=score.device) * 1e-30  # changes nothing but 0
     if mask is not None:
         score = score.masked_fill(~(mask if score.dim() == 2 else mask.unsqueeze(1)), -torch.inf)
-    return score.topk(torch.sym_min(count, score.shape[-1]), sorted=False).indices
+    return score.topk(torch.sym_min(count, length), sorted=False).indices
 
 
 def take(history: Tensor | ItemRows, places: Tensor) -> Tensor | ItemRows:
@@ -186,11 +190,12 @@ class TopKAttention(RetrievedAttention):
         target, mask = self._seen(target, mask, torch.ones_like(mask))
         with torch.no_grad():
             places = best_places(self.scores(target, history), mask, self.topk)  # (B, K, N)
-        found = take(history, places.flatten(1))  # heads become rows, (B·K, N)
+        rows = places.flatten(0, 1).shape  # (B·K, N): heads become rows
+        found = take(history, places.flatten(1))
         if isinstance(found, ItemRows):
-            found = ItemRows(found.table, found.index.view(-1, places.shape[2]))
+            found = ItemRows(found.table, found.index.view(rows))
         else:
-            found = found.view(-1, *places.shape[2:], found.shape[2])
-        real = mask.gather(1, places.flatten(1)).view(-1, places.shape[2])
+            found = found.view(*rows, found.shape[2])
+        real = mask.gather(1, places.flatten(1)).view(rows)
         weight = self.dropout(masked_softmax(item_scores(self.queries(target).flatten(0, 1), found), real))
         return self.interest(weighted_sum(weight, found).unflatten(0, places.shape[:2]))
