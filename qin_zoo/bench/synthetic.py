@@ -6,6 +6,8 @@ import torch
 
 from qin_zoo.batch import ItemBatch
 
+DISTINCT = 20_000  # items that occur in the batches of a measurement, whatever the catalogue
+
 
 def random_batch(
     feature_map,
