@@ -60,6 +60,26 @@ def test_models_without_such_a_layer(name, params):
 
 
 @pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("name", ["SIM", "ETA", "SDIM", "TWIN"])
+def test_what_a_search_finds(name, row):
+    """Weights of the few places that are looked up, at these places of the whole history."""
+    model = make_model(name, num_heads=2, short_seq_len=2, **({} if name == "SDIM" else {"topk": 2}))
+    x, seen = model_input(model, one_row(row)), {}
+    names = ["short_attention"] if name == "SDIM" else ["short_attention", "long_attention"]
+    layers = {key: model.get_submodule(key) for key in names}
+    for key, layer in layers.items():
+        layer.register_forward_hook(lambda _, __, output, key=key: seen.update({key: output}))
+    found = attention_weights(model, x)
+    assert set(found) == set(layers)
+    for key, layer in layers.items():
+        assert found[key].shape == (2, LENGTH)
+        assert ((found[key] > 0).sum(1) == min(int(x.mask.sum()), 2)).all()
+        assert not (found[key] * ~x.mask).any()
+        close(layer.interest((found[key] @ dense(x.history)[0])[None]), seen[key])
+    assert not found["short_attention"][:, :-2].any()
+
+
+@pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("softmax", [False, True])
 def test_din(row, softmax):
     if softmax and row == 0:

@@ -12,6 +12,7 @@ from qin_zoo.explain.contributions import Contributions, integrated_gradients
 from qin_zoo.layers import MeanPooling, dense
 
 MODELS = ("QIN", "DIN", "DIN_DCN", "DIN_SENet", "FusionNet", "MLP", "QNN", "Transformer_DCN", "Transformer_DCN_Quant")
+LONG = ("SIM", "ETA", "SDIM", "TWIN")
 
 
 class Linear(ZooModel):
@@ -42,9 +43,11 @@ def toy(kind, feature_map):
     return disturb(kind(feature_map, embedding_dim=4, verbose=0))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *LONG])
 def test_complete(name):
     params = {"batch_norm": True} if name != "Transformer_DCN_Quant" else {"mask_convention": "history"}
+    params |= {"short_seq_len": 3} if name in LONG else {}
+    params |= {"topk": 3} if name in LONG and name != "SDIM" else {}
     model = make_model(name, **params)
     batch = one_row()
     found = integrated_gradients(model, model_input(model, batch))

@@ -54,6 +54,10 @@ HISTORIES = {
     "Transformer_DCN": {"first_k_cols": 2, "dcn_hidden_units": [8], "mlp_hidden_units": [4]},
     "MLP": {"dnn_hidden_units": [8]},
     "QNN": {"num_layers": 2},
+    "SIM": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8]},
+    "ETA": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8]},
+    "SDIM": {"short_seq_len": 3, "dnn_hidden_units": [8]},
+    "TWIN": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8], "published": True},
 }
 
 
