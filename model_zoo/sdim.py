@@ -43,7 +43,7 @@ class SDIM(LongHistoryModel):
         kept = self.reuse_hash or not self.training
         rotations = self.by_pair(self.random_rotations[0] if kept else torch.randn_like(self.random_rotations[0]), 0)
         pool = partial(hash_pooling, normalize=self.l2_norm)
-        return self.beside(each_pair(pool, self.by_pair(x.target), x.history, x.mask, rotations))
+        return self.beside(each_pair(pool, self.by_pair(x.target), x.history, x.mask, rotations), x.target)
 
     def interests(self, x):
         return super().interests(x)[::-1]  # as in LongCTR's checkpoints

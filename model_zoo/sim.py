@@ -60,7 +60,7 @@ class SIM(LongHistoryModel):
         if not self.training:
             return super().heads(x)
         score = self.search(x)
-        pooled = self.beside(each_pair(weighted_sum, score, x.history))
+        pooled = self.beside(each_pair(weighted_sum, score, x.history), x.target)
         aux = self.dnn_aux(torch.cat([x.context, x.target, pooled], dim=-1))
         return {"logits": self.logits(x, score), "aux_logits": aux}
 

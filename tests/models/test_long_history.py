@@ -5,15 +5,20 @@ import math
 
 import pytest
 import torch
-from conftest import VOCAB, item_table_feature_map, random_item_batch
+import yaml
+from conftest import VOCAB, item_table_feature_map, random_item_batch, shared_data
+from public_files import write_public
 from test_pairs import PAIRS
 from test_pairs import batch as fields_batch
 from test_pairs import feature_map as fields
 
 import qin_zoo
+from qin_zoo.config.schema import check_params
 from qin_zoo.errors import ConfigError
 from qin_zoo.layers import ItemRows, SharedHistory, dense
 from qin_zoo.models import ModelInput
+from qin_zoo.registry import get_model
+from qin_zoo.training.prepare import build_model, prepare
 
 LONG = 9
 SMALL = {"embedding_dim": 6, "attention_dim": 8, "num_heads": 2, "short_seq_len": 4, "dnn_hidden_units": [8]}
@@ -178,9 +183,9 @@ def test_histories_of_no_items_and_shorter_than_asked_for(name):
                 assert torch.isfinite(model.eval()(given)["logits"]).all()
 
 
-@pytest.mark.parametrize("name", ["SIM", "ETA", "TWIN"])
-def test_no_vector_is_looked_up_but_of_what_is_found(name, monkeypatch):
-    """Of a long history there is never more in float than a number for each place."""
+@pytest.mark.parametrize("name", OWN)
+def test_no_vector_is_looked_up_but_of_what_is_found(name):
+    """Of a long history there is never more in float than a number for each place, and each head or hash."""
     model, batch = build(name), a_batch(rows=8, length=200)
     largest = []
 
@@ -194,7 +199,7 @@ def test_no_vector_is_looked_up_but_of_what_is_found(name, monkeypatch):
 
     with Sizes():
         model.compute_loss(model.train()(batch), model.get_labels(batch)).backward()
-    assert max(largest) <= 8 * 200 * model.short_attention.num_heads
+    assert max(largest) <= 8 * 200 * (OWN["SDIM"]["num_hashes"] if name == "SDIM" else SMALL["num_heads"])
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -216,6 +221,13 @@ def test_two_pairs_of_fields(name):
     assert not model.long_interest(blind)[:, dim:].any()
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_fields_without_a_history(name):
+    model = qin_zoo.create_model(name, fields(), **{**SMALL, **OWN[name], "embedding_dim": 4})
+    batch = fields_batch()
+    assert torch.isfinite(model.compute_loss(model.train()(batch), model.get_labels(batch)))
+
+
 def test_training_draws_new_hashes_and_scoring_keeps_to_one():
     for name in ("ETA", "SDIM"):
         model, x = build(name, reuse_hash=False), None
@@ -235,8 +247,31 @@ def test_training_draws_new_hashes_and_scoring_keeps_to_one():
     ],
 )
 def test_what_longctr_cannot_either_is_refused_by_name(name, params, said):
-    from qin_zoo.config.schema import check_params
-    from qin_zoo.registry import get_model
-
     with pytest.raises(ConfigError, match=said):
         check_params({"model": name, **params}, get_model(name))
+
+
+PUBLIC = shared_data().parent / "configs" / "longctr"
+
+
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason="LongCTR's configurations are not at hand")
+@pytest.mark.parametrize(
+    "folder",
+    ["SIM_ebnerd_small_x1_tuner_config_01_500", "SIM_microvideo1.7m_x2_tuner_config_01_50",
+     "ETA_kuaivideo_x2_tuner_config_01_50_2", "TWIN_ebnerd_small_x1_tuner_config_01_200"],
+)  # fmt: skip
+def test_longctrs_configurations(folder, tmp_path):
+    """Every one is taken as it is, on histories shorter than its short_seq_len, too; one of them takes a step."""
+    blocks = yaml.safe_load((PUBLIC / folder / "model_config.yaml").read_text())
+    first, *others = blocks
+    data = write_public(blocks[first]["dataset_id"], tmp_path / "data")
+    prepared = prepare(first, PUBLIC / folder, data=data, overrides=["verbose=0", "batch_size=20"])
+    assert prepared.model_class.__module__.startswith("model_zoo.")
+    for name in others:
+        changed = {key: value for key, value in blocks[name].items() if blocks[first][key] != value}
+        assert check_params({**prepared.params, **changed}, prepared.model_class).items() >= changed.items()
+    dataset = prepared.open_dataset()
+    model = build_model(prepared, dataset)
+    batch = next(iter(dataset.loader("train")))
+    model._max_gradient_norm, model._steps_per_epoch, model._batch_index = 10.0, 1, 0
+    assert torch.isfinite(model.train().train_step(batch))
