@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from qin_zoo.data.item_layout import item_info_of, item_specs
-from qin_zoo.errors import DataError
+from qin_zoo.data.item_layout import history_specs, item_info_of, item_specs, row_specs
+from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers import ASTA, QNN, DINAttention, MultiHeadTargetAttention, dense, masked_softmax
+from qin_zoo.layers.cross_attention import CrossAttention
 from qin_zoo.models import ZooModel
+from qin_zoo.models.loss import name_in_fuxictr
 
 
 class PlainASTA(ASTA):
@@ -73,8 +75,21 @@ class PlainMultiHeadTargetAttention(MultiHeadTargetAttention):
         return self.W_o((weight @ value).squeeze(2).flatten(1))
 
 
+class PlainCrossAttention(CrossAttention):
+    """Projects every position of the history, twice."""
+
+    def forward(self, query, history, mask):
+        h, real = dense(history), mask.any(dim=1, keepdim=True)
+        maps = ((self.query_proj, query.unsqueeze(1)), (self.key_proj, h), (self.value_proj, h))
+        projected = (linear(x) for linear, x in maps)
+        # PyTorch gives NaN where all positions are padding.
+        found, _ = self.multihead_attn(*projected, key_padding_mask=~mask & real, need_weights=False)
+        return self.norm(torch.where(real, found.squeeze(1), self.multihead_attn.out_proj.bias))
+
+
 PLAIN = {
     ASTA: PlainASTA,
+    CrossAttention: PlainCrossAttention,
     QNN: PlainQNN,
     DINAttention: PlainDINAttention,
     MultiHeadTargetAttention: PlainMultiHeadTargetAttention,
@@ -92,9 +107,9 @@ def make_plain(model: ZooModel) -> ZooModel:
     model.regularization_loss = BaseModel.regularization_loss.__get__(model)
     model.train_step = BaseModel.train_step.__get__(model)
     name, loss, learning_rate = model._optimizer_args
+    BaseModel.compile(model, name, name_in_fuxictr(loss), learning_rate)
     if loss == "published":
-        loss, model.add_loss = "binary_cross_entropy", BaseModel.add_loss.__get__(model)
-    BaseModel.compile(model, name, loss, learning_rate)
+        model.add_loss = BaseModel.add_loss.__get__(model)
     return model
 
 
@@ -112,7 +127,12 @@ class PlainLoader:
 
         path = Path(params["train_data"])
         specs = feature_map.features
-        self._row_features = [n for n, s in specs.items() if s.get("source") != "item" and n != "item_seq"]
+        if others := history_specs(specs):
+            raise ConfigError(
+                f"The plain loader, as the public one, reads no lists beside the history, such as {', '.join(others)}. "
+                "Measure another dataset."
+            )
+        self._row_features = list(row_specs(specs))
         columns = [*dict.fromkeys([*self._row_features, *feature_map.labels, "item_id", "item_seq"])]
         missing = [c for c in columns if c not in pl.scan_parquet(path).collect_schema()]
         if missing:

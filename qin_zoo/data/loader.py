@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from qin_zoo.data.item_layout import (
     USER,
     USER_HISTORY,
     data_file,
+    history_specs,
     item_column_types,
     item_info_of,
     item_specs,
@@ -36,7 +37,7 @@ from qin_zoo.data.item_layout import (
 )
 from qin_zoo.data.item_table import load_item_table, open_item_table
 from qin_zoo.data.mapped import Column
-from qin_zoo.data.rows import RowReader, check_spec, row_kinds
+from qin_zoo.data.rows import RowReader, Specs, check_spec, check_weight, row_kinds, weight_kind
 from qin_zoo.data.sources import at
 from qin_zoo.data.variations import Variation
 from qin_zoo.errors import ConfigError, DataError, suggest
@@ -102,6 +103,11 @@ class ColumnLoader(ABC):
         self._next_epoch = self._next_start = 0
         self._rank, self._size = 0, 1
         self._columns = list(table.columns.values())  # what an epoch reads
+
+    def _reader(self, specs: Specs, weight: Iterable[str]) -> RowReader:
+        for name in weight:
+            check_weight(self.table[name])
+        return RowReader(self.table, specs, [*self.feature_map.labels, *weight])
 
     def __len__(self) -> int:
         return self.num_batches
@@ -205,6 +211,7 @@ class ItemTableLoader(ColumnLoader):
             :class:`~qin_zoo.batch.ItemBatch`. Default: ``triple``.
         cache_dir: where converted columns are kept. Default: see ``cache.py``.
         task: ``binary_classification`` (labels 0 and 1) or ``regression``; a list where labels differ.
+        sample_weight: a further column of the training rows, what each counts; batches have it under its name.
         progress: called with (file name, rows done, rows in all) while a file is converted.
         kwargs: the keys of :class:`~qin_zoo.data.variations.Variation`; whatever else a configuration holds is
             ignored.
@@ -233,6 +240,7 @@ class ItemTableLoader(ColumnLoader):
         batch_layout: str = "triple",
         cache_dir: str | Path | None = None,
         task: str | Sequence[str] = "binary_classification",
+        sample_weight: str | None = None,
         progress: Progress | None = None,
         as_fuxictr: bool = False,
         **kwargs: Any,
@@ -243,11 +251,12 @@ class ItemTableLoader(ColumnLoader):
                 f"{suggest(batch_layout, ('triple', 'index'))}"
             )
         specs, path, layout = feature_map.features, data_file(data_path), PER_USER if user_info else PER_ROW
-        table = open_split(path, specs, feature_map.labels, split, layout, task, cache_dir, progress)
+        weight = weight_kind(sample_weight, split, specs, feature_map.labels)
+        table = open_split(path, specs, feature_map.labels, split, layout, task, cache_dir, progress, weight)
         super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
         self.batch_layout = batch_layout
         self.target = table[layout.target]
-        self._read = RowReader(table, row_specs(specs), feature_map.labels)
+        self._read = self._reader(row_specs(specs), weight)
 
         info, features = item_info_of({"item_info": item_info}, path), item_specs(specs)
         items = open_item_table(info, item_column_types(specs), layout.target, cache_dir)
@@ -259,22 +268,29 @@ class ItemTableLoader(ColumnLoader):
         self.fingerprint["item_info"] = items.fingerprint
 
         self.histories: Histories
+        beside = history_specs(specs)
         if user_info:
-            kinds = {USER_HISTORY: "ids", USER: "id"}
+            kinds = {USER_HISTORY: "ids", USER: "id"} | dict.fromkeys(beside, "ids")
             users = open_table(data_file(user_info), kinds, optional=[USER], cache_dir=cache_dir, progress=progress)
-            self.histories = UserHistories(
-                users[USER_HISTORY], table[USER], table["seq_len"], max_len, users.columns.get(USER)
-            )
+            lists = {
+                name: UserHistories(users[name], table[USER], table["seq_len"], max_len, users.columns.get(USER))
+                for name in (USER_HISTORY, *beside)
+            }
             self.fingerprint["user_info"] = users.fingerprint
             history = users[USER_HISTORY]
         else:
             history = table[HISTORY]
-            self.histories = RowHistories(history, max_len)
+            lists = {name: RowHistories(table[name], max_len) for name in (HISTORY, *beside)}
+        self.histories, *others = lists.values()
+        self._beside = dict(zip(beside, others))
+        for name, spec in beside.items():
+            check_spec(self._beside[name].column, name, spec)
+            _check_beside(history, self._beside[name].column)
         for column in (self.target, history):
             column.check_below(items.num_rows, f"the rows of the item table {info}")
         _report_padding(self.target, split)
         if user_info:
-            self._columns.append(history)
+            self._columns += [found.column for found in lists.values()]
         self._part = self._hidden = None
         if split == "train" and self._variation.named:
             self._leave_out(items.num_rows)
@@ -296,28 +312,48 @@ class ItemTableLoader(ColumnLoader):
         ahead = self.histories.rows_ahead(self.batch_size) // self.batch_size
         for first in range(0, len(batches), ahead):
             together = [self.table_rows(rows) for rows in batches[first : first + ahead]]
-            histories = None  # lets go of the last ones first
-            histories = self.histories.gather(np.concatenate(together), np.int32)
+            lists = None  # lets go of the last ones first
+            lists = self._lists(np.concatenate(together), np.int32)
             begin = 0
             for rows in together:
-                yield self._batch(rows, histories[begin : begin + len(rows)])
+                yield self._batch(rows, [values[begin : begin + len(rows)] for values in lists])
                 begin += len(rows)
 
     def batch(self, rows: np.ndarray) -> ItemBatch | Triple:
         rows = self.table_rows(rows)
-        return self._batch(rows, self.histories.gather(rows))
+        return self._batch(rows, self._lists(rows, np.int64))
 
-    def _batch(self, rows: np.ndarray, history: np.ndarray) -> ItemBatch | Triple:
-        history = self._variation.history(history, rows, self._hidden)
+    def _lists(self, rows: np.ndarray, dtype: type[np.generic]) -> list[np.ndarray]:
+        """The rows' histories, and what stands beside them."""
+        return [lists.gather(rows, dtype) for lists in (self.histories, *self._beside.values())]
+
+    def _batch(self, rows: np.ndarray, lists: list[np.ndarray]) -> ItemBatch | Triple:
+        lists = self._variation.history(lists[0], rows, self._hidden, lists[1:])
         if self.as_fuxictr and self.batch_layout == "triple":
-            history = history[:, history.shape[1] - self.histories.longest(rows) :]
+            lists = [values[:, values.shape[1] - self.histories.longest(rows) :] for values in lists]
+        history, *beside = (torch.from_numpy(values.astype(np.int64, copy=False)) for values in lists)
         batch = ItemBatch(
             rows=self._read(rows),
-            history=torch.from_numpy(history.astype(np.int64, copy=False)),
+            history=history,
             target=torch.from_numpy(self.target.take(rows).astype(np.int64)),
             items=self.items,
+            beside=dict(zip(self._beside, beside)),
         )
         return batch if self.batch_layout == "index" else batch.triple()
+
+
+def _check_beside(history: Column, column: Column) -> None:
+    """Raises DataError unless each item of a history has a value beside it."""
+    for start in range(0, history.rows, 1 << 20):
+        rows = np.arange(start, min(start + (1 << 20), history.rows))
+        (begin, end), (first, last) = history.bounds(rows), column.bounds(rows)
+        wrong = np.flatnonzero(end - begin != last - first)
+        if wrong.size:
+            row = rows[wrong[0]]
+            raise DataError(
+                f"{at(column.path, column.name, row)}: expected {(end - begin)[wrong[0]]} values other than 0, one for "
+                f"each item of '{history.name}', found {(last - first)[wrong[0]]}. Values count from 1; 0 is padding."
+            )
 
 
 def _report_padding(target: Column, split: str) -> None:
@@ -340,7 +376,7 @@ class FieldsLoader(ColumnLoader):
     Args:
         feature_map, split, batch_size, shuffle, seed, as_fuxictr: see :class:`ColumnLoader`.
         data_path: the split's ``.npz`` or ``.parquet`` file; the suffix may be left out.
-        cache_dir, task, progress, kwargs: see :class:`ItemTableLoader`.
+        cache_dir, task, sample_weight, progress, kwargs: see :class:`ItemTableLoader`.
 
     Raises:
         DataError: a file or column that cannot be used, an id beyond a feature's vocabulary.
@@ -357,14 +393,15 @@ class FieldsLoader(ColumnLoader):
         seed: int = 0,
         cache_dir: str | Path | None = None,
         task: str | Sequence[str] = "binary_classification",
+        sample_weight: str | None = None,
         progress: Progress | None = None,
         as_fuxictr: bool = False,
         **kwargs: Any,
     ) -> None:
-        kinds = row_kinds(feature_map.features, feature_map.labels, task)
+        weight = weight_kind(sample_weight, split, feature_map.features, feature_map.labels)
         table = open_table(
             data_file(data_path, (".npz", ".parquet")),
-            kinds,
+            row_kinds(feature_map.features, feature_map.labels, task) | weight,
             cache_dir=cache_dir,
             progress=progress,
             optional=feature_map.labels if split == "test" else (),
@@ -372,7 +409,7 @@ class FieldsLoader(ColumnLoader):
         super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
         if varied := Variation.of(kwargs).named:
             raise ConfigError(f"{varied[0]} is for datasets with an item table; {table.path} has named fields.")
-        self._read = RowReader(table, feature_map.features, feature_map.labels)
+        self._read = self._reader(feature_map.features, weight)
 
     def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
         return self._read(rows)

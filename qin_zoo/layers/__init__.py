@@ -3,10 +3,12 @@
 from qin_zoo.layers.asta import ASTA
 from qin_zoo.layers.bilinear import BilinearInteraction
 from qin_zoo.layers.choice import choose
+from qin_zoo.layers.cross_attention import CrossAttentionEncoder
 from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, map_items
+from qin_zoo.layers.masked_cross import MaskedCrossNetwork
 from qin_zoo.layers.pairs import PerPair, each_pair
 from qin_zoo.layers.pooling import MeanPooling, TargetAttentionPooling, masked_softmax
 from qin_zoo.layers.qnn import QNN
@@ -28,9 +30,11 @@ __all__ = [
     "FUSIONS",
     "QNN",
     "BilinearInteraction",
+    "CrossAttentionEncoder",
     "DINAttention",
     "History",
     "ItemRows",
+    "MaskedCrossNetwork",
     "MeanPooling",
     "MultiHeadTargetAttention",
     "PerPair",

@@ -7,6 +7,7 @@ difference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.errors import ModelError, suggest
-from qin_zoo.fuxi import FeatureEmbedding, FeatureMap, MaskedAveragePooling
+from qin_zoo.fuxi import FeatureEmbedding, FeatureEmbeddingDict, FeatureMap, MaskedAveragePooling
 from qin_zoo.layers import History, ItemRows
 from qin_zoo.models.sharded import ShardedTable
 
@@ -57,6 +58,7 @@ class Embedder:
         self.embedding_dim = embedding_dim
         self.device = device
         self.pooling = _mean_pooling
+        self.weights: FeatureEmbeddingDict | None = None  # see ZooModel.see_weights
 
     def dims(self, names: Iterable[str]) -> dict[str, int]:
         """Size of the embedding of each of ``names``, in their order."""
@@ -65,6 +67,7 @@ class Embedder:
             spec = self.feature_map.features[name]
             owner = self.feature_map.features.get(spec.get("share_embedding"), spec)
             dims[name] = spec.get("emb_output_dim") or owner.get("embedding_dim", self.embedding_dim)
+            dims[name] += self.weights is not None
         return dims
 
     def _fetch(self, names: list[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,6 +87,9 @@ class Embedder:
             for name in names
         ]
         parts = [self.pooling(e) if e.dim() == 3 else e for e in embedded]
+        if self.weights is not None:
+            of_features = self.weights(inputs)
+            parts = [part for pair in zip(parts, map(of_features.get, names)) for part in pair]
         if parts:
             return torch.cat(parts, dim=-1)
         rows = next(iter(values.values())).shape[0]
@@ -112,7 +118,10 @@ class Embedder:
 
     def _positions(self, name: str, ids: Tensor) -> Tensor:
         embedded, encoders = self.layer.embedding_layers[name](ids), dict(self.layer.feature_encoders)
-        return encoders[name](embedded) if isinstance(encoders.get(name), nn.Linear) else embedded
+        embedded = encoders[name](embedded) if isinstance(encoders.get(name), nn.Linear) else embedded
+        if self.weights is None:
+            return embedded
+        return torch.cat([embedded, self.weights.embedding_layers[name](ids)], dim=-1)
 
     def look_on(self, names: Iterable[str]) -> None:
         """Takes part, without ids, in the other processes' look-ups of these features, in the order of theirs."""
@@ -124,6 +133,9 @@ class Embedder:
 class ItemTableInputs:
     """Features with ``source: item`` describe items; histories and targets are rows of the item table.
 
+    Features with ``source: history`` are told of the history's items only, such as the rating that the user gave. They
+    follow those of the items; a target has their padding.
+
     Reads the public triple ``(batch_dict, item_dict, mask)`` and :class:`~qin_zoo.batch.ItemBatch`; of the
     latter every distinct item is represented only once.
     """
@@ -131,10 +143,17 @@ class ItemTableInputs:
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
         features = embedder.feature_map.features
-        self.item_features = [n for n, s in features.items() if s.get("source") == "item" and s["type"] != "meta"]
-        self.context_features = [n for n, s in features.items() if s.get("source") != "item" and s["type"] != "meta"]
+        sources = {n: s.get("source") for n, s in features.items() if s["type"] != "meta"}
+        self.table_features = [n for n, source in sources.items() if source == "item"]
+        self.history_features = [n for n, source in sources.items() if source == "history"]
+        self.item_features = [*self.table_features, *self.history_features]
+        self.context_features = [n for n in sources if n not in self.item_features]
         self.pairs = self.histories = [embedder.dims(self.item_features)]
         self.context_dims = embedder.dims(self.context_features)
+
+    def again(self) -> ItemTableInputs:
+        """The same, the sizes of features looked up anew."""
+        return ItemTableInputs(self.embedder)
 
     def __call__(self, batch) -> ModelInput:
         if isinstance(batch, ItemBatch):
@@ -163,10 +182,21 @@ class ItemTableInputs:
 
     def _from_table(self, batch: ItemBatch) -> ModelInput:
         index, items = batch.item_ids, batch.items  # (B, L + 1)
-        if not (index.is_cuda and len(next(iter(items.values()))) <= index.numel()):
+        count = len(next(iter(items.values())))
+        sizes = [self.embedder.feature_map.features[name]["vocab_size"] for name in self.history_features]
+        for name, size in zip(self.history_features, sizes):  # an item with another rating is another one
+            index = index * size + F.pad(self._beside(name, batch), (0, 1))
+        every = count * math.prod(sizes)
+        if index.is_cuda and every <= index.numel():
+            # The whole catalogue: a GPU would have to be waited for to know how many items are distinct.
+            distinct = torch.arange(every, device=index.device) if sizes else None
+        else:
             distinct, index = torch.unique(index, return_inverse=True)  # (U,), (B, L + 1)
-            items = {name: t[distinct] for name, t in items.items()}
-        # Otherwise the whole catalogue: a GPU would have to be waited for to know how many items are distinct.
+        if distinct is not None:
+            values = {}
+            for name, size in reversed([*zip(self.history_features, sizes)]):
+                values[name], distinct = distinct % size, distinct // size
+            items = {name: t[distinct] for name, t in items.items()} | values
         table = self.embedder.embed(self.item_features, items)  # (U, D)
         index = index.to(self.embedder.device, non_blocking=True)
         return ModelInput(
@@ -175,6 +205,15 @@ class ItemTableInputs:
             history=ItemRows(table, index[:, :-1]),
             mask=batch.mask.to(self.embedder.device, non_blocking=True),
         )
+
+
+    def _beside(self, name: str, batch: ItemBatch) -> Tensor:
+        if name not in batch.beside:
+            raise ModelError(
+                f"The batch has no '{name}' beside its histories; it has {sorted(batch.beside) or 'nothing'}. The "
+                f"feature map of dataset '{self.embedder.feature_map.dataset_id}' asks for it (source: history)."
+            )
+        return batch.beside[name]
 
 
 class FieldInputs:
@@ -191,7 +230,7 @@ class FieldInputs:
     """
 
     def __init__(self, embedder: Embedder, target_field=None, sequence_field=None):
-        self.embedder = embedder
+        self.embedder, self._fields = embedder, (target_field, sequence_field)
         features = embedder.feature_map.features
         self.target_features = _pairs(target_field)
         self.sequence_features = _pairs(sequence_field)
@@ -226,6 +265,10 @@ class FieldInputs:
                     f"{list(history)} has {list(history.values())}: give each sequence the embedding of its target "
                     "(share_embedding), in the same order."
                 )
+
+    def again(self) -> FieldInputs:
+        """The same, the sizes of features looked up anew."""
+        return FieldInputs(self.embedder, *self._fields)
 
     def __call__(self, batch) -> ModelInput:
         if not isinstance(batch, Mapping):

@@ -7,6 +7,7 @@ from explaining import LENGTH, make_model, model_input, one_row
 
 from qin_zoo.explain.attention import attention_weights
 from qin_zoo.layers import dense
+from qin_zoo.layers.target_attention import head_sums
 
 ROWS = [0, 1, 2]  # without a history, with a full one, with padding
 
@@ -75,7 +76,8 @@ def test_what_a_search_finds(name, row):
         assert found[key].shape == (2, LENGTH)
         assert ((found[key] > 0).sum(1) == min(int(x.mask.sum()), 2)).all()
         assert not (found[key] * ~x.mask).any()
-        close(layer.interest((found[key] @ dense(x.history)[0])[None]), seen[key])
+        sums = head_sums(found[key][None], layer.by_head(layer.W_v, x.target), dense(x.history))
+        close(layer.W_o(sums.flatten(1)), seen[key])
     assert not found["short_attention"][:, :-2].any()
 
 
@@ -103,6 +105,24 @@ def test_several_heads(row):
         expected = torch.zeros(LENGTH)
         expected[x.mask[0]] = (key @ query / d**0.5)[x.mask[0]].softmax(0)
         close(found[head], expected)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_layer_of_an_encoder(row):
+    """PyTorch's own weights, on what the layer before makes of the target."""
+    model = make_model("DIN_CrossAttention", num_heads=2, rms_norm="shared")
+    x = model_input(model, one_row(row))
+    found, query, history = attention_weights(model, x), x.target, dense(x.history)
+    layers = model.cross_attention_layers.layers
+    assert list(found) == ["attention_layers", *(f"cross_attention_layers.layers.{n}.cross_attn" for n in (0, 1))]
+    for n, layer in enumerate(layers):
+        attention, items = layer.cross_attn, layer.attn_norm(history)
+        maps = ((attention.query_proj, query.unsqueeze(0)), (attention.key_proj, items), (attention.value_proj, items))
+        expected = attention.multihead_attn(
+            *(linear(values) for linear, values in maps), key_padding_mask=~x.mask, average_attn_weights=False
+        )[1][0, :, 0]
+        close(found[f"cross_attention_layers.layers.{n}.cross_attn"], expected.nan_to_num())
+        query = layer(query, x.history, x.mask)
 
 
 def test_the_pooling_of_fused_items():

@@ -11,8 +11,10 @@ from qin_zoo.errors import QinZooError
 from qin_zoo.explain.contributions import Contributions, integrated_gradients
 from qin_zoo.layers import MeanPooling, dense
 
-MODELS = ("QIN", "DIN", "DIN_DCN", "DIN_SENet", "FusionNet", "MLP", "QNN", "Transformer_DCN", "Transformer_DCN_Quant")
-LONG = ("SIM", "ETA", "SDIM", "TWIN")
+MODELS = (
+    "QIN", "DIN", "DIN_CrossAttention", "DIN_DCN", "DIN_SENet", "FusionNet", "MLP", "QNN", "Transformer_DCN",
+    "Transformer_DCN_Quant", "DCNv2", "DeepFM", "FSDNet", "FCN", "SIM", "ETA", "SDIM", "TWIN",
+)  # fmt: skip
 
 
 class Linear(ZooModel):
@@ -43,11 +45,11 @@ def toy(kind, feature_map):
     return disturb(kind(feature_map, embedding_dim=4, verbose=0))
 
 
-@pytest.mark.parametrize("name", [*MODELS, *LONG])
+@pytest.mark.parametrize("name", MODELS)
 def test_complete(name):
     params = {"batch_norm": True} if name != "Transformer_DCN_Quant" else {"mask_convention": "history"}
-    params |= {"short_seq_len": 3} if name in LONG else {}
-    params |= {"topk": 3} if name in LONG and name != "SDIM" else {}
+    params |= {"short_seq_len": 3} if name in ("SIM", "ETA", "SDIM", "TWIN") else {}
+    params |= {"topk": 3} if name in ("SIM", "ETA", "TWIN") else {}
     model = make_model(name, **params)
     batch = one_row()
     found = integrated_gradients(model, model_input(model, batch))

@@ -48,12 +48,15 @@ def check_all_rows(done, scorer, change=lambda row: row) -> None:
 HISTORIES = {
     "QIN": {"num_layers": 2},
     "DIN": {"dnn_hidden_units": [8], "attention_hidden_units": [4], "din_use_softmax": True},
+    "DIN_CrossAttention": {"num_heads": 2, "if_use_self_attn": True, "dnn_hidden_units": [8]},
     "DIN_DCN": {"num_heads": 2, "parallel_dnn_hidden_units": [8]},
     "DIN_SENet": {"num_heads": 2, "dnn_hidden_units": [8]},
     "FusionNet": {"fusion": "gate", "fusion_dim": 5, "dnn_hidden_units": [8]},
     "Transformer_DCN": {"first_k_cols": 2, "dcn_hidden_units": [8], "mlp_hidden_units": [4]},
     "MLP": {"dnn_hidden_units": [8]},
     "QNN": {"num_layers": 2},
+    "DeepFM": {"hidden_units": [8]},
+    "FCN": {"num_heads": 2, "num_deep_cross_layers": 2, "num_shallow_cross_layers": 1},
     "SIM": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8]},
     "ETA": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8]},
     "SDIM": {"short_seq_len": 3, "dnn_hidden_units": [8]},
@@ -61,6 +64,7 @@ HISTORIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", HISTORIES)
 def test_every_model_with_two_histories(model, tmp_path):
     done = made(tmp_path, "example", EXAMPLE, model, **PAIRS, **HISTORIES[model])
@@ -81,7 +85,7 @@ def test_other_histories(model, fields, tmp_path):
     check_all_rows(done, Scorer(tmp_path / "m.onnx"), as_typed)
 
 
-@pytest.mark.parametrize("model", ["MLP", "QIN"])
+@pytest.mark.parametrize("model", ["DeepFM", "QIN"])
 def test_as_criteo(model, tmp_path):
     done = made(tmp_path, "criteo", CRITEO, model, **HISTORIES[model])
     export(done, tmp_path)
