@@ -7,8 +7,8 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
 LEAVES = {
-    "batch", "calibration", "distributed", "errors", "files", "fuxi", "metrics", "pages", "plugins", "registry",
-    "threads",
+    "batch", "bootstrap", "calibration", "distributed", "errors", "files", "fuxi", "metrics", "pages", "plugins",
+    "registry", "threads",
 }  # fmt: skip
 ALLOWED = {
     "layers": set(),
@@ -17,6 +17,7 @@ ALLOWED = {
     "config": set(),
     "periods": {"data"},
     "training": {"config", "data", "models", "periods"},
+    "baselines": {"config", "data", "training"},
     "bench": {"export", "layers", "data", "models", "serving", "training"},
     "embed": {"data", "layers"},
     "export": {"data", "layers", "models", "serving", "training"},

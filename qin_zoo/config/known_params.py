@@ -75,6 +75,9 @@ class RunParams(_Table):
     stale_strength: NonNegative = _key("FeSAIL's λ: how much rows of stale values are held back; 0 for not at all.")
     retire_after: Count | None = _key("Periods without occurring after which a value's row begins anew; null: never.")
     verbose: Index = _key("0 for no progress bars.")
+    recipe: one_of("small", "medium", "published") = _key(
+        "Sizes, rates and looks chosen from the number of training rows; published: what the configuration says."
+    )
     strict: Flag = _key("A key that a model from elsewhere does not know is an error, as it is for the zoo's own.")
     debug_mode: Flag = _key("FuxiCTR's tuner: give every run a name of its own.")
 
