@@ -45,5 +45,6 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
     split = "test" if record["test"] else "valid"
     means = {s: {name: statistics.fmean(r[s][name] for r in records) for name in record[s]} for s in ("valid", "test")}
     parts = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
-    named = {"expid": run.name, "asked_for": run.name}
-    return {**record, **means, **named, "seconds": sum(r["seconds"] for r in records), "slices": {"period": parts}}
+    whole = {"expid": run.name, "asked_for": run.name, "seconds": sum(r["seconds"] for r in records)}
+    of_one = {"draws": None, "calibration": {}}  # what was found of the last period's rows only
+    return {**record, **means, **whole, **of_one, "slices": {"period": parts}}
