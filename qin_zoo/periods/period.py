@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,7 @@ def begin_period(
     """
     loader = dataset.loader("train", shuffle=False, batch_layout="index")
     values = Values(loader.feature_map.features)
-    old = np.concatenate([[0], *_read(before, values).values()]).astype(np.int64)[1:]
-    now = aged(old, values.occurring(loader))
+    now = aged(_read(before, values), values.occurring(loader))
     with replace_file(staleness) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **values.split(now.astype(np.int32)))
     facts: dict[str, int | str] = {
@@ -143,16 +143,17 @@ def _choose(source, values: Values, staleness: np.ndarray, replay: Replay, count
     return np.sort(cover(*values.held(source, weights > 0), weights, count)[0])
 
 
-def _read(file: Path, values: Values) -> dict[str, np.ndarray]:
-    """The staleness in a file, for tables that may have grown since: what is new is not stale."""
-    found = {name: np.zeros(size, np.int64) for name, size in values.sizes.items()}
+def _read(file: Path, values: Values) -> np.ndarray:
+    """(total,) the staleness in a file, for tables that may have grown since: what is new is not stale."""
+    found = np.zeros(values.total, np.int64)
     if not file.is_file():
         return found
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            for name in found.keys() & set(arrays.files):
-                found[name][: len(arrays[name])] = arrays[name]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+            for name, part in values.split(found).items():
+                if name in arrays:
+                    part[: len(arrays[name])] = arrays[name]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise QinZooError(
             f"{file}: expected how stale the values of each table are, found something else ({first_line(error)}). "
             "Continue the run before it again."

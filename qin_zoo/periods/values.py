@@ -18,6 +18,7 @@ from qin_zoo.data.loader import ColumnLoader
 from qin_zoo.data.specs import table_owners
 
 _ROWS = 1 << 14  # read at a time
+_NONE = np.zeros(0, np.int64), np.zeros(0, np.int64)  # (row, value) pairs
 
 
 class Values:
@@ -72,10 +73,10 @@ class Values:
         """
         rows, values, carried = [], [], None
         for first, batch in _batches(loader):
-            pairs = [_pairs(ids, wanted) for ids in self._in_rows(batch)]
+            pairs = [_NONE, *(_pairs(ids, wanted) for ids in self._in_rows(batch))]
             if isinstance(batch, ItemBatch):
                 if carried is None:
-                    of_items = [_pairs(ids, wanted) for ids in self._numbered(batch.items)]
+                    of_items = [_NONE, *(_pairs(ids, wanted) for ids in self._numbered(batch.items))]
                     carried = _Carried(of_items, _count(batch.items))
                 pairs.append(carried.by(batch.item_ids.numpy()))
             row, value = (np.concatenate(part) for part in zip(*pairs))
@@ -87,8 +88,7 @@ class Values:
 
     def _in_rows(self, batch) -> Iterator[np.ndarray]:
         """The values that stand in the rows themselves, an array (B, T) for each feature."""
-        columns = {**batch.rows, **batch.beside} if isinstance(batch, ItemBatch) else batch
-        return self._numbered(columns)
+        return self._numbered({**batch.rows, **batch.beside} if isinstance(batch, ItemBatch) else batch)
 
     def _numbered(self, columns: dict[str, Tensor]) -> Iterator[np.ndarray]:
         for name, owner in self.table_of.items():

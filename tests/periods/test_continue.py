@@ -299,7 +299,7 @@ def test_histories_that_stand_once_per_user(tmp_path, monkeypatch):
     columns = [{"name": name, "dtype": "int", "type": "meta"} for name in ("user_index", "seq_len")]
     columns.append({"name": "item_index", "dtype": "int", "type": "categorical", "source": "item", "vocab_size": 30})
     params = SMALL | {"model": "DIN", "dataset_id": "u", "feature_cols": columns, "attention_hidden_units": [4]}
-    params |= {"label_col": {"name": "label", "dtype": "float"}, "max_len": None}
+    params |= {"label_col": {"name": "label", "dtype": "float"}, "max_len": 12}
     names = ("train_data", "valid_data", "test_data", "item_info", "user_info")
     params |= {name: str(tmp_path / f"p0/{name.removesuffix('_data')}.parquet") for name in names}
     record = run_experiment(prepare_params("r", params, tmp_path), tmp_path, echo=lambda _: None)
