@@ -10,7 +10,7 @@ from typing import Any
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.item_codes import source_column
-from qin_zoo.data.item_table import open_item_table
+from qin_zoo.data.item_table import open_item_table, stored_type
 from qin_zoo.data.rows import Specs, row_kinds
 from qin_zoo.data.sources import open_source
 from qin_zoo.data.specs import feature_specs, label_names
@@ -50,7 +50,7 @@ def item_specs(specs: Specs) -> Specs:
 def item_column_types(specs: Specs) -> dict[str, str]:
     """The columns of the item table that the features need, with their types."""
     items = item_specs(specs)
-    stored = {name: str(spec["type"]) for name, spec in items.items() if not source_column(spec)}
+    stored = {name: stored_type(spec) for name, spec in items.items() if not source_column(spec)}
     computed = {source: "embedding" for spec in items.values() if (source := source_column(spec))}
     return computed | stored
 
