@@ -10,6 +10,7 @@ from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, map_
 from qin_zoo.layers.pairs import PerPair
 from qin_zoo.layers.pooling import MeanPooling, TargetAttentionPooling, masked_softmax
 from qin_zoo.layers.qnn import QNN
+from qin_zoo.layers.simtier import SimTier, cosines
 from qin_zoo.layers.target_attention import MultiHeadTargetAttention
 from qin_zoo.layers.target_transformer import TargetTransformer
 from qin_zoo.layers.unified_embedding import UnifiedEmbedding
@@ -26,10 +27,12 @@ __all__ = [
     "MultiHeadTargetAttention",
     "PerPair",
     "SharedHistory",
+    "SimTier",
     "TargetAttentionPooling",
     "TargetTransformer",
     "UnifiedEmbedding",
     "choose",
+    "cosines",
     "dense",
     "fold",
     "make_fusion",
