@@ -216,10 +216,12 @@ class Scorer:
         self._limit(len(embeddings or ()), "embeddings")
         beyond = [ids[ids >= self.items] for ids in (history, candidates)]
         unknown = int((candidates == 0).sum())
-        if not embeddings or not (len(beyond[0]) or len(beyond[1])):
+        if not embeddings:
             unknown += len(beyond[0]) + len(beyond[1])
             return *(np.where(ids < self.items, ids, 0) for ids in (history, candidates)), self._no_new, unknown
-        given = dict(zip(self._ids(list(embeddings), "embeddings").tolist(), embeddings.values()))
+        ids = self._ids(list(embeddings), "embeddings").tolist()
+        features = self._features(list(embeddings.values()), ids)  # of all: none of them is taken unchecked
+        given = {item: row for row, item in enumerate(ids)}
         used = [i for i in np.unique(np.concatenate(beyond)).tolist() if i in given]
         order = {item: self.items + k for k, item in enumerate(used)}
         unknown += sum(item not in order for ids in beyond for item in ids.tolist())
@@ -227,7 +229,8 @@ class Scorer:
         def places(ids: np.ndarray) -> np.ndarray:
             return np.array([i if i < self.items else order.get(i, 0) for i in ids.tolist()], np.int64)
 
-        new = self._features([given[item] for item in used], used) if used else self._no_new
+        rows = [given[item] for item in used]
+        new = {name: values[rows] for name, values in features.items()} if used else self._no_new
         return places(history), places(candidates), new, unknown
 
     def _features(self, items: list[Mapping], ids: list[int]) -> dict[str, np.ndarray]:
