@@ -68,7 +68,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         accumulation_steps: batches whose gradients make one optimiser step.
         precision: ``fp32``; ``bf16``, matrix products in bfloat16, with float32 weights, logits and loss; ``tf32``,
             GPUs' shorter float32 products.
-        compile: compile ``logits`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
+        compile: compile ``heads`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
         factor: what the learning rate is multiplied by when the monitor does not improve.
         min_lr: floor of the learning rate.
         target_field: FuxiCTR fields only: the target item's feature, or a tuple of features that are concatenated; a
@@ -152,6 +152,13 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         """The model itself: (B,) or (B, 1) logits from context, target, history and mask."""
         raise NotImplementedError(f"{type(self).__name__} must implement logits(x).")
 
+    def heads(self, x: ModelInput) -> dict[str, Tensor]:
+        """``logits``, and whatever other logits a model's :meth:`add_loss` asks for, under names of its own.
+
+        A model with several implements this, and ``logits`` gives its own of them.
+        """
+        return {"logits": self.logits(x)}
+
     def per_sequence(self, make: Callable[[int], nn.Module], dims: list[int] | None = None) -> nn.Module:
         """The layer that draws the interest from the history; where there are several, one for each.
 
@@ -211,7 +218,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._regularize()
         self._precision.prepare(self)
         if self._compile_logits:
-            self.logits = torch.compile(self.logits, dynamic=True)
+            self.heads = torch.compile(self.heads, dynamic=True)
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
         """FuxiCTR's: sets optimiser and loss; the optimiser updates all weights in one pass where it knows how to."""
@@ -239,12 +246,13 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
                 with an item table; FuxiCTR's row dictionary for one with named fields.
 
         Returns:
-            ``{"y_pred": (B, 1), "logits": (B, 1)}``; ``y_pred`` are probabilities for binary classification.
+            ``{"y_pred": (B, 1), "logits": (B, 1)}``, and the other :meth:`heads`; ``y_pred`` are probabilities for
+            binary classification.
         """
         with self._precision.context():
-            logits = self.logits(self._inputs(inputs))
-        logits = (logits.float() if logits.dtype == torch.bfloat16 else logits).view(-1, 1)
-        return {"y_pred": self.output_activation(logits), "logits": logits}
+            heads = self.heads(self._inputs(inputs))
+        heads = {name: (v.float() if v.dtype == torch.bfloat16 else v).view(-1, 1) for name, v in heads.items()}
+        return {"y_pred": self.output_activation(heads["logits"]), **heads}
 
     def add_loss(self, return_dict, y_true) -> Tensor:
         """FuxiCTR's loss; binary cross entropy from the logits, where it does not saturate, unless it is ``published``.

@@ -18,7 +18,13 @@ CASES = {
     "din_baseline": "DIN",
     "din_baseline_dice_softmax": "DIN",
     "transformer_dcn": "Transformer_DCN",
+    "sim_soft": "SIM",
+    "eta": "ETA",
+    "sdim": "SDIM",
+    "twin": "TWIN",
 }
+HASHES = ("powers_of_two", "random_rotations")  # parameters in the published code, too, but not trained
+SWITCHES = {name: {"published": True} for name in ("sim_soft", "eta", "sdim", "twin")}
 
 
 class Golden:
@@ -30,19 +36,20 @@ class Golden:
         self.group = lambda prefix: {
             k.removeprefix(prefix): torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(prefix)
         }
-        self.meta = meta
-        self.model = qin_zoo.create_model(
-            CASES[name],
-            item_table_feature_map(meta["vocab"], meta["item_emb_dim"]),
-            embedding_dim=meta["embedding_dim"],
-            **meta["hyperparameters"],
-        )
+        self.meta, self.name = meta, name
+        self.model = self.create()
         self.model.load_state_dict(self.group("state/"))
         rows = self.group("input/")
         history, target = rows.pop("item_seq"), rows.pop("item_id")
         items = {"item_id": torch.arange(meta["vocab"]["item_id"]), **self.group("item/")}
         table_batch = ItemBatch(rows, history, target, items)
         self.batches = {"index": table_batch, "triple": table_batch.triple()}
+
+    def create(self):
+        meta = self.meta
+        feature_map = item_table_feature_map(meta["vocab"], meta["item_emb_dim"])
+        params = {"embedding_dim": meta["embedding_dim"], **meta["hyperparameters"], **SWITCHES.get(self.name, {})}
+        return qin_zoo.create_model(CASES[self.name], feature_map, **params)
 
 
 @pytest.fixture(params=CASES)
@@ -76,16 +83,21 @@ def test_training(golden, form):
 
 
 def test_parameter_count_and_checkpoint(golden, tmp_path):
-    assert golden.model.count_parameters() == golden.meta["parameters"]
+    untrained = sum(values.numel() for name, values in golden.group("state/").items() if name in HASHES)
+    assert golden.model.count_parameters() + untrained == golden.meta["parameters"]
     path = tmp_path / "published.model"
     torch.save(golden.group("state/"), path)
-    fresh = qin_zoo.create_model(
-        type(golden.model).__name__,
-        golden.model.feature_map,
-        embedding_dim=golden.meta["embedding_dim"],
-        **golden.meta["hyperparameters"],
-    )
+    fresh = golden.create()
     fresh.load_weights(str(path))
     fresh.eval()
     y_pred = fresh(golden.batches["triple"])["y_pred"].detach().view(-1)
     np.testing.assert_allclose(y_pred, golden.group("eval/")["y_pred"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["triple", "index"])
+def test_the_prediction_of_sims_search(form):
+    golden = Golden("sim_soft")
+    golden.model.eval()
+    golden.model.training = True  # of the model alone: batch norm keeps to its running statistics
+    aux = golden.model(golden.batches[form])["aux_logits"].sigmoid()
+    np.testing.assert_allclose(aux.detach().view(-1), golden.group("eval/")["y_aux"], atol=1e-6, rtol=0)
