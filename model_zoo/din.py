@@ -79,5 +79,6 @@ class DIN(ZooModel):
     def logits(self, x):
         features = [x.context, x.target, self.attention_layers(x.target, x.history, x.mask)]
         if self.simtier:
-            features.append(self.simtier(cosines(*x.content(self.simtier_content)), x.mask))  # (B, simtier_tiers)
+            cosine = cosines(*x.content(self.simtier_content))  # (B, L)
+            features.append(self.simtier(cosine, x.mask & (cosine != 0)))  # (B, simtier_tiers)
         return self.dnn(torch.cat(features, dim=-1))

@@ -3,6 +3,8 @@
 from qin_zoo.layers.asta import ASTA
 from qin_zoo.layers.bilinear import BilinearInteraction
 from qin_zoo.layers.choice import choose
+from qin_zoo.layers.content_attention import ContentAttention, KeyAttention
+from qin_zoo.layers.dice import LayerNormDice
 from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
@@ -29,9 +31,12 @@ __all__ = [
     "FUSIONS",
     "QNN",
     "BilinearInteraction",
+    "ContentAttention",
     "DINAttention",
     "History",
     "ItemRows",
+    "KeyAttention",
+    "LayerNormDice",
     "MeanPooling",
     "MultiHeadTargetAttention",
     "PerPair",

@@ -55,14 +55,13 @@ class SimTier(nn.Module):
         """Features of the tiers.
 
         Args:
-            cosine: (B, L), of :func:`cosines`; 0 is no similarity and is not counted.
-            mask: (B, L), true where the history has an item.
+            cosine: (B, L), of :func:`cosines`.
+            mask: (B, L), true where it is counted: where the history has an item, and the item a vector.
 
         Returns:
             (B, output_dim) float32.
         """
         tier = torch.ceil((cosine + 1) * (self.num_tiers / 2) - _ROUNDING).long()  # (B, L)
         tier = (tier if self.weight is not None else tier - 1).clamp(0, self.output_dim - 1)
-        counted = (mask.bool() & (cosine != 0)).float()
-        count = counted.new_zeros(cosine.shape[0], self.output_dim).scatter_add(1, tier, counted)
+        count = cosine.new_zeros(cosine.shape[0], self.output_dim).scatter_add(1, tier, mask.to(cosine.dtype))
         return count if self.weight is None else torch.log1p(count) * self.weight

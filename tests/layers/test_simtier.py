@@ -15,7 +15,7 @@ def counted(cosine, mask, tiers):
     counts = np.zeros((len(cosine), tiers))
     for row, (values, real) in enumerate(zip(cosine, mask)):
         for value, there in zip(values, real):
-            if there and value != 0:
+            if there:
                 cell = next(i for i in range(tiers) if value <= edges[i + 1] + 1e-6)
                 counts[row, cell] += 1
     return counts
@@ -48,7 +48,8 @@ def test_cosines_of_every_form():
 
 def test_counts_are_those_of_a_loop():
     table, index, target = problem()
-    cosine, mask = cosines(target, ItemRows(table, index)), index != 0
+    cosine = cosines(target, ItemRows(table, index))
+    mask = (index != 0) & (cosine != 0)
     for tiers in (1, 7, 10):
         got = SimTier(tiers)(cosine, mask)
         np.testing.assert_array_equal(got, counted(cosine.numpy(), mask.numpy(), tiers))
@@ -58,10 +59,11 @@ def test_counts_are_those_of_a_loop():
 def test_muse_weighs_logarithms():
     table, index, target = problem()
     layer = SimTier(20, learned=True)
-    cosine, mask = cosines(target, ItemRows(table, index)), index != 0
+    cosine = cosines(target, ItemRows(table, index))
+    mask = (index != 0) & (cosine != 0)
     expected = torch.zeros(9, 22)
     for row in range(9):
-        tiers = [math.ceil(10 * c - 1e-5) + 10 for c, real in zip(cosine[row].tolist(), mask[row]) if real and c != 0]
+        tiers = [math.ceil(10 * c - 1e-5) + 10 for c, real in zip(cosine[row].tolist(), mask[row]) if real]
         for tier in tiers:
             expected[row, tier] += 1
     expected = torch.log(1 + expected) * layer.weight.detach()
