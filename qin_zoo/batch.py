@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def of_items(spec: Mapping[str, object]) -> bool:
+    """Whether a feature is a column of the item table; it may be one of the rows, too, with the same embedding."""
+    return spec.get("source") == "item" or bool(spec.get("of_items"))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qin_zoo.batch import of_items
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.item_codes import source_column
@@ -44,7 +45,7 @@ def row_specs(specs: Specs) -> Specs:
 
 def item_specs(specs: Specs) -> Specs:
     """The features of items, columns of the item table or computed from one."""
-    return {name: spec for name, spec in specs.items() if spec.get("source") == "item"}
+    return {name: spec for name, spec in specs.items() if of_items(spec)}
 
 
 def item_column_types(specs: Specs) -> dict[str, str]:
@@ -110,7 +111,8 @@ class ItemTableData:
         """Every column that holds the feature."""
         if source_column(spec):
             return []  # computed: its sizes follow from its specification
-        tables = [self.items] if spec.get("source") == "item" else list(self.splits.values())
+        tables = [self.items] if of_items(spec) else []
+        tables += [] if spec.get("source") == "item" else self.splits.values()
         return [table[feature] for table in tables if feature in table]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.batch import ItemBatch
+from qin_zoo.batch import ItemBatch, of_items
 from qin_zoo.errors import ModelError, suggest
 from qin_zoo.fuxi import FeatureEmbedding, FeatureMap, MaskedAveragePooling, PretrainedEmbedding
 from qin_zoo.layers import History, ItemRows
@@ -140,7 +140,7 @@ class Embedder:
 
 
 class ItemTableInputs:
-    """Features with ``source: item`` describe items; histories and targets are rows of the item table.
+    """Features with ``source: item`` (or given for both) describe items; histories and targets are rows of a table.
 
     Reads the public triple ``(batch_dict, item_dict, mask)`` and :class:`~qin_zoo.batch.ItemBatch`; of the
     latter every distinct item is represented only once.
@@ -149,7 +149,7 @@ class ItemTableInputs:
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
         features = embedder.feature_map.features
-        self.item_features = [n for n, s in features.items() if s.get("source") == "item" and s["type"] != "meta"]
+        self.item_features = [n for n, s in features.items() if of_items(s) and s["type"] != "meta"]
         self.context_features = [n for n, s in features.items() if s.get("source") != "item" and s["type"] != "meta"]
         self.pairs = self.histories = [embedder.dims(self.item_features)]
         self.context_dims = embedder.dims(self.context_features)
@@ -162,7 +162,7 @@ class ItemTableInputs:
             ModelError: the item table has no such vectors.
         """
         features = self.embedder.feature_map.features
-        found = {n: s["pretrain_dim"] for n, s in features.items() if s.get("source") == "item" and "pretrain_dim" in s}
+        found = {n: s["pretrain_dim"] for n, s in features.items() if of_items(s) and "pretrain_dim" in s}
         if name not in found:
             raise ModelError(
                 f"'{name}' names no stored vectors of items.{suggest(str(name), found)} Dataset "
