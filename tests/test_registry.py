@@ -32,7 +32,7 @@ def write_plugin(path, name="Mine", arguments=""):
 def test_models_of_the_repository():
     assert {"QIN", "DIN"} <= set(qin_zoo.list_models())
     assert qin_zoo.list_models("qi*") == ["QIN"]
-    assert qin_zoo.list_models("*din*") == ["DIN", "DIN_DCN", "DIN_SENet"]
+    assert qin_zoo.list_models("*din*") == ["DIN", "DIN_CrossAttention", "DIN_DCN", "DIN_SENet"]
     entry = registry.discover()["QIN"]
     assert entry.origin.endswith("model_zoo/qin.py")
     assert entry.summary.startswith("Sparse target attention")

@@ -163,6 +163,7 @@ class FeatureColumn(_Table):
     codes_of: FeatureName = _key("Embedding column of the item table whose residual codes it holds.")
     codebook_size: Size = _key("Codes in each level of codes_of.")
     num_levels: Size = _key("Levels of codes_of.")
+    code_items: Flag = _key("Whether each code of codes_of is the id of the item nearest to what it stands for.")
     neighbours_of: FeatureName = _key("Embedding column of the item table whose nearest items it holds.")
     top_k: Size = _key("Number of nearest items.")
     remap: Flag = _key("Whether its values are numbered anew.")

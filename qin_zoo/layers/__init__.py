@@ -4,6 +4,7 @@ from qin_zoo.layers.asta import ASTA
 from qin_zoo.layers.bilinear import BilinearInteraction
 from qin_zoo.layers.choice import choose
 from qin_zoo.layers.content_attention import ContentAttention, KeyAttention
+from qin_zoo.layers.cross_attention import CrossAttentionEncoder
 from qin_zoo.layers.dice import LayerNormDice
 from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
@@ -32,6 +33,7 @@ __all__ = [
     "QNN",
     "BilinearInteraction",
     "ContentAttention",
+    "CrossAttentionEncoder",
     "DINAttention",
     "History",
     "ItemRows",
