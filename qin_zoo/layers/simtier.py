@@ -26,6 +26,8 @@ def cosines(target: Tensor, history: History) -> Tensor:
     def unit(vectors: Tensor) -> Tensor:
         return F.normalize(vectors.float(), dim=-1)
 
+    if isinstance(history, Tensor):  # as a matrix product it would be one of bfloat16s where those are asked for
+        return (unit(history) * unit(target).unsqueeze(1)).sum(dim=2)
     return item_scores(unit(target), map_items(unit, history))
 
 

@@ -39,6 +39,8 @@ def test_cosines_of_every_form():
     expected = F.cosine_similarity(target.double().unsqueeze(1), table.double()[index], dim=2).numpy()
     for history in (table[index], ItemRows(table, index)):
         np.testing.assert_allclose(cosines(target, history), expected, atol=1e-6)
+        with torch.autocast("cpu", torch.bfloat16):
+            np.testing.assert_allclose(cosines(target, history), expected, atol=1e-6)
     shared = cosines(target, SharedHistory(table[index[5]], len(target)))
     np.testing.assert_allclose(shared, cosines(target, table[index[5]].expand(9, -1, -1)), atol=1e-6)
     found = cosines(target, ItemRows(table, index))
