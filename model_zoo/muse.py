@@ -79,11 +79,8 @@ class MUSE(ZooModel):
         return self.heads(x)["logits"]
 
     def add_loss(self, return_dict, y_true):
-        loss, aux = super().add_loss(return_dict, y_true), return_dict.get("aux_logits")
-        if aux is None:
-            return loss
-        found = {**return_dict, "y_pred": self.output_activation(aux), "logits": aux}
-        return loss + super().add_loss(found, y_true)
+        outputs = [return_dict[name] for name in ("logits", "aux_logits") if name in return_dict]
+        return sum(self.loss_of(logits, y_true, return_dict) for logits in outputs)
 
 
 def tower(input_dim: int, hidden_units: list[int], output_dim: int) -> list[nn.Module]:

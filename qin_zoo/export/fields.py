@@ -40,7 +40,7 @@ class FieldsModel(nn.Module):
         super().__init__()
         inputs, self._embedder = copy.copy(model._inputs), RequestEmbedder(model)
         inputs.embedder, self._inputs = self._embedder, inputs
-        self.embedding = self._embedder.layer
+        self.embedding, self.weights = self._embedder.layer, self._embedder.weights
         self.targets = [name for pair in inputs.target_features for name in pair]
         self.context, self.pairs = inputs.context_features, inputs.sequence_features
         self.padding = {name: inputs.padding(name) for pair in self.pairs for name in pair}
