@@ -9,8 +9,6 @@ from qin_zoo import ZooModel, register_model
 from qin_zoo.layers import ContentAttention, KeyAttention, LayerNormDice, SimTier, best_places, cosines, newest_places
 from qin_zoo.layers.content_attention import at_places, mask_at, masked_mean
 
-NOTHING = -1.1  # the cosine of an item without a vector: below all others
-
 
 @register_model(
     paper="MUSE: lifelong multimodal histories (Taobao), 2025, arXiv 2512.07216",
@@ -61,7 +59,7 @@ class MUSE(ZooModel):
         known = cosine != 0
         seen, counted = (torch.ones_like(x.mask),) * 2 if self.sees_padding else (x.mask, x.mask & known)
         newest = newest_places(x.mask, self.short_seq_len)  # (B, N)
-        best = best_places(cosine.masked_fill(~known, NOTHING), seen, self.topk)
+        best = best_places(cosine.exp() * known, seen, self.topk)  # items without a vector score 0 and come last
         interest = self.long_attention(x.target, x.history, seen, best, cosine)
         retrieved = torch.cat([interest, masked_mean(*at_places(best, x.history, seen))], dim=-1)
         parts = [self.short_attention(x.target, x.history, seen, newest), retrieved]
