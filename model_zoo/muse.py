@@ -70,14 +70,14 @@ class MUSE(ZooModel):
         ]
         heads = {"logits": self.tower(torch.cat([*parts, x.target, x.context, *tiers], dim=-1))}
         if self.aux_tower is not None and self.training:
-            heads["aux_logits"] = self.aux_tower(retrieved)
+            heads["logits_aux"] = self.aux_tower(retrieved)
         return {name: (out[:, 1] - out[:, 0] if out.shape[1] == 2 else out).view(-1, 1) for name, out in heads.items()}
 
     def logits(self, x):
         return self.heads(x)["logits"]
 
     def add_loss(self, return_dict, y_true):
-        outputs = [return_dict[name] for name in ("logits", "aux_logits") if name in return_dict]
+        outputs = [return_dict[name] for name in ("logits", "logits_aux") if name in return_dict]
         return sum(self.loss_of(logits, y_true, return_dict) for logits in outputs)
 
 

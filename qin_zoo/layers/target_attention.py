@@ -85,37 +85,25 @@ class MultiHeadTargetAttention(InterestLayer):
         )
         self.dropout = nn.Dropout(dropout_rate)
 
-    def _by_head(self, projection: nn.Module, like: Tensor) -> Tensor:
-        """The rows of a projection of vectors (…, D), head by head: (K, d, D)."""
+    def by_head(self, projection: nn.Module, like: Tensor) -> Tensor:
+        """The rows of a projection of vectors like (…, D), head by head: (K, d, D)."""
         weight = getattr(projection, "weight", None)
         weight = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device) if weight is None else weight
         return weight.unflatten(0, (self.num_heads, -1))
 
     def queries(self, target: Tensor) -> Tensor:
-        """What each head's scaled scores are dot products with the items of, (B, K, D)."""
-        query = self.W_q(target).unflatten(1, (self.num_heads, -1)) * self.scale  # (B, K, d)
-        return torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k, target))
+        """(B, K, d)."""
+        return self.W_q(target).unflatten(1, (self.num_heads, -1))
 
     def scores(self, target: Tensor, history: History) -> Tensor:
         """The scaled dot products of each head with each place of the history, (B, K, L)."""
-        if not isinstance(history, SharedHistory):
-            return item_scores(self.queries(target), history)
-        query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
-        key = self.W_k(history.items).unflatten(1, (self.num_heads, -1))  # one for all rows: projected once, (L, K, d)
-        return torch.einsum("bkd,lkd->bkl", query, key) * self.scale
+        return head_scores(self.queries(target), self.by_head(self.W_k, target), history) * self.scale
 
     def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         """(B, K, L), those of each head; in training with dropout."""
         return self.dropout(masked_softmax(self.scores(target, history), mask.unsqueeze(1)))
 
-    def interest(self, pooled: Tensor) -> Tensor:
-        """(B, D) from what each head has pooled of the items, (B, K, D)."""
-        value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v, pooled))  # (B, K, d)
-        return self.W_o(value.flatten(1))
-
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         weight = self.weights(target, history, mask)  # (B, K, L)
-        if not isinstance(history, SharedHistory):
-            return self.interest(weighted_sum(weight, history))
-        value = self.W_v(history.items).unflatten(1, (self.num_heads, -1))  # (L, K, d)
-        return self.W_o(torch.einsum("bkl,lkd->bkd", weight, value).flatten(1))
+        value = head_sums(weight, self.by_head(self.W_v, target), history)  # (B, K, d)
+        return self.W_o(value.flatten(1))
