@@ -66,6 +66,9 @@ class RunParams(_Table):
     seed: whole(0, 2**32 - 1) = _key("Seed of initialisation, dropout and shuffling.")
     init_from: FilePath | None = _key("Weights to begin with: of a run whose tables may have been smaller.")
     verbose: Index = _key("0 for no progress bars.")
+    recipe: one_of("small", "medium", "published") = _key(
+        "Sizes, rates and looks chosen from the number of training rows; published: what the configuration says."
+    )
     strict: Flag = _key("A key that a model from elsewhere does not know is an error, as it is for the zoo's own.")
     debug_mode: Flag = _key("FuxiCTR's tuner: give every run a name of its own.")
 
