@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qin_zoo.baselines.columns import write_columns
 from qin_zoo.baselines.models import BASELINES, Baseline, Data
 from qin_zoo.baselines.rows import USERS, View
 from qin_zoo.config.blocks import check_id
@@ -130,6 +131,7 @@ def run_baselines(
     argv: Iterable[str] = (),
     echo: Callable[[str], None] = print,
     overwrite: bool = False,
+    columns: Path | None = None,
 ) -> list[dict]:
     """Fits baselines to one dataset and writes of each what is kept of a run; renews the reports of the runs beside.
 
@@ -139,6 +141,7 @@ def run_baselines(
         argv: command line, for the CSV.
         echo: receives what a person wants to see.
         overwrite: replace another run of the same name; otherwise this one is numbered.
+        columns: folder for a dataset that has their columns besides.
 
     Returns:
         the records.
@@ -161,6 +164,8 @@ def run_baselines(
     data = Data(view, label, _when(params, dataset, label["train"], echo), params["seed"])
     if view.user is None:
         echo("Nobody says whose rows these are (--set group_id=COLUMN): nothing is counted of users.")
+    if columns is not None:
+        write_columns(params, dataset, data, columns, echo)
     records = []
     for one in prepared:
         if BASELINES[one.params["model"]].needs_item and not view.kinds.get("item"):
