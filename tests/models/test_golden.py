@@ -113,7 +113,7 @@ def test_training(golden, form):
     model.train()
     result = model(batch)
     labels, params = model.get_labels(batch), golden.meta["hyperparameters"]
-    if "alpha" in params:
+    if "alpha" in params and "beta" not in params:  # with both they weigh SIM's two losses
         loss = mixed_loss(result["logits"], labels, params["alpha"]) + model.regularization_loss()
     else:
         loss = model.compute_loss(result, labels)
