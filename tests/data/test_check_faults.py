@@ -205,6 +205,7 @@ FAULTS = [
     ("extreme-user", "warning", extreme),
     ("split-leakage", "warning", leak),
     ("click-rate-shift", "note", column("valid", "label", lambda v: 1 - v)),
+    ("history-shift", "warning", column("test", "item_seq", lambda past: [0] * (len(past) - 2) + past[-2:])),
     ("cold-items", "note", column("train", "item_id", lambda i: 52 if i == 51 else i)),
     ("cold-users", "note", new_people),
 ]
