@@ -94,8 +94,10 @@ def _models(board: Board) -> Table:
         "four times in five. Times are medians of the machines they ran on."
     )
     note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
-    if len({spent or "not tuned" for spent in given}) > 1:
-        note += " Tuning was not equal: see the column."
+    if len(alike := {_asked(line) for line in lines}) > 1:
+        note += f" Tuning was not the same for all: {', '.join(sorted(alike))}."
+    elif any(given):
+        note += f" Each was given {alike.pop()} on the validation split."
     for line, metric, runs in board.undefined():
         note += f" {metric} is not a number in {runs} of {len(line.entries)} runs of {line.name}."
     if reachable:
@@ -233,6 +235,10 @@ def _given(line: Line) -> str:
     """What was spent on tuning a line; empty where nothing was."""
     spent = next((e.tuning for e in line.entries if e.tuning), None)
     return f"{spent['trials']} trials, {spent['minutes']:.1f} min" if spent else ""
+
+
+def _asked(line: Line) -> str:
+    return next((e.tuning["asked"] for e in line.entries if e.tuning), "nothing")
 
 
 def _told_of_users(board: Board) -> str:
