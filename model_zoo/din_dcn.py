@@ -30,6 +30,13 @@ class DIN_DCN(ZooModel):
         dnn_activations: activation of the DNN, or one for each layer.
     """
 
+    published_names = {
+        r"attention_layers\.attention_layer\.": None,  # a DIN attention that takes part in nothing
+        r"attention_layers_multi\.": "attention_layers.",
+        r"dcn_v2\.stacked_dnn\.": "dnn.",
+        r"dcn_v2\.": "",
+    }
+
     def __init__(
         self,
         feature_map,

@@ -25,12 +25,12 @@ class Transformer_DCN(ZooModel):
         transformer_layers: encoder layers of the Transformer.
         transformer_dropout: dropout rate of the Transformer.
         dim_feedforward: hidden size of the Transformer's feed-forward networks.
-        net_dropout: dropout rate of DNN and MLP.
+        net_dropout: dropout rate of the DNN; the MLP has none.
         first_k_cols: how many of the Transformer's last outputs are kept as they are.
         concat_max_pool: add the maximum of all its outputs.
         mask_convention: ``published`` hides the items from the attention and shows it the padding, as the
             published code does; ``history`` hides the padding.
-        batch_norm: batch normalisation in DNN and MLP.
+        batch_norm: batch normalisation in the DNN; the MLP has none.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Transformer_DCN(ZooModel):
         }
         self.transformer_encoder = self.per_sequence(lambda dim: TargetTransformer(dim, **transformer))
         width = self.context_dim + self.item_dim + self.interest_dim
-        dnn = {"hidden_activations": hidden_activations, "dropout_rates": net_dropout, "batch_norm": batch_norm}
+        dnn, mlp = list(dcn_hidden_units), list(mlp_hidden_units)
         self.crossnet = CrossNetV2(width, dcn_cross_layers)
-        self.parallel_dnn = MLP_Block(width, hidden_units=list(dcn_hidden_units), **dnn)
-        self.mlp = MLP_Block(width + dcn_hidden_units[-1], hidden_units=list(mlp_hidden_units), output_dim=1, **dnn)
+        self.parallel_dnn = MLP_Block(width, dnn, hidden_activations, dropout_rates=net_dropout, batch_norm=batch_norm)
+        self.mlp = MLP_Block(width + dnn[-1], mlp, hidden_activations, output_dim=1)
 
     def logits(self, x):
         interest = self.transformer_encoder(x.target, x.history, x.mask)  # (B, (first_k_cols + 1)·2D)

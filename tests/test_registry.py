@@ -32,7 +32,7 @@ def write_plugin(path, name="Mine", arguments=""):
 def test_models_of_the_repository():
     assert {"QIN", "DIN"} <= set(qin_zoo.list_models())
     assert qin_zoo.list_models("qi*") == ["QIN"]
-    assert qin_zoo.list_models("*din*") == ["DIN", "DIN_DCN", "DIN_SENet"]
+    assert qin_zoo.list_models("*din*") == ["DIN", "DIN_CrossAttention", "DIN_DCN", "DIN_SENet"]
     entry = registry.discover()["QIN"]
     assert entry.origin.endswith("model_zoo/qin.py")
     assert entry.summary.startswith("Sparse target attention")
@@ -79,6 +79,7 @@ def test_plugin_that_knows_only_fuxictr(tmp_path):
         registry.get_model("Helper", [file])
 
 
+@pytest.mark.slow
 def test_installed_package(tmp_path):
     """A real package, installed into a folder of its own and found by its entry points."""
     source = tmp_path / "source"
@@ -335,6 +336,7 @@ def test_importing_and_listing_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_fuxictr_preprocess_is_whole_afterwards():
     program = (
         "import qin_zoo; qin_zoo.get_model('QIN'); from fuxictr.preprocess import FeatureProcessor, build_dataset; "

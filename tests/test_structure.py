@@ -16,6 +16,7 @@ ALLOWED = {
     "models": {"layers"},
     "config": set(),
     "training": {"config", "data", "models"},
+    "baselines": {"config", "data", "training"},
     "bench": {"export", "layers", "data", "models", "serving", "training"},
     "embed": {"data", "layers"},
     "export": {"data", "layers", "models", "serving", "training"},

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from qin_zoo.data.item_layout import item_info_of, item_specs
-from qin_zoo.errors import DataError
+from qin_zoo.data.item_layout import history_specs, item_info_of, item_specs, row_specs
+from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers import ASTA, QNN, DINAttention, MultiHeadTargetAttention, dense, masked_softmax
+from qin_zoo.layers.cross_attention import CrossAttention
 from qin_zoo.models import ZooModel
 
 
@@ -73,8 +74,21 @@ class PlainMultiHeadTargetAttention(MultiHeadTargetAttention):
         return self.W_o((weight @ value).squeeze(2).flatten(1))
 
 
+class PlainCrossAttention(CrossAttention):
+    """Projects every position of the history, twice."""
+
+    def forward(self, query, history, mask):
+        h, real = dense(history), mask.any(dim=1, keepdim=True)
+        maps = ((self.query_proj, query.unsqueeze(1)), (self.key_proj, h), (self.value_proj, h))
+        projected = (linear(x) for linear, x in maps)
+        # PyTorch gives NaN where all positions are padding.
+        found, _ = self.multihead_attn(*projected, key_padding_mask=~mask & real, need_weights=False)
+        return self.norm(torch.where(real, found.squeeze(1), self.multihead_attn.out_proj.bias))
+
+
 PLAIN = {
     ASTA: PlainASTA,
+    CrossAttention: PlainCrossAttention,
     QNN: PlainQNN,
     DINAttention: PlainDINAttention,
     MultiHeadTargetAttention: PlainMultiHeadTargetAttention,
@@ -112,7 +126,12 @@ class PlainLoader:
 
         path = Path(params["train_data"])
         specs = feature_map.features
-        self._row_features = [n for n, s in specs.items() if s.get("source") != "item" and n != "item_seq"]
+        if others := history_specs(specs):
+            raise ConfigError(
+                f"The plain loader, as the public one, reads no lists beside the history, such as {', '.join(others)}. "
+                "Measure another dataset."
+            )
+        self._row_features = list(row_specs(specs))
         columns = [*dict.fromkeys([*self._row_features, *feature_map.labels, "item_id", "item_seq"])]
         missing = [c for c in columns if c not in pl.scan_parquet(path).collect_schema()]
         if missing:

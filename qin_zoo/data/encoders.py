@@ -11,6 +11,7 @@ _KNOWN: dict[str, tuple[tuple[str, type, bool], ...]] = {
     "layers.MaskedAveragePooling": (),
     "layers.MaskedSumPooling": (),
     "nn.Identity": (),
+    "nn.Flatten": (),
     "layers.KMaxPooling": (("k", int, False), ("dim", int, False)),
     "nn.Linear": (("in_features", int, False), ("out_features", int, False), ("bias", bool, True)),
 }
@@ -68,6 +69,6 @@ def _is_plain(node: ast.expr, kind: type) -> bool:
 def _refused(where: str, text: str, why: str) -> ConfigError:
     return ConfigError(
         f"{where}: feature_encoder {text!r} is refused: {why}. Allowed are null and "
-        "layers.MaskedAveragePooling(), layers.MaskedSumPooling(), layers.KMaxPooling(k=…, dim=…), "
-        "nn.Identity(), nn.Linear(in, out, bias=True|False), or a list of these."
+        "layers.MaskedAveragePooling(), layers.MaskedSumPooling(), layers.KMaxPooling(k=…, dim=…), nn.Identity(), "
+        "nn.Flatten() (the embeddings of a list side by side), nn.Linear(in, out, bias=True|False), or a list of these."
     )

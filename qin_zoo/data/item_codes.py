@@ -5,7 +5,9 @@ In a dataset's ``feature_cols``, beside ordinary columns of the item table:
     - {name: codes, type: sequence, source: item, codes_of: item_emb_d128, codebook_size: 256, num_levels: 3}
     - {name: near, type: sequence, source: item, neighbours_of: item_emb_d128, top_k: 10, share_embedding: item_id}
 
-``codes`` are residual-quantisation codes, one id per level; ``near`` holds the ids of the nearest items.
+``codes`` are residual-quantisation codes, one id per level; ``near`` holds the ids of the nearest items. With
+``code_items: True`` a code is the id of an item, the one nearest to what the code stands for, and can share the items'
+embedding. ``feature_encoder: nn.Flatten()`` sets the embeddings of all ids side by side; their mean is usual.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from qin_zoo.data import cache
 from qin_zoo.errors import ConfigError
-from qin_zoo.layers.quantize import codes_like, nearest_neighbours, residual_codes
+from qin_zoo.layers.quantize import codes_as_items, codes_like, nearest_neighbours, residual_codes
 
 _SEED = 2025  # of the codebooks: the same table gives the same codes everywhere
 _VERSION = 3  # raise it whenever the same table gives other ids: kept ones are then computed anew
@@ -48,9 +50,9 @@ def sizes(spec: Mapping[str, Any], where: str) -> dict[str, int]:
             raise ConfigError(f"{where}: expected {key} to be a positive whole number, found {spec.get(key)!r}.")
     if spec.get("type") != "sequence" or spec.get("source") != "item":
         raise ConfigError(f"{where}: expected type: sequence and source: item, as it is computed from the item table.")
-    if spec.get("codes_of"):
+    if spec.get("codes_of") and not spec.get("code_items"):
         return {"max_len": spec["num_levels"], "vocab_size": spec["num_levels"] * spec["codebook_size"] + 1}
-    return {"max_len": spec["top_k"]}
+    return {"max_len": spec["num_levels" if spec.get("codes_of") else "top_k"]}
 
 
 def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: str | Path | None = None) -> Tensor:
@@ -63,10 +65,11 @@ def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: 
         cache_dir: see ``cache.py``.
 
     Returns:
-        (N, num_levels) int64, ids of level l in l·codebook_size + 1 … (l + 1)·codebook_size, or (N, top_k) item
-        ids; 0 for the padding row.
+        (N, num_levels) int64, ids of level l in l·codebook_size + 1 … (l + 1)·codebook_size, or item ids; or
+        (N, top_k) item ids; 0 for the padding row.
     """
     wanted = {key: spec.get(key) for key in ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")}
+    wanted |= {"code_items": True} if spec.get("code_items") else {}
     digest = hashlib.blake2b(json.dumps([wanted, _SEED, _VERSION], sort_keys=True).encode(), digest_size=8).hexdigest()
     for entry in cache.entries(path, cache_dir):
         with contextlib.suppress(OSError, ValueError):
@@ -77,7 +80,11 @@ def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: 
     if spec.get("codes_of"):
         size = spec["codebook_size"]
         codes, _ = residual_codes(embeddings, size, spec["num_levels"], _SEED)
-        ids = torch.where(codes > 0, codes + size * torch.arange(spec["num_levels"]), 0)
+        ids = (
+            codes_as_items(codes, embeddings)
+            if spec.get("code_items")
+            else torch.where(codes > 0, codes + size * torch.arange(spec["num_levels"]), 0)
+        )
     else:
         ids = nearest_neighbours(embeddings, spec["top_k"])
     _keep(ids, path, digest, cache_dir)
@@ -97,6 +104,8 @@ def vary(spec: Mapping[str, Any], ids: Tensor, embeddings: Tensor, varied: Tenso
     """
     if not spec.get("codes_of"):
         return nearest_neighbours(varied, spec["top_k"])
+    if spec.get("code_items"):
+        return codes_like(ids, embeddings, varied)
     offset = spec["codebook_size"] * torch.arange(spec["num_levels"])
     codes = codes_like((ids - offset).clamp(min=0), embeddings, varied)
     return torch.where(codes > 0, codes + offset, 0)

@@ -29,7 +29,7 @@ _LIMITS = {
 }
 _PRETRAINED = (".h5", ".npz", ".parquet")
 USAGES = ("init", "sum", "concat")
-_COMPUTED = ("codes_of", "codebook_size", "num_levels", "neighbours_of", "top_k")
+_COMPUTED = ("codes_of", "codebook_size", "num_levels", "code_items", "neighbours_of", "top_k")
 _KEPT = (*_SIZES, "max_len", "share_embedding", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
 _PREPROCESSING = {"fill_na", "min_categr_count", "splitter", "padding", "remap", "padding_idx"}
@@ -122,6 +122,11 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
     kind = spec.get("type")
     if kind not in TYPES:
         raise ConfigError(f"{where}: expected a type among {', '.join(TYPES)}, found {kind!r}.{suggest(kind, TYPES)}")
+    if spec.get("source") == "history" and kind != "categorical":
+        raise ConfigError(
+            f"{where}: expected type categorical, an id for each item of the history, as its source is history; found "
+            f"{kind!r}."
+        )
     for key, (least, greatest) in _LIMITS.items():
         value = spec.get(key)
         if value is not None and (type(value) is not int or not least <= value <= greatest):

@@ -3,6 +3,7 @@
 from qin_zoo.layers.asta import ASTA
 from qin_zoo.layers.bilinear import BilinearInteraction
 from qin_zoo.layers.choice import choose
+from qin_zoo.layers.cross_attention import CrossAttentionEncoder
 from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
@@ -19,6 +20,7 @@ __all__ = [
     "FUSIONS",
     "QNN",
     "BilinearInteraction",
+    "CrossAttentionEncoder",
     "DINAttention",
     "History",
     "ItemRows",

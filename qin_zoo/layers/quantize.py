@@ -139,7 +139,7 @@ def codes_like(codes: Tensor, embeddings: Tensor, others: Tensor) -> Tensor:
     A code stands for the mean of what its items have left; items whose embedding is the same keep their codes.
 
     Args:
-        codes: (N, num_levels) of :func:`residual_codes`.
+        codes: (N, num_levels) of :func:`residual_codes`, or of :func:`codes_as_items`.
         embeddings: (N, d) the embeddings they were computed from.
         others: (N, d).
 
@@ -154,6 +154,35 @@ def codes_like(codes: Tensor, embeddings: Tensor, others: Tensor) -> Tensor:
         nearest = _nearest(left, codebook)
         found[changed, level] = used[nearest]
         left, residual = left - codebook[nearest], residual - codebook[place]
+    return found
+
+
+@torch.no_grad()
+def codes_as_items(codes: Tensor, embeddings: Tensor) -> Tensor:
+    """Residual codes told by items: in each code's place the id of an item that has it.
+
+    It is the item that is nearest to what the code stands for, the mean of what its items have left; of several the
+    first.
+
+    Args:
+        codes: (N, num_levels) of :func:`residual_codes`.
+        embeddings: (N, d) the embeddings they were computed from.
+
+    Returns:
+        (N, num_levels) int64, 0 for the padding.
+    """
+    found, residual = codes.clone(), _finite(embeddings)[1:]
+    ids = torch.arange(1, len(codes))
+    for level in range(codes.shape[1] if len(residual) else 0):
+        used, place = codes[1:, level].unique(return_inverse=True)
+        codebook, _ = _means(residual, place, len(used))
+        left = residual - codebook[place]
+        distance = left.square().sum(1)  # (N - 1,)
+        least = distance.new_full((len(used),), torch.inf).scatter_reduce(0, place, distance, "amin")
+        nearest = torch.where(distance == least[place], ids, len(codes))
+        first = torch.full((len(used),), len(codes)).scatter_reduce(0, place, nearest, "amin")
+        found[1:, level] = first[place]
+        residual = left
     return found
 
 

@@ -10,6 +10,38 @@ from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
 
 
+def head_scores(query: Tensor, key: Tensor, history: History) -> Tensor:
+    """``(q^k)·(W^k h_l)`` of each head, computed as ``((W^k)ᵀ q^k)·h_l``: no history position is projected.
+
+    Args:
+        query: (B, K, d).
+        key: (K, d, D), the keys' projection head by head.
+        history: (B, L, D), item rows, or a shared history, whose keys are projected, once for all rows.
+
+    Returns:
+        (B, K, L).
+    """
+    if isinstance(history, SharedHistory):
+        return torch.einsum("bkd,lkd->bkl", query, torch.einsum("le,kde->lkd", history.items, key))
+    return item_scores(torch.einsum("bkd,kde->bke", query, key), history)
+
+
+def head_sums(weight: Tensor, value: Tensor, history: History) -> Tensor:
+    """``Σ_l w_l^k W^k h_l`` of each head, computed as ``W^k Σ_l w_l^k h_l``; of a shared history once for all rows.
+
+    Args:
+        weight: (B, K, L).
+        value: (K, d, D), the values' projection head by head.
+        history: (B, L, D), item rows, or a shared history.
+
+    Returns:
+        (B, K, d).
+    """
+    if isinstance(history, SharedHistory):
+        return torch.einsum("bkl,lkd->bkd", weight, torch.einsum("le,kde->lkd", history.items, value))
+    return torch.einsum("bke,kde->bkd", weighted_sum(weight, history), value)
+
+
 class MultiHeadTargetAttention(InterestLayer):
     """The target attends to the history: softmax of scaled dot products, one for each head.
 
@@ -58,20 +90,10 @@ class MultiHeadTargetAttention(InterestLayer):
     def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         """(B, K, L), those of each head; in training with dropout."""
         query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
-        if isinstance(history, SharedHistory):  # one for all rows: its keys are projected, once
-            key = self.W_k(history.items).unflatten(1, (self.num_heads, -1))  # (L, K, d)
-            score = torch.einsum("bkd,lkd->bkl", query, key)
-        else:
-            query = torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k))  # (B, K, D)
-            score = item_scores(query, history)  # (B, K, L)
+        score = head_scores(query, self._by_head(self.W_k), history)  # (B, K, L)
         return self.dropout(masked_softmax(score * self.scale, mask.unsqueeze(1)))
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         weight = self.weights(target, history, mask)  # (B, K, L)
-        if isinstance(history, SharedHistory):
-            value = self.W_v(history.items).unflatten(1, (self.num_heads, -1))  # (L, K, d)
-            value = torch.einsum("bkl,lkd->bkd", weight, value)
-        else:
-            pooled = weighted_sum(weight, history)  # (B, K, D)
-            value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v))  # (B, K, d)
+        value = head_sums(weight, self._by_head(self.W_v), history)  # (B, K, d)
         return self.W_o(value.flatten(1))

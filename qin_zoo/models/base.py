@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from qin_zoo.models import sharded
 from qin_zoo.models.inputs import Embedder, FieldInputs, ModelInput, make_inputs, row_columns
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
-from qin_zoo.models.weights import read_state, require_fit
+from qin_zoo.models.weights import read_state, renamed, require_fit
 
 _FUXICTR = "embedding_layer.embedding_layers."  # how a checkpoint of FuxiCTR's models of named fields names tables
 
@@ -83,6 +83,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         verbose: 0 for no progress bars.
         **kwargs: FuxiCTR's further parameters (``monitor``, ``early_stop_patience``, …).
     """
+
+    #: How the published code names weights, where it is not as here: see :func:`~qin_zoo.models.weights.renamed`.
+    published_names: ClassVar[Mapping[str, str | None]] = {}
 
     def __init__(
         self,
@@ -389,10 +392,10 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             CheckpointError: the file is missing, is no checkpoint, or belongs to another model or configuration.
         """
         self.to(self.device)
-        state = read_state(checkpoint)
+        state = renamed(read_state(checkpoint), self.published_names)
         if isinstance(self._inputs, FieldInputs) and any(name.startswith(_FUXICTR) for name in state):
-            renamed = {name.replace(_FUXICTR, f"embedding_layer.{_FUXICTR}", 1): w for name, w in state.items()}
-            state = self.from_fuxictr(renamed)
+            state = {name.replace(_FUXICTR, f"embedding_layer.{_FUXICTR}", 1): w for name, w in state.items()}
+            state = self.from_fuxictr(state)
         expected = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.unfilled)
         require_fit(state, expected["model"], checkpoint)
         self.load_state_dict(sharded.map_state(self, {"model": state}, sharded.ShardedTable.own)["model"])

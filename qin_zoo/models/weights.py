@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +31,23 @@ def read_state(checkpoint: str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{checkpoint} holds no state_dict (names to tensors) but {type(state).__name__}.")
     return state
+
+
+def renamed(state: dict[str, Tensor], names: Mapping[str, str | None]) -> dict[str, Tensor]:
+    """``state`` with the beginnings of its names replaced.
+
+    Args:
+        names: regular expression of a beginning -> what stands there instead; None leaves the weight out. The first
+            that fits counts.
+    """
+    found = {}
+    for name, weight in state.items():
+        pattern = next((pattern for pattern in names if re.match(pattern, name)), None)
+        if pattern is None:
+            found[name] = weight
+        elif names[pattern] is not None:
+            found[re.sub(pattern, names[pattern], name, count=1)] = weight
+    return found
 
 
 def require_fit(state: dict[str, Tensor], expected: dict[str, Tensor], checkpoint: str) -> None:
@@ -89,7 +108,7 @@ def warm_start(model: nn.Module, checkpoint: str) -> WarmStart:
     Raises:
         CheckpointError: the file cannot be read; a table has shrunk, so that ids cannot mean the same; or nothing fits.
     """
-    state, done = read_state(checkpoint), WarmStart()
+    state, done = renamed(read_state(checkpoint), getattr(model, "published_names", {})), WarmStart()
     for name, values in model.state_dict().items():
         old = state.get(name)
         if old is not None and old.shape == values.shape:

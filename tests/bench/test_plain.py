@@ -42,7 +42,8 @@ def test_same_loss_and_gradients(name):
         losses[-1].backward()
     torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-5)
     for (key, f), p in zip(fast.named_parameters(), plain.parameters()):
-        torch.testing.assert_close(f.grad, p.grad, atol=1e-5, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+        found = torch.zeros_like(f) if f.grad is None else f.grad  # a key's bias is nothing to a softmax
+        torch.testing.assert_close(found, p.grad, atol=1e-5, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_every_fast_layer_is_replaced():
@@ -52,6 +53,7 @@ def test_every_fast_layer_is_replaced():
     assert kinds & set(PLAIN.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_row", [1, 4])
 def test_200_steps_keep_together(sample, tmp_path, num_row):
     """In float64: in float32 two plain models one rounding error apart drift further than the 1e-4 asked for."""

@@ -14,10 +14,14 @@ from qin_zoo.errors import ConfigError, ModelError
 from qin_zoo.layers.quantize import nearest_neighbours, residual_codes
 
 
+def dataset(name, sample, tmp_path):
+    config = yaml.safe_load((REPOSITORY / "dataset_configs" / "codes.yaml").read_text())[name]
+    return relocate({**config, "dataset_id": name, "cache_dir": str(tmp_path), "batch_size": 64}, sample)
+
+
 @pytest.fixture
 def params(sample, tmp_path):
-    config = yaml.safe_load((REPOSITORY / "dataset_configs" / "codes.yaml").read_text())["sample_codes"]
-    return relocate({**config, "dataset_id": "sample_codes", "cache_dir": str(tmp_path), "batch_size": 64}, sample)
+    return dataset("sample_codes", sample, tmp_path)
 
 
 def test_codes_and_neighbours_of_every_item(params):
@@ -28,6 +32,40 @@ def test_codes_and_neighbours_of_every_item(params):
     assert not items["item_codes"][0].any()
     assert items["item_codes"].max() < 3 * 16 + 1
     assert torch.equal(items["item_neighbours"], nearest_neighbours(embeddings, 10))
+
+
+def test_codes_that_are_items(params, sample, tmp_path):
+    """Each is the item nearest to the mean of those that have the code, one by one."""
+    embeddings = Dataset(params).loader("train").items["item_emb_d128"]
+    data = Dataset(dataset("sample_quant", sample, tmp_path))
+    items = data.loader("train").items
+    codes, _ = residual_codes(embeddings, 5, 5, item_codes._SEED)
+    left = embeddings.double()
+    for level in range(5):
+        following = left.clone()
+        for code in codes[1:, level].unique():
+            members = (codes[:, level] == code).nonzero().squeeze(1)
+            mean = left[members].mean(0)
+            found = items["item_codes"][members, level].unique()
+            assert found.item() in members
+            least = (left[members] - mean).norm(dim=1).min()
+            torch.testing.assert_close((left[found.item()] - mean).norm(), least, atol=1e-5, rtol=0)
+            following[members] -= mean
+        left = following
+    assert not items["item_codes"][0].any()
+    assert data.feature_map.features["item_codes"]["vocab_size"] == data.feature_map.features["item_id"]["vocab_size"]
+
+
+def test_each_code_and_neighbour_on_its_own(sample, tmp_path):
+    data = Dataset(dataset("sample_quant", sample, tmp_path))
+    model = qin_zoo.create_model("QIN", data.feature_map, embedding_dim=8)
+    assert model.item_dims == {"item_id": 8, "item_tags": 8, "item_codes": 40, "item_neighbours": 80}
+    batch = next(iter(data.loader("train")))
+    x = model._inputs(batch)
+    table = model.embedding_layer.embedding_layer.embedding_layers["item_id"].weight
+    for name, part in zip(("item_codes", "item_neighbours"), x.target[:, 16:].split([40, 80], dim=1)):
+        expected = table[batch.items[name][batch.item_ids[:, -1]]]  # (B, T, 8)
+        torch.testing.assert_close(part, expected.flatten(1))
 
 
 def test_computed_once(params, monkeypatch):

@@ -85,6 +85,24 @@ def test_several_heads(row):
         close(found[head], expected)
 
 
+@pytest.mark.parametrize("row", ROWS)
+def test_each_layer_of_an_encoder(row):
+    """PyTorch's own weights, on what the layer before makes of the target."""
+    model = make_model("DIN_CrossAttention", num_heads=2, rms_norm="shared")
+    x = model_input(model, one_row(row))
+    found, query, history = attention_weights(model, x), x.target, dense(x.history)
+    layers = model.cross_attention_layers.layers
+    assert list(found) == ["attention_layers", *(f"cross_attention_layers.layers.{n}.cross_attn" for n in (0, 1))]
+    for n, layer in enumerate(layers):
+        attention, items = layer.cross_attn, layer.attn_norm(history)
+        maps = ((attention.query_proj, query.unsqueeze(0)), (attention.key_proj, items), (attention.value_proj, items))
+        expected = attention.multihead_attn(
+            *(linear(values) for linear, values in maps), key_padding_mask=~x.mask, average_attn_weights=False
+        )[1][0, :, 0]
+        close(found[f"cross_attention_layers.layers.{n}.cross_attn"], expected.nan_to_num())
+        query = layer(query, x.history, x.mask)
+
+
 def test_the_pooling_of_fused_items():
     model = make_model("FusionNet")
     x = model_input(model, one_row(1))

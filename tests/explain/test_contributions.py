@@ -11,7 +11,10 @@ from qin_zoo.errors import QinZooError
 from qin_zoo.explain.contributions import Contributions, integrated_gradients
 from qin_zoo.layers import MeanPooling, dense
 
-MODELS = ("QIN", "DIN", "DIN_DCN", "DIN_SENet", "FusionNet", "MLP", "QNN", "Transformer_DCN", "Transformer_DCN_Quant")
+MODELS = (
+    "QIN", "DIN", "DIN_CrossAttention", "DIN_DCN", "DIN_SENet", "FusionNet", "MLP", "QNN", "Transformer_DCN",
+    "Transformer_DCN_Quant",
+)  # fmt: skip
 
 
 class Linear(ZooModel):

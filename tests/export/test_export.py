@@ -30,6 +30,7 @@ VARIANTS = [
     ("QIN", "max_len=0"),
     ("DIN", "din_use_softmax=true", "batch_norm=true"),
     ("DIN", "attention_hidden_units=[8, 4]", "attention_output_activation=sigmoid"),
+    ("DIN_CrossAttention", "rms_norm=shared", "if_use_self_attn=true"),
     ("DIN_DCN", "model_structure=stacked", "num_heads=2"),
     ("DIN_DCN", "use_low_rank_mixture=true", "batch_norm=true"),
     ("DIN_SENet", "use_cross_net=true", "use_bilinear=true", "bilinear_type=field_each"),
@@ -82,7 +83,7 @@ def test_a_dataset_without_row_features(sample, tmp_path):
     assert Scorer(tmp_path / "m.onnx").score([1, 2], [3, 4]).shape == (2,)
 
 
-@pytest.mark.parametrize("variant", [VARIANTS[i] for i in (3, 7, -1)], ids=" ".join)
+@pytest.mark.parametrize("variant", [VARIANTS[i] for i in (3, 6, 8, -1)], ids=" ".join)
 def test_variants_that_trace_otherwise(variant, sample, tmp_path):
     made = make(variant[0], sample, *variant[1:])
     export(made, tmp_path / "m.onnx")

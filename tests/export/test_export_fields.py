@@ -48,6 +48,7 @@ def check_all_rows(done, scorer, change=lambda row: row) -> None:
 HISTORIES = {
     "QIN": {"num_layers": 2},
     "DIN": {"dnn_hidden_units": [8], "attention_hidden_units": [4], "din_use_softmax": True},
+    "DIN_CrossAttention": {"num_heads": 2, "if_use_self_attn": True, "dnn_hidden_units": [8]},
     "DIN_DCN": {"num_heads": 2, "parallel_dnn_hidden_units": [8]},
     "DIN_SENet": {"num_heads": 2, "dnn_hidden_units": [8]},
     "FusionNet": {"fusion": "gate", "fusion_dim": 5, "dnn_hidden_units": [8]},
@@ -57,6 +58,7 @@ HISTORIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", HISTORIES)
 def test_every_model_with_two_histories(model, tmp_path):
     done = made(tmp_path, "example", EXAMPLE, model, **PAIRS, **HISTORIES[model])

@@ -2,22 +2,48 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from conftest import item_table_feature_map
+from torch.nn import functional as F
 
 import qin_zoo
 from qin_zoo.batch import ItemBatch
+from qin_zoo.models.weights import renamed
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+TABLE = "embedding_layer.embedding_layer.embedding_layers.{}.weight"
+LEVELS = ("likes_level", "views_level")
+
+
+class Case(NamedTuple):
+    """What a file does not say of itself: the model, and how its hyperparameters are called here (None: not at all)."""
+
+    model: str
+    params: dict = {}
+    names: dict = {}
+
+
+THIRD = {"model_structure": "stacked", "use_low_rank_mixture": True, "attention_dim": 64, "num_heads": 4}
+THIRD_NAMES = {
+    "cross_layers": "num_cross_layers",
+    "cross_dnn_hidden_units": "stacked_dnn_hidden_units",
+    "cross_dnn_activations": "dnn_activations",
+    "attention_hidden_units": None,
+    "attention_hidden_activations": None,
+}
 CASES = {
-    "qin_plain": "QIN",
-    "qin_batchnorm": "QIN",
-    "din_baseline": "DIN",
-    "din_baseline_dice_softmax": "DIN",
-    "transformer_dcn": "Transformer_DCN",
+    "qin_plain": Case("QIN"),
+    "qin_batchnorm": Case("QIN"),
+    "din_baseline": Case("DIN"),
+    "din_baseline_dice_softmax": Case("DIN"),
+    "transformer_dcn": Case("Transformer_DCN"),
+    "din_att6_published": Case("DIN_CrossAttention", {"rms_norm": "shared"}),
+    "din_att_rms_published": Case("DIN_CrossAttention", {"rms_norm": "separate"}, {"alpha": None}),
+    "din_dcn_third": Case("DIN_DCN", THIRD, THIRD_NAMES),
 }
 
 
@@ -26,23 +52,40 @@ class Golden:
 
     def __init__(self, name: str):
         arrays = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
-        meta = json.loads(arrays["meta"].item())
+        self.meta, case = json.loads(arrays["meta"].item()), CASES[name]
         self.group = lambda prefix: {
             k.removeprefix(prefix): torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(prefix)
         }
-        self.meta = meta
-        self.model = qin_zoo.create_model(
-            CASES[name],
-            item_table_feature_map(meta["vocab"], meta["item_emb_dim"]),
-            embedding_dim=meta["embedding_dim"],
-            **meta["hyperparameters"],
+        self.state, rows = self.group("state/"), self.group("input/")
+        items = {"item_id": torch.arange(self.meta["vocab"]["item_id"]), **self.group("item/")}
+        feature_map = item_table_feature_map(self.meta["vocab"], self.meta["item_emb_dim"])
+        features = feature_map.features
+        if "user_id" in self.meta["vocab"]:
+            features["user_id"] = {**features["likes_level"], "vocab_size": self.meta["vocab"]["user_id"]}
+        if "likes_level" in items:  # of every item, in the tables of the rows' own, which have one name there
+            for level in ("likes_level", "views_level"):
+                features[f"item_{level}"] = {**features[level], "source": "item", "share_embedding": level}
+                items[f"item_{level}"] = items.pop(level)
+                self.state[TABLE.format(f"item_{level}")] = self.state[TABLE.format(level)]
+            for later in ("item_id", "item_tags", "item_emb_d128"):
+                features.move_to_end(later)
+        params = {case.names.get(key, key): value for key, value in self.meta["hyperparameters"].items()}
+        params.pop(None, None)
+        self.create = lambda: qin_zoo.create_model(
+            case.model, feature_map, embedding_dim=self.meta["embedding_dim"], **case.params, **params
         )
-        self.model.load_state_dict(self.group("state/"))
-        rows = self.group("input/")
+        self.model = self.create()
+        self.model.load_state_dict(self.named_here(self.state))
         history, target = rows.pop("item_seq"), rows.pop("item_id")
-        items = {"item_id": torch.arange(meta["vocab"]["item_id"]), **self.group("item/")}
         table_batch = ItemBatch(rows, history, target, items)
         self.batches = {"index": table_batch, "triple": table_batch.triple()}
+
+    def named_here(self, weights: dict) -> dict:
+        return renamed(weights, self.model.published_names)
+
+    def unused(self) -> list[torch.Tensor]:
+        """Weights of the published model that take part in nothing but its penalty."""
+        return [weight for name, weight in self.state.items() if not self.named_here({name: weight})]
 
 
 @pytest.fixture(params=CASES)
@@ -50,11 +93,20 @@ def golden(request):
     return Golden(request.param)
 
 
+def mixed_loss(logits: torch.Tensor, labels: torch.Tensor, alpha: float) -> torch.Tensor:
+    """DIN_att_emb_rms: clicks weighted 0.4; and over all pairs of a click and none."""
+    pairs = torch.stack([F.softplus(n - p) for p in logits[labels == 1] for n in logits[labels == 0]])
+    weighted = F.binary_cross_entropy_with_logits(logits, labels, torch.where(labels == 1, 0.4, 1.0))
+    return alpha * weighted + (1 - alpha) * pairs.mean()
+
+
 @pytest.mark.parametrize("form", ["triple", "index"])
 def test_evaluation(golden, form):
     golden.model.eval()
-    y_pred = golden.model(golden.batches[form])["y_pred"]
-    np.testing.assert_allclose(y_pred.detach().view(-1), golden.group("eval/")["y_pred"], atol=1e-6, rtol=0)
+    found, expected = golden.model(golden.batches[form]), golden.group("eval/")
+    np.testing.assert_allclose(found["y_pred"].detach().view(-1), expected["y_pred"], atol=1e-6, rtol=0)
+    if "logit" in expected:
+        np.testing.assert_allclose(found["logits"].detach().view(-1), expected["logit"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("form", ["triple", "index"])
@@ -62,11 +114,16 @@ def test_training(golden, form):
     model, batch, expected = golden.model, golden.batches[form], golden.group("train/")
     model.train()
     result = model(batch)
-    loss = model.compute_loss(result, model.get_labels(batch))
+    labels, params = model.get_labels(batch), golden.meta["hyperparameters"]
+    if "alpha" in params:
+        loss = mixed_loss(result["logits"], labels, params["alpha"]) + model.regularization_loss()
+    else:
+        loss = model.compute_loss(result, labels)
     loss.backward()
+    loss = loss + (params.get("net_regularizer") or 0) / 2 * sum(weight.square().sum() for weight in golden.unused())
     np.testing.assert_allclose(result["y_pred"].detach().view(-1), expected["y_pred"], atol=1e-6, rtol=0)
     np.testing.assert_allclose(loss.detach(), expected["loss"], atol=1e-6, rtol=0)
-    gradients = golden.group("grad/")
+    gradients = golden.named_here(golden.group("grad/"))
     assert {n for n, p in model.named_parameters() if p.grad is not None} == set(gradients)
     for name, parameter in model.named_parameters():
         want = gradients[name]
@@ -76,15 +133,11 @@ def test_training(golden, form):
 
 
 def test_parameter_count_and_checkpoint(golden, tmp_path):
-    assert golden.model.count_parameters() == golden.meta["parameters"]
+    unused = sum(weight.numel() for weight in golden.unused())
+    assert golden.model.count_parameters() + unused == golden.meta["parameters"]
     path = tmp_path / "published.model"
-    torch.save(golden.group("state/"), path)
-    fresh = qin_zoo.create_model(
-        type(golden.model).__name__,
-        golden.model.feature_map,
-        embedding_dim=golden.meta["embedding_dim"],
-        **golden.meta["hyperparameters"],
-    )
+    torch.save(golden.state, path)
+    fresh = golden.create()
     fresh.load_weights(str(path))
     fresh.eval()
     y_pred = fresh(golden.batches["triple"])["y_pred"].detach().view(-1)

@@ -55,6 +55,36 @@ def test_equals_the_reference(feature_map, convention, training):
         torch.testing.assert_close(g, w, atol=1e-5 * max(1.0, w.abs().max().item()), rtol=1e-3, msg=name)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_checkpoint_of_the_published_shape(convention, training, tmp_path):
+    """LongCTR's TransAct, from which the winner's code comes: normalised in the DNN, dropped out there, not in the MLP.
+
+    It hides the padding, and given the opposite of the mask, the items, as the winner's does.
+    """
+    from model_zoo.LongCTR.TransAct import TransAct
+
+    feature_map, batch = item_table_feature_map(VOCAB, 8), random_item_batch(VOCAB, 8, length=4)
+    batch.history[:, -1] = 5  # ours is 0 where there is nothing to attend to
+    feature_map.default_emb_dim = SMALL["embedding_dim"]
+    params = {**SMALL, "batch_norm": True, "net_dropout": 0.2}
+    run = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0}
+    theirs = TransAct(feature_map, model_root=str(tmp_path), **run, **params)
+    path = tmp_path / "theirs.model"
+    renamed = {n.replace("transformer_encoders", "transformer_encoder"): w for n, w in theirs.state_dict().items()}
+    torch.save(renamed, path)
+    ours = build(feature_map, mask_convention=convention, **params)
+    ours.load_weights(str(path))
+    for model in (ours, theirs):
+        model.train(training)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    rows, items, mask = batch.triple()
+    want = theirs((rows, items, mask if convention == "history" else 1 - mask.long()))["y_pred"]
+    torch.testing.assert_close(ours(batch)["y_pred"], want, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("form", ["index", "triple"])
 @pytest.mark.parametrize("length", [0, 6])
 @pytest.mark.parametrize("convention", CONVENTIONS)

@@ -141,6 +141,7 @@ def faulty(sample, tmp_path):
     (tmp_path / "config/dataset_config.yaml").write_text(json.dumps(datasets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_whatever_becomes_of_one_run_the_others_go_on(workers, study, faulty, tmp_path):
     """Errors nobody expected, a process that is killed, one that ends: told, kept, and the status is not 0."""
@@ -212,6 +213,7 @@ slices: [item_clicks, user_clicks]
 """
 
 
+@pytest.mark.slow
 def test_trained_models_are_scored_on_harder_data_and_on_slices(study, tmp_path):
     status, shown = study(TESTED)
     assert status == 0, shown.err
@@ -273,7 +275,8 @@ def test_each_experiment_on_each_dataset(tmp_path):
     assert runs[2].prepare().files.record.parts[-2:] == ("sample_codes", "QIN_sample.plain.s1.json")
 
 
-STUDIES = sorted(REPOSITORY.glob("experiments/*/embeddings.yaml")) + sorted(
+RECIPES = [file for name in ("embeddings", "models") for file in REPOSITORY.glob(f"experiments/*/{name}.yaml")]
+STUDIES = sorted(RECIPES) + sorted(
     file for file in REPOSITORY.glob("experiments/studies/*.yaml") if file.name != "model_config.yaml"
 )
 
