@@ -81,7 +81,7 @@ def _models(board: Board) -> Table:
             _spread(ece.values()),
             *change,
             _number(math.nan if apart is None else apart.visible),
-            *([Cell(spent or "not tuned")] if any(given) else []),
+            *([Cell(spent)] if any(given) else []),
             _courses(line),
             Cell(f"{line.first.parameters:,}", line.first.parameters),
             Cell(f"{line.cost():,.0f}", line.cost()),
@@ -94,7 +94,7 @@ def _models(board: Board) -> Table:
         "four times in five. Times are medians of the machines they ran on."
     )
     note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
-    if len(alike := {_asked(line) for line in lines}) > 1:
+    if len(alike := {_asked(line) for line in lines if line.first.curve}) > 1:
         note += f" Tuning was not the same for all: {', '.join(sorted(alike))}."
     elif any(given):
         note += f" Each was given {alike.pop()} on the validation split."
@@ -126,7 +126,7 @@ def _variations(board: Board, experiment: str, lines: list[Line]) -> Table:
                 Cell(str(len(line.seeds)), len(line.seeds)),
                 *(_figure(line, m) for m in metrics),
                 *change,
-                *([Cell(spent or "not tuned")] if any(given) else []),
+                *([Cell(spent)] if any(given) else []),
                 _courses(line),
                 Cell(f"{line.first.parameters:,}", line.first.parameters),
                 Cell(f"{line.cost():,.0f}", line.cost()),

@@ -10,7 +10,7 @@ from pathlib import Path
 from qin_zoo.config.experiments import load_experiment, resolve_experiment
 from qin_zoo.errors import ConfigError
 from qin_zoo.study.plan import Study, StudyRun
-from qin_zoo.tuning.report import Results, write_results
+from qin_zoo.tuning.report import Results, read_results, write_results
 from qin_zoo.tuning.space import Space, make_space
 from qin_zoo.tuning.tuner import Search, Tuner, plan_space
 
@@ -53,8 +53,11 @@ def tune_lines(
         timeout = None if until is None else max(0.0, until - time.monotonic())
         budget = None if tuning.minutes is None else tuning.minutes * 60
         tuner = Tuner(search, gpus=gpus, timeout=timeout, budget=budget, echo=echo)
+        before = tuner.spent()
         tuner.run()
-        results = write_results(search, tuner.study)
+        results = read_results(search, tuner.study)
+        if tuner.spent() != before or not results.page.exists():
+            results = write_results(search, tuner.study)
         own = [run for run in runs if run.line == line]
         over = until is not None and time.monotonic() > until
         if not (results.is_complete or (budget is not None and tuner.spent() >= budget)) and over:
