@@ -90,8 +90,8 @@ def _models(board: Board) -> Table:
         rows.append(cells)
     note = (
         f"{_FIGURES}, {_of(board)}, the best {monitor} first. ECE: expected calibration error. Δ: difference from the "
-        f"first line with its interval, {_PAIRED} visible: the smallest true difference that this comparison finds "
-        "four times in five. Times are medians of the machines they ran on."
+        f"first line with its own 95 % interval, {_PAIRED} visible: the smallest true difference that this comparison "
+        "finds four times in five. Times are medians of the machines they ran on."
     )
     note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
     if len(alike := {_asked(line) for line in lines if line.first.curve}) > 1:
@@ -132,7 +132,7 @@ def _variations(board: Board, experiment: str, lines: list[Line]) -> Table:
                 Cell(f"{line.cost():,.0f}", line.cost()),
             ]
         )
-    note = f"{_FIGURES}, {_of(board)}. Δ: difference from the first line with its interval, {_PAIRED[:-1]}."
+    note = f"{_FIGURES}, {_of(board)}. Δ: difference from the first line with its own 95 % interval, {_PAIRED[:-1]}."
     note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
     return Table("variations", f"{experiment} in variations", note, header, rows)
 

@@ -150,7 +150,7 @@ def test_page_asks_for_nothing_from_elsewhere(faulty, tmp_path):
     assert set(re.findall(r'href="(.)', text)) <= {"#"}
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
-    assert text.count("<svg") == text.count("<figure>") == 6
+    assert text.count("<svg") == text.count("<figure>") == 7
     ids = re.findall(r'id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]*)"', text)) | set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)

@@ -46,7 +46,7 @@ def study(sample, tmp_path, monkeypatch, capfd):
     for module in ("tuning.tuner", "study.execute"):
         monkeypatch.setattr(f"qin_zoo.{module}.Worker", ThreadWorker)
     files = [f"{split}_data={sample}/{split}.parquet" for split in ("train", "valid", "test")]
-    small = ["epochs=1", "embedding_dim=4", "max_len=4", "batch_size=1024", "dnn_hidden_units=[8]", "num_layers=1"]
+    small = ["epochs=1", "embedding_dim=4", "max_len=4", "batch_size=1024"]
     settings = [part for s in (*files, f"item_info={sample}/item_info.parquet", *small) for part in ("--set", s)]
 
     def run(text, *argv):
