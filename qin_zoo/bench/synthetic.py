@@ -7,6 +7,8 @@ import torch
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.item_layout import history_specs, row_specs
 
+DISTINCT = 20_000  # items that occur in the batches of a measurement, whatever the catalogue
+
 
 def random_batch(
     feature_map,

@@ -8,9 +8,19 @@ from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, map_items
-from qin_zoo.layers.pairs import PerPair
+from qin_zoo.layers.masked_cross import MaskedCrossNetwork
+from qin_zoo.layers.pairs import PerPair, each_pair
 from qin_zoo.layers.pooling import MeanPooling, TargetAttentionPooling, masked_softmax
 from qin_zoo.layers.qnn import QNN
+from qin_zoo.layers.retrieval import (
+    RetrievedAttention,
+    TopKAttention,
+    best_places,
+    hash_pooling,
+    hash_search,
+    newest_places,
+    soft_search,
+)
 from qin_zoo.layers.target_attention import MultiHeadTargetAttention
 from qin_zoo.layers.target_transformer import TargetTransformer
 from qin_zoo.layers.unified_embedding import UnifiedEmbedding
@@ -24,17 +34,26 @@ __all__ = [
     "DINAttention",
     "History",
     "ItemRows",
+    "MaskedCrossNetwork",
     "MeanPooling",
     "MultiHeadTargetAttention",
     "PerPair",
+    "RetrievedAttention",
     "SharedHistory",
     "TargetAttentionPooling",
     "TargetTransformer",
+    "TopKAttention",
     "UnifiedEmbedding",
+    "best_places",
     "choose",
     "dense",
+    "each_pair",
     "fold",
+    "hash_pooling",
+    "hash_search",
     "make_fusion",
     "map_items",
     "masked_softmax",
+    "newest_places",
+    "soft_search",
 ]

@@ -58,6 +58,7 @@ class MultiHeadTargetAttention(InterestLayer):
         num_heads: K, number of heads; divides ``attention_dim``.
         dropout_rate: dropout rate of the attention weights.
         use_scale: divide the dot products by √d.
+        use_qkvo: project; without, ``attention_dim`` is D and heads are slices of the vectors themselves.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class MultiHeadTargetAttention(InterestLayer):
         num_heads: int = 1,
         dropout_rate: float = 0.0,
         use_scale: bool = True,
+        use_qkvo: bool = True,
     ):
         super().__init__()
-        attention_dim = attention_dim or input_dim
+        attention_dim = attention_dim if attention_dim and use_qkvo else input_dim
         if num_heads < 1 or attention_dim % num_heads:
             raise ValueError(
                 f"attention_dim {attention_dim} cannot be split into num_heads {num_heads} heads of one size: choose "
@@ -77,23 +79,31 @@ class MultiHeadTargetAttention(InterestLayer):
             )
         self.num_heads = num_heads
         self.scale = (attention_dim // num_heads) ** -0.5 if use_scale else 1.0
-        self.W_q = nn.Linear(input_dim, attention_dim, bias=False)
-        self.W_k = nn.Linear(input_dim, attention_dim, bias=False)
-        self.W_v = nn.Linear(input_dim, attention_dim, bias=False)
-        self.W_o = nn.Linear(attention_dim, input_dim, bias=False)
+        self.W_q, self.W_k, self.W_v, self.W_o = (
+            nn.Linear(*sizes, bias=False) if use_qkvo else nn.Identity()
+            for sizes in 3 * [(input_dim, attention_dim)] + [(attention_dim, input_dim)]
+        )
         self.dropout = nn.Dropout(dropout_rate)
 
-    def _by_head(self, linear: nn.Linear) -> Tensor:
-        """The rows of a projection, head by head: (K, d, D)."""
-        return linear.weight.unflatten(0, (self.num_heads, -1))
+    def by_head(self, projection: nn.Module, like: Tensor) -> Tensor:
+        """The rows of a projection of vectors like (…, D), head by head: (K, d, D)."""
+        weight = getattr(projection, "weight", None)
+        weight = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device) if weight is None else weight
+        return weight.unflatten(0, (self.num_heads, -1))
+
+    def queries(self, target: Tensor) -> Tensor:
+        """(B, K, d)."""
+        return self.W_q(target).unflatten(1, (self.num_heads, -1))
+
+    def scores(self, target: Tensor, history: History) -> Tensor:
+        """The scaled dot products of each head with each place of the history, (B, K, L)."""
+        return head_scores(self.queries(target), self.by_head(self.W_k, target), history) * self.scale
 
     def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         """(B, K, L), those of each head; in training with dropout."""
-        query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
-        score = head_scores(query, self._by_head(self.W_k), history)  # (B, K, L)
-        return self.dropout(masked_softmax(score * self.scale, mask.unsqueeze(1)))
+        return self.dropout(masked_softmax(self.scores(target, history), mask.unsqueeze(1)))
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         weight = self.weights(target, history, mask)  # (B, K, L)
-        value = head_sums(weight, self._by_head(self.W_v), history)  # (B, K, d)
+        value = head_sums(weight, self.by_head(self.W_v, target), history)  # (B, K, d)
         return self.W_o(value.flatten(1))

@@ -36,7 +36,6 @@ _DEFAULTS = {
     "max_gradient_norm": 10.0,
     "checkpoint_steps": None,
     "on_nan": "stop",
-    "return_to_best": False,
     "model_root": "./checkpoints/",
     "metrics": ["AUC", "logloss"],
     "optimizer": "adam",
@@ -155,6 +154,8 @@ class Prepared:
         if self.trained and self.trained.get("sizes") and has_item_table(params):
             sizes = [{"name": name, **sizes} for name, sizes in self.trained["sizes"].items()]
             params = apply_overrides(params, {"feature_specs": [*sizes, *(params.get("feature_specs") or [])]})
+        if not ours and params.get("sample_weight"):  # its loss knows of none, as a note has said
+            params = apply_overrides(params, {"sample_weight": None})
         as_fuxictr = not ours or params["shuffle"] == "fuxictr"
         dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
         if self.trained:

@@ -119,4 +119,6 @@ def _read_run(path: Path) -> dict:
     wanted = {"params": dict, "environment": dict, "data": dict, "valid": dict, "test": dict, "expid": str}
     if record is None or not all(isinstance(record.get(key), kind) for key, kind in wanted.items()):
         raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
+    if record.get("baseline"):
+        raise ConfigError(f"{path} is the record of a baseline: `qin-zoo baseline {path}` repeats it.")
     return record

@@ -79,9 +79,7 @@ def render_report(record: dict, baselines: list[dict] | None = None) -> str:
     """
     evaluations = record["evaluations"]
     reachable, calibration = record["reachable"], record["calibration"]
-    metrics, params = list(record["valid"] or record["test"]), record["params"]
-    looks = [value for e in evaluations if (value := monitored(params, e["metrics"])) is not None]
-    course = course_of(looks, params.get("monitor_mode", "max"))
+    metrics = list(record["valid"] or record["test"])
     size = f"{record['rows']['train']:,} training rows, {record['parameters']:,} parameters"
     if evaluations:
         kept = kept_evaluation(evaluations)
@@ -97,9 +95,11 @@ def render_report(record: dict, baselines: list[dict] | None = None) -> str:
         parts.append(f"A baseline: {record['baseline']}.")
     else:
         parts.append(verdict(record, baselines_of(record) if baselines is None else baselines))
+        looks = [value for e in evaluations if (value := monitored(record["params"], e["metrics"])) is not None]
+        if course := course_of(looks, record["params"].get("monitor_mode", "max")):
+            parts.append(_COURSES[course])
     parts += [
         f"{record['model']} on {record['dataset_id']}: {size}.",
-        *([_COURSES[course]] if course else []),
         "## Result",
         markdown_table(
             ["split", *metrics, *(["ECE"] if calibration else [])],

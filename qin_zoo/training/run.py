@@ -196,21 +196,22 @@ def make_record(
         files: those that only a run of its kind has: what they are -> path.
         more: entries that only such a run knows.
     """
-    own, has_test, compared = prepared.files, "test" in y_pred, "test" if results["test"] else "valid"
+    own, has_test, params = prepared.files, "test" in y_pred, prepared.params
+    compared = "test" if results["test"] else "valid"
     kept = {"checkpoint": own.checkpoint, "prediction": own.prediction}
     return {
         "schema_version": SCHEMA_VERSION,
         "expid": prepared.expid,
         "asked_for": prepared.asked_for or prepared.expid,
-        "model": prepared.params["model"],
-        "dataset_id": prepared.params["dataset_id"],
+        "model": params["model"],
+        "dataset_id": params["dataset_id"],
         "config_dir": str(prepared.config_dir),
-        "params": prepared.params,
+        "params": params,
         "rows": {split: dataset.rows(split) for split in SPLITS if dataset.has(split)},
         **results,
         "reachable": _reachable(dataset),
-        "calibration": _calibration(prepared.params, dataset, y_pred),
-        "draws": draw_split(dataset, compared, y_pred[compared], prepared.params["metrics"]),
+        "calibration": _calibration(params, dataset, y_pred),
+        "draws": draw_split(dataset, compared, y_pred[compared], params["metrics"]),
         **more,
         "environment": environment(),
         "data": dataset.fingerprints(),
@@ -279,7 +280,6 @@ def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: b
             checkpoint_steps=params["checkpoint_steps"],
             identity=same,
             on_nan=params["on_nan"],
-            return_to_best=params["return_to_best"],
             stop=stop,
             say=say,
         )

@@ -39,6 +39,12 @@ VARIANTS = [
     ("Transformer_DCN", "mask_convention=history", "num_heads=2"),
     ("Transformer_DCN", "mask_convention=history", "first_k_cols=0", "transformer_layers=1"),
     ("Transformer_DCN", "mask_convention=published", "concat_max_pool=false"),
+    ("SIM", "published=true"),
+    ("SIM", "published=true", "topk=100", "short_seq_len=100"),
+    ("TWIN", "published=true", "topk=3"),
+    ("TWIN", "topk=100", "short_seq_len=100"),
+    ("SDIM", "use_qkvo=false", "l2_norm=true", "num_hashes=2", "published=true"),
+    ("ETA", "reuse_hash=false", "use_scale=false", "topk=3"),
     ("Transformer_DCN", "mask_convention=published"),
 ]
 

@@ -44,6 +44,10 @@ CASES = {
     "din_att6_published": Case("DIN_CrossAttention", {"rms_norm": "shared"}),
     "din_att_rms_published": Case("DIN_CrossAttention", {"rms_norm": "separate"}, {"alpha": None}),
     "din_dcn_third": Case("DIN_DCN", THIRD, THIRD_NAMES),
+    "sim_soft": Case("SIM", {"published": True}),
+    "eta": Case("ETA", {"published": True}),
+    "sdim": Case("SDIM", {"published": True}),
+    "twin": Case("TWIN", {"published": True}),
 }
 
 
@@ -134,6 +138,7 @@ def test_training(golden, form):
 
 def test_parameter_count_and_checkpoint(golden, tmp_path):
     unused = sum(weight.numel() for weight in golden.unused())
+    unused += golden.state.get("random_rotations", torch.empty(0)).numel()  # a parameter there, though not trained
     assert golden.model.count_parameters() + unused == golden.meta["parameters"]
     path = tmp_path / "published.model"
     torch.save(golden.state, path)
@@ -142,3 +147,12 @@ def test_parameter_count_and_checkpoint(golden, tmp_path):
     fresh.eval()
     y_pred = fresh(golden.batches["triple"])["y_pred"].detach().view(-1)
     np.testing.assert_allclose(y_pred, golden.group("eval/")["y_pred"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["triple", "index"])
+def test_the_prediction_of_sims_search(form):
+    golden = Golden("sim_soft")
+    golden.model.eval()
+    golden.model.training = True  # of the model alone: batch norm keeps to its running statistics
+    aux = golden.model(golden.batches[form])["logits_aux"].sigmoid()
+    np.testing.assert_allclose(aux.detach().view(-1), golden.group("eval/")["y_aux"], atol=1e-6, rtol=0)
