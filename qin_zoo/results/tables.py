@@ -96,7 +96,7 @@ def _models(board: Board) -> Table:
     note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
     if len(alike := {_asked(line) for line in lines if line.first.curve}) > 1:
         note += f" Tuning was not the same for all: {', '.join(sorted(alike))}."
-    elif any(given):
+    elif alike and any(given):
         note += f" Each was given {alike.pop()} on the validation split."
     for line, metric, runs in board.undefined():
         note += f" {metric} is not a number in {runs} of {len(line.entries)} runs of {line.name}."
