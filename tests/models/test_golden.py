@@ -15,8 +15,6 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.models.weights import renamed
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-TABLE = "embedding_layer.embedding_layer.embedding_layers.{}.weight"
-LEVELS = ("likes_level", "views_level")
 
 
 class Case(NamedTuple):
@@ -66,13 +64,9 @@ class Golden:
         features = feature_map.features
         if "user_id" in self.meta["vocab"]:
             features["user_id"] = {**features["likes_level"], "vocab_size": self.meta["vocab"]["user_id"]}
-        if "likes_level" in items:  # of every item, in the tables of the rows' own, which have one name there
+        if "likes_level" in items:  # of every item, in the tables of the rows' own
             for level in ("likes_level", "views_level"):
-                features[f"item_{level}"] = {**features[level], "source": "item", "share_embedding": level}
-                items[f"item_{level}"] = items.pop(level)
-                self.state[TABLE.format(f"item_{level}")] = self.state[TABLE.format(level)]
-            for later in ("item_id", "item_tags", "item_emb_d128"):
-                features.move_to_end(later)
+                features[level]["of_items"] = True
         params = {case.names.get(key, key): value for key, value in self.meta["hyperparameters"].items()}
         params.pop(None, None)
         self.create = lambda: qin_zoo.create_model(
