@@ -110,7 +110,8 @@ def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str
         record = read_record(path)
         if record is None or not isinstance(record.get("params"), dict):
             raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
-        return record["params"], Path(record.get("config_dir") or "."), record.get("baseline") and record["model"]
+        baseline = record.get("model") if record.get("model") in BASELINES else None
+        return record["params"], Path(record.get("config_dir") or "."), baseline
     if path.is_dir():
         block = find_dataset(None, path)
         return {**block.values, "dataset_id": block.name}, path, None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import defines_experiment
@@ -16,6 +16,35 @@ from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.training.prepare import Prepared, prepare
 
 Seed = Annotated[int, Field(strict=True, ge=0)]
+
+
+class Tuning(BaseModel):
+    """What every experiment gets on every dataset, in every variation, before its runs with the study's seeds.
+
+    Attributes:
+        trials: trainings of each; fewer only where a space of lists has fewer combinations.
+        minutes: of training for all trials of each together, instead of ``trials``; the last one is finished.
+        space: parameter -> list of values, or range (``{low: 1.e-4, high: 1.e-2, log: true}``), as in a tuner file.
+            What a variation sets is not varied there.
+        spaces: experiment -> further parameters of its own.
+        seed: of the searches and of their trainings.
+        pruner: stops hopeless trials: ``median``, ``halving`` or ``none``. Default: as of ``qin-zoo tune``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    trials: Annotated[int, Field(strict=True, ge=1)] | None = None
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    space: dict[str, Any] = {}
+    spaces: dict[str, dict[str, Any]] = {}
+    seed: Seed = 0
+    pruner: Literal["median", "halving", "none"] | None = None
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Tuning:
+        if (self.trials is None) == (self.minutes is None):
+            raise ValueError("expected trials or minutes, one of the two: what each model is given")
+        return self
 
 
 class Study(BaseModel):
@@ -30,6 +59,7 @@ class Study(BaseModel):
         tests: name -> keys of :class:`~qin_zoo.data.variations.Variation`; each trained model is scored besides on
             the split that is compared, so varied.
         slices: ways to cut that split into parts with metrics of their own; see :mod:`qin_zoo.study.slices`.
+        tuning: see :class:`Tuning`. Default: parameters are as configured.
         config: folder of the experiments, relative to the study file. Default: the study file's own for those that
             it defines; the others are looked up by their ids.
     """
@@ -42,6 +72,7 @@ class Study(BaseModel):
     seeds: list[Seed] = Field(min_length=1)
     tests: dict[str, dict[str, Any]] = {}
     slices: list[Literal["item_clicks", "user_clicks"]] = []
+    tuning: Tuning | None = None
     config: str | None = None
 
 
@@ -56,6 +87,7 @@ class StudyRun:
         seed: of the training.
         overrides: the dataset's and the variation's parameters, and the seed.
         config: folder of the experiment; None to look it up.
+        tuning: what was spent on its parameters, JSON; None where they are as configured.
     """
 
     experiment: str
@@ -64,6 +96,12 @@ class StudyRun:
     seed: int
     overrides: dict[str, Any]
     config: Path | None
+    tuning: dict[str, Any] | None = None
+
+    @property
+    def line(self) -> tuple[str, str, str | None]:
+        """What it has in common with its other seeds: experiment, variation, dataset."""
+        return self.experiment, self.variation, self.dataset
 
     @property
     def name(self) -> str:
@@ -105,6 +143,10 @@ def read_study(file: Path) -> Study:
             raise ConfigError(f"{file}: {kind} holds a value twice; name each once.")
     if study.datasets and any("dataset_id" in changes for changes in study.variations.values()):
         raise ConfigError(f"{file}: datasets and a variation's dataset_id contradict each other; use one of them.")
+    for name in study.tuning.spaces if study.tuning else ():
+        if name not in study.experiments:
+            hint = suggest(name, study.experiments)
+            raise ConfigError(f"{file}: tuning.spaces: {name!r} is none of the study's experiments.{hint}")
     for name, changes in study.tests.items():
         if unknown := [key for key in changes if key not in VARIATION_KEYS]:
             hint = suggest(unknown[0], VARIATION_KEYS)
