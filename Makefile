@@ -1,8 +1,9 @@
 # make demo: everything set up, sample data made, QIN trained, evaluated, submitted and reported.
-# make test: everything set up, the whole test suite.
+# make test: everything set up, the tests but for the slow ones.
+# make test-all: all tests, as CI runs them.
 # make mutations: deliberate faults, one at a time, each of which a test must notice; takes about an hour.
 # make test-lowest: the small demo with the lowest versions that pyproject.toml allows, in .venv-lowest.
-# The first two leave what is already there alone.
+# The first three leave what is already there alone.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,12 +11,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_ARGS ?=
 
-.PHONY: demo test mutations test-lowest lint clean help
+.PHONY: demo test test-all mutations test-lowest lint clean help
 
 demo: $(READY)
 	$(BIN)/qin-zoo demo $(DEMO_ARGS)
 
 test: $(READY)
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: $(READY)
 	$(BIN)/python -m pytest -n auto
 
 mutations: $(READY)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,15 @@ class ItemBatch:
         history: (B, L) int64 item ids, oldest first, 0 where there is no item.
         target: (B,) int64 item ids.
         items: the item table: feature name -> (N, ...); row i describes item i, row 0 is padding.
+        beside: what is known of each item of the history besides, such as its rating: feature name -> (B, L) int64 ids,
+            0 where there is no item. Of a target nothing is known: it has 0.
     """
 
     rows: dict[str, Tensor]
     history: Tensor
     target: Tensor
     items: dict[str, Tensor]
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.target.shape[0]
@@ -46,4 +50,5 @@ class ItemBatch:
         """
         ids = self.item_ids.flatten()
         item_dict = {name: table[ids] for name, table in self.items.items()}
+        item_dict |= {name: pad(values, (0, 1)).flatten() for name, values in self.beside.items()}
         return dict(self.rows), item_dict, self.mask.float()

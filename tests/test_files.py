@@ -31,7 +31,7 @@ def test_nested_too_deep(text, tmp_path):
     with pytest.raises(CheckpointError, match="holds no calibration step"):
         read_step(tmp_path / "x.model")
     with pytest.raises(QinZooError, match="expected the manifest"):
-        _manifest(_field(1, _KEY) + _field(2, text.encode()), tmp_path / "x.onnx")
+        _manifest(_field(1, _KEY) + _field(2, text.encode()), memoryview(b""), tmp_path / "x.onnx")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

@@ -133,6 +133,7 @@ EXPERIMENTS = find_experiments([REPOSITORY])
 PUBLIC = [e for e in EXPERIMENTS if e.dataset_id in (*CSV, *PER_USER)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.expid)
 def test_every_experiment_builds_its_model(experiment, tiny_seq, sample, tmp_path, monkeypatch):
     """Through our runner, and from what FuxiCTR's load_config reads; the published sizes need no data."""
@@ -163,6 +164,7 @@ def test_every_experiment_builds_its_model(experiment, tiny_seq, sample, tmp_pat
         assert ours.count_parameters() == 31_244_293
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", PUBLIC, ids=lambda e: e.expid)
 def test_leaderboard_experiments_run_on_the_public_columns(experiment, tmp_path, monkeypatch):
     from qin_zoo.training.prepare import prepare

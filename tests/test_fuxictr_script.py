@@ -112,6 +112,7 @@ def runs(tmp_path_factory, tiny_seq):
     return world, theirs, ours, after
 
 
+@pytest.mark.slow
 def test_metrics_and_weights_are_those_of_qin_zoo_run(runs):
     world, theirs, ours, _ = runs
     for expid in EXPIDS:

@@ -79,6 +79,7 @@ def test_plugin_that_knows_only_fuxictr(tmp_path):
         registry.get_model("Helper", [file])
 
 
+@pytest.mark.slow
 def test_installed_package(tmp_path):
     """A real package, installed into a folder of its own and found by its entry points."""
     source = tmp_path / "source"
@@ -335,6 +336,7 @@ def test_importing_and_listing_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_fuxictr_preprocess_is_whole_afterwards():
     program = (
         "import qin_zoo; qin_zoo.get_model('QIN'); from fuxictr.preprocess import FeatureProcessor, build_dataset; "

@@ -19,6 +19,7 @@ def shown(command=(), **changes):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_what_the_environment_says_stays():
     assert shown(OMP_WAIT_POLICY="active", OMP_NUM_THREADS="1")[1:] == ["1", "1", "None"]
     assert shown(GOMP_SPINCOUNT="7")[3] == "7"

@@ -22,7 +22,7 @@ from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.request import RequestModel
 from qin_zoo.files import replace_file
 from qin_zoo.serving.bundle import seal
-from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.scorer import ITEMS, Scorer
 from qin_zoo.training.prepare import build_model, prepare
 
 CANDIDATES, THREADS = (1, 10, 100, 1000), (1, 2)
@@ -106,8 +106,11 @@ def measure_latency(
 
 def _request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
     g = np.random.default_rng(seed)
+    history = g.integers(1, scorer.items, max_len)
+    if scorer.beside:
+        history = {ITEMS: history} | {found["name"]: random_column(found, max_len, g) for found in scorer.beside}
     return {
-        "history": g.integers(1, scorer.items, max_len),
+        "history": history,
         "candidates": g.integers(1, scorer.items, rows),
         "context": {found["name"]: random_column(found, rows, g) for found in scorer.inputs},
     }
@@ -137,9 +140,10 @@ def _measure(scorer, reference, items, kinds, threads, requests, plain_seconds) 
 def _rows(kind: dict, items: dict) -> tuple:
     """The request as the public batch, one row for each candidate."""
     candidates = torch.from_numpy(kind["candidates"])
-    history = torch.from_numpy(kind["history"]).expand(len(candidates), -1)
+    lists = kind["history"] if isinstance(kind["history"], dict) else {ITEMS: kind["history"]}
+    lists = {name: torch.from_numpy(values).expand(len(candidates), -1) for name, values in lists.items()}
     columns = {name: torch.from_numpy(values) for name, values in kind["context"].items()}
-    return ItemBatch(columns, history, candidates, items).triple()
+    return ItemBatch(columns, lists.pop(ITEMS), candidates, items, lists).triple()
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from qin_zoo.data.item_layout import item_info_of, item_specs
-from qin_zoo.errors import DataError
+from qin_zoo.data.item_layout import history_specs, item_info_of, item_specs, row_specs
+from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers import ASTA, QNN, DINAttention, MultiHeadTargetAttention, dense, masked_softmax
 from qin_zoo.layers.cross_attention import CrossAttention
@@ -126,7 +126,12 @@ class PlainLoader:
 
         path = Path(params["train_data"])
         specs = feature_map.features
-        self._row_features = [n for n, s in specs.items() if s.get("source") != "item" and n != "item_seq"]
+        if others := history_specs(specs):
+            raise ConfigError(
+                f"The plain loader, as the public one, reads no lists beside the history, such as {', '.join(others)}. "
+                "Measure another dataset."
+            )
+        self._row_features = list(row_specs(specs))
         columns = [*dict.fromkeys([*self._row_features, *feature_map.labels, "item_id", "item_seq"])]
         missing = [c for c in columns if c not in pl.scan_parquet(path).collect_schema()]
         if missing:

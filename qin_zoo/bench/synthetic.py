@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from qin_zoo.batch import ItemBatch
+from qin_zoo.data.item_layout import history_specs, row_specs
 
 
 def random_batch(
@@ -28,7 +29,7 @@ def random_batch(
     g = torch.Generator().manual_seed(seed)
     specs = feature_map.features
     count = max(s["vocab_size"] for s in specs.values() if s.get("source") == "item" and s["type"] == "categorical")
-    rows = {n: _draw(s, batch_size, g) for n, s in specs.items() if s.get("source") != "item" and s["type"] != "meta"}
+    rows = {n: _draw(s, batch_size, g) for n, s in row_specs(specs).items() if s["type"] != "meta"}
     rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
     items = {n: _draw(s, count, g) for n, s in specs.items() if s.get("source") == "item" and s["type"] != "meta"}
     for name, spec in specs.items():
@@ -37,12 +38,17 @@ def random_batch(
     ids = torch.randint(1, min(distinct or count, count), (batch_size, length + 1), generator=g)
     filled = torch.randint(0, length + 1, (batch_size, 1), generator=g) * 6 // 5
     history = ids[:, :length].masked_fill(torch.arange(length) < length - filled, 0)
+    beside = {
+        name: torch.randint(1, spec["vocab_size"], history.shape, generator=g) * (history != 0)
+        for name, spec in history_specs(specs).items()
+    }
     place = {"device": device}
     return ItemBatch(
         {n: t.to(**place) for n, t in rows.items()},
         history.to(**place),
         ids[:, length].to(**place),
         {n: t.to(**place) for n, t in items.items()},
+        {n: t.to(**place) for n, t in beside.items()},
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Feed:
         if isinstance(batch, ItemBatch):
             if self._items is None:  # the same table with every batch
                 self._items = {name: t.to(self.device) for name, t in batch.items.items()}
-            batch = ItemBatch(batch.rows, batch.history, batch.target, self._items)
+            batch = replace(batch, items=self._items)
         return batch
 
 
@@ -149,8 +150,8 @@ def _usual(t: Tensor) -> Tensor:
 def _each(batch: Any, move: Callable[[Tensor], Tensor]) -> Any:
     """The batch with ``move`` applied to the tensors of its rows; an item table is left alone."""
     if isinstance(batch, ItemBatch):
-        rows = {name: move(t) for name, t in batch.rows.items()}
-        return ItemBatch(rows, move(batch.history), move(batch.target), batch.items)
+        rows, beside = ({name: move(t) for name, t in part.items()} for part in (batch.rows, batch.beside))
+        return ItemBatch(rows, move(batch.history), move(batch.target), batch.items, beside)
     if isinstance(batch, dict):
         return {name: move(t) for name, t in batch.items()}
     return tuple(_each(part, move) if isinstance(part, dict) else move(part) for part in batch)

@@ -38,8 +38,13 @@ PER_USER = Layout("item_index", {"item_index": "id", USER: "id", "seq_len": "id"
 
 
 def row_specs(specs: Specs) -> Specs:
-    """The features that stand in the rows; the history is none of them."""
-    return {name: spec for name, spec in specs.items() if spec.get("source") != "item" and name != HISTORY}
+    """The features that stand in the rows; the history, and what stands beside it, is none of them."""
+    return {n: spec for n, spec in specs.items() if spec.get("source") not in ("item", "history") and n != HISTORY}
+
+
+def history_specs(specs: Specs) -> Specs:
+    """The features of the history's items, lists beside the history with a value for each of its items."""
+    return {name: spec for name, spec in specs.items() if spec.get("source") == "history"}
 
 
 def item_specs(specs: Specs) -> Specs:
@@ -81,6 +86,8 @@ def open_split(
 ) -> Table:
     """The columns of one split: row features, labels (which the test split may lack), target and history."""
     kinds = row_kinds(row_specs(specs), labels, task) | dict(layout.kinds)
+    if layout is PER_ROW:
+        kinds |= dict.fromkeys(history_specs(specs), "history")
     optional = labels if split == "test" else ()
     copies = {name: str(spec["copy_of"]) for name, spec in row_specs(specs).items() if spec.get("copy_of")}
     if copies:

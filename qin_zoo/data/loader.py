@@ -28,6 +28,7 @@ from qin_zoo.data.item_layout import (
     USER,
     USER_HISTORY,
     data_file,
+    history_specs,
     item_column_types,
     item_info_of,
     item_specs,
@@ -259,22 +260,29 @@ class ItemTableLoader(ColumnLoader):
         self.fingerprint["item_info"] = items.fingerprint
 
         self.histories: Histories
+        beside = history_specs(specs)
         if user_info:
-            kinds = {USER_HISTORY: "ids", USER: "id"}
+            kinds = {USER_HISTORY: "ids", USER: "id"} | dict.fromkeys(beside, "ids")
             users = open_table(data_file(user_info), kinds, optional=[USER], cache_dir=cache_dir, progress=progress)
-            self.histories = UserHistories(
-                users[USER_HISTORY], table[USER], table["seq_len"], max_len, users.columns.get(USER)
-            )
+            lists = {
+                name: UserHistories(users[name], table[USER], table["seq_len"], max_len, users.columns.get(USER))
+                for name in (USER_HISTORY, *beside)
+            }
             self.fingerprint["user_info"] = users.fingerprint
             history = users[USER_HISTORY]
         else:
             history = table[HISTORY]
-            self.histories = RowHistories(history, max_len)
+            lists = {name: RowHistories(table[name], max_len) for name in (HISTORY, *beside)}
+        self.histories, *others = lists.values()
+        self._beside = dict(zip(beside, others))
+        for name, spec in beside.items():
+            check_spec(self._beside[name].column, name, spec)
+            _check_beside(history, self._beside[name].column)
         for column in (self.target, history):
             column.check_below(items.num_rows, f"the rows of the item table {info}")
         _report_padding(self.target, split)
         if user_info:
-            self._columns.append(history)
+            self._columns += [found.column for found in lists.values()]
         self._part = self._hidden = None
         if split == "train" and self._variation.named:
             self._leave_out(items.num_rows)
@@ -296,28 +304,48 @@ class ItemTableLoader(ColumnLoader):
         ahead = self.histories.rows_ahead(self.batch_size) // self.batch_size
         for first in range(0, len(batches), ahead):
             together = [self.table_rows(rows) for rows in batches[first : first + ahead]]
-            histories = None  # lets go of the last ones first
-            histories = self.histories.gather(np.concatenate(together), np.int32)
+            lists = None  # lets go of the last ones first
+            lists = self._lists(np.concatenate(together), np.int32)
             begin = 0
             for rows in together:
-                yield self._batch(rows, histories[begin : begin + len(rows)])
+                yield self._batch(rows, [values[begin : begin + len(rows)] for values in lists])
                 begin += len(rows)
 
     def batch(self, rows: np.ndarray) -> ItemBatch | Triple:
         rows = self.table_rows(rows)
-        return self._batch(rows, self.histories.gather(rows))
+        return self._batch(rows, self._lists(rows, np.int64))
 
-    def _batch(self, rows: np.ndarray, history: np.ndarray) -> ItemBatch | Triple:
-        history = self._variation.history(history, rows, self._hidden)
+    def _lists(self, rows: np.ndarray, dtype: type[np.generic]) -> list[np.ndarray]:
+        """The rows' histories, and what stands beside them."""
+        return [lists.gather(rows, dtype) for lists in (self.histories, *self._beside.values())]
+
+    def _batch(self, rows: np.ndarray, lists: list[np.ndarray]) -> ItemBatch | Triple:
+        lists = self._variation.history(lists[0], rows, self._hidden, lists[1:])
         if self.as_fuxictr and self.batch_layout == "triple":
-            history = history[:, history.shape[1] - self.histories.longest(rows) :]
+            lists = [values[:, values.shape[1] - self.histories.longest(rows) :] for values in lists]
+        history, *beside = (torch.from_numpy(values.astype(np.int64, copy=False)) for values in lists)
         batch = ItemBatch(
             rows=self._read(rows),
-            history=torch.from_numpy(history.astype(np.int64, copy=False)),
+            history=history,
             target=torch.from_numpy(self.target.take(rows).astype(np.int64)),
             items=self.items,
+            beside=dict(zip(self._beside, beside)),
         )
         return batch if self.batch_layout == "index" else batch.triple()
+
+
+def _check_beside(history: Column, column: Column) -> None:
+    """Raises DataError unless each item of a history has a value beside it."""
+    for start in range(0, history.rows, 1 << 20):
+        rows = np.arange(start, min(start + (1 << 20), history.rows))
+        (begin, end), (first, last) = history.bounds(rows), column.bounds(rows)
+        wrong = np.flatnonzero(end - begin != last - first)
+        if wrong.size:
+            row = rows[wrong[0]]
+            raise DataError(
+                f"{at(column.path, column.name, row)}: expected {(end - begin)[wrong[0]]} values other than 0, one for "
+                f"each item of '{history.name}', found {(last - first)[wrong[0]]}. Values count from 1; 0 is padding."
+            )
 
 
 def _report_padding(target: Column, split: str) -> None:

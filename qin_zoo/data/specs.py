@@ -122,6 +122,11 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
     kind = spec.get("type")
     if kind not in TYPES:
         raise ConfigError(f"{where}: expected a type among {', '.join(TYPES)}, found {kind!r}.{suggest(kind, TYPES)}")
+    if spec.get("source") == "history" and kind != "categorical":
+        raise ConfigError(
+            f"{where}: expected type categorical, an id for each item of the history, as its source is history; found "
+            f"{kind!r}."
+        )
     for key, (least, greatest) in _LIMITS.items():
         value = spec.get(key)
         if value is not None and (type(value) is not int or not least <= value <= greatest):

@@ -6,7 +6,7 @@ in the test, and two loaders of a dataset agree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -83,21 +83,27 @@ class Variation:
             varied[name] = torch.from_numpy(table)
         return varied
 
-    def history(self, history: np.ndarray, rows: np.ndarray, hidden: np.ndarray | None = None) -> np.ndarray:
-        """Histories as they are wanted.
+    def history(
+        self, history: np.ndarray, rows: np.ndarray, hidden: np.ndarray | None = None, beside: Sequence[np.ndarray] = ()
+    ) -> list[np.ndarray]:
+        """Histories as they are wanted, and what stands beside them.
 
         Args:
             history: (B, L) item ids, padded with 0 on the left.
             rows: (B,) rows they are of; a row's order is the same in every batch.
             hidden: of :meth:`hidden_items`; None for none.
+            beside: (B, L) each, values of the history's items.
         """
+        lists = [history, *beside]
         if hidden is not None:
-            history = np.where(hidden[history], 0, history)
-            history = np.take_along_axis(history, np.argsort(history != 0, axis=1, kind="stable"), axis=1)
+            lists = [np.where(hidden[history], 0, values) for values in lists]
+            order = np.argsort(lists[0] != 0, axis=1, kind="stable")
+            lists = [np.take_along_axis(values, order, axis=1) for values in lists]
         if self.shuffle_history:
             keys = np.stack([np.random.default_rng([self.seed, _ORDER, r]).random(history.shape[1]) for r in rows])
-            history = np.take_along_axis(history, np.argsort(np.where(history == 0, -1, keys), axis=1), axis=1)
-        return history
+            order = np.argsort(np.where(lists[0] == 0, -1, keys), axis=1)
+            lists = [np.take_along_axis(values, order, axis=1) for values in lists]
+        return lists
 
     def _drawn(self, what: int, count: int, share: float) -> np.ndarray:
         """(count,) bool, true for this share of the items; never for padding."""

@@ -28,7 +28,7 @@ from qin_zoo.fuxi import BaseModel
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import ZooModel
 from qin_zoo.serving.bundle import seal
-from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.scorer import ITEMS, Scorer
 from qin_zoo.training.prepare import Prepared, load_trained
 
 TABLES = ("fp32", "fp16", "int8")
@@ -254,6 +254,8 @@ def _both_scores(
         history = g.integers(min(1, count - 1), count, min(length, max_len))
         candidates = g.integers(0, count, rows)
         context = {found["name"]: random_column(found, rows, g) for found in scorer.inputs}
+        if scorer.beside:
+            history = {ITEMS: history} | {f["name"]: random_column(f, len(history), g) for f in scorer.beside}
         trained.append(trained_scores(model, catalogue.items, history, candidates, context, max_len))
         exported.append(_scored(scorer, type(model).__name__, history, candidates, context))
     return np.concatenate(trained), np.concatenate(exported)
@@ -299,24 +301,26 @@ def random_column(described: dict, rows: int, g: np.random.Generator) -> np.ndar
 
 @torch.no_grad()
 def trained_scores(
-    model: BaseModel, items: dict, history: np.ndarray, candidates: np.ndarray, context: dict, max_len: int
+    model: BaseModel, items: dict, history: np.ndarray | dict, candidates: np.ndarray, context: dict, max_len: int
 ) -> np.ndarray:
     """A request scored by the trained model itself: one row for each candidate, (N,) float32.
 
     Args:
         model: in evaluation mode, on the CPU.
         items: the item table, feature name -> (U, …).
-        history: (L,) item ids, at most ``max_len``.
+        history: (L,) item ids, at most ``max_len``; with features of its items a dictionary, as a request has it.
         candidates: (N,) item ids.
         context: row features, (N, …) each.
         max_len: of the training data's histories.
     """
     rows = len(candidates)
-    padded = np.zeros((rows, max_len), np.int64)
-    if len(history):
-        padded[:, max_len - len(history) :] = history
+    lists = history if isinstance(history, dict) else {ITEMS: history}
+    padded = {name: np.zeros((rows, max_len), np.int64) for name in lists}
+    for name, values in lists.items():
+        padded[name][:, max_len - len(values) :] = values
+    ids, *beside = (torch.from_numpy(values) for values in padded.values())
     columns = {name: torch.from_numpy(np.asarray(values)) for name, values in context.items()}
-    batch = ItemBatch(columns, torch.from_numpy(padded), torch.from_numpy(candidates), items)
+    batch = ItemBatch(columns, ids, torch.from_numpy(candidates), items, dict(zip([*lists][1:], beside)))
     if not isinstance(model, ZooModel):
         return plain_scores(model, batch).numpy()
     columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
@@ -337,8 +341,10 @@ def _compare(dataset: Dataset, *paths: Path) -> tuple[float, ...] | None:
         for batch in loader:
             columns = {name: batch.rows[name].numpy() for name in names}
             history, target = batch.history.numpy(), batch.target.numpy()
+            beside = {name: values.numpy() for name, values in batch.beside.items()}
             for row in range(len(target)):
                 context = {name: values[row : row + 1] for name, values in columns.items()}
-                scores.append(scorer.score(history[row], target[row : row + 1], context)[0])
+                lists = {ITEMS: history[row]} | {name: values[row] for name, values in beside.items()}
+                scores.append(scorer.score(lists if beside else history[row], target[row : row + 1], context)[0])
         found.append(float(evaluate_metrics(labels, np.array(scores, np.float64), ["AUC"])["AUC"]))
     return tuple(found)

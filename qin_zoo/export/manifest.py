@@ -50,7 +50,7 @@ def describe(model: RequestModel, items: dict[str, Tensor], max_len: int) -> dic
     padded = any(getattr(module, "sees_padding", False) for module in model.modules())
     return {
         "inputs": {
-            "history": {"max_len": max_len, "padded": padded},
+            "history": {"max_len": max_len, "padded": padded, "beside": model.beside_inputs()},
             "context": context,
             "new": model.new_inputs(items),
         },

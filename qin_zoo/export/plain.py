@@ -33,6 +33,7 @@ class PlainModel(nn.Module):
 
     Attributes:
         context: names of the row features.
+        beside: names of the features of the history's items.
         new_features: none: items outside the table are padding.
         table: (U, n) without contents: how many numbers describe an item.
         sees_padding: histories are padded to their length in training, as what the model makes of padding is unknown.
@@ -45,7 +46,9 @@ class PlainModel(nn.Module):
         self.model = model
         self._specs = model.feature_map.features
         self._items, self._max_len = list(items), max_len
-        self.context = [n for n, s in self._specs.items() if s.get("source") != "item" and s["type"] != "meta"]
+        named = {n: s.get("source") for n, s in self._specs.items() if s["type"] != "meta"}
+        self.context = [n for n, source in named.items() if source not in ("item", "history")]
+        self.beside = [n for n, source in named.items() if source == "history"]
         self.new_features: list[str] = []
         for name, values in items.items():
             self.register_buffer(f"item_{name}", values)
@@ -53,7 +56,12 @@ class PlainModel(nn.Module):
         self.table = torch.empty(count, sum(t[0].numel() for t in items.values()), device="meta")
 
     def forward(
-        self, history: Tensor, candidates: Tensor, context: dict[str, Tensor], new: dict[str, Tensor]
+        self,
+        history: Tensor,
+        candidates: Tensor,
+        context: dict[str, Tensor],
+        new: dict[str, Tensor],
+        beside: dict[str, Tensor],
     ) -> Tensor:
         """Scores of the candidates.
 
@@ -62,12 +70,14 @@ class PlainModel(nn.Module):
             candidates: (N,) int64 item ids; N ≥ 1.
             context: row features, (N, …) each.
             new: empty.
+            beside: features of the history's items, (max_len,) int64 ids each.
 
         Returns:
             (N,) float32: probabilities, or the value itself in a regression.
         """
-        items = {name: getattr(self, f"item_{name}") for name in self._items}
-        return _predict(self.model, ItemBatch(context, history.expand(candidates.shape[0], -1), candidates, items))
+        items, rows = {name: getattr(self, f"item_{name}") for name in self._items}, candidates.shape[0]
+        beside = {name: values.expand(rows, -1) for name, values in beside.items()}
+        return _predict(self.model, ItemBatch(context, history.expand(rows, -1), candidates, items, beside))
 
     def tracing(self, items: Mapping[str, Tensor]) -> tuple[dict, dict]:
         """The arguments of a request, and which of their dimensions are open."""
@@ -76,17 +86,24 @@ class PlainModel(nn.Module):
         history = torch.zeros(max(self._max_len, 1), dtype=torch.long)
         history[-3:] = last  # code that looks at values finds both, items and padding
         rows = torch.export.Dim("candidates")
+        beside = {name: (history != 0).long() for name in self.beside}
         arguments = {"history": history, "candidates": torch.full((5,), last), "context": context, "new": {}}
+        arguments["beside"] = beside
         return arguments, {
             "history": None,
             "candidates": {0: rows},
             "context": {name: {0: rows} for name in context},
             "new": {},
+            "beside": dict.fromkeys(beside),
         }
 
     def context_inputs(self) -> list[dict]:
         """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
         return [self._describe(name, self._specs[name]) for name in self.context]
+
+    def beside_inputs(self) -> list[dict]:
+        """The same of the features of the history's items."""
+        return [self._describe(name, self._specs[name]) for name in self.beside]
 
     def new_inputs(self, items: Mapping[str, Tensor]) -> list[dict]:
         """The same of the features of new items: none."""

@@ -62,6 +62,7 @@ class RequestModel(nn.Module):
 
     Attributes:
         context: names of the row features, in the order of the model.
+        beside: names of the features that are told of the history's items only.
         new_features: names of the item features that can be given for an item outside the table. Its id is not one:
             an unknown item has the padding's, as nothing was learnt of it.
         table: (U, D) float32 representations of all items.
@@ -72,7 +73,7 @@ class RequestModel(nn.Module):
         inputs = model._inputs
         self._embedder = RequestEmbedder(model)
         self.embedding = self._embedder.layer
-        self.context, self._items = inputs.context_features, inputs.item_features
+        self.context, self._items, self.beside = inputs.context_features, inputs.table_features, inputs.history_features
         self._specs = model.feature_map.features
         fixed = self._shares_ids(items)
         self.new_features = [name for name in self._items if name not in fixed]
@@ -95,7 +96,7 @@ class RequestModel(nn.Module):
             fixed: the features of which new items have the padding's, and the shape of one item's ids.
         """
         layers = self.embedding.embedding_layers
-        needed = {id(layers[name]) for name in (*self.context, *self.new_features)}
+        needed = {id(layers[name]) for name in (*self.context, *self.beside, *self.new_features)}
         for name in fixed:
             if id(layers[name]) not in needed and type(layers[name]) is nn.Embedding:
                 padding = layers[name].padding_idx or 0
@@ -145,8 +146,17 @@ class RequestModel(nn.Module):
         outside = F.embedding(torch.where(ids < count, 0, ids - count), new)
         return torch.where((ids < count).unsqueeze(1), found, outside)
 
+    def _with(self, items: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
+        """Items (n, D) with what is told of them besides, (n,) ids each."""
+        return torch.cat([items, self._embedder.embed(self.beside, beside)], dim=1) if self.beside else items
+
     def forward(
-        self, history: Tensor, candidates: Tensor, context: dict[str, Tensor], new: dict[str, Tensor]
+        self,
+        history: Tensor,
+        candidates: Tensor,
+        context: dict[str, Tensor],
+        new: dict[str, Tensor],
+        beside: dict[str, Tensor],
     ) -> Tensor:
         """Scores of the candidates.
 
@@ -155,6 +165,7 @@ class RequestModel(nn.Module):
             candidates: (N,) int64 item ids; N ≥ 1. Ids from U on are rows of ``new``, in both.
             context: row features, (N, …) each.
             new: features of items outside the table, (K, …) each; K ≥ 1.
+            beside: features of the history's items, (L,) int64 ids each.
 
         Returns:
             (N,) float32: probabilities, or the value itself in a regression.
@@ -162,10 +173,11 @@ class RequestModel(nn.Module):
         rows = candidates.shape[0]
         extra = self._new(new, next(iter(new.values()))) if new else None
         mask = (history != 0).expand(rows, -1)  # (N, L)
+        nothing = dict.fromkeys(self.beside, torch.zeros_like(candidates))
         x = ModelInput(
             context=self._embed_context(context, candidates),
-            target=self._look_up(candidates, extra),
-            history=SharedHistory(self._look_up(history, extra), rows),
+            target=self._with(self._look_up(candidates, extra), nothing),
+            history=SharedHistory(self._with(self._look_up(history, extra), beside), rows),
             mask=mask,
         )
         return exact_output(self.model, x)
@@ -189,11 +201,17 @@ class RequestModel(nn.Module):
         length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
         shapes = {"history": {0: length}, "candidates": {0: rows}}
         shapes |= {"context": {name: {0: rows} for name in context}, "new": {name: {0: unknown} for name in new}}
-        return {**ids, "context": context, "new": new}, shapes
+        shapes |= {"beside": {name: {0: length} for name in self.beside}}
+        beside = {name: torch.zeros_like(ids["history"]) for name in self.beside}
+        return {**ids, "context": context, "new": new, "beside": beside}, shapes
 
     def context_inputs(self) -> list[dict]:
         """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
         return [self._describe(name) for name in self.context]
+
+    def beside_inputs(self) -> list[dict]:
+        """The same of the features of the history's items."""
+        return [self._describe(name) for name in self.beside]
 
     def new_inputs(self, items: Mapping[str, Tensor]) -> list[dict]:
         """The same of the features of new items."""

@@ -7,6 +7,7 @@ difference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -124,6 +125,9 @@ class Embedder:
 class ItemTableInputs:
     """Features with ``source: item`` describe items; histories and targets are rows of the item table.
 
+    Features with ``source: history`` are told of the history's items only, such as the rating that the user gave. They
+    follow those of the items; a target has their padding.
+
     Reads the public triple ``(batch_dict, item_dict, mask)`` and :class:`~qin_zoo.batch.ItemBatch`; of the
     latter every distinct item is represented only once.
     """
@@ -131,8 +135,11 @@ class ItemTableInputs:
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
         features = embedder.feature_map.features
-        self.item_features = [n for n, s in features.items() if s.get("source") == "item" and s["type"] != "meta"]
-        self.context_features = [n for n, s in features.items() if s.get("source") != "item" and s["type"] != "meta"]
+        sources = {n: s.get("source") for n, s in features.items() if s["type"] != "meta"}
+        self.table_features = [n for n, source in sources.items() if source == "item"]
+        self.history_features = [n for n, source in sources.items() if source == "history"]
+        self.item_features = [*self.table_features, *self.history_features]
+        self.context_features = [n for n in sources if n not in self.item_features]
         self.pairs = self.histories = [embedder.dims(self.item_features)]
         self.context_dims = embedder.dims(self.context_features)
 
@@ -163,10 +170,21 @@ class ItemTableInputs:
 
     def _from_table(self, batch: ItemBatch) -> ModelInput:
         index, items = batch.item_ids, batch.items  # (B, L + 1)
-        if not (index.is_cuda and len(next(iter(items.values()))) <= index.numel()):
+        count = len(next(iter(items.values())))
+        sizes = [self.embedder.feature_map.features[name]["vocab_size"] for name in self.history_features]
+        for name, size in zip(self.history_features, sizes):  # an item with another rating is another one
+            index = index * size + F.pad(self._beside(name, batch), (0, 1))
+        every = count * math.prod(sizes)
+        if index.is_cuda and every <= index.numel():
+            # The whole catalogue: a GPU would have to be waited for to know how many items are distinct.
+            distinct = torch.arange(every, device=index.device) if sizes else None
+        else:
             distinct, index = torch.unique(index, return_inverse=True)  # (U,), (B, L + 1)
-            items = {name: t[distinct] for name, t in items.items()}
-        # Otherwise the whole catalogue: a GPU would have to be waited for to know how many items are distinct.
+        if distinct is not None:
+            values = {}
+            for name, size in reversed([*zip(self.history_features, sizes)]):
+                values[name], distinct = distinct % size, distinct // size
+            items = {name: t[distinct] for name, t in items.items()} | values
         table = self.embedder.embed(self.item_features, items)  # (U, D)
         index = index.to(self.embedder.device, non_blocking=True)
         return ModelInput(
@@ -175,6 +193,15 @@ class ItemTableInputs:
             history=ItemRows(table, index[:, :-1]),
             mask=batch.mask.to(self.embedder.device, non_blocking=True),
         )
+
+
+    def _beside(self, name: str, batch: ItemBatch) -> Tensor:
+        if name not in batch.beside:
+            raise ModelError(
+                f"The batch has no '{name}' beside its histories; it has {sorted(batch.beside) or 'nothing'}. The "
+                f"feature map of dataset '{self.embedder.feature_map.dataset_id}' asks for it (source: history)."
+            )
+        return batch.beside[name]
 
 
 class FieldInputs:

@@ -18,7 +18,7 @@ from qin_zoo.serving.graph import fault, fields, number
 from qin_zoo.serving.manifest import check
 
 FORMAT = 1
-CONTEXT, HISTORY, NEW = "context.", "history.", "new."  # prefixes of the graph's inputs
+CONTEXT, HISTORY, NEW, BESIDE = "context.", "history.", "new.", "beside."  # prefixes of the graph's inputs
 _KEY = b"qin_zoo"
 _METADATA_PROPS = 14  # number of the field in ONNX's ModelProto
 _LARGEST = 2**31 - 1  # bytes that protobuf reads

@@ -30,13 +30,18 @@ def check(manifest: dict) -> None:
     history = _object(inputs, "history", "inputs.")
     _number(history, "max_len", "inputs.history", 0, 2**31)
     _want(isinstance(history.get("padded"), bool), "inputs.history.padded", "true or false", history.get("padded"))
-    for kind in ("context", "new"):
-        found = inputs.get(kind)
-        _want(isinstance(found, list), f"inputs.{kind}", "a list", found)
+    for where, found in (
+        ("inputs.context", inputs.get("context")),
+        ("inputs.new", inputs.get("new")),
+        ("inputs.history.beside", history.get("beside", [])),
+    ):
+        _want(isinstance(found, list), where, "a list", found)
         for place, described in enumerate(found):
-            _feature(described, f"inputs.{kind}[{place}]")
+            _feature(described, f"{where}[{place}]")
         names = [described["name"] for described in found]
-        _want(len(set(names)) == len(names), f"inputs.{kind}", "each name once", names)
+        _want(len(set(names)) == len(names), where, "each name once", names)
+    for described in history.get("beside", []):
+        _want(described["type"] == "categorical", "inputs.history.beside", "categorical features", described["type"])
     for described in inputs["context"]:
         _want("default" in described, f"inputs.context, {described['name']}", "a default, or null", described)
     if "vocabularies" in manifest:

@@ -14,13 +14,14 @@ import numpy as np
 
 from qin_zoo.calibration import step_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
-from qin_zoo.serving.bundle import CONTEXT, HISTORY, NEW, read
+from qin_zoo.serving.bundle import BESIDE, CONTEXT, HISTORY, NEW, read
 from qin_zoo.serving.fields import FieldRequests
 from qin_zoo.serving.values import column, shown, whole_numbers, width, zeros
 
 MAX_CANDIDATES, MAX_HISTORY, MAX_EMBEDDINGS = 100_000, 1_000_000, 10_000
 _CHUNK = 256  # candidates scored at a time: their intermediate results stay small, for Transformers too
 _KEYS = ("history", "candidates", "context", "embeddings")
+ITEMS = "item_seq"  # what a history that tells more of its items calls their list
 _HASH = 2**62 - 1
 
 
@@ -38,6 +39,7 @@ class Scorer:
         manifest: what the file says of itself: inputs, model card, run, data.
         inputs: of each row feature, ``name``, ``type``, ``vocab_size`` or ``dim`` or ``max_len``, and ``default``,
             which is None where a value must be given.
+        beside: of each feature of the history's items, ``name``, ``type`` and ``vocab_size``.
         items: number of rows of the item table, padding included; 0 of named fields.
         fields: how requests of a model of named fields are read; None with an item table.
 
@@ -65,6 +67,7 @@ class Scorer:
         self.inputs: list[dict] = inputs["context"]
         self._context = {described["name"]: described for described in self.inputs}
         self._new = {described["name"]: described for described in inputs["new"]}
+        self.beside: list[dict] = inputs["history"].get("beside", [])
         self._wanted = {i.name for i in self._session.get_inputs()}
         of_fields = "vocabularies" in self.manifest
         self.fields = FieldRequests(self.manifest, max_candidates, max_history) if of_fields else None
@@ -82,7 +85,7 @@ class Scorer:
         ids = ["history", "candidates"]
         if self.fields is not None:
             ids = [HISTORY + described["name"] for described in self.manifest["inputs"]["history"]["fields"]]
-        known = dict.fromkeys(ids, ("int64", None))
+        known = dict.fromkeys([*ids, *(BESIDE + described["name"] for described in self.beside)], ("int64", None))
         for prefix, features in ((CONTEXT, self._context), (NEW, self._new)):
             for name, described in features.items():
                 whole = described["type"] in ("categorical", "sequence")
@@ -116,6 +119,8 @@ class Scorer:
 
         Args:
             history: item ids, oldest first; zeros are padding. The newest of them are used, as many as in training.
+                Where the model wants more of the history's items (:attr:`beside`), such as their ratings, the lists
+                by name, the ids' being ``item_seq``: one value for each item, 0 for one that is not known.
             candidates: N item ids.
             context: row features by name: one value for all candidates, or a sequence with one for each.
             embeddings: of items beyond the table, id -> feature -> value; features not given are those of padding.
@@ -153,11 +158,29 @@ class Scorer:
 
     def _feed(self, history, candidates, context, embeddings) -> tuple[dict, dict, int, int]:
         """The graph's inputs that all candidates share, those with a row for each, how many, and the unknown items."""
-        history, candidates = self._ids(history, "history"), self._ids(candidates, "candidates")
+        history, beside = self._lists(history)
+        candidates = self._ids(candidates, "candidates")
         context = self._check_context({} if context is None else context, len(candidates))
         history, candidates, new, unknown = self._place(history, candidates, embeddings)
         columns = {"candidates": candidates, **context}
-        return {"history": self._newest(history), **new}, columns, len(candidates), unknown
+        newest = self._newest(history, {"history": history, **beside})
+        return {**newest, **new}, columns, len(candidates), unknown
+
+    def _lists(self, history: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The ids of the history's items, and what is told of them besides."""
+        names = [ITEMS, *(described["name"] for described in self.beside)]
+        if not self.beside:
+            return self._ids(history, "history"), {}
+        if not isinstance(history, Mapping) or {*history} != {*names}:
+            found = ", ".join(map(str, history)) if isinstance(history, Mapping) else shown(history)
+            raise RequestError(f"history: expected lists by name, {', '.join(names)}, found {found}.")
+        ids, beside = self._ids(history[ITEMS], "history"), {}
+        for described in self.beside:
+            where = f"history: {described['name']}"
+            if not isinstance(values := history[described["name"]], (Sequence, np.ndarray)) or len(values) != len(ids):
+                raise RequestError(f"{where}: expected a list of {len(ids)} values, one for each item.")
+            beside[BESIDE + described["name"]] = column(described, values, where, len(ids))
+        return ids, beside
 
     def score_many(self, requests: Sequence[Mapping]) -> list[np.ndarray]:
         """Scores of several requests, each a mapping of :meth:`score`'s arguments, in their order.
@@ -216,10 +239,12 @@ class Scorer:
         self._limit(len(embeddings or ()), "embeddings")
         beyond = [ids[ids >= self.items] for ids in (history, candidates)]
         unknown = int((candidates == 0).sum())
-        if not embeddings or not (len(beyond[0]) or len(beyond[1])):
+        if not embeddings:
             unknown += len(beyond[0]) + len(beyond[1])
             return *(np.where(ids < self.items, ids, 0) for ids in (history, candidates)), self._no_new, unknown
-        given = dict(zip(self._ids(list(embeddings), "embeddings").tolist(), embeddings.values()))
+        ids = self._ids(list(embeddings), "embeddings").tolist()
+        features = self._features(list(embeddings.values()), ids)  # of all: none of them is taken unchecked
+        given = {item: row for row, item in enumerate(ids)}
         used = [i for i in np.unique(np.concatenate(beyond)).tolist() if i in given]
         order = {item: self.items + k for k, item in enumerate(used)}
         unknown += sum(item not in order for ids in beyond for item in ids.tolist())
@@ -227,7 +252,8 @@ class Scorer:
         def places(ids: np.ndarray) -> np.ndarray:
             return np.array([i if i < self.items else order.get(i, 0) for i in ids.tolist()], np.int64)
 
-        new = self._features([given[item] for item in used], used) if used else self._no_new
+        rows = [given[item] for item in used]
+        new = {name: values[rows] for name, values in features.items()} if used else self._no_new
         return places(history), places(candidates), new, unknown
 
     def _features(self, items: list[Mapping], ids: list[int]) -> dict[str, np.ndarray]:
@@ -246,12 +272,13 @@ class Scorer:
                 columns[name][row] = column(self._new[name], value, f"{where}, {name}", 1)[0]
         return {NEW + name: values for name, values in columns.items()}
 
-    def _newest(self, history: np.ndarray) -> np.ndarray:
-        """The newest items, without padding; padded to the length of training where the model sees it, or to one."""
-        history = history[history != 0]
-        history = history[max(len(history) - self._max_len, 0) :]
-        missing = (max(self._max_len, 1) if self._padded else 1) - len(history)
-        return np.concatenate([np.zeros(missing, np.int64), history]) if missing > 0 else history
+    def _newest(self, history: np.ndarray, lists: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Lists of the newest items, without padding; padded to the length of training where the model sees it, or to
+        one."""
+        kept = np.flatnonzero(history)
+        kept = kept[max(len(kept) - self._max_len, 0) :]
+        missing = max(0, (max(self._max_len, 1) if self._padded else 1) - len(kept))
+        return {name: np.concatenate([np.zeros(missing, np.int64), values[kept]]) for name, values in lists.items()}
 
     def _original_ids(self, ids: str, path) -> dict[str, int] | None:
         if ids == "table":

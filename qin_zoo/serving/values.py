@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
 from collections.abc import Mapping, Sequence
 
@@ -69,6 +70,9 @@ def whole_numbers(values: object, where: str) -> np.ndarray:
 
 def _floats(values: object, where: str) -> np.ndarray:
     array = _array(values, where)
+    if array.dtype.kind == "O" and {*map(type, array.flat)} <= {int, float}:  # whole numbers of more than 64 bits
+        with contextlib.suppress(OverflowError):
+            array = array.astype(np.float64)
     if array.dtype.kind not in "iuf":
         raise RequestError(f"{where}: expected numbers, found {shown(values)}.")
     with np.errstate(over="ignore"):  # too large a number becomes infinite, and is refused

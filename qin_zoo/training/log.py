@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-
-from tqdm import tqdm
 
 from qin_zoo.errors import printable
 
@@ -19,6 +18,8 @@ def silent(line: str) -> None:
 def above_bars(echo: Callable[[str], None]) -> Callable[[str], None]:
     """The same for lines that come while progress bars are shown: these are cleared first, and drawn again below."""
 
+    from tqdm import tqdm  # here, as the service runs without it
+
     def say(line: str) -> None:
         with tqdm.external_write_mode():
             echo(line)
@@ -28,6 +29,11 @@ def above_bars(echo: Callable[[str], None]) -> Callable[[str], None]:
 
 class _AboveBars(logging.StreamHandler):
     def emit(self, record: logging.LogRecord) -> None:
+        if "tqdm" not in sys.modules:  # then there is no bar
+            super().emit(record)
+            return
+        from tqdm import tqdm
+
         with tqdm.external_write_mode():
             super().emit(record)
 

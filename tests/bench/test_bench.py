@@ -32,6 +32,7 @@ def bench(sample, tmp_path):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["load", "train", "score"])
 def test_a_race(bench, task):
     found = bench(task, "--rounds", "1")

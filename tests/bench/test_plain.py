@@ -53,6 +53,7 @@ def test_every_fast_layer_is_replaced():
     assert kinds & set(PLAIN.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_row", [1, 4])
 def test_200_steps_keep_together(sample, tmp_path, num_row):
     """In float64: in float32 two plain models one rounding error apart drift further than the 1e-4 asked for."""

@@ -58,6 +58,7 @@ HISTORIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", HISTORIES)
 def test_every_model_with_two_histories(model, tmp_path):
     done = made(tmp_path, "example", EXAMPLE, model, **PAIRS, **HISTORIES[model])

@@ -116,6 +116,15 @@ class TestScores:
         assert scorer.items == 101
 
 
+def test_whole_numbers_of_any_size_are_numbers(scorer):
+    large = {500: {"item_emb_d128": [10**20, *[0] * 127]}}
+    same = {500: {"item_emb_d128": [1e20, *[0.0] * 127]}}
+    found, expected = (scorer.score([1], [500], CONTEXT, given) for given in (large, same))
+    assert np.array_equal(found, expected, equal_nan=True)
+    with pytest.raises(RequestError, match="expected"):
+        scorer.score([1], [500], CONTEXT, {500: {"item_emb_d128": [10**400, *[0] * 127]}})
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -152,6 +161,8 @@ class TestScores:
         ({"candidates": [500], "embeddings": {500: {"item_tags": [[1], 5]}}}, "expected a list of ids"),
         ({"candidates": [500], "embeddings": {500: 3}}, "expected feature -> value, found 3"),
         ({"candidates": [500], "embeddings": 3}, "embeddings: expected item -> features"),
+        ({"candidates": [], "embeddings": {"": ""}}, "embeddings: expected whole numbers, found ''"),
+        ({"embeddings": {500: {"item_tag": [1]}}}, "Did you mean 'item_tags'"),  # though nobody asks for item 500
     ],
 )
 def test_requests_that_are_refused(request_, message, scorer):

@@ -141,6 +141,7 @@ def faulty(sample, tmp_path):
     (tmp_path / "config/dataset_config.yaml").write_text(json.dumps(datasets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_whatever_becomes_of_one_run_the_others_go_on(workers, study, faulty, tmp_path):
     """Errors nobody expected, a process that is killed, one that ends: told, kept, and the status is not 0."""
@@ -212,6 +213,7 @@ slices: [item_clicks, user_clicks]
 """
 
 
+@pytest.mark.slow
 def test_trained_models_are_scored_on_harder_data_and_on_slices(study, tmp_path):
     status, shown = study(TESTED)
     assert status == 0, shown.err

@@ -76,6 +76,7 @@ def test_tomorrow_s_training_rows_change_no_prediction(experiment):
     assert predictions() != experiment, "without what the run kept the ids are others"
 
 
+@pytest.mark.slow
 def test_tomorrow_s_training_rows_change_no_export(experiment, tmp_path):
     """Raw values of the test rows are scored as they were when the model was trained, with all that was fitted then."""
     pytest.importorskip("onnxruntime")

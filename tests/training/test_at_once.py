@@ -6,7 +6,6 @@ alone. ``QIN_ZOO_AT_ONCE=8,20`` lets eight work at once and kills twenty of each
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -21,7 +20,7 @@ import numpy as np
 import optuna
 import polars as pl
 import pytest
-import torch
+from processes import start
 
 from qin_zoo.data.importers import ImportOptions, import_folder
 from qin_zoo.embed.encode import encode_items
@@ -40,7 +39,6 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tuning"))
 from toy_search import write_project
 
 AT_ONCE, KILLS = map(int, os.environ.get("QIN_ZOO_AT_ONCE", "2,1").split(","))
-CONTEXT = multiprocessing.get_context("fork")  # a killed process has everything imported already
 SETTINGS = {"epochs": 1, "batch_size": 512, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8}
 
 
@@ -258,7 +256,6 @@ class Importers:
 
 
 def child(kind, folder, variant, out):
-    torch.set_num_threads(1)
     try:
         found = {"own": kind.do(folder, variant)}
     except QinZooError as error:
@@ -280,8 +277,7 @@ class Crowd:
 
     def start(self, variant):
         out = self.folder / "said" / f"{len(self.started)}.json"
-        process = CONTEXT.Process(target=child, args=(self.kind, self.folder / "at", variant, out))
-        process.start()
+        process = start(child, self.kind, self.folder / "at", variant, out)
         self.started.append((process, variant, out))
 
     def said(self):
@@ -318,6 +314,7 @@ class Crowd:
         return killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Runs, Studies, Tuners, Encoders, Importers], ids=lambda kind: kind.__name__)
 def test_every_result_is_its_own(make, sample, tmp_path):
     (tmp_path / "made").mkdir()

@@ -109,6 +109,7 @@ def test_any_parameter_that_counts_makes_another_run(change, sample, tmp_path):
         assert own.expid == "QIN_sample-2"
 
 
+@pytest.mark.slow
 def test_several_processes_at_once(sample, tmp_path):
     """Every run that ends well reports and keeps what it reports alone; the others are refused."""
     command = [sys.executable, "-m", "qin_zoo", "run", "QIN_sample", "--data", str(sample)]
@@ -146,6 +147,7 @@ def children(process: int) -> list[int]:
     return [int(number) for number in found]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
 def test_workers_end_with_their_launcher(sample, tmp_path):
     """SIGKILL of the launcher of --devices leaves nobody training, and nobody writing the files of the run."""

@@ -1,7 +1,6 @@
 """Trainings that are killed, stopped or out of disk go on to the very same result."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import start
 
 from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
@@ -22,7 +22,6 @@ SETTINGS = {
     "epochs": 3, "batch_size": 128, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8,
     "net_dropout": 0.2, "eval_steps": 9, "checkpoint_steps": 2, "accumulation_steps": 3, "early_stop_patience": 3,
 }  # fmt: skip
-CONTEXT = multiprocessing.get_context("fork")  # a killed process has everything imported already
 
 
 def train(sample, folder, resume=False, echo=lambda text: None, overwrite=False, **changes):
@@ -64,13 +63,7 @@ def test_checkpoints_change_nothing(sample, tmp_path, uninterrupted):
     assert_same(tmp_path, uninterrupted[0])
 
 
-def run_in_child(target, *args):
-    process = CONTEXT.Process(target=target, args=args)
-    process.start()
-    return process
-
-
-@pytest.mark.parametrize("number", range(30))
+@pytest.mark.parametrize("number", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))])
 def test_killed_at_a_random_moment(number, sample, tmp_path, uninterrupted):
     """Killed once, twice or three times, at any moment from the first step to the report."""
     whole, seconds = uninterrupted
@@ -79,7 +72,7 @@ def test_killed_at_a_random_moment(number, sample, tmp_path, uninterrupted):
     while not kills:
         shutil.rmtree(tmp_path / "sample", ignore_errors=True)
         for _ in range(g.randint(1, 3)):
-            process = run_in_child(train, sample, tmp_path, True)
+            process = start(train, sample, tmp_path, True)
             process.join(g.uniform(0.02, latest) * seconds)
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
@@ -108,7 +101,7 @@ def train_until(sample, folder, name, call):
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 @pytest.mark.parametrize("call", [1, 2, 3, 7, 20, 30])
 def test_killed_while_saving(name, call, sample, tmp_path, uninterrupted):
-    process = run_in_child(train_until, sample, tmp_path, name, call)
+    process = start(train_until, sample, tmp_path, name, call)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert list(tmp_path.rglob(".*.tmp")) or name == "fsync"
@@ -130,7 +123,7 @@ def test_asked_to_stop(number, sample, tmp_path, uninterrupted):
             os._exit(0 if stopped.number == number and stopped.step == 9 else 1)
         os._exit(2)
 
-    process = run_in_child(stop_soon, sample, tmp_path)
+    process = start(stop_soon, sample, tmp_path)
     process.join()
     assert process.exitcode == 0
     train(sample, tmp_path, resume=True)

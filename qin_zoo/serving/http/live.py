@@ -14,7 +14,7 @@ from qin_zoo.serving.http.contract import broken
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.http.trial import try_out
-from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.scorer import ITEMS, Scorer
 
 _WARM = 100  # candidates of the request that a new model answers first
 _NEUTRAL = {"categorical": 0, "sequence": []}
@@ -45,7 +45,10 @@ def example(scorer: Scorer, ids: str, candidates: int = 3) -> dict:
         described["name"]: [0.0] * described["dim"] if "dim" in described else _NEUTRAL.get(described["type"], 0.0)
         for described in scorer.inputs
     }
-    return {"history": list(first), "candidates": list(last), "context": context}
+    history = first = list(first)
+    if scorer.beside:
+        history = {ITEMS: first} | {described["name"]: [1] * len(first) for described in scorer.beside}
+    return {"history": history, "candidates": list(last), "context": context}
 
 
 def load(settings: Settings) -> Scorer:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from qin_zoo.serving.fields import taken
 from qin_zoo.serving.http.live import example, identity
 from qin_zoo.serving.http.settings import Settings
-from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.scorer import ITEMS, Scorer
 
 REQUEST = {
     "requestBody": {
@@ -86,18 +86,30 @@ def _request(scorer: Scorer, settings: Settings) -> dict:
         for described in scorer.inputs
     }
     new = {described["name"]: _value(described) for described in scorer.manifest["inputs"]["new"]}
+    history = {
+        "type": "array",
+        "items": item,
+        "maxItems": settings.max_history,
+        "description": "Items the user acted on, oldest first. The newest "
+        f"{scorer.manifest['inputs']['history']['max_len']} are used.",
+    }
+    if scorer.beside:
+        lists = {ITEMS: history} | {
+            described["name"]: {
+                "type": "array",
+                "items": _value(described),
+                "maxItems": settings.max_history,
+                "description": "One value for each of these items.",
+            }
+            for described in scorer.beside
+        }
+        history = {"type": "object", "additionalProperties": False, "required": [*lists], "properties": lists}
     return {
         "type": "object",
         "additionalProperties": False,
         "required": ["history", "candidates", *(["context"] if required else [])],
         "properties": {
-            "history": {
-                "type": "array",
-                "items": item,
-                "maxItems": settings.max_history,
-                "description": "Items the user acted on, oldest first. The newest "
-                f"{scorer.manifest['inputs']['history']['max_len']} are used.",
-            },
+            "history": history,
             "candidates": {
                 "type": "array",
                 "items": item,
