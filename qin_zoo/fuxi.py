@@ -56,6 +56,7 @@ with _stand_ins():
     from fuxictr.pytorch.layers import (
         CrossNetMix,
         CrossNetV2,
+        FactorizationMachine,
         FeatureEmbedding,
         FeatureEmbeddingDict,
         MaskedAveragePooling,
@@ -70,6 +71,7 @@ __all__ = [
     "BaseModel",
     "CrossNetMix",
     "CrossNetV2",
+    "FactorizationMachine",
     "FeatureEmbedding",
     "FeatureEmbeddingDict",
     "FeatureMap",

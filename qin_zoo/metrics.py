@@ -153,8 +153,33 @@ def evaluate_metrics(
         else:
             if groups is None:
                 groups = _Groups(y_true, y_pred, _checked_groups(group_id, len(y_true), metric))
-            values[metric] = groups.value(metric)
+            values[metric] = groups.mean(metric)
     return values
+
+
+def values_of_groups(
+    y_true: np.ndarray, y_pred: np.ndarray, metric: str, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A metric that is a mean over groups, taken apart.
+
+    Args:
+        y_true, y_pred: (N,) as :func:`evaluate_metrics` takes them.
+        metric: any but ``AUC``, which compares rows of different groups; of ``RMSE`` the square.
+        group: (N,) numbers of the groups, 0…G-1, each of which has rows.
+
+    Returns:
+        (G,) values and (G,) weights, whose mean is the metric.
+    """
+    y_true, y_pred = _checked_columns(y_true, y_pred, clicks=metric not in ERROR_METRICS)
+    if needs_groups(metric):
+        return _Groups(y_true, y_pred, group).values(metric)
+    if metric in _LOGLOSS:
+        edge = np.finfo(y_pred.dtype).eps  # as scikit-learn's
+        rows = -np.log(np.clip(np.where(y_true == 1, y_pred, 1 - y_pred), edge, 1 - edge))
+    else:
+        rows = np.abs(y_true - y_pred) if metric == "MAE" else (y_true - y_pred) ** 2
+    size = np.bincount(group)
+    return np.bincount(group, weights=rows) / size, size.astype(np.float64)
 
 
 class _Groups:
@@ -190,25 +215,29 @@ class _Groups:
         """(T,) to sums per group (G,)."""
         return np.bincount(self.group, weights=per_tie, minlength=len(self.size))
 
-    def value(self, metric: str) -> float:
-        if metric == "gAUC":
-            return self._mean_auc(weighted=True)
-        if metric == "avgAUC":
-            return self._mean_auc(weighted=False)
+    def values(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """(G,) values of the groups and (G,) their weights in the mean; a group without a value weighs 0."""
+        if metric in ("gAUC", "avgAUC"):
+            return self._aucs(weighted=metric == "gAUC")
         if metric == "MRR":
-            return self._mrr()
-        return self._ndcg(_cutoff(metric))
+            reciprocal = 1 / np.arange(1, self.size.max() + 1)
+            values = self._gain(reciprocal) / np.maximum(self.clicks, 1)
+        else:
+            values = self._ndcg(_cutoff(metric))
+        return values, np.ones(len(values))
 
-    def _mean_auc(self, weighted: bool) -> float:
+    def mean(self, metric: str) -> float:
+        values, weights = self.values(metric)
+        some = weights > 0
+        return float(np.average(values[some], weights=weights[some])) if some.any() else float("nan")
+
+    def _aucs(self, weighted: bool) -> tuple[np.ndarray, np.ndarray]:
         others = self.size - self.clicks
         both = (self.clicks > 0) & (others > 0)
-        if not both.any():
-            return float("nan")
         # Mann and Whitney: the clicks' ranks, ties at their mean rank, less what the clicks alone would add up to.
-        ranks = self._sum((self.start + self.stop + 1) / 2 * self.tie_clicks)[both]
-        clicks = self.clicks[both]
-        auc = (ranks - clicks * (clicks + 1) / 2) / (clicks * others[both])
-        return float(np.average(auc, weights=self.size[both] if weighted else None))
+        ranks = self._sum((self.start + self.stop + 1) / 2 * self.tie_clicks)
+        auc = (ranks - self.clicks * (self.clicks + 1) / 2) / np.where(both, self.clicks * others, 1)
+        return np.where(both, auc, 0.0), np.where(both, self.size if weighted else 1.0, 0.0)
 
     def _gain(self, weight_of_place: np.ndarray) -> np.ndarray:
         """Sum over a group's clicks of the weight of their places.
@@ -224,15 +253,11 @@ class _Groups:
         weight = total[size - self.start] - total[size - self.stop]
         return self._sum(self.tie_clicks * weight / (self.stop - self.start))
 
-    def _mrr(self) -> float:
-        reciprocal = 1 / np.arange(1, self.size.max() + 1)
-        return float(np.mean(self._gain(reciprocal) / np.maximum(self.clicks, 1)))
-
-    def _ndcg(self, k: int) -> float:
+    def _ndcg(self, k: int) -> np.ndarray:
         places = np.arange(self.size.max())
         discount = np.where(places < k, 1 / np.log2(places + 2), 0)
         best = np.concatenate([[0.0], np.cumsum(discount)])[self.clicks.astype(np.int64)]  # (G,)
-        return float(np.mean(self._gain(discount) / np.where(best > 0, best, 1)))
+        return self._gain(discount) / np.where(best > 0, best, 1)
 
 
 def _about(metric: str) -> _Metric:

@@ -178,7 +178,7 @@ class TestOthers:
         from fuxictr.pytorch.dataloaders import RankDataLoader
         from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 
-        params |= {"model": "DeepFM", "rebuild_dataset": False}
+        params |= {"model": "xDeepFM", "rebuild_dataset": False}
         feature_map = FeatureMap("tiny_seq", str(tmp_path / "tiny_seq"))
         feature_map.load(str(tmp_path / "tiny_seq" / "feature_map.json"), params)
         assert all(type(gen) is NpzDataLoader for gen in RankDataLoader(feature_map, **params))
@@ -201,7 +201,7 @@ class TestOthers:
         (tmp_path / "train.csv").write_text("user,price,click\na,1.5,1\nb,,0\n")
         user, price = {"name": "user", "dtype": "str", "type": "meta"}, {"name": "price", "dtype": "float"}
         columns, label = [user, {**price, "type": "numeric"}], {"name": "click", "dtype": "float"}
-        processor = FeatureProcessor(columns, label, "d", str(tmp_path), model="DeepFM")
+        processor = FeatureProcessor(columns, label, "d", str(tmp_path), model="xDeepFM")
         frame = processor.preprocess(processor.read_data(str(tmp_path / "train.csv"))).collect()
         assert frame.to_dict(as_series=False) == {"click": [1.0, 0.0], "price": [1.5, 0.0], "user": ["a", "b"]}
 

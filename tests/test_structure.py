@@ -7,8 +7,8 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
 LEAVES = {
-    "batch", "calibration", "distributed", "errors", "files", "fuxi", "metrics", "pages", "plugins", "registry",
-    "threads",
+    "batch", "bootstrap", "calibration", "distributed", "errors", "files", "fuxi", "metrics", "pages", "plugins",
+    "registry", "threads",
 }  # fmt: skip
 ALLOWED = {
     "layers": set(),
@@ -16,6 +16,7 @@ ALLOWED = {
     "models": {"layers"},
     "config": set(),
     "training": {"config", "data", "models"},
+    "baselines": {"config", "data", "training"},
     "bench": {"export", "layers", "data", "models", "serving", "training"},
     "embed": {"data", "layers"},
     "export": {"data", "layers", "models", "serving", "training"},

@@ -21,6 +21,7 @@ from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers import ASTA, QNN, DINAttention, MultiHeadTargetAttention, dense, masked_softmax
 from qin_zoo.layers.cross_attention import CrossAttention
 from qin_zoo.models import ZooModel
+from qin_zoo.models.loss import name_in_fuxictr
 
 
 class PlainASTA(ASTA):
@@ -106,9 +107,9 @@ def make_plain(model: ZooModel) -> ZooModel:
     model.regularization_loss = BaseModel.regularization_loss.__get__(model)
     model.train_step = BaseModel.train_step.__get__(model)
     name, loss, learning_rate = model._optimizer_args
+    BaseModel.compile(model, name, name_in_fuxictr(loss), learning_rate)
     if loss == "published":
-        loss, model.add_loss = "binary_cross_entropy", BaseModel.add_loss.__get__(model)
-    BaseModel.compile(model, name, loss, learning_rate)
+        model.add_loss = BaseModel.add_loss.__get__(model)
     return model
 
 

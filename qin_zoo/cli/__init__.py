@@ -10,6 +10,7 @@ import typer
 
 from qin_zoo import __version__
 from qin_zoo.cli import (
+    baseline,
     bench,
     calibrate,
     config,
@@ -45,6 +46,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("explain")(explain.explain)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
+app.command("baseline")(baseline.baseline)
 app.command("study")(study.study)
 app.command("tune")(tune.tune)
 app.command("leaderboard")(results.leaderboard)

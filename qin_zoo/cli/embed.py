@@ -22,7 +22,8 @@ def encode(
     encoder: Annotated[
         str,
         typer.Option(
-            help="tfidf-svd[:DIM], sentence-transformers:MODEL, clip:MODEL@PRETRAINED, precomputed:FILE[:COLUMN]."
+            help="tfidf-svd[:DIM], sentence-transformers:MODEL, clip:MODEL@PRETRAINED, efficientnet-lite0, "
+            "precomputed:FILE[:COLUMN]."
         ),
     ] = "tfidf-svd",
     modality: Annotated[
@@ -40,6 +41,9 @@ def encode(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of images named by item id (1.jpg).", metavar="FOLDER"),
     ] = None,
+    original: Annotated[
+        bool, typer.Option("--original-ids", help="The images are named by the ids from before the import.")
+    ] = False,
     source: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Take the columns from this parquet file with item_id.", metavar="FILE"),
@@ -57,7 +61,7 @@ def encode(
 
     from qin_zoo.embed.encode import encode_items
     from qin_zoo.embed.encoders import make_encoder
-    from qin_zoo.embed.items import ImageInputs, count_items, read_texts
+    from qin_zoo.embed.items import ImageInputs, count_items, original_ids, read_texts
     from qin_zoo.embed.precomputed import Precomputed
     from qin_zoo.errors import DataError
 
@@ -71,7 +75,7 @@ def encode(
             raise DataError("Encoder precomputed: expected no --text, --source or --images. Leave them out.")
         inputs = made.inputs(count_items(folder))
     elif images is not None:
-        inputs = ImageInputs(images, count_items(folder))
+        inputs = ImageInputs(images, count_items(folder), original_ids(folder) if original else None)
     else:
         inputs = read_texts(folder, text or ["text"], source)
     name = modality or ("text" if images is None else "image")

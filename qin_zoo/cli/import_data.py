@@ -18,7 +18,28 @@ Label = Annotated[
         "label, rating>=4, or a column of clicks of 0 and 1, where there is one; else implicit."
     ),
 ]
-History = Annotated[str, typer.Option(help="What enters a history: clicks, or all interactions.")]
+History = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="What enters a history: clicks, or all interactions. Default: clicks; ml1m, kuairand: all."),
+]
+HistoryColumn = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Written beside the ids of the history as item_seq_NAME: label (1 no click, 2 click), or a column of "
+        "whole numbers such as rating. Default: none; ml1m: rating; kuairand: label."
+    ),
+]
+Known = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="What a row says of its moment: levels (views and likes of the item so far), or all (also the item's "
+        "rate, the user's views and rate, and the user). Default: levels; ml1m, kuairand: all."
+    ),
+]
+MaxRowsPerUser = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Training interactions of a user that become rows, the newest. Default: all."),
+]
 MaxHistory = Annotated[int, typer.Option(help="Entries of a history, padding included; the newest are kept.")]
 Split = Annotated[Optional[str], typer.Option(help="time, leave-one-out or given. Default: what fits the source.")]  # noqa: UP045
 ValidShare = Annotated[float, typer.Option(help="Validation's share of the interactions, for --split time.")]
@@ -45,17 +66,21 @@ def _log_command(format: str, help: str) -> None:
         source: Source,
         out: Out,
         label: Label = None,
-        history: History = "clicks",
+        history: History = None,
+        history_column: HistoryColumn = None,
         max_history: MaxHistory = 100,
         split: Split = None,
         valid_share: ValidShare = 0.1,
         test_share: TestShare = 0.1,
         negatives: Negatives = None,
+        known: Known = None,
+        max_rows_per_user: MaxRowsPerUser = None,
         seed: Seed = 1,
         embedding: Embedding = None,
         force: Force = False,
     ) -> None:
         more = {"valid_share": valid_share, "test_share": test_share, "embedding": embedding}
+        more |= {"history_column": history_column, "known": known, "max_rows_per_user": max_rows_per_user}
         _import(format, source, out, label, history, max_history, split, negatives, seed, force, **more)
 
 
@@ -64,6 +89,8 @@ _log_command(
     "mmrec", "Import MMRec's layout (NAME.inter with x_label, image_feat.npy, audio_feat.npy, text_feat.npy)."
 )
 _log_command("movielens", "Import MovieLens as GroupLens gives it (100K, 1M, 10M, 20M, 25M, 32M, latest).")
+_log_command("ml1m", "Import MovieLens-1M with plot texts (ratings.parquet, movies.parquet, users.parquet).")
+_log_command("kuairand", "Import KuaiRand-Pure (interactions.parquet, videos.parquet, users.parquet).")
 
 
 @app.command()
@@ -71,7 +98,7 @@ def fuxictr(
     source: Source,
     out: Out,
     label: Label = None,
-    history: History = "clicks",
+    history: History = None,
     max_history: MaxHistory = 100,
     split: Split = None,
     negatives: Negatives = None,
@@ -104,7 +131,7 @@ def _import(
     source: Path,
     out: Path,
     label: str | None,
-    history: str,
+    history: str | None,
     max_history: int,
     split: str | None,
     negatives: int | None,
@@ -131,10 +158,12 @@ def _import(
     summary = import_folder(format, source, out, options, **(fields or {}))
     table = Table()
     table.add_column("split")
-    for heading in ("rows", "users", "click rate"):
+    for heading in ("rows", "users", "click rate", "median history", "of users not in train", "of items not in train"):
         table.add_column(heading, justify="right")
     for name, counts in summary.splits.items():
-        table.add_row(name, f"{counts.rows:,}", f"{counts.users:,}", f"{counts.click_rate:.4f}")
+        cold = (f"{share:.1%}" for share in (counts.cold_users, counts.cold_items))
+        row = (f"{counts.rows:,}", f"{counts.users:,}", f"{counts.click_rate:.4f}", f"{counts.history:g}", *cold)
+        table.add_row(name, *row)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(f"{summary.path}: {summary.users:,} users, {summary.items:,} items")
     console.print(table)

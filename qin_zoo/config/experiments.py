@@ -97,7 +97,7 @@ def load_experiment(config_dir: str | Path, expid: str, dataset_id: str | None =
 
     dataset_id = params["dataset_id"]
     check_id(dataset_id, "dataset_id", params.origin["dataset_id"])
-    dataset = _find_dataset(folder, dataset_id)
+    dataset = find_dataset(dataset_id, folder)
     params.update(dataset.values)
     params.origin.update(dataset.origin())
     return params
@@ -167,11 +167,14 @@ def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path
     )
 
 
-def apply_overrides(params: dict, overrides: Mapping[str, object]) -> ExperimentParams:
-    """A copy of the parameters with values from the command line; unknown keys are left to ``check_params``."""
+def apply_overrides(
+    params: dict, overrides: Mapping[str, object], written: str = "command line"
+) -> ExperimentParams:
+    """A copy of the parameters with values from the command line, or from where else they were ``written``; unknown
+    keys are left to ``check_params``."""
     changed = ExperimentParams(params, origin=getattr(params, "origin", None))
     changed.update(overrides)
-    changed.origin.update(dict.fromkeys(overrides, "command line"))
+    changed.origin.update(dict.fromkeys(overrides, written))
     return changed
 
 
@@ -234,7 +237,16 @@ def _base_of(block: Block, blocks: list[Block]) -> Block | None:
     return own[0] if own else only_block(BASE, bases, "block")
 
 
-def _find_dataset(folder: Path, dataset_id: str) -> Block:
+def find_dataset(dataset_id: str | None, folder: Path) -> Block:
+    """A dataset's block: of the folder, or where that configures none, of the shared ones.
+
+    Args:
+        dataset_id: its id; None for the only one that there is.
+        folder: holds ``dataset_config.yaml`` or ``dataset_config/*.yaml``.
+
+    Raises:
+        ConfigError: there is none of this id, or several.
+    """
     places = [config_files(folder, "dataset_config")]
     if not places[0]:
         shared = dict.fromkeys((Path.cwd() / "dataset_configs", REPOSITORY / "dataset_configs"))
@@ -242,10 +254,14 @@ def _find_dataset(folder: Path, dataset_id: str) -> Block:
     known: set[str] = set()
     for files in places:
         blocks = [block for file in files for block in read_blocks(file)]
+        if dataset_id is None and len(blocks) == 1:
+            return blocks[0]
         dataset = only_block(dataset_id, [b for b in blocks if b.name == dataset_id], "dataset")
         if dataset is not None:
             return dataset
         known.update(b.name for b in blocks)
+    if dataset_id is None:
+        raise ConfigError(f"{folder}: expected the configuration of one dataset. {_listing(sorted(known))} Name it.")
     files = ", ".join(str(file) for place in places for file in place)
     looked = f"in {files}" if files else f"({folder} has no dataset_config.yaml, and there is no dataset_configs/)"
     raise ConfigError(f"No dataset '{dataset_id}' {looked}.{suggest(dataset_id, known)} {_listing(sorted(known))}")

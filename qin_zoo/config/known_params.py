@@ -66,6 +66,9 @@ class RunParams(_Table):
     seed: whole(0, 2**32 - 1) = _key("Seed of initialisation, dropout and shuffling.")
     init_from: FilePath | None = _key("Weights to begin with: of a run whose tables may have been smaller.")
     verbose: Index = _key("0 for no progress bars.")
+    recipe: one_of("small", "medium", "published") = _key(
+        "Sizes, rates and looks chosen from the number of training rows; published: what the configuration says."
+    )
     strict: Flag = _key("A key that a model from elsewhere does not know is an error, as it is for the zoo's own.")
     debug_mode: Flag = _key("FuxiCTR's tuner: give every run a name of its own.")
 
@@ -83,6 +86,7 @@ class RunParams(_Table):
     on_nan: one_of("stop", "rollback") = _key("What to do when a loss is no number; rollback: to the last checkpoint.")
     reduce_lr_on_plateau: Flag = _key("Reduce the learning rate at every evaluation without gain.")
     factor: Fraction = _key("What the learning rate is then multiplied by.")
+    return_to_best: Flag = _key("Go on from the best weights after every evaluation without gain.")
     min_lr: NonNegative = _key("Floor of the learning rate.")
     embedding_dim: Size = _key("Size of embeddings of features that do not give their own.")
     embedding_initializer: Initializer = _key("How embedding tables start.")

@@ -41,6 +41,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     r"(.*_)?dropout(_rates?)?": (0, math.nextafter(1, 0), "a number of at least 0 and less than 1"),
     r"(.*_)?(units|dims?)": (1, LARGEST_SIZE, f"whole numbers from 1 to {LARGEST_SIZE}"),
     r"(.*_)?layers": (0, 1000, "a whole number from 0 to 1000"),
+    r"loss_alpha": (0, 1, "a number from 0 to 1"),
+    r"(pos|neg)_weight|focal_gamma": (0, 2**31, "a number of at least 0"),
     r"num_.*": (1, LARGEST_SIZE, f"a whole number from 1 to {LARGEST_SIZE}"),
     r".*": (-(2**31), 2**31, "numbers between -2^31 and 2^31"),
 }

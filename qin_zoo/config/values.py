@@ -257,8 +257,8 @@ ACTIVATIONS = "the name of an activation of torch.nn, or Dice"
 _ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "prelu", "dice")  # which FuxiCTR spells in any way
 _NO_ACTIVATIONS = ("GLU", "MultiheadAttention", "Softmax2d", "Threshold")  # need arguments, or another shape
 _LOSSES = (
-    "binary_crossentropy", "binary_cross_entropy", "bce", "published", "mse_loss", "l1_loss", "smooth_l1_loss",
-    "huber_loss",
+    "binary_crossentropy", "binary_cross_entropy", "bce", "published", "focal", "pairwise", "jrc", "mse_loss",
+    "l1_loss", "smooth_l1_loss", "huber_loss",
 )  # fmt: skip
 
 Flag = Annotated[bool, Strict(), Expect("true or false")]

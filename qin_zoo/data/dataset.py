@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
-from qin_zoo.data.item_layout import open_data
+from qin_zoo.data.item_layout import data_file, open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
 from qin_zoo.data.preprocess import expanded
+from qin_zoo.data.sources import check_file, open_source
 from qin_zoo.errors import ConfigError, DataError
 
 SPLITS = ("train", "valid", "test")
@@ -181,6 +183,20 @@ def tables_beside(params: Mapping[str, Any]) -> dict[str, str]:
     folder = Path(str(params.get("train_data") or "")).parent
     files = {key: folder / f"{key}.parquet" for key in ("user_info", "item_info") if not params.get(key)}
     return {key: str(file) for key, file in files.items() if file.is_file()}
+
+
+def count_rows(params: Mapping[str, Any]) -> int:
+    """Number of training rows in the file of a configuration, of which nothing else is read.
+
+    Raises:
+        DataError: the file is missing or has no rows.
+        ConfigError: none is named.
+    """
+    path = data_file(params.get("train_data"), (".parquet", ".npz", ".csv"))
+    if path.suffix != ".csv":
+        return open_source(path).num_rows
+    check_file(path)
+    return pl.scan_csv(path, separator=params.get("sep", ","), infer_schema=False).select(pl.len()).collect().item()
 
 
 def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from qin_zoo.data.pretrained import read_vectors, write_vectors
 from qin_zoo.data.raw_fields import RawField, raw_fields
 from qin_zoo.data.raw_files import RawFile, Wrong, raw_files, reading, split_off
 from qin_zoo.data.reports import cut, say, unequal, unknown
+from qin_zoo.data.rows import weight_kind
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.data.specs import WITH_IDS, label_names
 from qin_zoo.data.vocabulary import Vocabulary
@@ -151,6 +152,7 @@ def _entries(params: Mapping[str, Any]) -> tuple[list[Path], dict[str, list[Path
     read = [_FORMAT, _kind(params), *(params.get(key) for key in _READ)]
     histories = [name for name, field in raw_fields(params).items() if field.differs_from_fuxictr]
     read += [histories] if histories else []
+    read += [params["sample_weight"]] if params.get("sample_weight") else []
     encoder = _fitted_before(params)
     if encoder is not None:
         read.append(encoder.as_json())
@@ -206,6 +208,8 @@ def _encode(
 ) -> dict[str, Any]:
     """Writes everything into a folder; returns what :func:`~qin_zoo.data.reports.say` is to say of it."""
     fields, labels = raw_fields(params), _labels(params)
+    weight = weight_kind(params.get("sample_weight"), "train", fields, list(labels))
+    labels |= dict.fromkeys(weight)
     raw = {name: [RawFile(file, _kind(params), params) for file in files] for name, files in splits.items()}
     raw = split_off(raw, params)
     first = raw["train"][0]
@@ -214,7 +218,11 @@ def _encode(
     fields = {name: field.as_made(first.schema[name]) for name, field in fields.items()}
     widths, rows, labelled = _widths(fields, first), {}, {}
     for split, files in raw.items():
-        labelled[split] = [name for name in labels if split != "test" or _has_label(files, name)]
+        labelled[split] = [
+            name
+            for name in labels
+            if (split == "train" if name in weight else split != "test" or _has_label(files, name))
+        ]
         needed = {name: labels[name] for name in labelled[split]}
         rows[split] = sum(_checked(file, fields, needed, widths, params.get("group_id")) for file in files)
     report: dict[str, Any] = {"parallel": unequal(fields, raw), "cut": {}}
@@ -281,7 +289,7 @@ def _checked(
             raise DataError(f"{at(file.path, name)}: expected numbers as labels, found the type {file.schema[name]}.")
     wrong = {name: field.wrong(file.schema[name], widths.get(name)) for name, field in fields.items()}
     wrong |= {
-        name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label")
+        name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label, or sample_weight")
         for name, fill in labels.items()
     }
     if group_id in fields and fields[group_id].column.get("fill_na", fields[group_id].column.get("na_value")) is None:

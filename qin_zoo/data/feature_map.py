@@ -257,7 +257,7 @@ def _check_together(
 def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where: str) -> None:
     """Targets and histories of named fields: which types they can have."""
     for key in ("target_field", "sequence_field"):
-        groups = _groups(params.get(key))
+        groups = field_groups(params.get(key))
         names = [name for group in groups for name in group]
         once = groups if key == "target_field" else [names]  # a target may have several histories
         if any(len(set(part)) < len(part) for part in once):
@@ -274,7 +274,7 @@ def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where
                 raise ConfigError(f"{where}, {key}: expected sequences of one length, found the max_len {lengths}.")
 
 
-def _groups(names: object) -> list[list[str]]:
+def field_groups(names: object) -> list[list[str]]:
     """Fields as FuxiCTR pairs them: those of a tuple (or of a list in a list) are one, those of a list several."""
     if isinstance(names, (str, tuple)):
         names = [names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qin_zoo.data.columns import Table, open_table
@@ -83,9 +84,10 @@ def open_split(
     task: str | Sequence[str] = "binary_classification",
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
+    further: Mapping[str, str] = MappingProxyType({}),
 ) -> Table:
-    """The columns of one split: row features, labels (which the test split may lack), target and history."""
-    kinds = row_kinds(row_specs(specs), labels, task) | dict(layout.kinds)
+    """The columns of one split: row features, labels (which the test split may lack), target, history, further ones."""
+    kinds = row_kinds(row_specs(specs), labels, task) | dict(layout.kinds) | dict(further)
     if layout is PER_ROW:
         kinds |= dict.fromkeys(history_specs(specs), "history")
     optional = labels if split == "test" else ()

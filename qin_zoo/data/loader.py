@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from qin_zoo.data.item_layout import (
 )
 from qin_zoo.data.item_table import load_item_table, open_item_table
 from qin_zoo.data.mapped import Column
-from qin_zoo.data.rows import RowReader, check_spec, row_kinds
+from qin_zoo.data.rows import RowReader, Specs, check_spec, check_weight, row_kinds, weight_kind
 from qin_zoo.data.sources import at
 from qin_zoo.data.variations import Variation
 from qin_zoo.errors import ConfigError, DataError, suggest
@@ -103,6 +103,11 @@ class ColumnLoader(ABC):
         self._next_epoch = self._next_start = 0
         self._rank, self._size = 0, 1
         self._columns = list(table.columns.values())  # what an epoch reads
+
+    def _reader(self, specs: Specs, weight: Iterable[str]) -> RowReader:
+        for name in weight:
+            check_weight(self.table[name])
+        return RowReader(self.table, specs, [*self.feature_map.labels, *weight])
 
     def __len__(self) -> int:
         return self.num_batches
@@ -206,6 +211,7 @@ class ItemTableLoader(ColumnLoader):
             :class:`~qin_zoo.batch.ItemBatch`. Default: ``triple``.
         cache_dir: where converted columns are kept. Default: see ``cache.py``.
         task: ``binary_classification`` (labels 0 and 1) or ``regression``; a list where labels differ.
+        sample_weight: a further column of the training rows, what each counts; batches have it under its name.
         progress: called with (file name, rows done, rows in all) while a file is converted.
         kwargs: the keys of :class:`~qin_zoo.data.variations.Variation`; whatever else a configuration holds is
             ignored.
@@ -234,6 +240,7 @@ class ItemTableLoader(ColumnLoader):
         batch_layout: str = "triple",
         cache_dir: str | Path | None = None,
         task: str | Sequence[str] = "binary_classification",
+        sample_weight: str | None = None,
         progress: Progress | None = None,
         as_fuxictr: bool = False,
         **kwargs: Any,
@@ -244,11 +251,12 @@ class ItemTableLoader(ColumnLoader):
                 f"{suggest(batch_layout, ('triple', 'index'))}"
             )
         specs, path, layout = feature_map.features, data_file(data_path), PER_USER if user_info else PER_ROW
-        table = open_split(path, specs, feature_map.labels, split, layout, task, cache_dir, progress)
+        weight = weight_kind(sample_weight, split, specs, feature_map.labels)
+        table = open_split(path, specs, feature_map.labels, split, layout, task, cache_dir, progress, weight)
         super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
         self.batch_layout = batch_layout
         self.target = table[layout.target]
-        self._read = RowReader(table, row_specs(specs), feature_map.labels)
+        self._read = self._reader(row_specs(specs), weight)
 
         info, features = item_info_of({"item_info": item_info}, path), item_specs(specs)
         items = open_item_table(info, item_column_types(specs), layout.target, cache_dir)
@@ -368,7 +376,7 @@ class FieldsLoader(ColumnLoader):
     Args:
         feature_map, split, batch_size, shuffle, seed, as_fuxictr: see :class:`ColumnLoader`.
         data_path: the split's ``.npz`` or ``.parquet`` file; the suffix may be left out.
-        cache_dir, task, progress, kwargs: see :class:`ItemTableLoader`.
+        cache_dir, task, sample_weight, progress, kwargs: see :class:`ItemTableLoader`.
 
     Raises:
         DataError: a file or column that cannot be used, an id beyond a feature's vocabulary.
@@ -385,14 +393,15 @@ class FieldsLoader(ColumnLoader):
         seed: int = 0,
         cache_dir: str | Path | None = None,
         task: str | Sequence[str] = "binary_classification",
+        sample_weight: str | None = None,
         progress: Progress | None = None,
         as_fuxictr: bool = False,
         **kwargs: Any,
     ) -> None:
-        kinds = row_kinds(feature_map.features, feature_map.labels, task)
+        weight = weight_kind(sample_weight, split, feature_map.features, feature_map.labels)
         table = open_table(
             data_file(data_path, (".npz", ".parquet")),
-            kinds,
+            row_kinds(feature_map.features, feature_map.labels, task) | weight,
             cache_dir=cache_dir,
             progress=progress,
             optional=feature_map.labels if split == "test" else (),
@@ -400,7 +409,7 @@ class FieldsLoader(ColumnLoader):
         super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
         if varied := Variation.of(kwargs).named:
             raise ConfigError(f"{varied[0]} is for datasets with an item table; {table.path} has named fields.")
-        self._read = RowReader(table, feature_map.features, feature_map.labels)
+        self._read = self._reader(feature_map.features, weight)
 
     def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
         return self._read(rows)

@@ -12,7 +12,8 @@ from qin_zoo.data.columns import Table
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.item_table import ITEM_KINDS
 from qin_zoo.data.mapped import Column
-from qin_zoo.errors import DataError
+from qin_zoo.data.sources import at
+from qin_zoo.errors import ConfigError, DataError
 
 Specs = Mapping[str, Mapping[str, object]]
 
@@ -24,6 +25,32 @@ def row_kinds(
     tasks = [task] * len(labels) if isinstance(task, str) else task
     kinds = {name: ITEM_KINDS[str(spec["type"])] for name, spec in specs.items()} | dict.fromkeys(labels, "label")
     return kinds | {name: "response" for name, task in zip(labels, tasks) if task == "regression"}
+
+
+def weight_kind(name: str | None, split: str, specs: Specs, labels: Sequence[str]) -> dict[str, str]:
+    """The column that says what each training row counts, with its kind; empty for other splits, and without one.
+
+    Raises:
+        ConfigError: the column is a feature or a label, too.
+    """
+    if name is None or split != "train":
+        return {}
+    if name in specs or name in labels:
+        raise ConfigError(
+            f"sample_weight names '{name}', which is a {'label' if name in labels else 'feature'} too: expected a "
+            "column of the training rows that is neither. Take it out of feature_cols, or write it to another column."
+        )
+    return {name: "float"}
+
+
+def check_weight(column: Column) -> None:
+    """Raises DataError where a row counts less than nothing."""
+    if column.min < 0:
+        row = int(np.flatnonzero(column.values < 0)[0])
+        raise DataError(
+            f"{at(column.path, column.name, row)}: expected what the row counts (sample_weight), at least 0, found "
+            f"{column.values[row]}. Correct the file."
+        )
 
 
 class RowReader:

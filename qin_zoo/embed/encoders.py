@@ -1,7 +1,8 @@
 """Encoders: what turns a batch of inputs into vectors, found by name.
 
 ``tfidf-svd[:DIM]`` needs no download; ``sentence-transformers:NAME_OR_PATH`` and ``clip:MODEL[@PRETRAINED]`` need
-their libraries; ``precomputed:FILE[:COLUMN]`` takes vectors from a file. Installed packages add others through the
+their libraries; ``efficientnet-lite0`` is a small network for images whose weights are a package;
+``precomputed:FILE[:COLUMN]`` takes vectors from a file. Installed packages add others through the
 entry-point group ``qin_zoo.encoders``: a name, and a function (argument, modality) -> :class:`Encoder`.
 """
 
@@ -62,7 +63,7 @@ class TfidfSvd:
     def __init__(self, argument: str = "", modality: str = "text") -> None:
         import sklearn
 
-        _expect_modality("tfidf-svd", modality, "text")
+        expect_modality("tfidf-svd", modality, "text")
         if argument and not (argument.isascii() and argument.isdigit() and int(argument) > 0):
             raise DataError(f"Encoder tfidf-svd: expected a size, as in tfidf-svd:128, found '{argument}'.")
         self.dim = int(argument or 256)
@@ -110,13 +111,13 @@ class SentenceTransformers:
     texts_at_once = 32
 
     def __init__(self, argument: str = "", modality: str = "text") -> None:
-        _expect_modality("sentence-transformers", modality, "text")
+        expect_modality("sentence-transformers", modality, "text")
         if not argument:
             raise DataError(
                 "Encoder sentence-transformers: expected a model, as in "
                 "sentence-transformers:sentence-transformers/all-MiniLM-L6-v2, found none."
             )
-        library = _optional("sentence_transformers", "sentence-transformers")
+        library = optional("sentence_transformers", "sentence-transformers")
         try:
             self._model = library.SentenceTransformer(argument, model_kwargs={"use_safetensors": True})
         except Exception as error:  # the library's own kinds: no network, no such model, no safetensors
@@ -125,7 +126,7 @@ class SentenceTransformers:
                 "model's name, which is fetched once, or the folder of one, with weights as safetensors."
             ) from error
         self.name = f"sentence-transformers:{argument}"
-        self.version = f"sentence-transformers {library.__version__}, weights {_checksum(self._model)}"
+        self.version = f"sentence-transformers {library.__version__}, weights {checksum(self._model)}"
         size = getattr(self._model, "get_embedding_dimension", None) or self._model.get_sentence_embedding_dimension
         self.dim = int(size())
 
@@ -149,13 +150,13 @@ class Clip:
     """
 
     def __init__(self, argument: str = "", modality: str = "image") -> None:
-        _expect_modality("clip", modality, "image", "text")
+        expect_modality("clip", modality, "image", "text")
         model, _, pretrained = argument.partition("@")
         if not model or not (pretrained or ":" in model):  # a bare name would mean random weights
             raise DataError(
                 f"Encoder clip: expected a model and its weights, as in clip:RN50@openai, found 'clip:{argument}'."
             )
-        library = _optional("open_clip", "open_clip_torch")
+        library = optional("open_clip", "open_clip_torch")
         import torch
 
         self._torch = torch
@@ -173,7 +174,7 @@ class Clip:
         self._model.eval()
         self.modality = modality
         self.name = f"clip:{argument}"
-        self.version = f"open_clip {library.__version__}, weights {_checksum(self._model)}"
+        self.version = f"open_clip {library.__version__}, weights {checksum(self._model)}"
         with torch.inference_mode():
             self.dim = int(self._model.encode_text(self._tokenize(["a"]).to(self._device)).shape[1])
 
@@ -190,19 +191,20 @@ class Clip:
             return self._torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
 
     def _image(self, path: Any):
-        from PIL import Image
+        return self._prepare(open_image(path))
 
-        try:
-            with Image.open(path) as image:
-                return self._prepare(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a readable image ({first_line(error)}). Replace or delete it.") from error
+
+def _efficientnet(argument: str, modality: str) -> Encoder:
+    from qin_zoo.embed.efficientnet import EfficientNetLite0  # imports torch
+
+    return EfficientNetLite0(argument, modality)
 
 
 _BUILT_IN: dict[str, Callable[[str, str], Encoder]] = {
     "tfidf-svd": TfidfSvd,
     "sentence-transformers": SentenceTransformers,
     "clip": Clip,
+    "efficientnet-lite0": _efficientnet,
     "precomputed": Precomputed,
 }
 
@@ -232,12 +234,24 @@ def make_encoder(spec: str = DEFAULT, modality: str = "text") -> Encoder:
     return factory(argument, modality)
 
 
-def _expect_modality(encoder: str, found: str, *expected: str) -> None:
+def open_image(path: Any) -> Any:
+    """The image of a file in RGB, or DataError where it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable image ({first_line(error)}). Replace or delete it.") from error
+
+
+def expect_modality(encoder: str, found: str, *expected: str) -> None:
+    """Raises DataError unless inputs of this modality suit the encoder."""
     if found not in expected:
         raise DataError(f"Encoder {encoder}: expected {' or '.join(expected)} inputs, found {found}. Take another one.")
 
 
-def _checksum(model: Any) -> str:
+def checksum(model: Any) -> str:
     """CRC-32 of a torch model's weights: a name or folder may come to hold other ones."""
     import torch
 
@@ -249,7 +263,8 @@ def _checksum(model: Any) -> str:
     return f"{checksum:08x}"
 
 
-def _optional(module: str, package: str) -> Any:
+def optional(module: str, package: str) -> Any:
+    """An imported library, or DataError saying how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

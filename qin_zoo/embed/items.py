@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,11 +81,17 @@ class TextInputs:
 
 
 class ImageInputs:
-    """Image files ``<item id>.jpg`` (or .png, .webp, …) of a folder; a batch holds their paths."""
+    """Image files ``<item id>.jpg`` (or .png, .webp, …) of a folder; a batch holds their paths.
+
+    Args:
+        folder: the images.
+        num_items: items of the table, padding included.
+        numbers: name -> item id, where the images are named otherwise; files of other names are left out.
+    """
 
     modality = "image"
 
-    def __init__(self, folder: str | Path, num_items: int) -> None:
+    def __init__(self, folder: str | Path, num_items: int, numbers: Mapping[str, int] | None = None) -> None:
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"{folder}: expected a folder of images named by item id, found none. Check the path.")
@@ -94,16 +100,21 @@ class ImageInputs:
         self._folder = folder
         for entry in sorted(os.scandir(folder), key=lambda e: e.name):
             stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in IMAGE_SUFFIXES and stem.isascii() and stem.isdigit() and 0 < int(stem) < num_items:
-                if int(stem) in self._files:
-                    other = self._files[int(stem)][0]
-                    raise DataError(f"{folder}: two images of item {int(stem)}: {other}, {entry.name}. Keep one.")
+            if numbers is None:
+                item = int(stem) if stem.isascii() and stem.isdigit() else 0
+            else:
+                item = numbers.get(stem, 0)
+            if suffix.lower() in IMAGE_SUFFIXES and 0 < item < num_items:
+                if item in self._files:
+                    other = self._files[item][0]
+                    raise DataError(f"{folder}: two images of item {item}: {other}, {entry.name}. Keep one.")
                 stat = entry.stat()
-                self._files[int(stem)] = (entry.name, stat.st_size, stat.st_mtime_ns)
+                self._files[item] = (entry.name, stat.st_size, stat.st_mtime_ns)
         if not self._files:
+            example = "1" if numbers is None else next(iter(numbers), "…")
             raise DataError(
-                f"{folder}: expected images named by item id, such as 1.jpg, up to {num_items - 1}; found none "
-                f"({', '.join(IMAGE_SUFFIXES)} count). Rename them."
+                f"{folder}: expected images named by item id, such as {example}.jpg, of {num_items - 1} items; found "
+                f"none ({', '.join(IMAGE_SUFFIXES)} count). Rename them."
             )
 
     def __len__(self) -> int:
@@ -129,6 +140,22 @@ def count_items(folder: str | Path) -> int:
         DataError: there is no readable item table.
     """
     return ParquetSource(_checked(Path(folder) / ITEM_FILE)).num_rows
+
+
+def original_ids(folder: str | Path) -> dict[str, int]:
+    """Original id, as text -> item id, as an import numbered them.
+
+    Raises:
+        DataError: the folder is not an import's.
+    """
+    path = Path(folder) / "ids_item.parquet"
+    names = ParquetSource(_checked(path)).names
+    if not {"item_id", "original_id"} <= set(names):
+        raise DataError(
+            f"{path}: expected columns item_id and original_id, found {', '.join(names)}. Import the data set again."
+        )
+    frame = pl.read_parquet(path, columns=["original_id", "item_id"], glob=False)
+    return dict(zip(frame["original_id"].cast(pl.String), frame["item_id"]))
 
 
 def read_texts(folder: str | Path, columns: Iterable[str] = ("text",), source: str | Path | None = None) -> TextInputs:

@@ -38,7 +38,7 @@ class FieldsModel(nn.Module):
     def __init__(self, model: ZooModel):
         super().__init__()
         inputs, self._embedder = model._inputs, RequestEmbedder(model)
-        self.embedding = self._embedder.layer
+        self.embedding, self.weights = self._embedder.layer, self._embedder.weights
         self.targets = [name for pair in inputs.target_features for name in pair]
         self.context, self.pairs = inputs.context_features, inputs.sequence_features
         self.padding = {name: inputs.padding(name) for pair in self.pairs for name in pair}

@@ -28,6 +28,7 @@ class RequestEmbedder(Embedder):
     def __init__(self, model: ZooModel):
         layer = copy.deepcopy(model.embedding_layer)
         super().__init__(model.feature_map, layer, model.embedding_dim, torch.device("cpu"))
+        self.weights = copy.deepcopy(model._inputs.embedder.weights)
         # While a model is traced its modules are of other classes, which only look like their own.
         is_plain = super()._is_plain_list
         self._plain = {name for name in self.layer.embedding_layers if is_plain(name)}
@@ -72,7 +73,7 @@ class RequestModel(nn.Module):
         super().__init__()
         inputs = model._inputs
         self._embedder = RequestEmbedder(model)
-        self.embedding = self._embedder.layer
+        self.embedding, self.weights = self._embedder.layer, self._embedder.weights
         self.context, self._items, self.beside = inputs.context_features, inputs.table_features, inputs.history_features
         self._specs = model.feature_map.features
         fixed = self._shares_ids(items)
@@ -237,8 +238,9 @@ def numbering(items: Mapping[str, Tensor], specs: Mapping[str, Mapping]) -> list
 
 def without_embeddings(model: ZooModel) -> ZooModel:
     """A copy of a model without what only embeds or trains: that can be gigabytes."""
-    left_out = (model.embedding_layer, model.embedding_layer.embedding_layer, model.optimizer, model._inputs)
-    return copy.deepcopy(model, {id(part): nn.Identity() for part in (*left_out, getattr(model, "_penalty", None))})
+    left_out = [model.embedding_layer, model.embedding_layer.embedding_layer, model.optimizer, model._inputs]
+    left_out += [model._inputs.embedder.weights, getattr(model, "_penalty", None)]
+    return copy.deepcopy(model, {id(part): nn.Identity() for part in left_out if part is not None})
 
 
 def zeros(described: Mapping, rows: int) -> Tensor:

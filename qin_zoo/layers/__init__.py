@@ -8,6 +8,7 @@ from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, map_items
+from qin_zoo.layers.masked_cross import MaskedCrossNetwork
 from qin_zoo.layers.pairs import PerPair
 from qin_zoo.layers.pooling import MeanPooling, TargetAttentionPooling, masked_softmax
 from qin_zoo.layers.qnn import QNN
@@ -24,6 +25,7 @@ __all__ = [
     "DINAttention",
     "History",
     "ItemRows",
+    "MaskedCrossNetwork",
     "MeanPooling",
     "MultiHeadTargetAttention",
     "PerPair",

@@ -11,18 +11,18 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from qin_zoo.distributed import ALONE, Group, others_wait
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
-from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureMap
+from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureEmbeddingDict, FeatureMap
 from qin_zoo.layers import PerPair
 from qin_zoo.layers.synced_norm import sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import sharded
-from qin_zoo.models.inputs import Embedder, FieldInputs, ModelInput, make_inputs, row_columns
+from qin_zoo.models.inputs import Embedder, FieldInputs, ItemTableInputs, ModelInput, make_inputs, row_columns
+from qin_zoo.models.loss import Loss, name_in_fuxictr
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
 from qin_zoo.models.weights import read_state, renamed, require_fit
@@ -44,11 +44,11 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     A subclass builds its layers from ``self.item_dim`` (D) and ``self.context_dim`` (C), or from the sizes of the
     single features, ``self.item_dims`` and ``self.context_dims`` (name -> size, in the order in which they are
-    concatenated), and implements :meth:`logits`. Embedding, devices, labels, loss, accumulation, checkpoints and
-    evaluation are here. One model runs on both kinds of input: an item table (features with ``source: item``), and
-    FuxiCTR's named fields, with one pair of target and history (``target_field`` and ``sequence_field``), several, or
-    none; which one is a matter of the dataset. So the layer that draws the interest is made by :meth:`per_sequence`,
-    and ``self.interest_dim`` is its size.
+    concatenated), and implements :meth:`logits`, or :meth:`heads` where its loss needs more. Embedding, devices,
+    labels, loss, accumulation, checkpoints and evaluation are here. One model runs on both kinds of input: an item
+    table (features with ``source: item``), and FuxiCTR's named fields, with one pair of target and history
+    (``target_field`` and ``sequence_field``), several, or none; which one is a matter of the dataset. So the layer that
+    draws the interest is made by :meth:`per_sequence`, and ``self.interest_dim`` is its size.
 
     Args:
         feature_map: FuxiCTR's feature map of the dataset.
@@ -59,7 +59,18 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         optimizer: name of a ``torch.optim`` class; ``adam`` for ``Adam``.
         loss: FuxiCTR's name of a loss. Its binary cross entropy is computed from the logits; ``published``: as FuxiCTR
             and the published codes do, from the probabilities, which are 0 or 1 where |logit| > 17: such a row has no
-            gradient, and a wrong one a loss of 100.
+            gradient, and a wrong one a loss of 100. Or ``focal``; ``pairwise``, the cross entropy mixed with
+            RankNet's loss of all pairs of a click and a row without in the batch; ``jrc``, mixed with JRC's listwise
+            one. A batch of several processes is one batch; with ``accumulation_steps``, each of its parts is.
+        pos_weight: what a row with a click counts in the cross entropy, or in ``focal`` (its α). The mean divides by
+            the number of rows, not by the sum of weights.
+        neg_weight: the same of a row without.
+        loss_alpha: of ``pairwise`` and ``jrc``: the share of the cross entropy. With 0 predictions are ranks and no
+            probabilities.
+        focal_gamma: of ``focal``: the exponent; 0 makes it the cross entropy.
+        loss_context: of ``jrc``: which rows are compared, those of one ``group`` (``group_id``) in the batch, or all
+            of the ``batch``.
+        sample_weight: a column of the training rows, no feature, that says what each counts; in pairs, the product.
         metrics: metrics of every evaluation.
         embedding_dim: size of the embedding of features that do not give their own.
         embedding_initializer: FuxiCTR's initialiser string for embedding tables.
@@ -96,6 +107,12 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         learning_rate: float = 1e-3,
         optimizer: str = "adam",
         loss: str = "binary_crossentropy",
+        pos_weight: float = 1.0,
+        neg_weight: float = 1.0,
+        loss_alpha: float = 0.5,
+        focal_gamma: float = 2.0,
+        loss_context: Literal["batch", "group"] = "batch",
+        sample_weight: str | None = None,
         metrics: Iterable[str] = ("AUC", "logloss"),
         embedding_dim: int = 10,
         embedding_initializer: str = "partial(nn.init.normal_, std=1e-4)",
@@ -131,6 +148,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             **kwargs,
         )
         self._optimizer_args = (optimizer, loss, learning_rate)
+        self._loss_args = (pos_weight, neg_weight, loss_alpha, focal_gamma, loss_context, sample_weight)
         self._accumulation_steps = accumulation_steps
         self.group = ALONE
         self._compile_logits = compile
@@ -143,17 +161,44 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._sharded_tables = list(sharded_tables)
         self.shards: list[nn.Parameter] = []
         embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
-        self._inputs = make_inputs(embedder, target_field, sequence_field)
-        self.pairs = self._inputs.pairs
-        self.item_dims = {name: dim for pair in self.pairs for name, dim in pair.items()}
-        self.context_dims = self._inputs.context_dims
+        self._see(make_inputs(embedder, target_field, sequence_field))
         self.interest_dim = 0
+
+    def _see(self, inputs: ItemTableInputs | FieldInputs) -> None:
+        self._inputs = inputs
+        self.pairs = inputs.pairs
+        self.item_dims = {name: dim for pair in self.pairs for name, dim in pair.items()}
+        self.context_dims = inputs.context_dims
         self.item_dim = sum(sum(pair.values()) for pair in self.pairs)
         self.context_dim = sum(self.context_dims.values())
+
+    @property
+    def field_dims(self) -> list[int]:
+        """Sizes of the single features in [context; target; interest], the interest having those of an item."""
+        items = [dim for pair in self.pairs for dim in pair.values()]
+        return [*self.context_dims.values(), *items, *items]
+
+    def see_weights(self, layer: FeatureEmbeddingDict) -> None:
+        """Puts a number of this layer behind each feature's embedding, for models with a linear part.
+
+        All sizes of features are greater by 1 from then on. A vector has its own, too, by a linear map.
+
+        Args:
+            layer: FuxiCTR's ``LogisticRegression(…).embedding_layer.embedding_layer``; it stays the model's.
+        """
+        for name, spec in self.feature_map.features.items():
+            if spec["type"] == "embedding":  # which FuxiCTR's logistic regression has no weight for
+                layer.feature_encoders[name] = nn.Linear(spec["pretrain_dim"], 1, bias=False)
+        self._inputs.embedder.weights = layer
+        self._see(self._inputs.again())
 
     def logits(self, x: ModelInput) -> Tensor:
         """The model itself: (B,) or (B, 1) logits from context, target, history and mask."""
         raise NotImplementedError(f"{type(self).__name__} must implement logits(x).")
+
+    def heads(self, x: ModelInput) -> dict[str, Tensor]:
+        """``logits`` and whatever else :meth:`add_loss` reads; a model that has more also overrides that."""
+        return {"logits": self.logits(x)}
 
     def per_sequence(self, make: Callable[[int], nn.Module], dims: list[int] | None = None) -> nn.Module:
         """The layer that draws the interest from the history; where there are several, one for each.
@@ -198,12 +243,13 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._regularize()
         self._precision.prepare(self)
         if self._compile_logits:
-            self.logits = torch.compile(self.logits, dynamic=True)
+            self.heads = torch.compile(self.heads, dynamic=True)
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
         """FuxiCTR's: sets optimiser and loss; the optimiser updates all weights in one pass where it knows how to."""
-        super().compile(optimizer, "binary_cross_entropy" if loss == "published" else loss, lr)
-        self._loss_of_logits = self.loss_fn is F.binary_cross_entropy and loss != "published"
+        super().compile(optimizer, name_in_fuxictr(loss), lr)
+        group_id = self.feature_map.group_id
+        self._loss = Loss(loss, self.loss_fn, self.output_activation, *self._loss_args, group_id)
         kind = type(self.optimizer)
         if "fused" in inspect.signature(kind).parameters:
             self.optimizer = kind(self.parameters(), lr=lr, fused=True)
@@ -226,27 +272,35 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
                 with an item table; FuxiCTR's row dictionary for one with named fields.
 
         Returns:
-            ``{"y_pred": (B, 1), "logits": (B, 1)}``; ``y_pred`` are probabilities for binary classification.
+            ``{"y_pred": (B, 1), "logits": (B, 1), "columns": {…}}`` and the model's further outputs; ``y_pred`` are
+            probabilities for binary classification, ``columns`` what the loss needs of the rows, in training.
         """
         with self._precision.context():
-            logits = self.logits(self._inputs(inputs))
-        logits = (logits.float() if logits.dtype == torch.bfloat16 else logits).view(-1, 1)
-        return {"y_pred": self.output_activation(logits), "logits": logits}
+            found = self.heads(self._inputs(inputs))
+        found = {name: v.float() if v.dtype == torch.bfloat16 else v for name, v in found.items()}
+        logits = found["logits"].view(-1, 1)
+        columns = self._loss.columns(row_columns(inputs), self.device) if self.training else {}
+        return found | {"y_pred": self.output_activation(logits), "logits": logits, "columns": columns}
 
     def add_loss(self, return_dict, y_true) -> Tensor:
-        """FuxiCTR's loss; binary cross entropy from the logits, where it does not saturate, unless it is ``published``.
-
-        A NaN among the predictions is one in the loss; torch's cross entropy of probabilities would refuse it.
-        """
-        if self._loss_of_logits and "logits" in return_dict:
-            logits = return_dict["logits"]
-            return F.binary_cross_entropy_with_logits(logits, y_true.to(logits.dtype))
-        if self.loss_fn is not F.binary_cross_entropy:
+        """The loss without regularisation; a NaN among the logits is one in the loss."""
+        if "logits" not in return_dict:
             return super().add_loss(return_dict, y_true)
-        y_pred = return_dict["y_pred"]
-        known = torch.isfinite(y_pred)
-        loss = self.loss_fn(torch.where(known, y_pred, 0.5), y_true.to(y_pred.dtype))
-        return torch.where(known.all(), loss, torch.nan)
+        return self.loss_of(return_dict["logits"], y_true, return_dict)
+
+    def loss_of(self, logits: Tensor, y_true: Tensor, return_dict: dict) -> Tensor:
+        """The configured loss of some logits, for models that have several; a mean over rows, or of all pairs of them.
+
+        Args:
+            logits: (B, 1) or (B,).
+            y_true: labels, as many.
+            return_dict: what :meth:`forward` returned.
+        """
+        return self._loss(logits, y_true, return_dict.get("columns", {}))
+
+    def of_batch(self, mean: Tensor) -> Tensor:
+        """A mean over rows as that over the rows of all processes, for losses that are no sums of such means."""
+        return self._loss.of_batch(mean)
 
     def regularization_loss(self) -> Tensor | float:
         """FuxiCTR's regularisation of embeddings and other weights, a scalar."""
@@ -269,10 +323,10 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             clipping, a scalar on the device; None where the batch made no update.
         """
         labels = self.get_labels(batch_data)
+        share = self._loss.take_share(len(labels), self.device)
         loss = self.compute_loss(self.forward(batch_data), labels)
         if self.group.active:  # each process counts as much as it has of the batch's rows
-            rows = torch.tensor(float(len(labels)), device=loss.device)
-            loss = loss * (rows / self.group.sum(rows.clone())) + self._penalty.of_shards()
+            loss = loss * share + self._penalty.of_shards()
         (loss / self._accumulation_steps).backward()
         step = self._batch_index + 1
         self.gradient_norm = None
@@ -304,6 +358,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
             ConfigError: ``sharded_tables`` are asked for, and TorchRec is missing or the optimiser needs whole tables.
         """
         self.group = group
+        self._loss.join(group)
         if group.active:
             if self._sharded_tables:
                 self.shards = sharded.split_tables(self, self._tables, self._sharded_tables, group)

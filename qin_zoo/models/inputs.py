@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.errors import ModelError, suggest
-from qin_zoo.fuxi import FeatureEmbedding, FeatureMap, MaskedAveragePooling
+from qin_zoo.fuxi import FeatureEmbedding, FeatureEmbeddingDict, FeatureMap, MaskedAveragePooling
 from qin_zoo.layers import History, ItemRows
 from qin_zoo.models.sharded import ShardedTable
 
@@ -58,6 +58,7 @@ class Embedder:
         self.embedding_dim = embedding_dim
         self.device = device
         self.pooling = _mean_pooling
+        self.weights: FeatureEmbeddingDict | None = None  # see ZooModel.see_weights
 
     def dims(self, names: Iterable[str]) -> dict[str, int]:
         """Size of the embedding of each of ``names``, in their order."""
@@ -66,6 +67,7 @@ class Embedder:
             spec = self.feature_map.features[name]
             owner = self.feature_map.features.get(spec.get("share_embedding"), spec)
             dims[name] = spec.get("emb_output_dim") or owner.get("embedding_dim", self.embedding_dim)
+            dims[name] += self.weights is not None
         return dims
 
     def _fetch(self, names: list[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,6 +87,9 @@ class Embedder:
             for name in names
         ]
         parts = [self.pooling(e) if e.dim() == 3 else e for e in embedded]
+        if self.weights is not None:
+            of_features = self.weights(inputs)
+            parts = [part for pair in zip(parts, map(of_features.get, names)) for part in pair]
         if parts:
             return torch.cat(parts, dim=-1)
         rows = next(iter(values.values())).shape[0]
@@ -113,7 +118,10 @@ class Embedder:
 
     def _positions(self, name: str, ids: Tensor) -> Tensor:
         embedded, encoders = self.layer.embedding_layers[name](ids), dict(self.layer.feature_encoders)
-        return encoders[name](embedded) if isinstance(encoders.get(name), nn.Linear) else embedded
+        embedded = encoders[name](embedded) if isinstance(encoders.get(name), nn.Linear) else embedded
+        if self.weights is None:
+            return embedded
+        return torch.cat([embedded, self.weights.embedding_layers[name](ids)], dim=-1)
 
     def look_on(self, names: Iterable[str]) -> None:
         """Takes part, without ids, in the other processes' look-ups of these features, in the order of theirs."""
@@ -142,6 +150,10 @@ class ItemTableInputs:
         self.context_features = [n for n in sources if n not in self.item_features]
         self.pairs = self.histories = [embedder.dims(self.item_features)]
         self.context_dims = embedder.dims(self.context_features)
+
+    def again(self) -> ItemTableInputs:
+        """The same, the sizes of features looked up anew."""
+        return ItemTableInputs(self.embedder)
 
     def __call__(self, batch) -> ModelInput:
         if isinstance(batch, ItemBatch):
@@ -218,7 +230,7 @@ class FieldInputs:
     """
 
     def __init__(self, embedder: Embedder, target_field=None, sequence_field=None):
-        self.embedder = embedder
+        self.embedder, self._fields = embedder, (target_field, sequence_field)
         features = embedder.feature_map.features
         self.target_features = _pairs(target_field)
         self.sequence_features = _pairs(sequence_field)
@@ -253,6 +265,10 @@ class FieldInputs:
                     f"{list(history)} has {list(history.values())}: give each sequence the embedding of its target "
                     "(share_embedding), in the same order."
                 )
+
+    def again(self) -> FieldInputs:
+        """The same, the sizes of features looked up anew."""
+        return FieldInputs(self.embedder, *self._fields)
 
     def __call__(self, batch) -> ModelInput:
         if not isinstance(batch, Mapping):

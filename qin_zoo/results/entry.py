@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from qin_zoo.bootstrap import Draws
 from qin_zoo.config.values import Id
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.metrics import check_metrics
+from qin_zoo.training.record import course_of, identity, monitored
 
 SCHEMA_VERSION = 1
 PLAIN = "plain"  # the variation of an experiment as it is configured
+
+
+def _check_draws(data: dict) -> dict:
+    try:
+        Draws.from_dict(data)
+    except QinZooError as error:
+        raise ValueError(str(error)) from None
+    return data
 
 
 class Entry(BaseModel):
@@ -29,7 +39,9 @@ class Entry(BaseModel):
         metrics: of both splits.
         parameters: number of trainable parameters.
         rows: of each split.
-        curve: the monitored metric after each evaluation.
+        draws: metrics of ``split`` for other users, see :class:`~qin_zoo.bootstrap.Draws`.
+        tuning: what was spent on its parameters, see :mod:`qin_zoo.study.tuned`; None of parameters that nobody tuned.
+        curve: the monitored value after each evaluation.
         seconds: of the training.
         scored: rows scored per second.
         calibration: see :class:`~qin_zoo.calibration.Reliability`; of ``split``.
@@ -54,6 +66,8 @@ class Entry(BaseModel):
     metrics: dict[str, dict[str, float]]
     parameters: int
     rows: dict[str, int]
+    draws: Annotated[dict[str, Any], AfterValidator(_check_draws)] | None = Field(default=None, repr=False)
+    tuning: dict[str, Any] | None = None
     curve: list[float] = []
     seconds: float
     scored: float | None = None
@@ -70,6 +84,16 @@ class Entry(BaseModel):
         return self.metrics[self.split]
 
     @property
+    def drawn(self) -> Draws | None:
+        """``draws``, read."""
+        return None if self.draws is None else Draws.from_dict(self.draws)
+
+    @property
+    def course(self) -> str:
+        """See :func:`qin_zoo.training.record.course_of`."""
+        return course_of(self.curve, self.params.get("monitor_mode", "max"))
+
+    @property
     def digest(self) -> str:
         """Of what a repetition must find again: parameters, data and metrics, but not the time it took."""
         return _hash(self.identity, self.metrics)[:10]
@@ -82,8 +106,6 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
         record: see :func:`qin_zoo.training.run.run_experiment`.
         found: ``tests`` and ``slices`` of a study. Default: none.
     """
-    from qin_zoo.training.record import identity
-
     params, seed = record["params"], record["params"]["seed"]
     same = identity(params, record["data"])
     asked_for = record.get("asked_for", record["expid"])  # a run that was numbered belongs with the others of its name
@@ -92,7 +114,8 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
     without_seed = {k: v for k, v in same["parameters"].items() if k not in ("seed", "model_id")}
     split = "test" if record["test"] else "valid"
     evaluations = record["evaluations"]
-    scoring, monitor = record.get("scoring"), params.get("monitor", "AUC")
+    scoring = record.get("scoring")
+    looks = [monitored(params, e["metrics"]) for e in evaluations]
     return Entry(
         experiment=experiment,
         variation=variation or PLAIN,
@@ -106,7 +129,9 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
         metrics={s: record[s] for s in ("valid", "test") if record[s]},
         parameters=record["parameters"],
         rows=record["rows"],
-        curve=[e["metrics"][monitor] for e in evaluations if isinstance(monitor, str) and monitor in e["metrics"]],
+        draws=record.get("draws"),
+        tuning=record.get("tuning"),
+        curve=[value for value in looks if value is not None],
         seconds=evaluations[-1]["seconds"] if evaluations else record["seconds"],
         scored=scoring["rows"] / scoring["seconds"] if scoring and scoring["seconds"] > 0 else None,
         calibration=record.get("calibration", {}).get(split),

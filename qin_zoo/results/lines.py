@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from qin_zoo.bootstrap import Draws
 from qin_zoo.metrics import default_monitor, mode_of
 from qin_zoo.results.entry import PLAIN, Entry
+from qin_zoo.results.statistics import Estimate, deviation, estimate
 
 _BASES = (PLAIN, "none")
 
@@ -48,6 +53,29 @@ class Line:
         values = list(self.metric(name).values())
         return statistics.fmean(values) if values else None
 
+    def draws(self, name: str, seeds: Iterable[int] | None = None) -> tuple[np.ndarray, Draws] | None:
+        """Of a metric its mean over seeds in each draw of users, (draws,), and one of the draws.
+
+        None where a seed has none, or where others were drawn.
+        """
+        runs = [e.drawn for seed in self.seeds if seeds is None or seed in seeds for e in self.seeds[seed][:1]]
+        if not runs or any(d is None or name not in d.values for d in runs):
+            return None
+        if len({(d.drawn, len(d.values[name])) for d in runs}) > 1:
+            return None
+        return np.mean([d.values[name] for d in runs], axis=0, dtype=np.float64), runs[0]
+
+    def estimate(self, name: str) -> Estimate | None:
+        """A metric, with its errors."""
+        values, found = list(self.metric(name).values()), self.draws(name)
+        if not values:
+            return None
+        return estimate(values, *(found[0], found[1].groups) if found else ())
+
+    def courses(self) -> Counter[str]:
+        """How many runs have which suspicious course, see :func:`qin_zoo.training.record.course_of`."""
+        return Counter(e.course for e in self.entries if e.course)
+
     def cost(self) -> float:
         """Median of the runs' training seconds."""
         return statistics.median(e.seconds for e in self.entries)
@@ -62,6 +90,32 @@ def parts_of(lines: Iterable[Line], kind: str) -> list[str]:
 def paired(one: dict[int, float], other: dict[int, float]) -> list[float]:
     """``one`` less ``other``, seed by seed."""
     return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def compare(one: Line, other: Line, name: str) -> Estimate | None:
+    """A metric of ``one`` less that of ``other``, on the same rows.
+
+    Paired by draws of users where the same were drawn for both; and by seed, where they share more than one or have the
+    same. Else the errors of their seeds add up, and a single seed has none: a model without chance needs no more.
+    """
+    mine, theirs = one.metric(name), other.metric(name)
+    common = mine.keys() & theirs.keys()
+    by_seed = len(common) > 1 or mine.keys() == theirs.keys()
+    if not mine or not theirs:
+        return None
+    both = [line.draws(name, common if by_seed else None) for line in (one, other)]
+    drawn: tuple = ()
+    if all(both) and both[0][1].drawn == both[1][1].drawn and both[0][0].shape == both[1][0].shape:
+        drawn = both[0][0] - both[1][0], both[0][1].groups
+    if by_seed:
+        return estimate(paired(mine, theirs), *drawn)
+    sides = [list(values.values()) for values in (mine, theirs)]
+    known = [(deviation(side) / math.sqrt(len(side)), len(side) - 1) for side in sides if len(side) > 1]
+    difference = estimate([statistics.fmean(sides[0]) - statistics.fmean(sides[1])], *drawn)
+    if not known:
+        return difference
+    seeds, freedom = math.hypot(*(e for e, _ in known)), min(f for _, f in known)
+    return replace(difference, seeds=seeds, freedom=(difference.freedom[0], freedom))
 
 
 @dataclass(frozen=True)
@@ -103,6 +157,14 @@ class Board:
 
         return sorted(plain, key=place)
 
+    def twin(self, line: Line) -> Line | None:
+        """An earlier or a plain line with the same figures to the last digit: the same model under another name."""
+        others = [o for o in self.lines if o.first.variation == PLAIN] if line.first.variation != PLAIN else []
+        for other in [*others, *self.lines[: self.lines.index(line)]]:
+            if other is not line and _figures(other) == _figures(line):
+                return other
+        return None
+
     def undefined(self) -> list[tuple[Line, str, int]]:
         """Lines with a metric that is NaN or infinite, and in how many runs it is."""
         counts = [
@@ -139,6 +201,10 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
         board = [Line(_name(key, lines), dict(sorted(seeds.items()))) for key, seeds in lines.items()]
         made.append(Board(min((key[2] for key in lines), key=lambda d: (len(d), d)), board))
     return sorted(made, key=lambda board: board.name)
+
+
+def _figures(line: Line) -> dict:
+    return {seed: [entry.metrics for entry in entries[:1]] for seed, entries in line.seeds.items()}
 
 
 def _name(key: tuple, keys: Iterable[tuple]) -> str:

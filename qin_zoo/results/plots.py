@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_DOTS = "mean with its 95 % interval, and single seeds"
+
+
 @dataclass(frozen=True)
 class Plot:
     """A figure with what stands above it; ``key`` names its file."""
@@ -31,6 +34,8 @@ def plots(board: Board, palette: Palette) -> Iterator[Plot]:
     """Every picture that a board has numbers for."""
     metric, ranked = board.monitor, board.ranked()
     if len(ranked) > 1:
+        told = f"{metric}: {_DOTS}; the dashed line is the first. Differences on the same rows are surer than these."
+        yield Plot("models", "Models", told, _dots(ranked, metric, palette, [line.name for line in ranked]))
         better = "up" if mode_of(metric) == "max" else "down"
         told = f"{metric} against the seconds of a training; {better} and left is better."
         yield Plot("cost", "What it costs", told, _cost(ranked, metric, palette))
@@ -38,8 +43,9 @@ def plots(board: Board, palette: Palette) -> Iterator[Plot]:
         told = "The monitored metric on the validation rows after each evaluation, mean over seeds."
         yield Plot("curves", "Training", told, _curves(ranked, palette))
     for experiment, lines in board.variations().items():
-        told = f"{metric}: mean, deviation and single seeds; the dashed line is {lines[0].first.variation}."
-        yield Plot(f"variations_{experiment}", f"{experiment} in variations", told, _dots(lines, metric, palette))
+        told = f"{metric}: {_DOTS}; the dashed line is {lines[0].first.variation}."
+        figure = _dots(lines, metric, palette, [line.first.variation for line in lines])
+        yield Plot(f"variations_{experiment}", f"{experiment} in variations", told, figure)
     if tested := [line for line in board.lines if any(e.tests for e in line.entries)]:
         told = f"Change of {metric} when the same weights score changed data."
         yield Plot("tests", "Harder data at the test", told, _tests(tested, metric, palette))
@@ -82,16 +88,16 @@ def _curves(lines: list[Line], palette: Palette) -> Figure:
     return figure
 
 
-def _dots(lines: list[Line], metric: str, palette: Palette) -> Figure:
+def _dots(lines: list[Line], metric: str, palette: Palette, names: list[str]) -> Figure:
     figure, ax = new_figure(palette, 5.4, 0.34 * len(lines) + 1.1)
     for y, line in enumerate(lines):
         values = list(line.metric(metric).values())
         ax.plot(values, [y] * len(values), "o", color=palette.line, markersize=4)
-        spread = deviation(values)
-        error = spread if spread == spread else None
+        found = line.estimate(metric)
+        error = found.half if found and found.half == found.half else None
         ax.errorbar(line.mean(metric), y, xerr=error, fmt="D", color=palette.series[0], markersize=5, capsize=3)
     ax.axvline(lines[0].mean(metric), color=palette.series[1], linestyle="--", linewidth=1)
-    ax.set_yticks(range(len(lines)), [line.first.variation for line in lines])
+    ax.set_yticks(range(len(lines)), names)
     ax.invert_yaxis()
     _upright(ax, palette)
     _axes(ax, metric, "")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from qin_zoo.files import replace_file
 from qin_zoo.pages import write_page
 from qin_zoo.pages.plots import PAGE, PICTURE, svg
+from qin_zoo.results.entry import Entry
 from qin_zoo.results.lines import Board
 from qin_zoo.results.plots import plots
+from qin_zoo.results.statistics import estimate
 from qin_zoo.results.tables import tables
 from qin_zoo.training.report import markdown_table
 
-_TOLD = "Mean ± standard deviation over seeds."
+_TOLD = "Mean ± standard deviation over seeds [95 % interval]."
 
 
 def write_html(boards: list[Board], file: Path, title: str) -> None:
@@ -72,10 +75,14 @@ def write_csv(boards: list[Board], file: Path) -> None:
                     "seed": entry.seed,
                     "split": entry.split,
                     **entry.values,
+                    **_errors(entry),
                     "ECE": entry.calibration["ece"] if entry.calibration else "",
                     "parameters": entry.parameters,
                     "seconds": f"{entry.seconds:.1f}",
                     "rows_per_second": f"{entry.scored:.0f}" if entry.scored else "",
+                    "curve": entry.course,
+                    "tuning_trials": entry.tuning["trials"] if entry.tuning else "",
+                    "tuning_minutes": f"{entry.tuning['minutes']:.2f}" if entry.tuning else "",
                 }
                 row |= {f"{m} {test}": v for test, values in entry.tests.items() for m, v in values.items()}
                 row |= {
@@ -90,3 +97,10 @@ def write_csv(boards: list[Board], file: Path) -> None:
         writer = csv.DictWriter(out, header, restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _errors(entry: Entry) -> dict[str, str]:
+    """Standard errors of a run's metrics from who its users are."""
+    drawn = entry.drawn
+    found = {name: estimate([0.0], values).users for name, values in drawn.values.items()} if drawn else {}
+    return {f"{name} error over users": f"{error:.6f}" for name, error in found.items() if not math.isnan(error)}

@@ -1,41 +1,109 @@
-"""Means, spreads and paired differences over seeds."""
+"""Means over seeds, and how far they, and differences of them, can be trusted."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 SIGNIFICANT = 0.05
+POWER = 0.8
 
 
-def deviation(values: list[float]) -> float:
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, or a difference of two, with the errors it may have.
+
+    Attributes:
+        mean: its value.
+        users: standard error from who the users of the split happen to be: the deviation over draws of users; NaN where
+            it is not known.
+        seeds: standard error from the seeds of the trainings; NaN with one seed.
+        freedom: degrees of freedom of the two, users less one and seeds less one.
+    """
+
+    mean: float
+    users: float
+    seeds: float
+    freedom: tuple[float, float]
+
+    @property
+    def error(self) -> float:
+        """Standard error; the two add up as variances. NaN where neither is known."""
+        known = [e for e in (self.users, self.seeds) if not math.isnan(e)]
+        return math.hypot(*known) if known else math.nan
+
+    @property
+    def _t(self):
+        """Student's distribution of the error; degrees of freedom after Satterthwaite (Biometrics Bulletin 1946)."""
+        from scipy.stats import t
+
+        parts = [(e, f) for e, f in zip((self.users, self.seeds), self.freedom) if not math.isnan(e) and e > 0]
+        return t(self.error**4 / sum(e**4 / f for e, f in parts)) if parts else t(1)
+
+    @property
+    def half(self) -> float:
+        """Half the width of the 95 % interval; NaN where no error is known."""
+        return float(self.error * self._t.ppf(1 - SIGNIFICANT / 2)) if self.error > 0 else self.error
+
+    @property
+    def p(self) -> float:
+        """Of the two-sided test against 0; NaN where no error is known."""
+        if math.isnan(self.mean) or math.isnan(self.error):
+            return math.nan
+        if self.error == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        return float(2 * self._t.sf(abs(self.mean) / self.error))
+
+    @property
+    def visible(self) -> float:
+        """The smallest true difference that the test would find in four cases of five; NaN where no error is known."""
+        if not self.error > 0:
+            return math.nan
+        return float(self.error * (self._t.ppf(1 - SIGNIFICANT / 2) + self._t.ppf(POWER)))
+
+
+def estimate(by_seed: Sequence[float], draws: np.ndarray | None = None, users: int = 0) -> Estimate:
+    """A mean over seeds.
+
+    Args:
+        by_seed: a value of each.
+        draws: mean over seeds in each draw of users. Default: not known.
+        users: how many there are.
+    """
+    seeds = deviation(by_seed) / math.sqrt(len(by_seed))
+    return Estimate(statistics.fmean(by_seed), _deviation(draws), seeds, (max(users - 1, 1), max(len(by_seed) - 1, 1)))
+
+
+def _deviation(draws: np.ndarray | None) -> float:
+    if draws is None or np.isfinite(draws).mean() < 0.5:
+        return math.nan
+    return float(np.nanstd(draws, ddof=1))
+
+
+def deviation(values: Sequence[float]) -> float:
     """Standard deviation; NaN of fewer than two values, or where one of them is NaN."""
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 
-def paired_p_value(differences: list[float]) -> float:
-    """Of a paired t-test; NaN with fewer than two differences, or where one of them is NaN."""
-    spread = deviation(differences)
-    if math.isnan(spread):
-        return math.nan
-    if spread == 0:
-        return 1.0 if differences[0] == 0 else 0.0
-    from scipy.stats import ttest_1samp
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of several comparisons, so raised that all of them together err in one of twenty cases at most.
 
-    return float(ttest_1samp(differences, 0.0).pvalue)
+    Holm, Scandinavian Journal of Statistics 1979. NaN stays, and counts for nothing.
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    raised, least = [math.nan] * len(p_values), 0.0
+    for place, (p, i) in enumerate(order):
+        least = max(least, min(1.0, (len(order) - place) * p))
+        raised[i] = least
+    return raised
 
 
-def mean_and_spread(values: list[float], digits: int = 4) -> str:
+def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
     """``0.7012 ± 0.0021``; without the spread where there is one value."""
     spread = deviation(values)
     text = f"{statistics.fmean(values):.{digits}f}"
     return text if math.isnan(spread) else f"{text} ± {spread:.{digits}f}"
-
-
-def difference(values: list[float]) -> tuple[str, str]:
-    """Mean and spread of paired differences, ``+0.0031 ± 0.0010 *``, and their p-value; empty texts of no values."""
-    if not values:
-        return "", ""
-    p, spread = paired_p_value(values), deviation(values)
-    text = f"{statistics.fmean(values):+.4f}" + ("" if math.isnan(spread) else f" ± {spread:.4f}")
-    return text + (" *" if p < SIGNIFICANT else ""), "" if math.isnan(p) else f"{p:.3f}"

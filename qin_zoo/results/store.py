@@ -37,7 +37,7 @@ class Store:
         return self.folder / entry.dataset_id / name
 
     def add(self, entry: Entry) -> Literal["new", "known", "completed"]:
-        """Adds an entry; of one that is there already only tests and slices are added.
+        """Adds an entry; of one that is there already only what it lacks.
 
         Raises:
             QinZooError: the folder cannot be written, or holds a damaged file of that name.
@@ -46,6 +46,7 @@ class Store:
         if file.exists():
             old = _read_entry(file)
             both = {key: {**getattr(old, key), **getattr(entry, key)} for key in ("tests", "slices")}
+            both |= {key: getattr(old, key) or getattr(entry, key) for key in ("draws", "tuning")}
             if both == {key: getattr(old, key) for key in both}:
                 return "known"
             entry, said = old.model_copy(update=both), "completed"

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qin_zoo.results.lines import Board, Line, paired, parts_of
-from qin_zoo.results.statistics import SIGNIFICANT, difference, mean_and_spread, paired_p_value
+from qin_zoo.results.lines import Board, Line, compare, paired, parts_of
+from qin_zoo.results.statistics import SIGNIFICANT, Estimate, estimate, holm, mean_and_spread
+
+_PAIRED = (
+    f"paired by user and seed; * where p < {SIGNIFICANT}; p: raised for the number of comparisons in the table (Holm);"
+)
+_FIGURES = "Mean ± standard deviation over seeds [95 % interval, over users and seeds where both are known]"
 
 
 @dataclass(frozen=True)
@@ -53,34 +59,43 @@ def tables(board: Board) -> list[Table]:
 
 def _models(board: Board) -> Table:
     lines, monitor = board.ranked(), board.monitor
-    best = lines[0].metric(monitor)
-    reachable = _reachable(board)
-    header = ["model", "seeds", *board.metrics, "ECE", "parameters", "training s", "rows/s scored", "p to the best"]
-    if reachable:
-        header.insert(2 + len(board.metrics), "below reachable")
+    reachable, twins = _reachable(board), {id(line): board.twin(line) for line in lines}
+    to_first = [
+        compare(line, lines[0], monitor) if line is not lines[0] and twins[id(line)] is None else None for line in lines
+    ]
+    changes = _differences([[found] for found in to_first])
+    given = [_given(line) for line in lines]
+    header = ["model", "seeds", *board.metrics, *(["below reachable"] if reachable else []), "ECE"]
+    header += [f"Δ {monitor} to the first", "p", "visible", *(["tuned"] if any(given) else []), "curves"]
+    header += ["parameters", "training s", "rows/s scored"]
     rows = []
-    for line in lines:
-        p = paired_p_value(paired(line.metric(monitor), best)) if line is not lines[0] else math.nan
+    for line, change, apart, spent in zip(lines, changes, to_first, given):
         valid = line.by_seed(lambda e: e.metrics.get("valid", {}).get(monitor))
         below = [reachable - v for v in valid.values()] if reachable else []
         ece = line.by_seed(lambda e: e.calibration and e.calibration["ece"])
         scored = [e.scored for e in line.entries if e.scored]
         cells = [Cell(line.name), Cell(str(len(line.seeds)), len(line.seeds))]
-        cells += [_spread(line.metric(metric).values()) for metric in board.metrics]
+        cells += [_figure(line, metric) for metric in board.metrics]
         cells += [_spread(below)] if reachable else []
         cells += [
             _spread(ece.values()),
+            *change,
+            _number(math.nan if apart is None else apart.visible),
+            *([Cell(spent or "not tuned")] if any(given) else []),
+            _courses(line),
             Cell(f"{line.first.parameters:,}", line.first.parameters),
             Cell(f"{line.cost():,.0f}", line.cost()),
             Cell(f"{statistics.median(scored):,.0f}", statistics.median(scored)) if scored else Cell(""),
-            Cell.of("" if math.isnan(p) else f"{p:.3f}{'' if p < SIGNIFICANT else ' ='}", p),
         ]
         rows.append(cells)
     note = (
-        f"Mean ± standard deviation over seeds, {_of(board)}, the best {monitor} first. ECE: expected calibration "
-        f"error. p: paired t-test over seeds against the first line; = where it is {SIGNIFICANT} or more, that is, "
-        "where the difference may be chance. Times are medians of the machines they ran on."
+        f"{_FIGURES}, {_of(board)}, the best {monitor} first. ECE: expected calibration error. Δ: difference from the "
+        f"first line with its interval, {_PAIRED} visible: the smallest true difference that this comparison finds "
+        "four times in five. Times are medians of the machines they ran on."
     )
+    note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
+    if len({spent or "not tuned" for spent in given}) > 1:
+        note += " Tuning was not equal: see the column."
     for line, metric, runs in board.undefined():
         note += f" {metric} is not a number in {runs} of {len(line.entries)} runs of {line.name}."
     if reachable:
@@ -94,26 +109,29 @@ def _models(board: Board) -> Table:
 
 def _variations(board: Board, experiment: str, lines: list[Line]) -> Table:
     base, metrics = lines[0], board.metrics
+    twins = {id(line): board.twin(line) for line in lines}
+    changes = _differences([[compare(x, base, m) if x is not base else None for m in metrics] for x in lines])
+    given = [_given(line) for line in lines]
     header = ["variation", "seeds", *metrics]
     header += [column for metric in metrics for column in (f"Δ {metric}", "p")]
-    header += ["parameters", "training s"]
+    header += [*(["tuned"] if any(given) else []), "curves", "parameters", "training s"]
     rows = []
-    for line in lines:
-        changes = [paired(line.metric(m), base.metric(m)) if line is not base else [] for m in metrics]
+    for line, change, spent in zip(lines, changes, given):
+        twin = twins[id(line)]
         rows.append(
             [
-                Cell(_variation(line, lines)),
+                Cell(_variation(line, lines) + (f" (= {twin.name})" if twin else "")),
                 Cell(str(len(line.seeds)), len(line.seeds)),
-                *(_spread(line.metric(m).values()) for m in metrics),
-                *(cell for values in changes for cell in _difference(values)),
+                *(_figure(line, m) for m in metrics),
+                *change,
+                *([Cell(spent or "not tuned")] if any(given) else []),
+                _courses(line),
                 Cell(f"{line.first.parameters:,}", line.first.parameters),
                 Cell(f"{line.cost():,.0f}", line.cost()),
             ]
         )
-    note = (
-        f"{_of(board).capitalize()}. Δ: difference from the first line, paired by seed; * where a paired t-test gives "
-        f"p < {SIGNIFICANT}."
-    )
+    note = f"{_FIGURES}, {_of(board)}. Δ: difference from the first line with its interval, {_PAIRED[:-1]}."
+    note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
     return Table("variations", f"{experiment} in variations", note, header, rows)
 
 
@@ -121,16 +139,17 @@ def _tests(board: Board) -> Table:
     monitor = board.monitor
     lines = [line for line in board.lines if any(e.tests for e in line.entries)]
     names = dict.fromkeys(name for line in lines for e in line.entries for name in e.tests)
-    rows = []
+    changes = []
     for line in lines:
         own = line.metric(monitor)
-        cells = [Cell(line.name), _spread(own.values())]
-        for name in names:
-            cells.append(_difference(paired(line.by_seed(lambda e, n=name: e.tests.get(n, {}).get(monitor)), own))[0])
-        rows.append(cells)
+        tested = [paired(line.by_seed(lambda e, n=name: e.tests.get(n, {}).get(monitor)), own) for name in names]
+        changes.append([estimate(values) if values else None for values in tested])
+    rows = [
+        [Cell(line.name), _figure(line, monitor), *change[::2]] for line, change in zip(lines, _differences(changes))
+    ]
     note = (
         f"{monitor}, {_of(board)}; then how much it changes when the same weights score the same rows with their data "
-        f"changed, paired by seed; * where p < {SIGNIFICANT}."
+        f"changed, paired by seed, with its interval over seeds; * where p < {SIGNIFICANT}, after Holm over the table."
     )
     return Table("tests", "Harder data at the test", note, ["trained as", "unchanged", *names], rows)
 
@@ -174,6 +193,63 @@ def _spread(values: Iterable[float]) -> Cell:
     return Cell.of(mean_and_spread(values), statistics.fmean(values)) if values else Cell("")
 
 
-def _difference(values: list[float]) -> tuple[Cell, Cell]:
-    text, p = difference(values)
-    return Cell.of(text, statistics.fmean(values)) if values else Cell(""), Cell(p, float(p) if p else None)
+def _figure(line: Line, metric: str) -> Cell:
+    """``0.7012 ± 0.0044 [0.6843, 0.7181]``; the interval where the errors of users are known."""
+    values, found = list(line.metric(metric).values()), line.estimate(metric)
+    if found is None:
+        return Cell("")
+    text = mean_and_spread(values)
+    if not math.isnan(found.users):
+        text += f" [{found.mean - found.half:.4f}, {found.mean + found.half:.4f}]"
+    return Cell.of(text, found.mean)
+
+
+def _differences(table: list[list[Estimate | None]]) -> list[list[Cell]]:
+    """Of each row a difference with its interval, and its p-value after Holm over the whole table; twice the cells."""
+    raised = iter(holm([e.p for row in table for e in row if e is not None]))
+    return [[cell for e in row for cell in _difference(e, math.nan if e is None else next(raised))] for row in table]
+
+
+def _difference(found: Estimate | None, p: float) -> tuple[Cell, Cell]:
+    if found is None:
+        return Cell(""), Cell("")
+    text = f"{found.mean:+.4f}"
+    if not math.isnan(found.half):
+        text += f" [{found.mean - found.half:+.4f}, {found.mean + found.half:+.4f}]"
+    text += " *" if p < SIGNIFICANT else ""
+    return Cell.of(text, found.mean), _number(p, 3)
+
+
+def _number(value: float, digits: int = 4) -> Cell:
+    return Cell("") if math.isnan(value) else Cell(f"{value:.{digits}f}", value)
+
+
+def _courses(line: Line) -> Cell:
+    counts = line.courses()
+    return Cell(", ".join(f"{n} {course}" for course, n in counts.most_common()), sum(counts.values()))
+
+
+def _given(line: Line) -> str:
+    """What was spent on tuning a line; empty where nothing was."""
+    spent = next((e.tuning for e in line.entries if e.tuning), None)
+    return f"{spent['trials']} trials, {spent['minutes']:.1f} min" if spent else ""
+
+
+def _told_of_users(board: Board) -> str:
+    drawn = next((e.drawn for line in board.lines for e in line.entries if e.draws), None)
+    if drawn is None:
+        return " Who the users are is not in the intervals: no run has kept what other users would have shown."
+    whose = board.first.params.get("group_id")
+    return f" Users: {drawn.groups:,} of {whose}, drawn again." if whose else f" {drawn.groups:,} rows, drawn again."
+
+
+def _told_of_courses(lines: list[Line]) -> str:
+    counts = sum((line.courses() for line in lines), Counter())
+    runs = sum(len(line.entries) for line in lines)
+    told = ", ".join(f"{n} {course}" for course, n in counts.most_common())
+    return f" Curves: of {runs} runs {told}, so where those models end is not known." if told else ""
+
+
+def _told_of_twins(lines: list[Line], twins: dict[int, Line | None]) -> str:
+    told = [f"{line.name} gives the figures of {twin.name}" for line in lines if (twin := twins[id(line)])]
+    return f" {'; '.join(told)} to the last digit: one model under two names, which counts once." if told else ""

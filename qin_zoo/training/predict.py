@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from qin_zoo.bootstrap import draw_users
 from qin_zoo.calibration import Step
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
@@ -112,8 +114,33 @@ def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) 
     return y_pred, metrics | means
 
 
+def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[str]) -> dict:
+    """Metrics of a split for other users, JSON; see :func:`qin_zoo.bootstrap.draw_users`.
+
+    Args:
+        dataset: the data.
+        split: with labels.
+        y_pred: of :func:`predict_rows`.
+        metrics: of the model.
+    """
+    labels = dataset.feature_map.labels
+    columns = y_pred.reshape(len(y_pred), -1).T
+    truth = [_truth(dataset, split, label) for label in labels]
+    found = [draw_users(y_true, p, metrics, group_id) for (y_true, group_id), p in zip(truth, columns, strict=True)]
+    if len(labels) == 1:
+        return found[0].as_dict()
+    values = {f"{label}_{name}": v for label, drawn in zip(labels, found) for name, v in drawn.values.items()}
+    values |= {name: np.mean([drawn.values[name] for drawn in found], axis=0) for name in metrics}
+    return replace(found[0], values=values).as_dict()
+
+
 def _metrics(model, dataset: Dataset, split: str, label: str, y_pred: np.ndarray) -> dict[str, float]:
-    rows, group_id = dataset.used_rows(split), dataset.group_ids(split)
-    y_true, group_id = dataset.labels(split, label)[rows], group_id if group_id is None else group_id[rows]
+    y_true, group_id = _truth(dataset, split, label)
     metrics = model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _truth(dataset: Dataset, split: str, label: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """(N,) labels of a split's used rows, and (N,) whose they are."""
+    rows, group_id = dataset.used_rows(split), dataset.group_ids(split)
+    return dataset.labels(split, label)[rows], group_id if group_id is None else group_id[rows]

@@ -12,13 +12,16 @@ from tqdm import tqdm
 
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
+    ExperimentParams,
     apply_overrides,
     check_params,
     load_experiment,
     parse_overrides,
     resolve_experiment,
 )
-from qin_zoo.data.dataset import Dataset, has_item_table, open_feature_map, relocate, tables_beside
+from qin_zoo.config.recipes import with_recipe
+from qin_zoo.config.signature import constructor_params
+from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
@@ -33,6 +36,7 @@ _DEFAULTS = {
     "max_gradient_norm": 10.0,
     "checkpoint_steps": None,
     "on_nan": "stop",
+    "return_to_best": False,
     "model_root": "./checkpoints/",
     "metrics": ["AUC", "logloss"],
     "optimizer": "adam",
@@ -151,6 +155,8 @@ class Prepared:
         if self.trained and self.trained.get("sizes") and has_item_table(params):
             sizes = [{"name": name, **sizes} for name, sizes in self.trained["sizes"].items()]
             params = apply_overrides(params, {"feature_specs": [*sizes, *(params.get("feature_specs") or [])]})
+        if not ours and params.get("sample_weight"):  # its loss knows of none, as a note has said
+            params = apply_overrides(params, {"sample_weight": None})
         as_fuxictr = not ours or params["shuffle"] == "fuxictr"
         dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
         if self.trained:
@@ -225,12 +231,16 @@ def prepare_params(
     plugins = tuple(plugins or ())
     model_class = adapt(get_model(params["model"], plugins))
     params = check_params(params, model_class)
+    if data is not None:
+        moved = relocate(params, data)
+        params = ExperimentParams(moved, origin=params.origin, former=params.former, notes=params.notes)
+    if "recipe" in params:
+        chosen = with_recipe(params, count_rows(params), constructor_params(model_class), params.origin)
+        params = check_params(apply_overrides(params, chosen, f"recipe {params['recipe']}"), model_class)
     params.setdefault("monitor", default_monitor(params["metrics"]))
     params.setdefault("monitor_mode", mode_of_monitor(params["monitor"]))
     check_task(params)
     notes = params.notes
-    if data is not None:
-        params = relocate(params, data)
     if beside := tables_beside(params):
         params = apply_overrides(params, beside)
         notes += (f"Not configured, taken from beside the training rows: {', '.join(beside.values())}.",)

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -68,6 +69,32 @@ def identity(params: dict, data: dict) -> dict[str, dict]:
 def kept_evaluation(evaluations: list[dict]) -> dict:
     """Of a record's evaluations the one whose weights are kept; the last where none of them was the best so far."""
     return next((e for e in reversed(evaluations) if e["best"]), evaluations[-1])
+
+
+def monitored(params: Mapping, metrics: Mapping[str, float]) -> float | None:
+    """What decides which weights are the best: a metric, or a weighted sum of some; None where one is missing."""
+    monitor = params.get("monitor", "AUC")
+    weights = {monitor: 1.0} if isinstance(monitor, str) else monitor
+    return sum(weight * metrics[name] for name, weight in weights.items()) if weights.keys() <= metrics.keys() else None
+
+
+def course_of(curve: Sequence[float], mode: str = "max") -> str:
+    """What is suspicious about where a training was best; empty where nothing is.
+
+    Args:
+        curve: the monitored value of each look at the validation rows.
+        mode: ``max`` where more is better, else ``min``.
+
+    Returns:
+        ``still improving``: best at the last of several looks, so it was cut off and its value says nothing of where it
+        would have ended. ``best at the first look``: it got worse from there on, and its best may lie before.
+        ``one look``: nothing is known of its course.
+    """
+    if len(curve) < 2:
+        return "one look" if curve else ""
+    best = (max if mode == "max" else min)(curve)
+    place = curve.index(best) if best in curve else None
+    return {0: "best at the first look", len(curve) - 1: "still improving"}.get(place, "")
 
 
 def append_results_line(csv: Path, argv: list[str], expid: str, dataset_id: str, valid: dict, test: dict) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from qin_zoo.files import replace_file
-from qin_zoo.training.record import kept_evaluation
+from qin_zoo.metrics import default_monitor, mode_of
+from qin_zoo.training.record import course_of, kept_evaluation, monitored, read_record
+
+_COURSES = {
+    "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
+    "learning_rate, before this figure is compared with others.",
+    "best at the first look": "**Best at the first look**, worse ever since: it overfits at once. A smaller "
+    "learning_rate, more regularisation, or eval_steps for looks within the first epoch.",
+    "one look": "Looked at once only: whether it would have improved further is not known.",
+}
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -14,17 +23,83 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def render_report(record: dict) -> str:
-    """The Markdown report of a run's record (see :func:`qin_zoo.training.run.run_experiment`)."""
+def baselines_of(record: dict) -> list[dict]:
+    """Records of the baselines that were fitted to the same rows: beside a run's files, or with its dataset's kin."""
+    folder = Path(record["files"]["record"]).parent
+    for files in (folder.glob("*.json"), folder.parent.glob("*/*.json")):
+        records = (read_record(file) for file in sorted(files))
+        found = [r for r in records if r is not None and r.get("baseline") and _rows(r) == _rows(record)]
+        if found:
+            return found
+    return []
+
+
+def verdict(record: dict, baselines: list[dict]) -> str:
+    """Whether a run beats them, in a sentence.
+
+    Args:
+        record: of the run.
+        baselines: records, see :func:`baselines_of`.
+    """
+    if not baselines:
+        return (
+            "Not compared with any baseline: there is none of these rows in the folder of the run. "
+            f"`qin-zoo baseline {record['files']['record']}` fits them."
+        )
+    split = "test" if record["test"] else "valid"
+    metric = default_monitor(list(record[split]))
+    sign = 1 if mode_of(metric) == "max" else -1
+    own = record[split][metric]
+    others = {r["expid"]: r[split][metric] for r in baselines if metric in r[split]}
+    if not others:
+        return f"Not compared with the baselines: they have no {split} {metric}."
+    ranked = sorted(others, key=lambda name: -sign * others[name])
+    ahead = [name for name in ranked if sign * others[name] >= sign * own]
+    best = f"{ranked[0]} has {others[ranked[0]]:.4f}"
+    if not ahead:
+        return f"**Beats all {len(others)} baselines**: {split} {metric} {own:.4f}; the best of them, {best}."
+    more = ", ".join(f"{name} {others[name]:.4f}" for name in ahead[1:])
+    return (
+        f"**Does not beat {'the baselines' if len(ahead) == len(others) else 'every baseline'}**: {split} {metric} "
+        f"{own:.4f}; {best}, {abs(others[ranked[0]] - own):.4f} better{f'. Not beaten either: {more}' if more else ''}."
+    )
+
+
+def _rows(record: dict) -> dict:
+    """Content hashes of the splits."""
+    return {split: about.get("blake2b") for split, about in record["data"].items()}
+
+
+def render_report(record: dict, baselines: list[dict] | None = None) -> str:
+    """The Markdown report of a run.
+
+    Args:
+        record: see :func:`qin_zoo.training.run.run_experiment`.
+        baselines: records of the baselines of the same rows. Default: those in the folder of the run's files.
+    """
     evaluations = record["evaluations"]
-    kept = kept_evaluation(evaluations)
-    metrics = list(kept["metrics"])
     reachable, calibration = record["reachable"], record["calibration"]
-    parts = [
-        f"# {record['expid']}",
-        f"{record['model']} on {record['dataset_id']}: {record['rows']['train']:,} training rows, "
-        f"{record['parameters']:,} parameters, {len(evaluations)} evaluations in {evaluations[-1]['seconds']:.0f} s; "
-        f"the weights kept are those of epoch {kept['epoch']}.",
+    metrics = list(record["valid"] or record["test"])
+    size = f"{record['rows']['train']:,} training rows, {record['parameters']:,} parameters"
+    if evaluations:
+        kept = kept_evaluation(evaluations)
+        metrics = list(kept["metrics"])
+        size += (
+            f", {len(evaluations)} evaluations in {evaluations[-1]['seconds']:.0f} s; the weights kept are those of "
+            f"epoch {kept['epoch']}"
+        )
+    parts = [f"# {record['expid']}"]
+    if record.get("baseline"):
+        chosen = ", ".join(f"{key} {value:g}" for key, value in record["chosen"].items())
+        size += f", {record['seconds']:.1f} s" + (f"; by the validation rows: {chosen}" if chosen else "")
+        parts.append(f"A baseline: {record['baseline']}.")
+    else:
+        parts.append(verdict(record, baselines_of(record) if baselines is None else baselines))
+        looks = [value for e in evaluations if (value := monitored(record["params"], e["metrics"])) is not None]
+        if course := course_of(looks, record["params"].get("monitor_mode", "max")):
+            parts.append(_COURSES[course])
+    parts += [
+        f"{record['model']} on {record['dataset_id']}: {size}.",
         "## Result",
         markdown_table(
             ["split", *metrics, *(["ECE"] if calibration else [])],
@@ -46,7 +121,14 @@ def render_report(record: dict) -> str:
             f"{reachable['best_auc']:.4f}, **{gap:.4f}** above this run; a model that does not see the history "
             f"can reach {reachable['blind_auc']:.4f}."
         ]
-    parts += [
+    if evaluations:
+        parts += _training(record, evaluations, kept, metrics)
+    parts += ["## Files", "\n".join(f"- {name}: `{path}`" for name, path in record["files"].items() if path)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(record: dict, evaluations: list[dict], kept: dict, metrics: list[str]) -> list[str]:
+    return [
         "## Training",
         f"![training curves]({Path(record['files']['curves']).name})",
         markdown_table(
@@ -64,10 +146,7 @@ def render_report(record: dict) -> str:
                 for e in evaluations
             ],
         ),
-        "## Files",
-        "\n".join(f"- {name}: `{path}`" for name, path in record["files"].items() if path),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def write_report(path: Path, record: dict) -> None:

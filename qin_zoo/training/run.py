@@ -26,7 +26,7 @@ from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.log import above_bars, log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.ownership import owned
-from qin_zoo.training.predict import feed_split, predict_rows
+from qin_zoo.training.predict import draw_split, feed_split, predict_rows
 from qin_zoo.training.prepare import Prepared, RunFiles, build_model
 from qin_zoo.training.record import (
     SCHEMA_VERSION,
@@ -36,7 +36,7 @@ from qin_zoo.training.record import (
     read_record,
     write_record,
 )
-from qin_zoo.training.report import write_report
+from qin_zoo.training.report import baselines_of, verdict, write_report
 from qin_zoo.training.stop import catch_signals
 from qin_zoo.training.submission import write_submission
 from qin_zoo.training.tasks import is_regression
@@ -150,55 +150,78 @@ def _run(
         scoring = time.perf_counter() - scoring
         y_pred = {split: predictions for split, (predictions, _) in scored.items()}
         results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
-        has_test = "test" in y_pred
-        if has_test and group.leads:
+        if "test" in y_pred and group.leads:
             labels = dataset.feature_map.labels
             write_submission(y_pred["test"], files.prediction, files.submission, labels=labels)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "expid": prepared.expid,
-            "asked_for": prepared.asked_for or prepared.expid,
-            "model": params["model"],
-            "dataset_id": params["dataset_id"],
-            "config_dir": str(prepared.config_dir),
-            "plugins": [str(path) for path in prepared.plugins],
-            "params": params,
-            "parameters": parameters,
-            "processes": group.size,
-            "rows": {split: dataset.rows(split) for split in SPLITS if dataset.has(split)},
-            "valid": results["valid"],
-            "test": results["test"],
-            "reachable": _reachable(dataset),
-            "calibration": _calibration(params, dataset, y_pred),
-            "scoring": {"rows": sum(map(len, y_pred.values())), "seconds": scoring},
-            "evaluations": [e.as_dict() for e in trainer.evaluations],
-            "rollbacks": trainer.rollbacks,
-            "seconds": time.perf_counter() - started,
-            "environment": environment(),
-            "data": dataset.fingerprints(),
-            "sizes": dataset.sizes(),
-            "sha256": {
-                name: file_digest(file)
-                for name, file in (("checkpoint", files.checkpoint), ("prediction", files.prediction))
-                if group.leads and file.exists()
-            },
-            "files": {
+        record = make_record(
+            prepared,
+            dataset,
+            y_pred,
+            results,
+            files={
                 "checkpoint": str(files.checkpoint),
                 "log": str(files.log),
-                "record": str(files.record),
-                "report": str(files.report),
                 "curves": str(files.curves),
                 "events": str(files.events),
-                "prediction": str(files.prediction) if has_test else None,
-                "submission": str(files.submission) if has_test else None,
             },
-        }
+            parameters=parameters,
+            processes=group.size,
+            plugins=[str(path) for path in prepared.plugins],
+            scoring={"rows": sum(map(len, y_pred.values())), "seconds": scoring},
+            evaluations=[e.as_dict() for e in trainer.evaluations],
+            rollbacks=trainer.rollbacks,
+            seconds=time.perf_counter() - started,
+        )
         if not group.leads:
             return record
         _write_results(prepared, record, trainer.evaluations, Path(results_folder), list(argv))
     checkpoints.clear()  # the weights are kept, and nothing is left to resume
     _tell_results(record, files, echo)
     return record
+
+
+def make_record(
+    prepared: Prepared, dataset: Dataset, y_pred: dict, results: dict, files: dict, **more: object
+) -> dict:
+    """The record of a run that has been scored.
+
+    Args:
+        prepared: the run.
+        dataset: its data.
+        y_pred: split -> predictions of its rows.
+        results: split -> metrics, empty where it has no labels.
+        files: those that only a run of its kind has: what they are -> path.
+        more: entries that only such a run knows.
+    """
+    own, has_test, params = prepared.files, "test" in y_pred, prepared.params
+    compared = "test" if results["test"] else "valid"
+    kept = {"checkpoint": own.checkpoint, "prediction": own.prediction}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "expid": prepared.expid,
+        "asked_for": prepared.asked_for or prepared.expid,
+        "model": params["model"],
+        "dataset_id": params["dataset_id"],
+        "config_dir": str(prepared.config_dir),
+        "params": params,
+        "rows": {split: dataset.rows(split) for split in SPLITS if dataset.has(split)},
+        **results,
+        "reachable": _reachable(dataset),
+        "calibration": _calibration(params, dataset, y_pred),
+        "draws": draw_split(dataset, compared, y_pred[compared], params["metrics"]),
+        **more,
+        "environment": environment(),
+        "data": dataset.fingerprints(),
+        "sizes": dataset.sizes(),
+        "sha256": {name: file_digest(file) for name, file in kept.items() if file.exists()},
+        "files": {
+            **files,
+            "record": str(own.record),
+            "report": str(own.report),
+            "prediction": str(own.prediction) if has_test else None,
+            "submission": str(own.submission) if has_test else None,
+        },
+    }
 
 
 def _of_fuxictr(prepared: Prepared) -> list[str]:
@@ -254,6 +277,7 @@ def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: b
             checkpoint_steps=params["checkpoint_steps"],
             identity=same,
             on_nan=params["on_nan"],
+            return_to_best=params["return_to_best"],
             stop=stop,
             say=say,
         )
@@ -269,6 +293,12 @@ def _write_results(prepared: Prepared, record: dict, evaluations: list[Evaluatio
     title = f"{prepared.expid} on {record['dataset_id']}"
     best = reachable and reachable["best_auc"]
     draw_curves(evaluations, files.curves, title, best, record["calibration"])
+    keep_results(prepared, record, folder, argv)
+
+
+def keep_results(prepared: Prepared, record: dict, folder: Path, argv: list) -> None:
+    """Writes record, report, and the line in FuxiCTR's results CSV."""
+    files = prepared.files
     write_record(files.record, record)
     write_report(files.report, record)
     append_results_line(
@@ -288,6 +318,7 @@ def _tell_results(record: dict, files: RunFiles, echo: Callable[[str], None]) ->
     reachable = record["reachable"]
     if reachable:
         echo(f"best reachable valid AUC {reachable['best_auc']:.4f}, without the history {reachable['blind_auc']:.4f}")
+    echo(verdict(record, baselines_of(record)).replace("**", ""))
     submission = record["files"]["submission"]
     echo(f"report: {files.report}" + (f"   submission: {submission}" if submission else ""))
 

@@ -88,7 +88,7 @@ def _table(model: str) -> dict:
     own = yaml.safe_load(experiment.file.read_text())
     params = {**own.get("Base", {}), **own[experiment.expid], "dataset_id": "tiny", "batch_size": 8}
     for key in [k for k in params if k.endswith("units")]:
-        params[key] = [8, 4]
+        params[key] = [8, 8]
     params |= {"embedding_dim": 8, "metrics": ["AUC", "logloss", "gAUC"], "group_id": "user_id"}
     params |= {"embedding_initializer": "partial(nn.init.normal_, std=1e-4)", "net_regularizer": "l2(1e-5)"}
     columns = [

@@ -13,7 +13,7 @@ from qin_zoo.layers import MeanPooling, dense
 
 MODELS = (
     "QIN", "DIN", "DIN_CrossAttention", "DIN_DCN", "DIN_SENet", "FusionNet", "MLP", "QNN", "Transformer_DCN",
-    "Transformer_DCN_Quant",
+    "Transformer_DCN_Quant", "DCNv2", "DeepFM", "FSDNet", "FCN",
 )  # fmt: skip
 
 

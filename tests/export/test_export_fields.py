@@ -55,6 +55,8 @@ HISTORIES = {
     "Transformer_DCN": {"first_k_cols": 2, "dcn_hidden_units": [8], "mlp_hidden_units": [4]},
     "MLP": {"dnn_hidden_units": [8]},
     "QNN": {"num_layers": 2},
+    "DeepFM": {"hidden_units": [8]},
+    "FCN": {"num_heads": 2, "num_deep_cross_layers": 2, "num_shallow_cross_layers": 1},
 }
 
 
@@ -79,7 +81,7 @@ def test_other_histories(model, fields, tmp_path):
     check_all_rows(done, Scorer(tmp_path / "m.onnx"), as_typed)
 
 
-@pytest.mark.parametrize("model", ["MLP", "QIN"])
+@pytest.mark.parametrize("model", ["DeepFM", "QIN"])
 def test_as_criteo(model, tmp_path):
     done = made(tmp_path, "criteo", CRITEO, model, **HISTORIES[model])
     export(done, tmp_path)

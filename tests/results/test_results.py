@@ -5,13 +5,16 @@ import json
 import math
 import statistics
 
+import numpy as np
 import pytest
 
+from qin_zoo.bootstrap import draw_users
 from qin_zoo.cli import main
+from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.results.entry import entry_of
 from qin_zoo.results.findings import write_findings
-from qin_zoo.results.lines import boards
-from qin_zoo.results.statistics import difference, mean_and_spread, paired_p_value
+from qin_zoo.results.lines import boards, compare
+from qin_zoo.results.statistics import Estimate, deviation, estimate, holm, mean_and_spread
 from qin_zoo.results.store import Store, find_results
 from qin_zoo.results.tables import tables
 from qin_zoo.training.record import SCHEMA_VERSION
@@ -123,11 +126,17 @@ def test_tests_and_slices_complete_an_entry(tmp_path):
     assert store.add(tested) == "completed"
     assert store.add(plain) == "known"
     assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
+    drawn = {"draws": {"groups": 1, "drawn": "x", "values": {}}, "tuning": {"trials": 3, "minutes": 0.5}}
+    assert store.add(entry_of(record() | drawn)) == "completed"
+    assert store.entries()[0].tuning == drawn["tuning"]
+    assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
     write_findings(file, record(auc=0.7, learning_rate=9), {}, {"tests": {"u": {}}, "slices": {}})
     assert next(find_results([runs])).tests == {}  # of another run
 
 
 def test_lines_are_ranked_and_differences_paired_by_seed():
+    from scipy.stats import t, ttest_1samp
+
     (board,) = boards(map(entry_of, many()))
     models, variations = tables(board)
     assert [row[0].text for row in models.rows] == ["QIN_x", "DIN_x"]
@@ -137,9 +146,10 @@ def test_lines_are_ranked_and_differences_paired_by_seed():
     assert line["training s"] == "10"
     assert line["rows/s scored"] == "400"
     gaps = [0.60 - n - 0.70 - n for n in (0.0, 0.01, -0.01)]
-    assert float(told(models, "DIN_x")["p to the best"]) == pytest.approx(paired_p_value(gaps), abs=1e-3)
+    assert float(told(models, "DIN_x")["p"]) == pytest.approx(float(ttest_1samp(gaps, 0).pvalue), abs=1e-3)
     change = told(variations, "mean")
-    assert change["Δ AUC"].startswith("-0.0100 ± 0.0020")
+    low, high = t.interval(0.95, 2, -0.01, 0.002 / math.sqrt(3))
+    assert change["Δ AUC"] == f"-0.0100 [{low:+.4f}, {high:+.4f}] *"  # p 0.013 for each of two metrics, after Holm 0.026
     assert told(variations, "plain")["Δ AUC"] == ""
 
 
@@ -156,13 +166,117 @@ def test_what_was_scored_on_other_rows_is_not_compared():
 def test_statistics():
     values = [0.01, 0.02, 0.03]
     t = 0.02 / (0.01 / math.sqrt(3))  # mean / (s / √n), two degrees of freedom
-    assert paired_p_value(values) == pytest.approx(1 - t / math.sqrt(t * t + 2))
-    assert math.isnan(paired_p_value([0.1]))
-    assert paired_p_value([0.0, 0.0]) == 1
-    assert paired_p_value([0.1, 0.1]) == 0
+    assert estimate(values).p == pytest.approx(1 - t / math.sqrt(t * t + 2))
+    assert math.isnan(estimate([0.1]).p)
+    assert estimate([0.0, 0.0]).p == 1
+    assert estimate([0.1, 0.1]).p == 0
     assert mean_and_spread([0.5]) == "0.5000"
     assert mean_and_spread(values, 2) == f"0.02 ± {statistics.stdev(values):.2f}"
-    assert difference([]) == ("", "")
+
+
+def test_two_errors_add_up_as_in_welch_s_test():
+    """Welch's is a difference of two means, whose errors have degrees of freedom of their own."""
+    from scipy.stats import ttest_ind
+
+    one, two = np.random.default_rng(0).normal(0.3, 1, 12), np.random.default_rng(1).normal(0, 3, 5)
+    errors = one.std(ddof=1) / math.sqrt(12), two.std(ddof=1) / math.sqrt(5)
+    found = Estimate(float(one.mean() - two.mean()), *errors, (11, 4))
+    welch = ttest_ind(one, two, equal_var=False)
+    assert found.p == pytest.approx(float(welch.pvalue))
+    interval = welch.confidence_interval(0.95)
+    assert [found.mean - found.half, found.mean + found.half] == pytest.approx([interval.low, interval.high])
+
+
+def test_what_is_visible_is_found_four_times_in_five():
+    from scipy.stats import nct, t
+
+    for freedom in (2, 30, 1000):
+        found = Estimate(0.0, 0.01, math.nan, (freedom, 1))
+        power = nct.sf(t(freedom).ppf(0.975), freedom, found.visible / 0.01)
+        assert power == pytest.approx(0.8, abs=0.02 if freedom > 2 else 0.1)
+
+
+def test_p_values_of_several_comparisons():
+    assert holm([0.01, 0.04, 0.03, 0.02]) == pytest.approx([0.04, 0.06, 0.06, 0.06])  # R's p.adjust
+    assert holm([0.5, math.nan, 0.02, 0.9]) == pytest.approx([1.0, math.nan, 0.06, 1.0], nan_ok=True)
+    rng = np.random.default_rng(0)
+    tests = rng.random((2000, 10))  # nothing is there to be found
+    assert np.mean([min(holm(row)) < 0.05 for row in tests]) == pytest.approx(0.05, abs=0.015)
+
+
+def with_draws(r, quality, rng_seed):
+    """A record whose draws are of 60 users with ten rows each, and their model of this quality."""
+    users = np.repeat(np.arange(60), 10)
+    rng = np.random.default_rng(7)
+    taste = rng.normal(size=600) + np.repeat(rng.normal(size=60), 10)
+    y_true = (taste + rng.normal(size=600) > 0).astype(float)
+    score = 1 / (1 + np.exp(-(quality * taste + 0.2 * np.random.default_rng(rng_seed).normal(size=600))))
+    found = draw_users(y_true, score, ["AUC", "logloss"], users, 300)
+    return r | {"draws": found.as_dict(), "test": evaluate_metrics(y_true, score, ["AUC", "logloss"])}
+
+
+def test_users_are_in_the_intervals_and_pairs_are_surer_than_figures(tmp_path):
+    store = Store(tmp_path / "s")
+    for seed in (1, 2, 3):
+        store.add(entry_of(with_draws(record(f"QIN_x.s{seed}", seed, group_id="user_id"), 0.5, seed)))
+        store.add(entry_of(with_draws(record(f"DIN_x.s{seed}", seed, group_id="user_id"), 0.3, 9 + seed)))
+    (board,) = boards(store.entries())  # from the store alone
+    best, other = board.ranked()
+    figure, apart = best.estimate("AUC"), compare(other, best, "AUC")
+    drawn = [e.drawn.values["AUC"] for e in best.entries]
+    assert figure.users == pytest.approx(float(np.std(np.mean(drawn, axis=0), ddof=1)), rel=1e-5)
+    assert figure.half > 5 * deviation([e.values["AUC"] for e in best.entries])
+    assert apart.users < 0.7 * figure.users
+    table = tables(board)[0]
+    assert told(table, "QIN_x")["AUC"].endswith(f"[{figure.mean - figure.half:.4f}, {figure.mean + figure.half:.4f}]")
+    assert told(table, "DIN_x")["visible"] == f"{apart.visible:.4f}"
+    assert "Users: 60 of user_id" in table.note
+
+
+def test_a_model_of_one_seed_is_compared_with_one_of_three():
+    found = [entry_of(record(f"QIN_x.s{s}", s, 0.7 + 0.01 * s)) for s in (1, 2, 3)]
+    (board,) = boards([*found, entry_of(record("Trees_x", 1029, 0.75))])
+    trees, zoo = board.ranked()
+    apart = compare(zoo, trees, "AUC")
+    assert apart.mean == pytest.approx(-0.03)
+    assert apart.seeds == pytest.approx(0.01 / math.sqrt(3))
+
+
+def test_one_model_under_two_names_counts_once():
+    made = many() + [
+        record(r["expid"].replace("DIN_x.plain", "QIN_x.none"), r["params"]["seed"], r["test"]["AUC"], attention="none")
+        for r in many()
+        if r["expid"].startswith("DIN_x")
+    ]
+    (board,) = boards(map(entry_of, made))
+    models, variations = tables(board)
+    assert told(variations, "none (= DIN_x)")["AUC"] == told(models, "DIN_x")["AUC"]
+    assert "QIN_x, none gives the figures of DIN_x to the last digit" in variations.note
+    again = [record(r["expid"].replace("DIN", "EIN"), r["params"]["seed"], r["test"]["AUC"], b=1) for r in many()]
+    (board,) = boards(map(entry_of, made + [r for r in again if r["expid"].startswith("EIN")]))
+    table = tables(board)[0]
+    assert told(table, "EIN_x")["p"] == ""
+    assert told(table, "DIN_x")["p"] == told(models, "DIN_x")["p"]  # of one comparison still
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "course"),
+    [
+        ([0.6, 0.7], "max", "still improving"),
+        ([0.7, 0.6], "max", "best at the first look"),
+        ([0.6, 0.7, 0.65], "max", ""),
+        ([0.6, 0.5, 0.4], "min", "still improving"),
+        ([0.6], "max", "one look"),
+    ],
+)
+def test_suspicious_courses_are_told(values, mode, course):
+    r = record(monitor_mode=mode)
+    r["evaluations"] = [{"metrics": {"AUC": v}, "seconds": 1.0} for v in values]
+    entry = entry_of(r)
+    assert entry.course == course
+    (table,) = tables(*boards([entry]))
+    assert told(table, "QIN_x")["curves"] == (f"1 {course}" if course else "")
+    assert (f"of 1 runs 1 {course}" in table.note) == bool(course)
 
 
 def test_distance_from_the_best_that_is_possible():
@@ -291,8 +405,8 @@ def test_less_of_a_loss_is_better():
     assert [row[0].text for row in table.rows] == ["QIN_x", "DIN_x"]
     assert "the best logloss first" in table.note
     p = float(ttest_rel(worst, best).pvalue)
-    assert told(table, "DIN_x")["p to the best"] == f"{p:.3f} ="
-    assert told(table, "QIN_x")["p to the best"] == ""
+    assert told(table, "DIN_x")["p"] == f"{p:.3f}"
+    assert told(table, "QIN_x")["p"] == ""
 
 
 def test_the_picture_of_costs_says_where_the_better_ones_are():
@@ -310,7 +424,7 @@ def test_p_values_are_scipy_s_for_differences_of_either_sign():
 
     one, other = [0.71, 0.68, 0.70, 0.73], [0.70, 0.70, 0.69, 0.70]
     differences = [a - b for a, b in zip(one, other)]
-    assert paired_p_value(differences) == pytest.approx(float(ttest_rel(one, other).pvalue))
+    assert estimate(differences).p == pytest.approx(float(ttest_rel(one, other).pvalue))
 
 
 @pytest.mark.parametrize("broken", ["first", "last"])

@@ -275,7 +275,8 @@ def test_each_experiment_on_each_dataset(tmp_path):
     assert runs[2].prepare().files.record.parts[-2:] == ("sample_codes", "QIN_sample.plain.s1.json")
 
 
-STUDIES = sorted(REPOSITORY.glob("experiments/*/embeddings.yaml")) + sorted(
+RECIPES = [file for name in ("embeddings", "models") for file in REPOSITORY.glob(f"experiments/*/{name}.yaml")]
+STUDIES = sorted(RECIPES) + sorted(
     file for file in REPOSITORY.glob("experiments/studies/*.yaml") if file.name != "model_config.yaml"
 )
 

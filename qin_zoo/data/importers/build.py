@@ -7,6 +7,15 @@ a validation or test row sees all its user's training rows, a training row those
 ``views_level`` and ``likes_level`` are how often the item was met and clicked by anyone strictly before t, as the
 number of binary digits of that count, at most 10 (0; 1; 2-3; 4-7; …; 512 and more). Without times there is no
 "before" across users, so logs without times get no such columns.
+
+With ``known: all`` there are, besides:
+
+``rate_level``  the share of clicks among the item's interactions strictly before t, drawn towards the share among all
+    interactions before t as ten interactions would, in steps of 1/20: 1…20, and 0 for an item not met yet.
+``user_views_level``, ``user_rate_level``  the same of the user's own interactions. Those of held-out rows stop where
+    the user's rows of their split begin: a mean that goes on to grow while it is tested lowers gAUC by itself, since
+    the clicks still to come are the fewer, the more it has counted.
+``user``  the user's number, 0 for users without a training row, whose embedding nobody trains.
 """
 
 from __future__ import annotations
@@ -22,6 +31,8 @@ from qin_zoo.data.importers.negatives import sample_negatives
 
 ROWS_PER_CHUNK = 100_000
 _TOP_LEVEL = 10
+_RATE_STEPS = 20
+_PRIOR_WEIGHT = 10
 
 
 @dataclass(frozen=True)
@@ -64,44 +75,114 @@ class Known:
         events: all interactions.
         split: (n,) each one's split.
         history: ``clicks`` or ``all``.
+        known: ``levels`` or ``all``.
+        beside: None, or the name of a column beside the ids of the history and (n,) its codes.
+
+    Attributes:
+        vocabularies: column -> number of its codes, of the columns besides those of every row.
     """
 
-    def __init__(self, events: Events, split: np.ndarray, history: str) -> None:
+    def __init__(
+        self,
+        events: Events,
+        split: np.ndarray,
+        history: str,
+        known: str = "levels",
+        beside: tuple[str, np.ndarray] | None = None,
+    ) -> None:
         given = events.given is not None
         self._events = events
-        self._span = np.int64(events.moments + 1)
         visible = split == 0 if given else np.ones(len(split), bool)
-        self._now = events.moment
+        place = events.place
+        self._span = np.int64(max(events.moments, int(place.max()) + 1) + 1)
+        self._now = place
         if given and not events.timed:
-            self._now = np.where(split == 0, events.moment, events.moments)  # after every training row
+            self._now = np.where(split == 0, place, place.max() + 1)  # after every training row
         members = np.flatnonzero(visible & events.click if history == "clicks" else visible)
-        self._history_keys, order = self._sorted(events.user[members], members)
-        self._history = events.item[members[order]]
-        self.levels: dict[str, np.ndarray] = {}
-        if events.timed:
-            for name, mask in (("likes_level", visible & events.click), ("views_level", visible)):
-                members = np.flatnonzero(mask)
-                self.levels[name], _ = self._sorted(events.item[members], members)
+        self._history_keys, order = self._sorted(events.user[members], place[members])
+        self._history = {"item_seq": events.item[members[order]].astype(np.int32)}
+        if beside is not None:
+            name, codes = beside
+            self._history[name] = codes[members[order]]
 
-    def _sorted(self, owner: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        keys = owner * self._span + self._events.moment[members]
+        self._keys: dict[str, np.ndarray] = {}
+        self.vocabularies: dict[str, int] = {}
+        views, likes = np.flatnonzero(visible), np.flatnonzero(visible & events.click)
+        if events.timed:
+            self.vocabularies |= {"likes_level": _TOP_LEVEL + 1, "views_level": _TOP_LEVEL + 1}
+            for name, members in (("likes", likes), ("views", views)):
+                self._keys[name], _ = self._sorted(events.item[members], events.moment[members])
+        self._all = known == "all"
+        if self._all:
+            if events.timed:
+                self.vocabularies["rate_level"] = _RATE_STEPS + 1
+                counts = np.bincount(events.moment[views], minlength=events.moments + 1)
+                clicked = np.bincount(events.moment[likes], minlength=events.moments + 1)
+                self._before = np.cumsum(counts) - counts, np.cumsum(clicked) - clicked
+            self.vocabularies |= {
+                "user_views_level": _TOP_LEVEL + 1,
+                "user_rate_level": _RATE_STEPS + 1,
+                "user": int(events.user.max()) + 1,
+            }
+            for name, members in (("user_likes", likes), ("user_views", views)):
+                self._keys[name], _ = self._sorted(events.user[members], place[members])
+            self._trained = np.zeros(int(events.user.max()) + 1, np.int32)
+            self._trained[events.user[split == 0]] = events.user[split == 0]
+            self._as_of = self._begins(split)
+
+    def _begins(self, split: np.ndarray) -> np.ndarray:
+        """(n,) the row before which the user is looked at: itself, or the first of its user's in its held-out split."""
+        owner = self._events.user * np.int64(3) + split
+        order = np.lexsort((self._now, owner))
+        _, first, group = np.unique(owner[order], return_index=True, return_inverse=True)
+        begins = np.empty(len(split), np.int64)
+        begins[order] = order[first[group]]
+        return np.where(split == 0, np.arange(len(split)), begins)
+
+    def _sorted(self, owner: np.ndarray, when: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        keys = owner * self._span + when
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 
-    def _bounds(self, keys: np.ndarray, owner: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the owner's entries begin, and where those strictly before the row's moment end."""
+    def _bounds(self, keys: np.ndarray, owner: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the owner's entries begin, and where those strictly before now end."""
         start = owner * self._span
-        return np.searchsorted(keys, start), np.searchsorted(keys, start + self._now[source])
+        return np.searchsorted(keys, start), np.searchsorted(keys, start + now)
 
-    def histories(self, source: np.ndarray, length: int) -> np.ndarray:
-        """(rows, length) int32, padded with 0 on the left, newest last."""
-        starts, ends = self._bounds(self._history_keys, self._events.user[source], source)
-        return gather_lists(self._history, starts, ends, length, dtype=np.int32)
+    def histories(self, source: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Columns (rows, length), padded with 0 on the left, newest last."""
+        starts, ends = self._bounds(self._history_keys, self._events.user[source], self._now[source])
+        return {
+            name: gather_lists(values, starts, ends, length, dtype=values.dtype.type)
+            for name, values in self._history.items()
+        }
 
-    def level(self, name: str, source: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """(rows,) 0…10: how popular the items were at the moments of the rows."""
-        starts, ends = self._bounds(self.levels[name], item, source)
-        return np.minimum(np.frexp((ends - starts).astype(np.float64))[1], _TOP_LEVEL).astype(np.int8)
+    def _count(self, name: str, owner: np.ndarray, now: np.ndarray) -> np.ndarray:
+        starts, ends = self._bounds(self._keys[name], owner, now)
+        return (ends - starts).astype(np.float64)
+
+    def levels(self, source: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
+        """(rows,) columns of :attr:`vocabularies`."""
+        out = {}
+        user, moment = self._events.user[source], self._events.moment[source]
+        if self._events.timed:
+            views, likes = (self._count(name, item, moment) for name in ("views", "likes"))
+            out = {"likes_level": _digits(likes), "views_level": _digits(views)}
+        if self._all:
+            if self._events.timed:
+                out["rate_level"] = _rate(likes, views, self._prior(source))
+            as_of = self._as_of[source]
+            views, likes = (self._count(name, user, self._now[as_of]) for name in ("user_views", "user_likes"))
+            out |= {"user_views_level": _digits(views), "user_rate_level": _rate(likes, views, self._prior(as_of))}
+            out["user"] = self._trained[user]
+        return out
+
+    def _prior(self, source: np.ndarray) -> np.ndarray:
+        """(rows,) the share of clicks among all interactions before the rows; a half where that is not known."""
+        if not self._events.timed:
+            return np.full(len(source), 0.5)
+        seen, clicked = (before[self._events.moment[source]] for before in self._before)
+        return np.divide(clicked, seen, out=np.full(len(source), 0.5), where=seen > 0)
 
     def chunks(self, rows: Rows, length: int) -> Iterator[dict[str, np.ndarray]]:
         """The rows' columns, ``ROWS_PER_CHUNK`` at a time."""
@@ -111,7 +192,16 @@ class Known:
             yield {
                 "user_id": self._events.user[source],
                 "item_id": item,
-                "item_seq": self.histories(source, length),
-                **{name: self.level(name, source, item) for name in self.levels},
+                **self.histories(source, length),
+                **self.levels(source, item),
                 "label": rows.label[part],
             }
+
+
+def _digits(count: np.ndarray) -> np.ndarray:
+    return np.minimum(np.frexp(count)[1], _TOP_LEVEL).astype(np.int8)
+
+
+def _rate(clicks: np.ndarray, count: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    rate = (clicks + _PRIOR_WEIGHT * prior) / (count + _PRIOR_WEIGHT)
+    return np.where(count > 0, 1 + np.minimum(rate * _RATE_STEPS, _RATE_STEPS - 1), 0).astype(np.int8)

@@ -64,9 +64,10 @@ def convert(
 
 def _refuse(options: ImportOptions) -> None:
     default = ImportOptions()
-    for name in ("history", "negatives", "embedding"):
+    for name in ("history", "history_column", "negatives", "known", "max_rows_per_user", "embedding"):
         if getattr(options, name) != getattr(default, name):
-            raise DataError(f"--{name}: FuxiCTR's data sets bring their own rows and histories. Leave it out.")
+            option = name.replace("_", "-")
+            raise DataError(f"--{option}: FuxiCTR's data sets bring their own rows and histories. Leave it out.")
     if options.split not in (None, "given"):
         raise DataError(
             f"--split {options.split}: FuxiCTR's data sets bring their own splits. Use given, or leave it out."

@@ -101,17 +101,25 @@ def _of_one_and_zero(log: InteractionLog, name: str) -> np.ndarray:
 
 
 def _column(log: InteractionLog, name: str) -> np.ndarray:
+    return number_column(log, name, "--label", "implicit")
+
+
+def number_column(log: InteractionLog, name: str, option: str, other: str) -> np.ndarray:
+    """(n,) float64, a column of the log without gaps; ``option`` asked for it, and takes ``other`` besides.
+
+    Raises:
+        DataError: there is no such column, or a row has no number in it.
+    """
     if name not in log.columns:
-        known = [*log.columns, "implicit"]
         raise DataError(
-            f"--label: {log.path} has no column '{name}'.{suggest(name, known)} "
-            f"Possible: {', '.join(log.columns) or 'no column'}; or 'implicit' (every interaction is a click)."
+            f"{option}: {log.path} has no column '{name}'.{suggest(name, [*log.columns, other])} "
+            f"Possible: {', '.join([*log.columns, other])}."
         )
     values = log.columns[name]()
     bad = np.flatnonzero(np.isnan(values))
     if bad.size:
         raise DataError(
             f"{log.path}, column '{name}', data row {bad[0] + 1}: expected a number, found none. Fill it in, drop "
-            "the row, or choose another --label."
+            f"the row, or choose another {option}."
         )
     return values

@@ -44,7 +44,10 @@ class InteractionLog:
             since one that is not may hold anything.
         others: columns that are no single values, and left out.
         given: None, or (n,) the split that the source put a row in: 0 train, 1 valid, 2 test.
+        cut_in_time: whether the given splits follow each other in time, so that held-out rows see earlier ones.
+        order: None, or (n,) each row's place among its user's, where the source is surer of it than of the times.
         default_label: the label rule that suits the source.
+        defaults: options that suit the source, where none is asked for.
         items: what is known of the items.
         user_ids, user_columns: the users' side: original ids, and column -> text values.
         notes: what was left out, or decided, while reading.
@@ -57,7 +60,10 @@ class InteractionLog:
     columns: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     given: np.ndarray | None = None
+    cut_in_time: bool = False
+    order: np.ndarray | None = None
     default_label: str = "implicit"
+    defaults: dict[str, str] = field(default_factory=dict)
     items: ItemSide = field(default_factory=lambda: ItemSide(pl.Series([], dtype=pl.Int64)))
     user_ids: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Int64))
     user_columns: dict[str, pl.Series] = field(default_factory=dict)
@@ -75,6 +81,7 @@ class Events:
         timed: whether the moments are times.
         given: None, or (n,) the source's splits, where the rows are split by them.
         items: size of the catalogue, padding not counted.
+        order: None, or (n,) each one's place among its user's, from 0; None: the moment.
     """
 
     user: np.ndarray
@@ -84,11 +91,17 @@ class Events:
     timed: bool
     given: np.ndarray | None
     items: int
+    order: np.ndarray | None = None
 
     @property
     def moments(self) -> int:
         """One more than the greatest moment."""
         return int(self.moment.max()) + 1
+
+    @property
+    def place(self) -> np.ndarray:
+        """(n,) what puts a user's interactions in order."""
+        return self.moment if self.order is None else self.order
 
 
 class Numbering:

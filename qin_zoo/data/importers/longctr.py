@@ -18,10 +18,10 @@ from qin_zoo.data.importers.build import ROWS_PER_CHUNK
 from qin_zoo.data.importers.encoded import below, is_sparse, labels, require, too_sparse
 from qin_zoo.data.importers.ids import whole
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.tables import require_file
+from qin_zoo.data.importers.tables import read_parquet
 from qin_zoo.data.importers.write import EMBEDDING_DIM, ImportSummary, Output
 from qin_zoo.data.sources import open_source
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.errors import DataError
 
 _KEYS = ("user_index", "item_index", "seq_len")
 
@@ -51,12 +51,12 @@ def convert_users(
         raise DataError(
             f"{folder}: expected item_info.parquet beside user_info.parquet, found none. Fetch the data set again."
         )
-    items = _read_parquet(item_file)
+    items = read_parquet(item_file)
     require(item_file, items.columns, "item_index")
     size = items.height
     _numbered(item_file, items["item_index"])
 
-    users_table = _read_parquet(info)
+    users_table = read_parquet(info)
     if "user_index" in users_table.columns:
         _numbered(info, users_table["user_index"])
     lists = users_table["full_item_seq"]
@@ -153,14 +153,6 @@ def _item_column(path: Path, values: pl.Series, notes: list[str]) -> tuple[np.nd
         )
     notes.append(f"{path.name}: column '{values.name}' ({values.dtype}) left out.")
     return None, None
-
-
-def _read_parquet(path: Path) -> pl.DataFrame:
-    require_file(path)
-    try:
-        return pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch it again.") from None
 
 
 def _numbered(path: Path, index: pl.Series) -> None:

@@ -8,6 +8,7 @@ from qin_zoo.errors import DataError, suggest
 
 HISTORIES = ("clicks", "all")
 SPLITS = ("time", "leave-one-out", "given")
+KNOWN = ("levels", "all")
 
 
 @dataclass(frozen=True)
@@ -17,36 +18,52 @@ class ImportOptions:
     Attributes:
         label: ``COLUMN OP NUMBER``, the name of a column of 0 and 1, or ``implicit``; None: the format's own,
             or its column of clicks of 0 and 1.
-        history: ``clicks`` or ``all``: which of the earlier interactions enter a history.
+        history: ``clicks`` or ``all``: which of the earlier interactions enter a history; None: clicks, or what
+            suits the format.
+        history_column: ``label``, or a column of the log with whole numbers, that is written beside the ids of the
+            history, entry by entry; None: none, or what suits the format.
         max_history: entries of a history, padding included; the newest are kept.
         split: ``time``, ``leave-one-out`` or ``given``; None: ``given`` where the source has splits, else ``time``
             where it has times, else ``leave-one-out``.
         valid_share, test_share: of the interactions, for ``time``.
         negatives: rows sampled for each click; None: 1 where every interaction is a click, else 0.
+        known: ``levels`` or ``all``: the columns of what was known at a row's moment, see ``build.py``; None: levels,
+            or what suits the format.
+        max_rows_per_user: training interactions of a user that become rows, the newest; None: all. Histories and
+            counts keep the others.
         seed: same seed, same negatives.
         embedding: the item embedding that enters ``item_info``; None: the image's, or the first.
         force: replace an earlier import in the same folder.
     """
 
     label: str | None = None
-    history: str = "clicks"
+    history: str | None = None
+    history_column: str | None = None
     max_history: int = 100
     split: str | None = None
     valid_share: float = 0.1
     test_share: float = 0.1
     negatives: int | None = None
+    known: str | None = None
+    max_rows_per_user: int | None = None
     seed: int = 1
     embedding: str | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("--history", self.history, HISTORIES)
-        if self.split is not None:
-            _one_of("--split", self.split, SPLITS)
+        for name, value, possible in (
+            ("--history", self.history, HISTORIES),
+            ("--split", self.split, SPLITS),
+            ("--known", self.known, KNOWN),
+        ):
+            if value is not None:
+                _one_of(name, value, possible)
         _at_least("--max-history", self.max_history, 1)
         _at_least("--seed", self.seed, 0)
         if self.negatives is not None:
             _at_least("--negatives", self.negatives, 0)
+        if self.max_rows_per_user is not None:
+            _at_least("--max-rows-per-user", self.max_rows_per_user, 1)
         shares = (self.valid_share, self.test_share)
         if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
             raise DataError(

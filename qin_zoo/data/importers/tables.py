@@ -66,6 +66,24 @@ def named_twice(path: Path, name: str) -> DataError:
     return DataError(f"{path}: the column '{name}' is there twice. Rename or drop one in a copy of the file.")
 
 
+def read_parquet(path: Path, *columns: str, whole: Sequence[str] = ()) -> pl.DataFrame:
+    """A parquet file that has the columns, those of ``whole`` as int64 without gaps."""
+    require_file(path)
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch it again.") from None
+    for name in (*whole, *columns):
+        require(path, frame.columns, name)
+    for name in whole:
+        if not frame[name].dtype.is_integer() or frame[name].null_count():
+            raise DataError(
+                f"{path}, column '{name}': expected a whole number in every row, found {frame[name].dtype} with "
+                f"{frame[name].null_count()} gaps. Fetch it again."
+            )
+    return frame.with_columns(pl.col(*whole).cast(pl.Int64)) if whole else frame
+
+
 class Table:
     """A delimited file, every value as text, null where empty; blank lines are skipped, as pandas skips them.
 

@@ -51,11 +51,21 @@ Columns = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """Rows, users and share of clicks of a split."""
+    """What a split is made of.
+
+    Attributes:
+        rows, users: numbers of them.
+        click_rate: share of clicks.
+        history: median number of items in a history.
+        cold_users, cold_items: share of the rows whose user, or item, has no training row; of training rows 0.
+    """
 
     rows: int
     users: int
     click_rate: float
+    history: float
+    cold_users: float
+    cold_items: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Output:
         self.path = Path(out).expanduser().resolve()
         self._work = Path()
         self._counts: dict[str, SplitCounts] = {}
+        self._trained: dict[str, np.ndarray] = {}
         self._features: list[dict[str, Any]] = []
         self._force = force
         self._locked = ExitStack()
@@ -138,18 +149,23 @@ class Output:
     def write_split(self, name: str, chunks: Iterable[Columns]) -> None:
         """Writes the rows of a split, a row group for each chunk."""
         rows = clicked = 0
-        users: list[np.ndarray] = []
+        ids: dict[str, list[np.ndarray]] = {"user_id": [], "item_id": []}
+        lengths: list[np.ndarray] = []
         with self._table(f"{name}.parquet") as write:
             for chunk in chunks:
                 write(chunk)
                 rows, clicked = rows + len(chunk["label"]), clicked + int(chunk["label"].sum())
-                if "user_id" in chunk:
-                    users.append(np.unique(chunk["user_id"]))
+                lengths.append((chunk["item_seq"] != 0).sum(axis=1))
+                for key, values in ids.items():
+                    values.append(chunk.get(key, np.empty(0, np.int32)))
         if rows == 0:
             raise DataError(f"{self.path}: the {name} split would have no rows. Choose another --split or --label.")
-        self._counts[name] = SplitCounts(
-            rows, len(np.unique(np.concatenate(users))) if users else 0, round(clicked / rows, 6)
-        )
+        found = {key: np.concatenate(values) for key, values in ids.items()}
+        distinct = {key: np.unique(values) for key, values in found.items()}
+        self._trained = self._trained or distinct  # the training rows are written first
+        cold = (round(float((~np.isin(found[key], self._trained[key])).sum() / rows), 6) for key in found)
+        history = float(np.median(np.concatenate(lengths)))
+        self._counts[name] = SplitCounts(rows, len(distinct["user_id"]), round(clicked / rows, 6), history, *cold)
 
     def write_table(self, name: str, columns: Columns | pl.DataFrame) -> None:
         """Writes a table in one piece."""

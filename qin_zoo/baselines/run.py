@@ -1,0 +1,237 @@
+"""Baselines from a configuration, or from the record of a run, to records like any run's: `qin-zoo baseline`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from qin_zoo.baselines.models import BASELINES, Baseline, Data
+from qin_zoo.baselines.rows import View
+from qin_zoo.config.blocks import check_id
+from qin_zoo.config.experiments import (
+    ExperimentParams,
+    apply_overrides,
+    check_params,
+    find_dataset,
+    find_experiments,
+    load_experiment,
+    parse_overrides,
+    resolve_experiment,
+)
+from qin_zoo.config.schema import known_params
+from qin_zoo.data.columns import open_table
+from qin_zoo.data.dataset import SPLITS, Dataset, relocate, tables_beside
+from qin_zoo.data.item_layout import USER
+from qin_zoo.distributed import ALONE
+from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.training.ownership import owned
+from qin_zoo.training.prepare import Prepared
+from qin_zoo.training.record import read_record
+from qin_zoo.training.report import write_report
+from qin_zoo.training.run import keep_results, make_record
+from qin_zoo.training.submission import write_submission
+from qin_zoo.training.tasks import CLICKS, tasks
+
+_DEFAULTS = {"seed": 1029, "model_root": "./checkpoints/", "epochs": 1, "batch_size": 1024, "shuffle": False}
+# What is of the models that are trained, and changes no baseline.
+_OF_TRAINING = {
+    "model", "model_id", "gpu", "init_from", "strict", "debug_mode", "epochs", "batch_size", "shuffle", "num_workers",
+    "optimizer", "learning_rate", "loss", "max_gradient_norm", "accumulation_steps", "checkpoint_steps", "on_nan",
+    "reduce_lr_on_plateau", "factor", "min_lr", "embedding_dim", "embedding_initializer", "embedding_regularizer",
+    "net_regularizer", "early_stop_patience", "eval_steps", "save_best_only", "data_loader", "monitor", "monitor_mode",
+    "verbose",
+}  # fmt: skip
+_USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
+_LIKELY_ORDER = (0.25, 0.75)  # how well the place in the file may tell clicks apart, as an AUC
+
+
+def prepare_baselines(
+    source: str,
+    config_dir: Path | None = None,
+    *,
+    data: Path | None = None,
+    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    which: Iterable[str] | None = None,
+    time_column: str | None = None,
+) -> list[Prepared]:
+    """Reads and checks what baselines are to be fitted to; touches no data and writes nothing.
+
+    Args:
+        source: an experiment id, the record of a run, a folder with a ``dataset_config.yaml``, or a dataset id.
+        config_dir: folder of the configuration. Default: found by the id.
+        data: folder that replaces the configured folder of the dataset's files.
+        overrides: parameters, or ``key=value`` texts.
+        which: names of baselines. Default: that of the record, if it is one's, or all.
+        time_column: column of the training file that says when a row happened. Default: rows stand in the order of
+            time.
+
+    Raises:
+        QinZooError: anything in configuration or command line that cannot be used.
+    """
+    params, found_in, recorded = _params_of(source, config_dir)
+    time_column = time_column or (params.get("settings") or {}).get("time")
+    params = {key: value for key, value in params.items() if key in known_params() and key not in _OF_TRAINING}
+    overrides = dict(overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or []))
+    params = apply_overrides({**_DEFAULTS, **params}, {**overrides, "strict": True})
+    if tasks(params) != [CLICKS]:
+        raise ConfigError(f"Baselines predict one label that is a click; the task is {params['task']}.")
+    params = check_params(params, Baseline)
+    if data is not None:
+        params = relocate(params, data)
+    params = ExperimentParams({**params, **tables_beside(params)})
+    check_id(params["dataset_id"], "dataset_id")
+    if params.get("group_id") is None:
+        features = [name for c in params.get("feature_cols") or [] if c.get("active", True) for name in _names(c)]
+        params["group_id"] = next((name for name in _USERS if name in features), None)
+    params.setdefault("metrics", ["AUC", "gAUC", "logloss"] if params["group_id"] else ["AUC", "logloss"])
+    prepared = []
+    for name in which or ([recorded] if recorded else BASELINES):
+        if name not in BASELINES:
+            raise ConfigError(f"No baseline '{name}'.{suggest(name, BASELINES)} There are: {', '.join(BASELINES)}.")
+        expid = f"{name}_{params['dataset_id']}"
+        settings = {**BASELINES[name].settings, "time": time_column}
+        own = {"model": name, "model_id": expid, "gpu": -1, "settings": settings}
+        prepared.append(Prepared(expid, ExperimentParams({**params, **own}), BASELINES[name], found_in))
+    return prepared
+
+
+def _names(column: Mapping) -> list[str]:
+    return column["name"] if isinstance(column["name"], list) else [column["name"]]
+
+
+def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str | None]:
+    """Parameters, the folder of their configuration, and the baseline whose record it is."""
+    path = Path(source)
+    if path.suffix == ".json":
+        record = read_record(path)
+        if record is None or not isinstance(record.get("params"), dict):
+            raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
+        return record["params"], Path(record.get("config_dir") or "."), record.get("baseline") and record["model"]
+    if path.is_dir():
+        block = find_dataset(None, path)
+        return {**block.values, "dataset_id": block.name}, path, None
+    experiments = find_experiments(problems=[])
+    if config_dir is None and not any(source == e.expid for e in experiments):
+        block = find_dataset(source, Path("."))
+        return {**block.values, "dataset_id": source}, Path("."), None
+    folder = resolve_experiment(source, config_dir)
+    return load_experiment(folder, source), folder, None
+
+
+def run_baselines(
+    prepared: list[Prepared],
+    results_folder: Path,
+    argv: Iterable[str] = (),
+    echo: Callable[[str], None] = print,
+    overwrite: bool = False,
+) -> list[dict]:
+    """Fits baselines to one dataset and writes of each what is kept of a run; renews the reports of the runs beside.
+
+    Args:
+        prepared: of :func:`prepare_baselines`.
+        results_folder: where the results CSV lies.
+        argv: command line, for the CSV.
+        echo: receives what a person wants to see.
+        overwrite: replace another run of the same name; otherwise this one is numbered.
+
+    Returns:
+        the records.
+
+    Raises:
+        QinZooError: the data cannot be used.
+    """
+    params = prepared[0].params
+    dataset = Dataset(params)
+    for split in ("train", "valid"):
+        dataset.require(split, labels=True)
+    if len(labels := dataset.feature_map.labels) > 1:
+        raise ConfigError(
+            f"Baselines predict one label, and the data has {len(labels)}: {', '.join(labels)}. Leave one of them, as "
+            f"in --set 'label_col={{name: {labels[0]}, dtype: float}}'."
+        )
+    view = View(dataset, params)
+    labelled = [split for split in SPLITS if dataset.has(split) and dataset.has_labels(split)]
+    label = {split: dataset.labels(split)[dataset.used_rows(split)] for split in labelled}
+    data = Data(view, label, _when(params, dataset, label["train"], echo), params["seed"])
+    if view.user is None:
+        echo("Nobody says whose rows these are (--set group_id=COLUMN): nothing is counted of users.")
+    records = []
+    for one in prepared:
+        if BASELINES[one.params["model"]].needs_item and not view.kinds.get("item"):
+            echo(f"{one.expid}: left out, as the rows name no item (--set target_field=FEATURE).")
+            continue
+        with owned(one, dataset.fingerprints(), ALONE, overwrite=overwrite, echo=echo) as own:
+            records.append(_run(own, dataset, data, echo))
+            keep_results(own, records[-1], results_folder, list(argv))
+    _renew_reports(records, echo)
+    return records
+
+
+def _run(prepared: Prepared, dataset: Dataset, data: Data, echo) -> dict:
+    started, params = time.perf_counter(), prepared.params
+    baseline: Baseline = prepared.model_class()
+    predict = baseline.fit(data)
+    scoring = time.perf_counter()
+    y_pred = {s: np.asarray(predict(s), np.float64) for s in ("valid", "test") if dataset.has(s)}
+    scoring = time.perf_counter() - scoring
+    results: dict[str, dict] = {"valid": {}, "test": {}}
+    for split in y_pred.keys() & data.label.keys():
+        scored = (data.label[split], y_pred[split], params["metrics"], dataset.group_ids(split))
+        results[split] = evaluate_metrics(*scored)
+    if "test" in y_pred:
+        write_submission(y_pred["test"], prepared.files.prediction, prepared.files.submission)
+    record = make_record(
+        prepared,
+        dataset,
+        y_pred,
+        results,
+        files={},
+        baseline=baseline.about,
+        chosen=baseline.chosen,
+        parameters=baseline.parameters,
+        processes=1,
+        plugins=[],
+        scoring={"rows": sum(map(len, y_pred.values())), "seconds": scoring},
+        evaluations=[],
+        rollbacks=0,
+        seconds=time.perf_counter() - started,
+    )
+    record["environment"]["lightgbm"] = importlib.metadata.version("lightgbm")
+    shown = record["test"] or record["valid"]
+    values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    echo(f"{prepared.expid:<32} {'test' if record['test'] else 'valid'} {values}   {record['seconds']:.1f} s")
+    return record
+
+
+def _when(params: Mapping, dataset: Dataset, label: np.ndarray, echo) -> np.ndarray:
+    """(n,) when each of the training rows that are used happened."""
+    used, column = dataset.used_rows("train"), params["settings"]["time"]
+    if column is not None:
+        table = open_table(params["train_data"], {column: "int"}, cache_dir=params.get("cache_dir"))
+        return table[column].take(used)
+    clicked = np.flatnonzero(label)
+    before = clicked.mean() - (len(clicked) - 1) / 2  # others before a click, on average: its AUC by Mann and Whitney
+    auc = before / max(len(label) - len(clicked), 1)
+    if _LIKELY_ORDER[0] <= auc <= _LIKELY_ORDER[1] or not 0 < len(clicked) < len(label):
+        echo("No --time column: the training rows are taken to stand in the order of time.")
+        return np.arange(len(used))
+    echo("The training rows are sorted by their label, so their order tells no time: a random one is taken. (--time)")
+    return np.random.default_rng(params["seed"]).permutation(len(used))
+
+
+def _renew_reports(baselines: list[dict], echo) -> None:
+    """Reports of the runs beside the baselines say whether they beat them."""
+    renewed = 0
+    for folder in {Path(record["files"]["record"]).parent for record in baselines}:
+        for file in sorted(folder.glob("*.json")):
+            record = read_record(file)
+            if record and not record.get("baseline") and Path(str(record.get("files", {}).get("report"))).is_file():
+                write_report(Path(record["files"]["report"]), record)
+                renewed += 1
+    if renewed:
+        echo(f"{renewed} reports of runs beside them say now whether they beat these.")

@@ -1,0 +1,87 @@
+"""Recipes: sizes, rates and looks for a training, chosen from how many rows there are to learn from.
+
+The configurations of papers belong to the data of papers. On a hundred thousand rows their models are best after the
+first epoch and worse after each further one; these are sizes that did well on data of 0.1 to 4 million rows
+(experiments/README.md has what they bought).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+_STEPS = 800  # of an epoch, about
+_BATCHES = (256, 4096)
+# Hidden layers by the names that models give them, of a small and of a medium model.
+_HIDDEN = {
+    "dnn_hidden_units": ([128, 64], [256, 128]),
+    "dcn_hidden_units": ([128, 64], [256, 128]),
+    "parallel_dnn_hidden_units": ([128, 64], [256, 128]),
+    "stacked_dnn_hidden_units": ([128, 64], [256, 128]),
+    "hidden_units": ([128, 64], [256, 128]),
+    "mlp_hidden_units": ([64], [64, 32]),
+    "attention_hidden_units": ([32], [64]),
+    "dim_feedforward": (64, 128),
+    "num_row": (2, 4),
+}
+_KINDS = {
+    "small": {"embedding_dim": 16, "net_dropout": 0.2},
+    "medium": {"embedding_dim": 32, "net_dropout": 0.1},
+}
+_TRAINING = {
+    "learning_rate": 1e-3,
+    "epochs": 10,
+    "early_stop_patience": 3,  # looks
+    "reduce_lr_on_plateau": True,
+    "factor": 0.3,
+    "return_to_best": True,
+}
+
+
+def recipe(name: str, rows: int, accepted: Collection[str]) -> dict[str, Any]:
+    """The parameters of a recipe.
+
+    Args:
+        name: ``small`` or ``medium``; ``published`` has none.
+        rows: of the training split.
+        accepted: parameters that the model takes; of its sizes only those are given.
+
+    Returns:
+        batches of such a size that an epoch has about 800 of them (256 rows at least, 4096 at most), two looks at the
+        validation rows in an epoch, a learning rate that is lowered where a look gains nothing, training then going on
+        from the best weights, and the model's sizes.
+    """
+    if name not in _KINDS:  # published: what the configuration says
+        return {}
+    size = _BATCHES[0]
+    while size < _BATCHES[1] and size * _STEPS < rows:
+        size *= 2
+    chosen = {**_TRAINING, "batch_size": size, "eval_steps": max(1, -(-rows // size) // 2)}
+    of_model = {key: units[[*_KINDS].index(name)] for key, units in _HIDDEN.items()} | _KINDS[name]
+    return chosen | {key: value for key, value in of_model.items() if key in accepted}
+
+
+def with_recipe(params: Mapping[str, Any], rows: int, accepted: Collection[str], origin: Mapping[str, str]):
+    """A recipe's parameters that take the place of what was written farther away than the recipe.
+
+    One on the command line goes before whatever the files say; one in an experiment's block before ``Base`` and before
+    defaults.
+
+    Args:
+        params: of the experiment; its ``recipe`` is the name.
+        rows: of the training split.
+        accepted: parameters that the model takes.
+        origin: key -> where it was written.
+    """
+    near = _nearness(origin.get("recipe", ""))
+    return {
+        key: value
+        for key, value in recipe(params["recipe"], rows, accepted).items()
+        if key not in params or _nearness(origin.get(key, "")) < near
+    }
+
+
+def _nearness(origin: str) -> int:
+    if not origin:
+        return 0  # a default
+    return 3 if origin == "command line" else 1 if origin.endswith(", Base") else 2
