@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -33,3 +33,8 @@ class PerPair(nn.ModuleList):
         pairs = zip(self, target.split(self.dims, dim=-1), *others)
         found = [layer(*pair) for layer, *pair in pairs]
         return torch.cat(found, dim=-1) if found else target
+
+
+def each_pair(function: Callable, *values):
+    """``function`` of what each pair has: of lists, one result for each; of anything else, that of the only pair."""
+    return [function(*pair) for pair in zip(*values)] if isinstance(values[0], list) else function(*values)

@@ -5,41 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.layers.history import History, SharedHistory, item_scores, weighted_sum
+from qin_zoo.layers.history import History, head_scores, head_sums
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
-
-
-def head_scores(query: Tensor, key: Tensor, history: History) -> Tensor:
-    """``(q^k)·(W^k h_l)`` of each head, computed as ``((W^k)ᵀ q^k)·h_l``: no history position is projected.
-
-    Args:
-        query: (B, K, d).
-        key: (K, d, D), the keys' projection head by head.
-        history: (B, L, D), item rows, or a shared history, whose keys are projected, once for all rows.
-
-    Returns:
-        (B, K, L).
-    """
-    if isinstance(history, SharedHistory):
-        return torch.einsum("bkd,lkd->bkl", query, torch.einsum("le,kde->lkd", history.items, key))
-    return item_scores(torch.einsum("bkd,kde->bke", query, key), history)
-
-
-def head_sums(weight: Tensor, value: Tensor, history: History) -> Tensor:
-    """``Σ_l w_l^k W^k h_l`` of each head, computed as ``W^k Σ_l w_l^k h_l``; of a shared history once for all rows.
-
-    Args:
-        weight: (B, K, L).
-        value: (K, d, D), the values' projection head by head.
-        history: (B, L, D), item rows, or a shared history.
-
-    Returns:
-        (B, K, d).
-    """
-    if isinstance(history, SharedHistory):
-        return torch.einsum("bkl,lkd->bkd", weight, torch.einsum("le,kde->lkd", history.items, value))
-    return torch.einsum("bke,kde->bkd", weighted_sum(weight, history), value)
 
 
 class MultiHeadTargetAttention(InterestLayer):
@@ -58,6 +26,7 @@ class MultiHeadTargetAttention(InterestLayer):
         num_heads: K, number of heads; divides ``attention_dim``.
         dropout_rate: dropout rate of the attention weights.
         use_scale: divide the dot products by √d.
+        use_qkvo: project; without, ``attention_dim`` is D and heads are slices of the vectors themselves.
     """
 
     def __init__(
@@ -67,9 +36,10 @@ class MultiHeadTargetAttention(InterestLayer):
         num_heads: int = 1,
         dropout_rate: float = 0.0,
         use_scale: bool = True,
+        use_qkvo: bool = True,
     ):
         super().__init__()
-        attention_dim = attention_dim or input_dim
+        attention_dim = attention_dim if attention_dim and use_qkvo else input_dim
         if num_heads < 1 or attention_dim % num_heads:
             raise ValueError(
                 f"attention_dim {attention_dim} cannot be split into num_heads {num_heads} heads of one size: choose "
@@ -77,23 +47,38 @@ class MultiHeadTargetAttention(InterestLayer):
             )
         self.num_heads = num_heads
         self.scale = (attention_dim // num_heads) ** -0.5 if use_scale else 1.0
-        self.W_q = nn.Linear(input_dim, attention_dim, bias=False)
-        self.W_k = nn.Linear(input_dim, attention_dim, bias=False)
-        self.W_v = nn.Linear(input_dim, attention_dim, bias=False)
-        self.W_o = nn.Linear(attention_dim, input_dim, bias=False)
+        self.W_q, self.W_k, self.W_v, self.W_o = (
+            nn.Linear(*sizes, bias=False) if use_qkvo else nn.Identity()
+            for sizes in 3 * [(input_dim, attention_dim)] + [(attention_dim, input_dim)]
+        )
         self.dropout = nn.Dropout(dropout_rate)
 
-    def _by_head(self, linear: nn.Linear) -> Tensor:
-        """The rows of a projection, head by head: (K, d, D)."""
-        return linear.weight.unflatten(0, (self.num_heads, -1))
+    def _by_head(self, projection: nn.Module, like: Tensor) -> Tensor:
+        """The rows of a projection of vectors (…, D), head by head: (K, d, D)."""
+        weight = getattr(projection, "weight", None)
+        weight = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device) if weight is None else weight
+        return weight.unflatten(0, (self.num_heads, -1))
+
+    def queries(self, target: Tensor) -> Tensor:
+        """What each head's scaled scores are dot products with the items of, (B, K, D)."""
+        query = self.W_q(target).unflatten(1, (self.num_heads, -1)) * self.scale  # (B, K, d)
+        return torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k, target))
+
+    def scores(self, target: Tensor, history: History) -> Tensor:
+        """The scaled dot products of each head with each place of the history, (B, K, L)."""
+        query = self.W_q(target).unflatten(1, (self.num_heads, -1)) * self.scale  # (B, K, d)
+        return head_scores(query, self._by_head(self.W_k, target), history)
 
     def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         """(B, K, L), those of each head; in training with dropout."""
-        query = self.W_q(target).unflatten(1, (self.num_heads, -1))  # (B, K, d)
-        score = head_scores(query, self._by_head(self.W_k), history)  # (B, K, L)
-        return self.dropout(masked_softmax(score * self.scale, mask.unsqueeze(1)))
+        return self.dropout(masked_softmax(self.scores(target, history), mask.unsqueeze(1)))
+
+    def interest(self, pooled: Tensor) -> Tensor:
+        """(B, D) from what each head has pooled of the items, (B, K, D)."""
+        value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v, pooled))  # (B, K, d)
+        return self.W_o(value.flatten(1))
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         weight = self.weights(target, history, mask)  # (B, K, L)
-        value = head_sums(weight, self._by_head(self.W_v), history)  # (B, K, d)
+        value = head_sums(weight, self._by_head(self.W_v, target), history)  # (B, K, d)
         return self.W_o(value.flatten(1))

@@ -79,7 +79,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         accumulation_steps: batches whose gradients make one optimiser step.
         precision: ``fp32``; ``bf16``, matrix products in bfloat16, with float32 weights, logits and loss; ``tf32``,
             GPUs' shorter float32 products.
-        compile: compile ``logits`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
+        compile: compile ``heads`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
         factor: what the learning rate is multiplied by when the monitor does not improve.
         min_lr: floor of the learning rate.
         target_field: FuxiCTR fields only: the target item's feature, or a tuple of features that are concatenated; a
@@ -232,6 +232,22 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         sizes = [list(pair.values()) for pair in self.pairs]
         layers = [make(dims) for dims in sizes]
         return layers[0] if len(layers) == 1 else PerPair(layers, map(sum, sizes))
+
+    def use_content(self, name: str) -> int:
+        """Asks for the stored vectors of an item feature, which ``x.content(name)`` then holds as they are.
+
+        Args:
+            name: a feature of type ``embedding`` of the item table; or of type ``meta`` with its ``pretrain_dim``: that
+                is no part of ``x.target`` and ``x.history``. With named fields, a target with a frozen
+                ``pretrained_emb``.
+
+        Returns:
+            d, the size of the vectors.
+
+        Raises:
+            ModelError: the dataset has no such vectors.
+        """
+        return self._inputs.add_content(name)
 
     def finish(self) -> None:
         """FuxiCTR's last three lines of every constructor: optimiser and loss, initialisation, device."""

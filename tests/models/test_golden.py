@@ -14,7 +14,6 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.models.weights import renamed
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-TABLE = "embedding_layer.embedding_layer.embedding_layers.{}.weight"
 
 
 class Case(NamedTuple):
@@ -34,6 +33,8 @@ THIRD_NAMES = {
     "attention_hidden_units": None,
     "attention_hidden_activations": None,
 }
+LONG = {"sim_soft": "SIM", "eta": "ETA", "sdim": "SDIM", "twin": "TWIN"}
+HASHES = ("powers_of_two", "random_rotations")  # parameters in the published code, too, but not trained
 CASES = {
     "qin_plain": Case("QIN"),
     "qin_batchnorm": Case("QIN"),
@@ -43,6 +44,7 @@ CASES = {
     "din_att6_published": Case("DIN_CrossAttention", {"rms_norm": "shared"}),
     "din_att_rms_published": Case("DIN_CrossAttention", PAIRWISE, {"alpha": "loss_alpha"}),
     "din_dcn_third": Case("DIN_DCN", THIRD, THIRD_NAMES),
+    **{file: Case(model, {"published": True}) for file, model in LONG.items()},
 }
 
 
@@ -61,13 +63,9 @@ class Golden:
         features = feature_map.features
         if "user_id" in self.meta["vocab"]:
             features["user_id"] = {**features["likes_level"], "vocab_size": self.meta["vocab"]["user_id"]}
-        if "likes_level" in items:  # of every item, in the tables of the rows' own, which have one name there
+        if "likes_level" in items:  # of every item, in the tables of the rows' own
             for level in ("likes_level", "views_level"):
-                features[f"item_{level}"] = {**features[level], "source": "item", "share_embedding": level}
-                items[f"item_{level}"] = items.pop(level)
-                self.state[TABLE.format(f"item_{level}")] = self.state[TABLE.format(level)]
-            for later in ("item_id", "item_tags", "item_emb_d128"):
-                features.move_to_end(later)
+                features[level]["of_items"] = True
         params = {case.names.get(key, key): value for key, value in self.meta["hyperparameters"].items()}
         params.pop(None, None)
         self.create = lambda: qin_zoo.create_model(
@@ -123,6 +121,7 @@ def test_training(golden, form):
 
 def test_parameter_count_and_checkpoint(golden, tmp_path):
     unused = sum(weight.numel() for weight in golden.unused())
+    unused += sum(golden.state[name].numel() for name in HASHES if name in golden.state)
     assert golden.model.count_parameters() + unused == golden.meta["parameters"]
     path = tmp_path / "published.model"
     torch.save(golden.state, path)
@@ -131,3 +130,12 @@ def test_parameter_count_and_checkpoint(golden, tmp_path):
     fresh.eval()
     y_pred = fresh(golden.batches["triple"])["y_pred"].detach().view(-1)
     np.testing.assert_allclose(y_pred, golden.group("eval/")["y_pred"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["triple", "index"])
+def test_the_prediction_of_sims_search(form):
+    golden = Golden("sim_soft")
+    golden.model.eval()
+    golden.model.training = True  # of the model alone: batch norm keeps to its running statistics
+    aux = golden.model(golden.batches[form])["aux_logits"].sigmoid()
+    np.testing.assert_allclose(aux.detach().view(-1), golden.group("eval/")["y_aux"], atol=1e-6, rtol=0)
