@@ -379,6 +379,20 @@ FAULTS = [
         "checkpoint: damaged ones count among those kept",
     ),
     Fault(
+        "baselines/features.py",
+        "            for rows in read:\n                columns",
+        "            for rows in read:\n                self._count(rows, label[rows.index])\n                columns",
+        "baselines/test_baselines.py::test_no_row_knows_its_own_label_nor_a_later_one",
+        "baselines: a row's own label is counted before its columns are made",
+    ),
+    Fault(
+        "training/report.py",
+        "sign * others[name] >= sign * own",
+        "others[name] < own",
+        "baselines/test_baselines.py::test_a_report_says_whether_its_run_beats_them",
+        "report: says that a run beats the baselines when it does not",
+    ),
+    Fault(
         "training/record.py",
         "return next((e for e in reversed(evaluations) if",
         "return next((e for e in evaluations if",

@@ -7,9 +7,12 @@ tests would inherit the locks of its threads, polars' among them, and now and th
 import multiprocessing
 import os
 import socket
+import sys
 
 import cloudpickle  # functions within tests, which pickle cannot send
 import torch
+
+from qin_zoo.plugins import MODULE_PREFIX
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["qin_zoo.study.execute", "qin_zoo.tuning.tuner", "qin_zoo.data.importers"])
@@ -17,9 +20,16 @@ CONTEXT.set_forkserver_preload(["qin_zoo.study.execute", "qin_zoo.tuning.tuner",
 
 def start(work, *args):
     """A process that runs ``work(*args)``, here and with this process's environment."""
-    process = CONTEXT.Process(target=_run, args=(cloudpickle.dumps((work, args)), dict(os.environ), os.getcwd()))
+    process = CONTEXT.Process(target=_run, args=(_packed(work, args), dict(os.environ), os.getcwd()))
     process.start()
     return process
+
+
+def _packed(work, args):
+    for name, module in sys.modules.items():
+        if name.startswith(MODULE_PREFIX):  # of a plugin: known to this process only
+            cloudpickle.register_pickle_by_value(module)
+    return cloudpickle.dumps((work, args))
 
 
 def _run(call, environment, folder):
@@ -40,7 +50,7 @@ def together(size, work, *args):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     ends = [CONTEXT.Pipe(duplex=False) for _ in range(size)]
-    call = cloudpickle.dumps((work, args))
+    call = _packed(work, args)
     processes = [
         CONTEXT.Process(target=_member, args=(call, dict(os.environ), os.getcwd(), rank, size, port, theirs))
         for rank, (_, theirs) in enumerate(ends)

@@ -8,6 +8,8 @@ shift
 data=data/ml-100k
 
 [ -f "$data/dataset_config.yaml" ] || qin-zoo data import recbole "$raw" "$data"
+[ -f "${data}_rated/dataset_config.yaml" ] ||
+  qin-zoo data import recbole "$raw" "${data}_rated" --history all --history-column rating --known all
 qin-zoo embed encode "$data" --modality text --text text
 qin-zoo embed encode "$data" --modality kg --text facts
 exec "$here/../embeddings.sh" ml-100k text kg "$@"

@@ -8,6 +8,7 @@ shift
 data=data/tiktok
 
 [ -f "$data/dataset_config.yaml" ] || qin-zoo data import mmrec "$raw" "$data"
+[ -f "${data}_light/dataset_config.yaml" ] || qin-zoo data import mmrec "$raw" "${data}_light" --max-rows-per-user 20
 for modality in audio image; do
   qin-zoo embed encode "$data" --modality $modality --encoder "precomputed:$data/item_feature.parquet:${modality}_emb"
 done

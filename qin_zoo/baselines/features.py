@@ -173,6 +173,11 @@ class Features:
             columns["history's rate"] = _mean(rate, valid)
             columns["history's rows"] = _mean(_share(tally.rows[past], max(self._total, 1)), valid)
             columns["history has it"] = ((past == target[:, None]) & valid).sum(1)
+        liking = {}  # above the row's own mean
+        for name, codes in rows.beside.items():
+            mean = _mean(codes, valid)
+            columns[f"history's {name}"], columns[f"newest's {name}"] = mean, _mean(codes, new)
+            liking[name] = (codes - mean[:, None]) * valid
         for name, past in rows.past.items():
             if name == ITEM or self._view.kinds[name] not in ("categorical", "sequence"):
                 continue
@@ -185,6 +190,7 @@ class Features:
             columns[f"history's share of {name}"] = _mean(same, valid)
             columns[f"newest's share of {name}"] = _mean(same, new)
             columns[f"most of {name}"] = np.where(valid, same, 0).max(1)
+            columns |= {f"{beside} of {name}": _weighted(likes, same) for beside, likes in liking.items()}
         learned = self._taste.vectors if self._taste is not None else {}
         for name, vectors in (self._vectors | learned).items():
             past, target = vectors[rows.past[ITEM]], vectors[rows.values[ITEM]]
@@ -195,6 +201,8 @@ class Features:
             columns[f"mean cosine of {name}"] = _mean(cosine, valid)
             columns[f"newest's cosine of {name}"] = _mean(cosine, new)
             columns[f"greatest cosine of {name}"] = np.where(valid, cosine, -1).max(1)
+            near = np.where(valid, np.maximum(cosine, 0) ** 2, 0)
+            columns |= {f"{beside} near in {name}": _weighted(likes, near) for beside, likes in liking.items()}
         return columns
 
 
@@ -257,6 +265,11 @@ def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     if values.ndim == 1:
         return values
     return (values * where).sum(1) / np.maximum(where.sum(1), 1)
+
+
+def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n,) weighted means of (n, L), drawn to 0 as if by one more value of weight 1."""
+    return (values * weights).sum(1) / (weights.sum(1) + 1)
 
 
 def _directions(table: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from qin_zoo.errors import QinZooError
 from qin_zoo.threads import share
 
 _TOO_EARLY = 0.05  # of the training rows
+_CONSTANT = 1e-6  # deviation
 
 
 @dataclass
@@ -27,12 +29,14 @@ class Data:
         label: split -> (n,) 0 or 1, of the splits that have labels.
         when: (n,) when the training rows happened, in any unit.
         seed: of what is drawn.
+        seconds: that making columns took so far.
     """
 
     view: View
     label: dict[str, np.ndarray]
     when: np.ndarray
     seed: int
+    seconds: float = 0.0
     _tables: dict[str, Table] = field(default_factory=dict)
 
     @cached_property
@@ -48,9 +52,11 @@ class Data:
 
     def table(self, split: str) -> Table:
         """The split's columns, made once for all models."""
+        started = time.perf_counter()
         features = self._features
         if split not in self._tables:
             self._tables[split] = features.transform(split)
+        self.seconds += time.perf_counter() - started
         return self._tables[split]
 
     def loss(self, probability: np.ndarray) -> float:
@@ -72,11 +78,14 @@ class Baseline(ABC):
         settings: constants, part of what makes a run this one.
         chosen: after fitting, what the validation rows decided.
         parameters: after fitting, how many numbers it has learned.
+        needs_item: whether it knows nothing but items (and users).
+        needs_columns: whether it is fitted to those of :mod:`~qin_zoo.baselines.features`.
     """
 
     about: ClassVar[str]
     settings: ClassVar[Mapping[str, Any]] = {}
     needs_item: ClassVar[bool] = False
+    needs_columns: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.chosen: dict[str, Any] = {}
@@ -166,29 +175,30 @@ class LogisticRegression(Baseline):
 
     about = "logistic regression on counted columns"
     settings = {"strengths": [1e-4, 1e-3, 1e-2, 1.0]}
+    needs_columns = True
 
     def fit(self, data: Data) -> Callable[[str], np.ndarray]:
         from sklearn import linear_model
 
         used = _with_a_past(data)
-        train = _spread(data.table("train"))
-        mean, deviation = train.mean(0), train.std(0)
-        kept = deviation > 1e-6
-        tables = {"train": train}
+        x = _spread(data.table("train"))[used]
+        mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        deviation[deviation < _CONSTANT] = np.inf  # says nothing
 
-        def scaled(split: str) -> np.ndarray:
-            table = tables[split] if split in tables else _spread(data.table(split))
-            return (table[:, kept] - mean[kept]) / deviation[kept]
+        def scaled(x: np.ndarray) -> np.ndarray:
+            x -= mean
+            x /= deviation
+            return x
 
-        x, y = scaled("train")[used], data.label["train"][used]
-        valid = scaled("valid")
+        x, y, valid = scaled(x), data.label["train"][used], scaled(_spread(data.table("valid")))
 
         def fitted(strength: float) -> Callable[[str], np.ndarray]:
             model = linear_model.LogisticRegression(C=strength, solver="newton-cholesky").fit(x, y)
-            return lambda split: model.predict_proba(valid if split == "valid" else scaled(split))[:, 1]
+            of = lambda split: valid if split == "valid" else scaled(_spread(data.table(split)))  # noqa: E731
+            return lambda split: model.predict_proba(of(split))[:, 1]
 
         self.chosen["C"], predict = data.best(self.settings["strengths"], fitted)
-        self.parameters = int(kept.sum()) + 1
+        self.parameters = int(np.isfinite(deviation).sum()) + 1
         return predict
 
 
@@ -207,6 +217,7 @@ class BoostedTrees(Baseline):
         "rounds": 2000,
         "patience": 200,
     }
+    needs_columns = True
 
     def fit(self, data: Data) -> Callable[[str], np.ndarray]:
         try:

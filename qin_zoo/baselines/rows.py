@@ -11,8 +11,10 @@ import numpy as np
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feature_map import field_groups
+from qin_zoo.data.item_layout import USER
 
 ITEM = "item"  # the target's number, whatever the layout calls it
+USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
 _WITH_IDS = ("categorical", "sequence")
 _AT_ONCE = 8192
 
@@ -25,7 +27,8 @@ class Rows:
         index: (n,) which of the split's used rows they are.
         user: (n,) numbers, 0 where the training rows have no such user, or nobody says whose rows they are.
         values: feature -> (n,), (n, T) ids padded with 0, or (n, d) numbers, of context and target item.
-        past: the same of the history's items, for the features that it has: (n, L), (n, L, T), (n, L, d).
+        past: the same of the history's items, for the features that it has: (n, L), (n, L, T).
+        beside: what is known of the history's items besides, such as their ratings: (n, L) codes from 1.
         valid: (n, L) whether the history has an item there; oldest first.
     """
 
@@ -33,6 +36,7 @@ class Rows:
     user: np.ndarray
     values: dict[str, np.ndarray]
     past: dict[str, np.ndarray]
+    beside: dict[str, np.ndarray]
     valid: np.ndarray
 
     def __len__(self) -> int:
@@ -44,7 +48,8 @@ class View:
 
     Args:
         dataset: open.
-        params: name the user (``group_id``) and the pairs of named fields (``target_field``, ``sequence_field``).
+        params: name the pairs of named fields (``target_field``, ``sequence_field``), and by ``group_id`` the user
+            where no column has a user's usual name.
 
     Attributes:
         user: the column that says whose row it is, or None.
@@ -61,7 +66,7 @@ class View:
         self._loaders = {split: dataset.loader(split, shuffle=False) for split in SPLITS if dataset.has(split)}
         self._rows = {split: dataset.used_rows(split) for split in self._loaders}
         train = self._loaders["train"]
-        self.user: str | None = params.get("group_id")
+        self.user = next((name for name in USERS if name in train.table), params.get("group_id"))
         self.tables: dict[str, np.ndarray] = {}
         self._item: str | None = None  # what named fields call the item
         self._pairs: dict[str, str] = {}
@@ -81,7 +86,10 @@ class View:
         self.has_history = bool(self._pairs) if train.batch_layout == "fields" else train.histories.max_len > 0
         apart = {self.user, self._item, *self._pairs.values()}
         for name, spec in features.items():
-            if spec["type"] != "meta" and name not in apart and (spec.get("source") != "item" or name in self.tables):
+            source = spec.get("source")
+            if spec["type"] == "meta" or name in apart or source == "history":
+                continue
+            if source != "item" or name in self.tables:
                 self.kinds[name] = spec["type"]
                 if spec["type"] in _WITH_IDS:
                     self.sizes[name] = int(spec["vocab_size"])
@@ -128,14 +136,15 @@ class View:
         values |= {ITEM: target, **{name: table[target] for name, table in self.tables.items()}}
         past = {ITEM: history, **{name: table[history] for name, table in self.tables.items() if table.ndim < 2}}
         past |= {name: table[history] for name, table in self.tables.items() if self.kinds[name] == "sequence"}
-        return Rows(index, user, values, past, history != 0)
+        beside = {name: codes.numpy() for name, codes in batch.beside.items()}
+        return Rows(index, user, values, past, beside, history != 0)
 
     def _of_fields(self, index: np.ndarray, user: np.ndarray, batch: Mapping[str, Any]) -> Rows:
         names = {name: ITEM if name == self._item else name for name in batch}
         values = {names[name]: v.numpy() for name, v in batch.items() if names[name] in self.kinds}
         past = {names[name]: batch[sequence].numpy() for name, sequence in self._pairs.items()}
         first = next(iter(past.values()), np.zeros((len(index), 0), np.int64))
-        return Rows(index, user, values, past, first != 0)
+        return Rows(index, user, values, past, {}, first != 0)
 
 
 def _pairs(features: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from qin_zoo.baselines.models import BASELINES, Baseline, Data
-from qin_zoo.baselines.rows import View
+from qin_zoo.baselines.rows import USERS, View
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
     ExperimentParams,
@@ -25,7 +25,6 @@ from qin_zoo.config.experiments import (
 from qin_zoo.config.schema import known_params
 from qin_zoo.data.columns import open_table
 from qin_zoo.data.dataset import SPLITS, Dataset, relocate, tables_beside
-from qin_zoo.data.item_layout import USER
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.metrics import evaluate_metrics
@@ -46,7 +45,6 @@ _OF_TRAINING = {
     "net_regularizer", "early_stop_patience", "eval_steps", "save_best_only", "data_loader", "monitor", "monitor_mode",
     "verbose",
 }  # fmt: skip
-_USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
 _LIKELY_ORDER = (0.25, 0.75)  # how well the place in the file may tell clicks apart, as an AUC
 
 
@@ -87,7 +85,7 @@ def prepare_baselines(
     check_id(params["dataset_id"], "dataset_id")
     if params.get("group_id") is None:
         features = [name for c in params.get("feature_cols") or [] if c.get("active", True) for name in _names(c)]
-        params["group_id"] = next((name for name in _USERS if name in features), None)
+        params["group_id"] = next((name for name in USERS if name in features), None)
     params.setdefault("metrics", ["AUC", "gAUC", "logloss"] if params["group_id"] else ["AUC", "logloss"])
     prepared = []
     for name in which or ([recorded] if recorded else BASELINES):
@@ -115,9 +113,12 @@ def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str
     if path.is_dir():
         block = find_dataset(None, path)
         return {**block.values, "dataset_id": block.name}, path, None
-    experiments = find_experiments(problems=[])
-    if config_dir is None and not any(source == e.expid for e in experiments):
-        block = find_dataset(source, Path("."))
+    experiments = {experiment.expid for experiment in find_experiments(problems=[])}
+    if config_dir is None and source not in experiments:
+        try:
+            block = find_dataset(source, Path("."))
+        except ConfigError as error:
+            raise ConfigError(f"No experiment '{source}'.{suggest(source, experiments)} {error}") from None
         return {**block.values, "dataset_id": source}, Path("."), None
     folder = resolve_experiment(source, config_dir)
     return load_experiment(folder, source), folder, None
@@ -173,8 +174,9 @@ def run_baselines(
 
 
 def _run(prepared: Prepared, dataset: Dataset, data: Data, echo) -> dict:
-    started, params = time.perf_counter(), prepared.params
-    baseline: Baseline = prepared.model_class()
+    params, baseline = prepared.params, prepared.model_class()
+    before = data.seconds if baseline.needs_columns else 0.0  # columns that were made for another one count, too
+    started = time.perf_counter() - before
     predict = baseline.fit(data)
     scoring = time.perf_counter()
     y_pred = {s: np.asarray(predict(s), np.float64) for s in ("valid", "test") if dataset.has(s)}

@@ -86,7 +86,6 @@ class RunParams(_Table):
     on_nan: one_of("stop", "rollback") = _key("What to do when a loss is no number; rollback: to the last checkpoint.")
     reduce_lr_on_plateau: Flag = _key("Reduce the learning rate at every evaluation without gain.")
     factor: Fraction = _key("What the learning rate is then multiplied by.")
-    return_to_best: Flag = _key("Go on from the best weights after every evaluation without gain.")
     min_lr: NonNegative = _key("Floor of the learning rate.")
     embedding_dim: Size = _key("Size of embeddings of features that do not give their own.")
     embedding_initializer: Initializer = _key("How embedding tables start.")

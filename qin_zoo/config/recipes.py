@@ -33,8 +33,6 @@ _TRAINING = {
     "epochs": 10,
     "early_stop_patience": 3,  # looks
     "reduce_lr_on_plateau": True,
-    "factor": 0.3,
-    "return_to_best": True,
 }
 
 
@@ -48,8 +46,7 @@ def recipe(name: str, rows: int, accepted: Collection[str]) -> dict[str, Any]:
 
     Returns:
         batches of such a size that an epoch has about 800 of them (256 rows at least, 4096 at most), two looks at the
-        validation rows in an epoch, a learning rate that is lowered where a look gains nothing, training then going on
-        from the best weights, and the model's sizes.
+        validation rows in an epoch, a learning rate that is lowered where a look gains nothing, and the model's sizes.
     """
     if name not in _KINDS:  # published: what the configuration says
         return {}

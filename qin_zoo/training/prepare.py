@@ -36,7 +36,6 @@ _DEFAULTS = {
     "max_gradient_norm": 10.0,
     "checkpoint_steps": None,
     "on_nan": "stop",
-    "return_to_best": False,
     "model_root": "./checkpoints/",
     "metrics": ["AUC", "logloss"],
     "optimizer": "adam",

@@ -100,6 +100,8 @@ def prepare_repetition(
     wanted = {"params": dict, "environment": dict, "data": dict, "valid": dict, "test": dict, "expid": str}
     if record is None or not all(isinstance(record.get(key), kind) for key, kind in wanted.items()):
         raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
+    if record.get("baseline"):
+        raise ConfigError(f"{path} is the record of a baseline: `qin-zoo baseline {path}` repeats it.")
     missing = [p for p in record.get("plugins", []) if p not in map(str, plugins or [])]
     if missing:
         raise ConfigError(f"{path}: the run used models of {missing[0]}; give --plugin {missing[0]} if you trust it.")

@@ -277,7 +277,6 @@ def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: b
             checkpoint_steps=params["checkpoint_steps"],
             identity=same,
             on_nan=params["on_nan"],
-            return_to_best=params["return_to_best"],
             stop=stop,
             say=say,
         )

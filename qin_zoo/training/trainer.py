@@ -117,7 +117,6 @@ class Trainer:
         checkpoints: where checkpoints go: at every evaluation, and between evaluations. Default: none are made.
         checkpoint_steps: steps between checkpoints; None for one every ten minutes.
         identity: what a checkpoint must agree in with this training, JSON values; see :func:`resume`.
-        return_to_best: go on from the best weights after every evaluation without gain.
         on_nan: what happens when a loss or gradient is NaN or infinite: ``stop``, or ``rollback`` to the last
             checkpoint with half its learning rate, five times at most from one checkpoint.
         stop: a wish to stop, met at the next step with a checkpoint.
@@ -135,7 +134,6 @@ class Trainer:
         checkpoint_steps: int | None = None,
         identity: dict[str, Any] | None = None,
         on_nan: Literal["stop", "rollback"] = "stop",
-        return_to_best: bool = False,
         stop: StopRequest | None = None,
         say: Callable[[str], None] = logging.info,
     ):
@@ -148,7 +146,6 @@ class Trainer:
         self.checkpoint_steps = checkpoint_steps
         self.identity = identity or {}
         self.on_nan = on_nan
-        self.return_to_best = return_to_best
         self.stop = stop or StopRequest()
         self.say = say
         self.group = getattr(model, "group", ALONE)
@@ -291,9 +288,6 @@ class Trainer:
         self.evaluations.append(evaluation)
         if self.on_evaluation:
             self.on_evaluation(evaluation)
-        if self.return_to_best and not evaluation.best and not model._stop_training:
-            self.group.wait()  # for the one that writes
-            model.load_weights(model.checkpoint)
 
     # ---- checkpoints
 

@@ -1,6 +1,8 @@
 """Baselines against plain pandas and scikit-learn, and what their columns may not know."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from qin_zoo.errors import ConfigError
 from qin_zoo.results.lines import boards
 from qin_zoo.results.store import find_results
 from qin_zoo.training.record import read_record
+from qin_zoo.training.repeat import prepare_repetition
 from qin_zoo.training.report import verdict, write_report
 
 ROWS = 8000
@@ -149,9 +152,9 @@ def test_logistic_regression_is_that_of_pandas_and_scikit_learn(folder, splits, 
     parts = np.array_split(np.arange(len(train)), 64)
     x = {"train": pd.concat([plain_columns(train[: part[0]], train.iloc[part]) for part in parts])}
     x |= {split: plain_columns(train, splits[split]) for split in ("valid", "test")}
-    scaler = StandardScaler().fit(x["train"])
-    x = {split: scaler.transform(values) for split, values in x.items()}
     skipped = len(train) // 20
+    scaler = StandardScaler().fit(x["train"][skipped:])
+    x = {split: scaler.transform(values) for split, values in x.items()}
     losses, tested = {}, {}
     for strength in (1e-4, 1e-3, 1e-2, 1.0):
         model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
@@ -218,6 +221,32 @@ def test_named_fields(tmp_path):
     np.testing.assert_allclose(found, plain_history(rows), atol=1e-5)
 
 
+def test_ratings_beside_the_history(folder, tmp_path):
+    rated, g = tmp_path / "shop", np.random.default_rng(0)
+    shutil.copytree(folder, rated)
+    for split in ("train", "valid", "test"):
+        frame = pl.read_parquet(folder / f"{split}.parquet")
+        ratings = [[int(g.integers(1, 6)) if item else 0 for item in history] for history in frame["item_seq"]]
+        frame.with_columns(item_seq_rating=pl.Series(ratings)).write_parquet(rated / f"{split}.parquet")
+    config = yaml.safe_load((folder / "dataset_config.yaml").read_text().replace(str(folder), str(rated)))
+    beside = {"name": "item_seq_rating", "type": "categorical", "source": "history", "vocab_size": 6}
+    config["shop"]["feature_cols"].append({"active": True, "dtype": "int", **beside})
+    (rated / "dataset_config.yaml").write_text(yaml.safe_dump(config))
+    table, _ = table_of(rated, max_len=20)
+    names = ["history's item_seq_rating", "newest's item_seq_rating", "item_seq_rating of item_category"]
+    found = table.values[:, [table.names.index(name) for name in names]]
+    category = pl.read_parquet(folder / "item_info.parquet")["item_category"].to_list()
+    frame = pl.read_parquet(rated / "train.parquet")
+    for row in range(3000, 3040):
+        past = [(i, r) for i, r in zip(frame["item_seq"][row], frame["item_seq_rating"][row]) if i][-20:]
+        ratings = [r for _, r in past] or [0]
+        mean = sum(ratings) / len(ratings)
+        same = [r - mean for i, r in past if category[i] == category[frame["item_id"][row]] > 0]
+        newest = ratings[-5:]
+        expected = [mean, sum(newest) / len(newest), sum(same) / (len(same) + 1)]
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
 def test_histories_of_users_give_what_histories_of_rows_give(folder, tmp_path):
     per_user = tmp_path / "shop"
     per_user.mkdir()
@@ -266,14 +295,17 @@ def test_a_report_says_whether_its_run_beats_them(made, folder):
     assert any("1 reports" in text for text in again)
 
 
-def test_a_record_repeats_itself_and_another_setting_is_numbered(made, folder, tmp_path):
-    first = baselines(folder, tmp_path, ["BoostedTrees"], max_len=5)[0]
-    again = baselines(first["files"]["record"], tmp_path)
+def test_a_record_repeats_itself_and_another_setting_is_numbered(made, tmp_path):
+    first, root = made[0]["BoostedTrees"], made[2]
+    again = baselines(first["files"]["record"], root)
     assert [record["expid"] for record in again] == ["BoostedTrees_shop"]
     assert again[0]["test"] == first["test"]
+    assert [baselines(first["files"]["record"], tmp_path, ["ItemConstant"], max_len=n)[0]["expid"] for n in (5, 5)] == [
+        "ItemConstant_shop"
+    ] * 2
     said = []
-    other = baselines(folder, tmp_path, ["BoostedTrees"], max_len=4, echo=said.append)[0]
-    assert other["expid"] == "BoostedTrees_shop-2"
+    other = baselines(first["files"]["record"], tmp_path, ["ItemConstant"], echo=said.append, max_len=4)[0]
+    assert other["expid"] == "ItemConstant_shop-2"
     assert "max_len 5 there, 4 here" in " ".join(said)
 
 
@@ -302,5 +334,20 @@ def test_what_cannot_be_used_is_said(folder, tmp_path):
         prepare_baselines(str(folder), overrides={"learning_rat": 1})
     with pytest.raises(ConfigError, match="one label that is a click"):
         prepare_baselines(str(folder), overrides={"task": "regression"})
-    with pytest.raises(ConfigError, match="No dataset 'shoq'"):
-        prepare_baselines("shoq")
+    with pytest.raises(ConfigError, match=r"No experiment 'QIN_ml-100'. Did you mean .* No dataset 'QIN_ml-100'"):
+        prepare_baselines("QIN_ml-100")
+    record = baselines(folder, tmp_path, ["ItemConstant"])[0]["files"]["record"]
+    with pytest.raises(ConfigError, match="is the record of a baseline"):
+        prepare_repetition(Path(record))
+
+
+def test_rows_sorted_by_their_label_tell_no_time(folder, tmp_path):
+    sorted_rows = tmp_path / "shop"
+    shutil.copytree(folder, sorted_rows)
+    pl.read_parquet(folder / "train.parquet").sort("label").write_parquet(sorted_rows / "train.parquet")
+    said = []
+    options = {"train_data": str(sorted_rows / "train.parquet"), "model_root": str(tmp_path)}
+    prepared = prepare_baselines(str(folder), overrides=options, which=["LogisticRegression"])
+    record = run_baselines(prepared, tmp_path, echo=said.append)[0]
+    assert "sorted by their label" in said[0]
+    assert record["test"]["AUC"] > 0.6

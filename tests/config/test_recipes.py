@@ -27,11 +27,12 @@ def test_looks_and_batches_follow_the_rows(rows, batch_size, looks):
     assert "dnn_hidden_units" not in recipe("small", rows, ["embedding_dim"])
 
 
-def test_every_model_takes_sizes_of_a_recipe():
+def test_no_hidden_layers_are_forgotten():
     for name, entry in discover().items():
         if entry.origin.startswith(str(MODEL_ZOO)):
-            sizes = recipe("small", 1000, constructor_params(get_model(name)))
-            assert any("units" in key or key == "num_row" for key in sizes), name
+            accepted = constructor_params(get_model(name))
+            hidden = {key for key in accepted if key.endswith("hidden_units")}
+            assert hidden <= recipe("small", 1000, accepted).keys(), name
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 import yaml
 
+from qin_zoo.data.feature_map import build_feature_map
 from qin_zoo.data.importers import ImportOptions, import_folder
+from qin_zoo.data.item_layout import history_specs, open_data
 from qin_zoo.errors import DataError
 
 LENGTH = 6
@@ -140,7 +142,8 @@ def test_every_row(format, seed, tmp_path):
     number = {original: n for n, original in originals["item"].items()}
     for split in SPLITS:
         wanted = [row for row in log if row["split"] == split]
-        found = pl.read_parquet(tmp_path / "out" / f"{split}.parquet").to_dicts()
+        unsorted = pl.read_parquet(tmp_path / "out" / f"{split}.parquet").to_dicts()
+        found = list(unsorted)
         assert len(found) == len(wanted) == summary.splits[split].rows
         for row in found:
             row["known"] = row.pop("user") == row["user_id"]
@@ -155,9 +158,11 @@ def test_every_row(format, seed, tmp_path):
         assert summary.splits[split].cold_users == pytest.approx(cold, abs=1e-5)
     columns = set(found[0])
     assert not columns & {"play_time_ms", "is_like", "is_click", "timestamp", "timestamp_exact", "time_ms"}
-    config = yaml.safe_load((tmp_path / "out/dataset_config.yaml").read_text())["out"]
-    (aligned,) = [f for f in config["feature_cols"] if f.get("source") == "history"]
-    assert (aligned["name"], aligned["type"]) == (beside, "categorical")
+    config = yaml.safe_load((tmp_path / "out/dataset_config.yaml").read_text())["out"] | {"dataset_id": "out"}
+    data = open_data(config, tmp_path / "cache")
+    assert set(history_specs(build_feature_map(config, data).features)) == {beside}
+    codes = [code for row in unsorted for code in row["beside"] if code]
+    np.testing.assert_array_equal(data.splits["test"][beside].values, codes)
 
 
 def test_sides_of_ml1m(tmp_path):

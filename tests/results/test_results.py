@@ -149,7 +149,7 @@ def test_lines_are_ranked_and_differences_paired_by_seed():
     assert float(told(models, "DIN_x")["p"]) == pytest.approx(float(ttest_1samp(gaps, 0).pvalue), abs=1e-3)
     change = told(variations, "mean")
     low, high = t.interval(0.95, 2, -0.01, 0.002 / math.sqrt(3))
-    assert change["Δ AUC"] == f"-0.0100 [{low:+.4f}, {high:+.4f}] *"  # p 0.013 for each of two metrics, after Holm 0.026
+    assert change["Δ AUC"] == f"-0.0100 [{low:+.4f}, {high:+.4f}] *"  # p 0.013 twice, after Holm 0.026
     assert told(variations, "plain")["Δ AUC"] == ""
 
 

@@ -55,36 +55,6 @@ def test_record_of_an_evaluation(feature_map, tmp_path):
     assert model.evaluate(VALID)["AUC"] == pytest.approx(best), "the best weights are left in the model"
 
 
-def test_it_goes_on_from_the_best_weights(feature_map, tmp_path):
-    """After each evaluation without gain; FuxiCTR's own learning-rate decay works as before."""
-    model = build(feature_map, tmp_path, early_stop_patience=3, factor=0.5)
-    best = []
-
-    def keep(evaluation):
-        if evaluation.best:
-            best[:] = [{name: t.clone() for name, t in model.state_dict().items()}]
-        elif steps:
-            assert not same(model.state_dict(), best[0]), "training had gone elsewhere"
-        steps.append(evaluation.step)
-
-    def same(a, b):
-        return all(torch.equal(a[name], b[name]) for name in b)
-
-    steps, begun, train_step = [], [], model.train_step
-
-    def step(batch):
-        if model._total_steps - 1 in steps and len(steps) > 1:
-            begun.append(same(model.state_dict(), best[0]))
-        return train_step(batch)
-
-    model.train_step = step
-    evaluations = Trainer(model, epochs=20, on_evaluation=keep, return_to_best=True).fit(TRAIN, VALID)
-    assert sum(not e.best for e in evaluations) > 1
-    assert begun, "an epoch was begun after a look"
-    assert all(begun)
-    assert evaluations[-1].learning_rate < evaluations[0].learning_rate
-
-
 def test_train_loss_is_the_mean_over_the_batches(feature_map, tmp_path):
     model = build(feature_map, tmp_path, learning_rate=0.0, net_dropout=0.0)
     (evaluation,) = Trainer(model, epochs=1).fit(TRAIN, VALID)
