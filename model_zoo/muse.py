@@ -9,8 +9,6 @@ from qin_zoo import ZooModel, register_model
 from qin_zoo.layers import ContentAttention, KeyAttention, LayerNormDice, SimTier, best_places, cosines, newest_places
 from qin_zoo.layers.content_attention import at_places, mask_at, masked_mean
 
-NOTHING = -1.1  # the cosine of an item without a vector: below all others
-
 
 @register_model(
     paper="MUSE: lifelong multimodal histories (Taobao), 2025, arXiv 2512.07216",
@@ -61,7 +59,7 @@ class MUSE(ZooModel):
         known = cosine != 0
         seen, counted = (torch.ones_like(x.mask),) * 2 if self.sees_padding else (x.mask, x.mask & known)
         newest = newest_places(x.mask, self.short_seq_len)  # (B, N)
-        best = best_places(cosine.masked_fill(~known, NOTHING), seen, self.topk)
+        best = best_places(cosine.exp() * known, seen, self.topk)  # items without a vector score 0 and come last
         interest = self.long_attention(x.target, x.history, seen, best, cosine)
         retrieved = torch.cat([interest, masked_mean(*at_places(best, x.history, seen))], dim=-1)
         parts = [self.short_attention(x.target, x.history, seen, newest), retrieved]
@@ -72,14 +70,14 @@ class MUSE(ZooModel):
         ]
         heads = {"logits": self.tower(torch.cat([*parts, x.target, x.context, *tiers], dim=-1))}
         if self.aux_tower is not None and self.training:
-            heads["aux_logits"] = self.aux_tower(retrieved)
+            heads["logits_aux"] = self.aux_tower(retrieved)
         return {name: (out[:, 1] - out[:, 0] if out.shape[1] == 2 else out).view(-1, 1) for name, out in heads.items()}
 
     def logits(self, x):
         return self.heads(x)["logits"]
 
     def add_loss(self, return_dict, y_true):
-        outputs = [return_dict[name] for name in ("logits", "aux_logits") if name in return_dict]
+        outputs = [return_dict[name] for name in ("logits", "logits_aux") if name in return_dict]
         return sum(self.loss_of(logits, y_true, return_dict) for logits in outputs)
 
 

@@ -1,6 +1,7 @@
 """SDIM, the Sampling-based Deep Interest Model."""
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 
@@ -24,6 +25,8 @@ class SDIM(LongHistoryModel):
         l2_norm: give each hash's sum the length 1.
     """
 
+    published_names: ClassVar = {"powers_of_two$": None}
+
     def __init__(
         self,
         feature_map,
@@ -36,14 +39,13 @@ class SDIM(LongHistoryModel):
     ):
         super().__init__(feature_map, model_id, **kwargs)
         self.reuse_hash, self.l2_norm = reuse_hash, l2_norm
-        self.register_buffer("powers_of_two", 2.0 ** torch.arange(hash_bits))  # in LongCTR's checkpoints
         self.register_buffer("random_rotations", torch.randn(1, self.item_dim, num_hashes, hash_bits))
 
     def long_interest(self, x):
         kept = self.reuse_hash or not self.training
         rotations = self.by_pair(self.random_rotations[0] if kept else torch.randn_like(self.random_rotations[0]), 0)
         pool = partial(hash_pooling, normalize=self.l2_norm)
-        return self.beside(each_pair(pool, self.by_pair(x.target), x.history, x.mask, rotations))
+        return self.beside(each_pair(pool, self.by_pair(x.target), x.history, x.mask, rotations), x.target)
 
     def interests(self, x):
         return super().interests(x)[::-1]  # as in LongCTR's checkpoints

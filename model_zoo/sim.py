@@ -60,11 +60,10 @@ class SIM(LongHistoryModel):
         if not self.training:
             return super().heads(x)
         score = self.search(x)
-        pooled = self.beside(each_pair(weighted_sum, score, x.history))
+        pooled = self.beside(each_pair(weighted_sum, score, x.history), x.target)
         aux = self.dnn_aux(torch.cat([x.context, x.target, pooled], dim=-1))
-        return {"logits": self.logits(x, score), "aux_logits": aux}
+        return {"logits": self.logits(x, score), "logits_aux": aux}
 
     def add_loss(self, return_dict, y_true):
-        aux = return_dict["aux_logits"]
-        found = {"y_pred": self.output_activation(aux), "logits": aux}
-        return self.alpha * super().add_loss(found, y_true) + self.beta * super().add_loss(return_dict, y_true)
+        search, own = (self.loss_of(return_dict[name], y_true, return_dict) for name in ("logits_aux", "logits"))
+        return self.alpha * search + self.beta * own

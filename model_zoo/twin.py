@@ -1,6 +1,6 @@
 """TWIN, the Two-stage Interest Network."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from qin_zoo import register_model
 from qin_zoo.layers import TopKAttention
@@ -18,6 +18,8 @@ class TWIN(LongHistoryModel):
         topk: items that each head of the long attention finds.
         Kc_cross_features: cross features of user and item; there are none, and LongCTR's code fails with any.
     """
+
+    published_names: ClassVar = {r"long_attention\.W_h\.": "long_attention.W_k."}
 
     def __init__(
         self, feature_map, model_id: str = "TWIN", topk: int = 50, Kc_cross_features: Literal[0] = 0, **kwargs

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from qin_zoo.bench.plain import PlainLoader, make_plain
+from qin_zoo.bench.synthetic import DISTINCT, random_batch
 from qin_zoo.data.dataset import has_item_table
 from qin_zoo.data.feed import feed
 from qin_zoo.errors import ConfigError
@@ -27,6 +28,8 @@ class Contender:
     Attributes:
         task: ``load``, ``train``, ``score``, or ``product`` for matrix products alone.
         plain: the plain reference instead of this package's way; always float32.
+        rival: the model that the plugins have of this name, as it is.
+        drawn: one random batch, again and again, instead of those of the data's files.
         expid, config, data, overrides, plugins, gpu: of the experiment, as in ``prepare``.
         batches: batches in each measurement.
     """
@@ -40,12 +43,14 @@ class Contender:
     plugins: tuple[Path, ...] = ()
     gpu: int = -1
     batches: int = 1
+    rival: bool = False
+    drawn: bool = False
 
     @property
     def name(self) -> str:
         if self.task == "product":
             return "matrix product"
-        return "plain" if self.plain else "qin-zoo"
+        return "rival" if self.rival else "plain" if self.plain else "qin-zoo"
 
     def prepare(self) -> Prepared:
         overrides = (*self.overrides, *(("precision=fp32", "compile=false") if self.plain else ()))
@@ -105,17 +110,21 @@ def _loading(contender: Contender):
 
 
 def _computing(contender: Contender):
-    if not contender.plain:
+    if contender.name == "qin-zoo":
         keep_freed_memory()
     prepared = contender.prepare()
-    dataset = prepared.open_dataset()
+    dataset = None if contender.drawn else prepared.open_dataset()
     model = build_model(prepared, dataset)
     if contender.plain:
-        batches = _endless(PlainLoader(dataset.feature_map, prepared.params))
         make_plain(model)
+    if contender.drawn:
+        sizes = (prepared.params["batch_size"], prepared.params["max_len"], DISTINCT)
+        batch = random_batch(model.feature_map, *sizes, model.device)
+        batches = itertools.repeat(batch if contender.name == "qin-zoo" else batch.triple())
+    elif contender.plain:
+        batches = _endless(PlainLoader(dataset.feature_map, prepared.params))
     else:
-        loader = dataset.loader("train")
-        batches = _endless(feed(loader, model.device))
+        batches = _endless(feed(dataset.loader("train"), model.device))
     step = training_step(model, prepared) if contender.task == "train" else scoring_step(model)
     with FlopCounterMode(display=False) as counter:
         rows = step(next(batches))
@@ -127,7 +136,7 @@ def _computing(contender: Contender):
         return total
 
     facts = {"batch_size": rows, "flops": counter.get_total_flops()}
-    if contender.task == "train":
+    if contender.task == "train" and dataset:
         facts["train_rows"] = dataset.rows("train")
     return measure, facts | {"parameters": sum(p.numel() for p in model.parameters())}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qin_zoo.bench.contenders import wait
-from qin_zoo.bench.synthetic import random_batch
+from qin_zoo.bench.synthetic import DISTINCT, random_batch
 from qin_zoo.data.dataset import open_feature_map
 from qin_zoo.files import replace_file
 from qin_zoo.registry import get_model
@@ -30,7 +30,6 @@ _LABELS = {
     "items": "items in the catalogue",
     "embedding_dim": "embedding_dim",
 }
-_DISTINCT = 20_000  # items that occur in a batch, whatever the catalogue
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,20 @@ class Point:
 
 def grow(
     expid: str,
-    axes: Iterable[str],
+    axes: Mapping[str, Iterable[int]],
     repeats: int = 3,
     gpu: int = -1,
     overrides: Iterable[str] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Point]:
-    """Measures a model's step on random batches, one axis varied at a time around the experiment's own setting."""
+    """Measures a model's step on random batches, one axis varied at a time around the experiment's own setting.
+
+    Args:
+        axes: of :data:`AXES`, each with its values.
+    """
     points = []
-    for axis in axes:
-        for value in AXES[axis]:
+    for axis, values in axes.items():
+        for value in values:
             progress(f"{axis} {value:,}")
             points.append(_point(expid, axis, value, repeats, gpu, list(overrides)))
     return points
@@ -86,7 +89,7 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
                 spec["vocab_size"] = value + 1
     keep_freed_memory()
     model = get_model(params["model"])(feature_map, **params)
-    batch = random_batch(feature_map, params["batch_size"], params["max_len"], _DISTINCT, model.device)
+    batch = random_batch(feature_map, params["batch_size"], params["max_len"], DISTINCT, model.device)
     seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": []}
 
     def timed(part: str, function: Callable[[], None]) -> None:

@@ -28,6 +28,7 @@ def summarise(results: list[Result]) -> dict:
     if failed := {result.name: result.failure for result in results if result.failure}:
         summary["failed"] = failed
     fast, plain, product = (by_name.get(name) for name in ("qin-zoo", "plain", "matrix product"))
+    plain = by_name.get("rival", plain)
     if fast and plain:
         summary["ratio"] = fast.median / plain.median
     if fast and "train_rows" in fast.facts:

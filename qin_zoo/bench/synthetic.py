@@ -8,6 +8,8 @@ from qin_zoo.batch import ItemBatch, of_items
 from qin_zoo.data.item_layout import history_specs, row_specs
 from qin_zoo.data.item_table import stored_type
 
+DISTINCT = 20_000  # items that occur in the batches of a measurement, whatever the catalogue
+
 
 def random_batch(
     feature_map,

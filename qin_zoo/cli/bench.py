@@ -61,12 +61,17 @@ def _computing(task: str, help: str, default_rounds: int) -> None:
         items: Items = 91_717,
         rounds: Rounds = default_rounds,
         plain: Plain = True,
+        rival: Annotated[
+            Path | None, typer.Option(help="File or folder with a model of this name to race with, instead of plain.")
+        ] = None,
+        drawn: Annotated[bool, typer.Option("--drawn", help="Random batches instead of data; no reading.")] = False,
         gpu: options.Gpu = -1,
         overrides: options.Overrides = None,
         plugin: options.Plugins = None,
         as_json: Json = False,
     ) -> None:
-        _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json)
+        options = {"rival": rival, "drawn": drawn}
+        _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, **options)
 
 
 _MEASURED = "reading included: rows a second, memory, share of the machine's matrix-product rate."
@@ -79,7 +84,10 @@ def growth(
     experiment: Experiment = _DEFAULT,
     axis: Annotated[
         list[str] | None,
-        typer.Option(help="batch_size, max_len, items or embedding_dim; may be repeated. Default: all."),
+        typer.Option(
+            help="batch_size, max_len, items or embedding_dim, or with values: max_len=16,1000; may be repeated. "
+            "Default: all."
+        ),
     ] = None,
     rounds: Rounds = 3,
     gpu: options.Gpu = -1,
@@ -96,10 +104,14 @@ def growth(
     from qin_zoo.bench.report import print_growth
     from qin_zoo.errors import ConfigError, suggest
 
-    axes = axis or list(AXES)
-    for name in axes:
+    axes = {}
+    for name, _, values in (text.partition("=") for text in axis or AXES):
         if name not in AXES:
             raise ConfigError(f"Unknown axis '{name}': expected {', '.join(AXES)}.{suggest(name, AXES)}")
+        numbers = values.split(",") if values else []
+        if not all(number.isdecimal() and int(number) for number in numbers):
+            raise ConfigError(f"--axis {name}={values}: expected whole numbers of at least 1, as {name}=16,1000.")
+        axes[name] = [int(number) for number in numbers] or AXES[name]
     with Console(stderr=True).status("measuring") as status:
         points = grow(experiment, axes, rounds, gpu, overrides or (), progress=status.update)
     title = f"{experiment}: seconds of a step"
@@ -192,7 +204,10 @@ def trajectory(
         )
 
 
-def _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, cold=False):
+def _race(
+    task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, cold=False, rival=None,
+    drawn=False,
+):  # fmt: skip
     import tempfile
     from dataclasses import replace
 
@@ -203,14 +218,18 @@ def _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overr
     from qin_zoo.bench.report import print_summary, summarise
     from qin_zoo.training.record import environment
 
-    _make_data(data, rows, items)
+    if not drawn:
+        _make_data(data, rows, items)
     fast = Contender(
-        task, False, experiment, config, data, tuple(overrides or ()), tuple(plugin or ()), gpu,
-        batches=100 if task == "load" else 3 if gpu < 0 else 30,
+        task, False, experiment, config, None if drawn else data, tuple(overrides or ()), tuple(plugin or ()), gpu,
+        batches=100 if task == "load" else 3 if gpu < 0 else 30, drawn=drawn,
     )  # fmt: skip
     fast.prepare()  # a mistake in the configuration is told before anything starts
     contenders = [fast]
-    if plain:
+    if rival:
+        contenders.append(replace(fast, rival=True, plugins=(rival,), batches=1))
+        contenders[-1].prepare()
+    elif plain:
         contenders.append(replace(fast, plain=True, batches=1))
     if task != "load":
         contenders.insert(0, product_contender(fast))

@@ -216,7 +216,9 @@ def _filled(column: pl.Series, name: str, path: Path) -> tuple[dict, pl.Series]:
             "`qin-zoo embed` makes vectors of texts."
         )
     whole, missing = inner.is_integer(), column.is_null()
-    numbers = column.explode().drop_nulls() if listed else column.drop_nulls()
+    numbers = column.drop_nulls()
+    if listed:
+        numbers = pl.Series(numbers.to_arrow().flatten()).drop_nulls()
     if not whole and not numbers.is_finite().all():
         raise DataError(f"{at(path, column.name)}: expected finite numbers, found NaN or infinite ones. Correct them.")
     if not listed:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.layers.history import History, SharedHistory, dense, head_scores, head_sums, map_items
+from qin_zoo.layers.history import History, SharedHistory, dense, map_items
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
+from qin_zoo.layers.target_attention import head_scores, head_sums
 
 
 class RMSNorm(nn.RMSNorm):

@@ -129,38 +129,6 @@ def weighted_sum(weight: Tensor, history: History) -> Tensor:
     return torch.bmm(weight, history)
 
 
-def head_scores(query: Tensor, key: Tensor, history: History) -> Tensor:
-    """``(q^k)·(W^k h_l)`` of each head, computed as ``((W^k)ᵀ q^k)·h_l``: no history position is projected.
-
-    Args:
-        query: (B, K, d).
-        key: (K, d, D), the keys' projection head by head.
-        history: (B, L, D), item rows, or a shared history, whose keys are projected, once for all rows.
-
-    Returns:
-        (B, K, L).
-    """
-    if isinstance(history, SharedHistory):
-        return torch.einsum("bkd,lkd->bkl", query, torch.einsum("le,kde->lkd", history.items, key))
-    return item_scores(torch.einsum("bkd,kde->bke", query, key), history)
-
-
-def head_sums(weight: Tensor, value: Tensor, history: History) -> Tensor:
-    """``Σ_l w_l^k W^k h_l`` of each head, computed as ``W^k Σ_l w_l^k h_l``; of a shared history once for all rows.
-
-    Args:
-        weight: (B, K, L).
-        value: (K, d, D), the values' projection head by head.
-        history: (B, L, D), item rows, or a shared history.
-
-    Returns:
-        (B, K, d).
-    """
-    if isinstance(history, SharedHistory):
-        return torch.einsum("bkl,lkd->bkd", weight, torch.einsum("le,kde->lkd", history.items, value))
-    return torch.einsum("bke,kde->bkd", weighted_sum(weight, history), value)
-
-
 def _bags(index: Tensor, like: Tensor) -> Tensor:
     """The rows (B, L) once for each of ``like``'s queries, (B·K, L); int32, which ``embedding_bag`` reads faster."""
     index = index.int()

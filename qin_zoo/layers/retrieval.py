@@ -171,12 +171,6 @@ class TopKAttention(RetrievedAttention):
     def __init__(self, input_dim: int, topk: int, published: bool = False, **kwargs):
         super().__init__(input_dim, published, **kwargs)
         self.topk = topk
-        self.W_h = self._modules.pop("W_k")
-
-    @property
-    def W_k(self):
-        """The keys' projection, which the published checkpoints call W_h."""
-        return self.W_h
 
     def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         target, mask = self._seen(target, mask, torch.ones_like(mask))
@@ -197,5 +191,7 @@ class TopKAttention(RetrievedAttention):
         else:
             found = found.view(*rows, found.shape[2])
         real = mask.gather(1, places.flatten(1)).view(rows)
-        weight = self.dropout(masked_softmax(item_scores(self.queries(target).flatten(0, 1), found), real))
-        return self.interest(weighted_sum(weight, found).unflatten(0, places.shape[:2]))
+        query = torch.einsum("bkd,kde->bke", self.queries(target), self.by_head(self.W_k, target)).flatten(0, 1)
+        weight = self.dropout(masked_softmax(item_scores(query, found) * self.scale, real))  # (B·K, N)
+        pooled = weighted_sum(weight, found).unflatten(0, places.shape[:2])  # (B, K, D)
+        return self.W_o(torch.einsum("bke,kde->bkd", pooled, self.by_head(self.W_v, target)).flatten(1))

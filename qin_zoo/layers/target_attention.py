@@ -5,9 +5,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.layers.history import History, head_scores, head_sums
+from qin_zoo.layers.history import History, SharedHistory, item_scores, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
+
+
+def head_scores(query: Tensor, key: Tensor, history: History) -> Tensor:
+    """``(q^k)·(W^k h_l)`` of each head, computed as ``((W^k)ᵀ q^k)·h_l``: no history position is projected.
+
+    Args:
+        query: (B, K, d).
+        key: (K, d, D), the keys' projection head by head.
+        history: (B, L, D), item rows, or a shared history, whose keys are projected, once for all rows.
+
+    Returns:
+        (B, K, L).
+    """
+    if isinstance(history, SharedHistory):
+        return torch.einsum("bkd,lkd->bkl", query, torch.einsum("le,kde->lkd", history.items, key))
+    return item_scores(torch.einsum("bkd,kde->bke", query, key), history)
+
+
+def head_sums(weight: Tensor, value: Tensor, history: History) -> Tensor:
+    """``Σ_l w_l^k W^k h_l`` of each head, computed as ``W^k Σ_l w_l^k h_l``; of a shared history once for all rows.
+
+    Args:
+        weight: (B, K, L).
+        value: (K, d, D), the values' projection head by head.
+        history: (B, L, D), item rows, or a shared history.
+
+    Returns:
+        (B, K, d).
+    """
+    if isinstance(history, SharedHistory):
+        return torch.einsum("bkl,lkd->bkd", weight, torch.einsum("le,kde->lkd", history.items, value))
+    return torch.einsum("bke,kde->bkd", weighted_sum(weight, history), value)
 
 
 class MultiHeadTargetAttention(InterestLayer):
@@ -53,32 +85,25 @@ class MultiHeadTargetAttention(InterestLayer):
         )
         self.dropout = nn.Dropout(dropout_rate)
 
-    def _by_head(self, projection: nn.Module, like: Tensor) -> Tensor:
-        """The rows of a projection of vectors (…, D), head by head: (K, d, D)."""
+    def by_head(self, projection: nn.Module, like: Tensor) -> Tensor:
+        """The rows of a projection of vectors like (…, D), head by head: (K, d, D)."""
         weight = getattr(projection, "weight", None)
         weight = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device) if weight is None else weight
         return weight.unflatten(0, (self.num_heads, -1))
 
     def queries(self, target: Tensor) -> Tensor:
-        """What each head's scaled scores are dot products with the items of, (B, K, D)."""
-        query = self.W_q(target).unflatten(1, (self.num_heads, -1)) * self.scale  # (B, K, d)
-        return torch.einsum("bkd,kde->bke", query, self._by_head(self.W_k, target))
+        """(B, K, d)."""
+        return self.W_q(target).unflatten(1, (self.num_heads, -1))
 
     def scores(self, target: Tensor, history: History) -> Tensor:
         """The scaled dot products of each head with each place of the history, (B, K, L)."""
-        query = self.W_q(target).unflatten(1, (self.num_heads, -1)) * self.scale  # (B, K, d)
-        return head_scores(query, self._by_head(self.W_k, target), history)
+        return head_scores(self.queries(target), self.by_head(self.W_k, target), history) * self.scale
 
     def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         """(B, K, L), those of each head; in training with dropout."""
         return self.dropout(masked_softmax(self.scores(target, history), mask.unsqueeze(1)))
 
-    def interest(self, pooled: Tensor) -> Tensor:
-        """(B, D) from what each head has pooled of the items, (B, K, D)."""
-        value = torch.einsum("bke,kde->bkd", pooled, self._by_head(self.W_v, pooled))  # (B, K, d)
-        return self.W_o(value.flatten(1))
-
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         weight = self.weights(target, history, mask)  # (B, K, L)
-        value = head_sums(weight, self._by_head(self.W_v, target), history)  # (B, K, d)
+        value = head_sums(weight, self.by_head(self.W_v, target), history)  # (B, K, d)
         return self.W_o(value.flatten(1))

@@ -79,7 +79,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         accumulation_steps: batches whose gradients make one optimiser step.
         precision: ``fp32``; ``bf16``, matrix products in bfloat16, with float32 weights, logits and loss; ``tf32``,
             GPUs' shorter float32 products.
-        compile: compile ``heads`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
+        compile: compile ``logits`` with ``torch.compile``; it needs a C++ compiler on a CPU. Checkpoints stay the same.
         factor: what the learning rate is multiplied by when the monitor does not improve.
         min_lr: floor of the learning rate.
         target_field: FuxiCTR fields only: the target item's feature, or a tuple of features that are concatenated; a

@@ -74,9 +74,9 @@ class LongHistoryModel(ZooModel):
         dims = [sum(pair.values()) for pair in self.pairs]
         return values if len(dims) == 1 else list(values.split(dims, dim))
 
-    def beside(self, found: Tensor | list[Tensor]) -> Tensor:
-        """What :func:`~qin_zoo.layers.each_pair` gives, (B, …), side by side."""
-        return torch.cat(found, dim=1) if isinstance(found, list) and found else found
+    def beside(self, found: Tensor | list[Tensor], target: Tensor) -> Tensor:
+        """What :func:`~qin_zoo.layers.each_pair` gives of each pair, (B, D), side by side as the ``target`` is."""
+        return torch.cat([target[:, :0], *found], dim=1) if isinstance(found, list) else found
 
     def short_interest(self, x: ModelInput) -> Tensor:
         """Attention to the newest places, (B, D)."""

@@ -1,6 +1,7 @@
 """The commands of `qin-zoo bench`, on a small sample: what they measure is real, how fast it is is not tested."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, VOCAB, item_table_feature_map
@@ -61,10 +62,9 @@ def test_trajectory_command(bench):
     assert found["largest_difference"] < 1e-4
 
 
-def test_growth_and_its_picture(tmp_path, monkeypatch):
-    for axis in AXES:
-        monkeypatch.setitem(AXES, axis, (4, 8))
-    points = grow("QIN_MicroLens_1M_x1", list(AXES), 1, overrides=[*SMALL, "batch_size=32"])
+def test_growth_and_its_picture(tmp_path):
+    axes = dict.fromkeys(AXES, (4, 8))
+    points = grow("QIN_MicroLens_1M_x1", axes, 1, overrides=[*SMALL, "batch_size=32"])
     assert [(p.axis, p.value) for p in points] == [(axis, value) for axis in AXES for value in (4, 8)]
     assert all(min(p.gradient, p.update, p.score) > 0 for p in points)
     draw_growth(points, tmp_path / "growth.png", "a title")
@@ -104,6 +104,38 @@ def test_random_batches():
     assert len(batch.items["item_id"]) == VOCAB["item_id"]
     assert (batch.mask == batch.mask.sort(dim=1).values).all()  # padding on the left
     assert 0.4 < random_batch(feature_map, 2000, 10).mask.float().mean() < 0.8
+
+
+def test_values_of_an_axis(monkeypatch):
+    asked = []
+    monkeypatch.setattr("qin_zoo.bench.growth.grow", lambda expid, axes, *_, **__: asked.append(axes) or [])
+    arguments = ["bench", "growth", "--axis", "max_len=16,1000", "--axis", "items"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert asked == [{"max_len": [16, 1000], "items": AXES["items"]}]
+    wrong = CliRunner().invoke(app, ["bench", "growth", "--axis", "max_len=16,many"])
+    assert "--axis max_len=16,many: expected whole numbers" in str(wrong.exception)
+
+
+def test_a_rival_on_random_batches(monkeypatch):
+    """LongCTR's own SIM, from FuxiCTR's wheel."""
+    import model_zoo.LongCTR
+
+    asked = []
+    monkeypatch.setattr("qin_zoo.bench.race.race", lambda contenders, *_, **__: asked.extend(contenders) or [])
+    sizes = ["max_len=60", "batch_size=16", "embedding_dim=8", "attention_dim=8", "dnn_hidden_units=[8]"]
+    overrides = [part for size in sizes for part in ("--set", size)]
+    rival = str(Path(model_zoo.LongCTR.__path__[0]) / "SIM")
+    arguments = ["bench", "train", "SIM_MicroLens_1M_x1", "--drawn", "--rival", rival, *overrides]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert [contender.name for contender in asked] == ["matrix product", "qin-zoo", "rival"]
+    facts = {}
+    for contender in asked[1:]:
+        measure, facts[contender.name] = contender.start()
+        assert measure() == 16 * contender.batches
+    assert facts["rival"]["parameters"] == facts["qin-zoo"]["parameters"]
+    assert facts["rival"]["flops"] > facts["qin-zoo"]["flops"]
+    results = [Result(name, [rate], facts=facts[name]) for name, rate in (("qin-zoo", 30.0), ("rival", 10.0))]
+    assert summarise(results)["ratio"] == 3
 
 
 def test_unknown_axis(tmp_path):

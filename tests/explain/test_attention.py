@@ -7,6 +7,7 @@ from explaining import LENGTH, make_model, model_input, one_row
 
 from qin_zoo.explain.attention import attention_weights
 from qin_zoo.layers import dense
+from qin_zoo.layers.target_attention import head_sums
 
 ROWS = [0, 1, 2]  # without a history, with a full one, with padding
 
@@ -57,6 +58,27 @@ def test_mean(row):
 def test_models_without_such_a_layer(name, params):
     model = make_model(name, **params)
     assert attention_weights(model, model_input(model, one_row())) == {}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("name", ["SIM", "ETA", "SDIM", "TWIN"])
+def test_what_a_search_finds(name, row):
+    """Weights of the few places that are looked up, at these places of the whole history."""
+    model = make_model(name, num_heads=2, short_seq_len=2, **({} if name == "SDIM" else {"topk": 2}))
+    x, seen = model_input(model, one_row(row)), {}
+    names = ["short_attention"] if name == "SDIM" else ["short_attention", "long_attention"]
+    layers = {key: model.get_submodule(key) for key in names}
+    for key, layer in layers.items():
+        layer.register_forward_hook(lambda _, __, output, key=key: seen.update({key: output}))
+    found = attention_weights(model, x)
+    assert set(found) == set(layers)
+    for key, layer in layers.items():
+        assert found[key].shape == (2, LENGTH)
+        assert ((found[key] > 0).sum(1) == min(int(x.mask.sum()), 2)).all()
+        assert not (found[key] * ~x.mask).any()
+        sums = head_sums(found[key][None], layer.by_head(layer.W_v, x.target), dense(x.history))
+        close(layer.W_o(sums.flatten(1)), seen[key])
+    assert not found["short_attention"][:, :-2].any()
 
 
 @pytest.mark.parametrize("row", ROWS)

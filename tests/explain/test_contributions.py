@@ -13,7 +13,7 @@ from qin_zoo.layers import MeanPooling, dense
 
 MODELS = (
     "QIN", "DIN", "DIN_CrossAttention", "DIN_DCN", "DIN_SENet", "FusionNet", "MLP", "QNN", "Transformer_DCN",
-    "Transformer_DCN_Quant", "DCNv2", "DeepFM", "FSDNet", "FCN",
+    "Transformer_DCN_Quant", "DCNv2", "DeepFM", "FSDNet", "FCN", "SIM", "ETA", "SDIM", "TWIN",
 )  # fmt: skip
 
 
@@ -48,6 +48,8 @@ def toy(kind, feature_map):
 @pytest.mark.parametrize("name", MODELS)
 def test_complete(name):
     params = {"batch_norm": True} if name != "Transformer_DCN_Quant" else {"mask_convention": "history"}
+    params |= {"short_seq_len": 3} if name in ("SIM", "ETA", "SDIM", "TWIN") else {}
+    params |= {"topk": 3} if name in ("SIM", "ETA", "TWIN") else {}
     model = make_model(name, **params)
     batch = one_row()
     found = integrated_gradients(model, model_input(model, batch))

@@ -112,7 +112,7 @@ def test_folded_variants(variant, sample):
         missing = (max(max_len, 1) if padded else 1) - len(history)
         history = torch.from_numpy(np.concatenate([np.zeros(max(missing, 0), np.int64), history]))
         context = {name: torch.from_numpy(values) for name, values in request["context"].items()}
-        got = folded(history, torch.from_numpy(request["candidates"]), context, new)
+        got = folded(history, torch.from_numpy(request["candidates"]), context, new, {})
         np.testing.assert_allclose(got, expected(made[2], items, request, max_len), atol=1e-5)
 
 

@@ -57,6 +57,10 @@ HISTORIES = {
     "QNN": {"num_layers": 2},
     "DeepFM": {"hidden_units": [8]},
     "FCN": {"num_heads": 2, "num_deep_cross_layers": 2, "num_shallow_cross_layers": 1},
+    "SIM": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8]},
+    "ETA": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8]},
+    "SDIM": {"short_seq_len": 3, "dnn_hidden_units": [8]},
+    "TWIN": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8], "published": True},
 }
 
 

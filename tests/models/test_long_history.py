@@ -5,15 +5,20 @@ import math
 
 import pytest
 import torch
-from conftest import VOCAB, item_table_feature_map, random_item_batch
+import yaml
+from conftest import VOCAB, item_table_feature_map, random_item_batch, shared_data
+from public_files import write_public
 from test_pairs import PAIRS
 from test_pairs import batch as fields_batch
 from test_pairs import feature_map as fields
 
 import qin_zoo
+from qin_zoo.config.schema import check_params
 from qin_zoo.errors import ConfigError
 from qin_zoo.layers import ItemRows, SharedHistory, dense
 from qin_zoo.models import ModelInput
+from qin_zoo.registry import get_model
+from qin_zoo.training.prepare import build_model, prepare
 
 LONG = 9
 SMALL = {"embedding_dim": 6, "attention_dim": 8, "num_heads": 2, "short_seq_len": 4, "dnn_hidden_units": [8]}
@@ -44,12 +49,6 @@ def a_batch(rows=24, length=LONG, seed=1):
     return random_item_batch(VOCAB, 8, batch=rows, length=length, seed=seed)
 
 
-def same_gradients(model, other):
-    found = {name: p.grad for name, p in other.named_parameters() if p.grad is not None}
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, found[name], atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-
-
 @pytest.mark.parametrize("form", ["index", "triple"])
 @pytest.mark.parametrize(("name", "params"), SETTINGS, ids=lambda value: value if isinstance(value, str) else "")
 def test_published_is_longctrs_code(name, params, form):
@@ -60,7 +59,8 @@ def test_published_is_longctrs_code(name, params, form):
     options |= {"task": "binary_classification", "metrics": ["AUC"], "verbose": 0, "model_root": "."}
     model.feature_map.default_emb_dim = SMALL["embedding_dim"]
     other = theirs(model.feature_map, gpu=-1, **options)
-    other.load_state_dict(model.state_dict())
+    state = {theirs_named(name, key): weight for key, weight in model.state_dict().items()}
+    assert other.load_state_dict(state, strict=False).missing_keys == ["powers_of_two"] * (name == "SDIM")
     model.train(), other.train()
     if name == "ETA":  # which of equally far items are found is left open there
         other.topk_retrieval = lambda r, target, history, mask, k: newest_of_the_nearest(r[0], target, history, mask, k)
@@ -70,7 +70,15 @@ def test_published_is_longctrs_code(name, params, form):
         losses.append(one.compute_loss(found, one.get_labels(given)))
         losses[-1].backward()
     torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-5)
-    same_gradients(model, other)
+    found = {key: weight.grad for key, weight in other.named_parameters() if weight.grad is not None}
+    for key, weight in model.named_parameters():
+        want = found.pop(theirs_named(name, key))
+        torch.testing.assert_close(weight.grad, want, atol=1e-6, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+    assert not found
+
+
+def theirs_named(name, weight):
+    return weight.replace("long_attention.W_k", "long_attention.W_h") if name == "TWIN" else weight
 
 
 def newest_of_the_nearest(rotations, target, history, mask, k):
@@ -84,17 +92,17 @@ def newest_of_the_nearest(rotations, target, history, mask, k):
     return history.gather(1, index.unsqueeze(2).expand(-1, -1, history.shape[2])), mask.gather(1, index)
 
 
-def attention(layer, target, items, key):
-    """Of one row, head by head; zeros without items."""
+def attention(layer, target, items, topk=0):
+    """Of one row, head by head, each of its own best items; zeros without items."""
     heads = []
     for head in range(layer.num_heads):
         part = lambda linear: linear.weight.unflatten(0, (layer.num_heads, -1))[head]  # noqa: E731, B023
         query = part(layer.W_q) @ target
         chosen = items
-        if key == "W_h" and len(items):
-            score = items @ part(layer.W_h).t() @ query
-            chosen = items[score.argsort(descending=True)[: layer.topk]]
-        score = chosen @ part(getattr(layer, key)).t() @ query / math.sqrt(len(query))
+        if topk and len(items):
+            score = items @ part(layer.W_k).t() @ query
+            chosen = items[score.argsort(descending=True)[:topk]]
+        score = chosen @ part(layer.W_k).t() @ query / math.sqrt(len(query))
         heads.append(score.softmax(0) @ (chosen @ part(layer.W_v).t()))
     return layer.W_o(torch.cat(heads))
 
@@ -105,17 +113,17 @@ def reference(name, model, x):
     for context, target, history, mask in zip(x.context, x.target, dense(x.history), x.mask):
         items = history[mask]
         newest = items[-model.short_seq_len :] if mask[-model.short_seq_len :].any() else items[:0]
-        short = attention(model.short_attention, target, newest, "W_k")
+        short = attention(model.short_attention, target, newest)
         if name == "SIM":
             score = model.W_b(items) @ model.W_a(target)
-            long = attention(model.long_attention, target, items[score.argsort(descending=True)[: model.topk]], "W_k")
+            long = attention(model.long_attention, target, items[score.argsort(descending=True)[: model.topk]])
         elif name == "ETA":
             near = newest_of_the_nearest(
                 model.random_rotations[0], target[None], items[None], torch.ones(1, len(items)), model.topk
             )[0][0] if len(items) else items
-            long = attention(model.long_attention, target, near, "W_k")
+            long = attention(model.long_attention, target, near)
         elif name == "TWIN":
-            long = attention(model.long_attention, target, items, "W_h")
+            long = attention(model.long_attention, target, items, model.long_attention.topk)
         else:
             bits = lambda v: torch.einsum("...d,dhb->...hb", v, model.random_rotations[0]) > 0  # noqa: E731
             same = (bits(items) == bits(target)).all(-1).to(items.dtype)  # (L, hashes)
@@ -178,9 +186,9 @@ def test_histories_of_no_items_and_shorter_than_asked_for(name):
                 assert torch.isfinite(model.eval()(given)["logits"]).all()
 
 
-@pytest.mark.parametrize("name", ["SIM", "ETA", "TWIN"])
-def test_no_vector_is_looked_up_but_of_what_is_found(name, monkeypatch):
-    """Of a long history there is never more in float than a number for each place."""
+@pytest.mark.parametrize("name", OWN)
+def test_no_vector_is_looked_up_but_of_what_is_found(name):
+    """Of a long history there is never more in float than a number for each place, and each head or hash."""
     model, batch = build(name), a_batch(rows=8, length=200)
     largest = []
 
@@ -194,7 +202,7 @@ def test_no_vector_is_looked_up_but_of_what_is_found(name, monkeypatch):
 
     with Sizes():
         model.compute_loss(model.train()(batch), model.get_labels(batch)).backward()
-    assert max(largest) <= 8 * 200 * model.short_attention.num_heads
+    assert max(largest) <= 8 * 200 * (OWN["SDIM"]["num_hashes"] if name == "SDIM" else SMALL["num_heads"])
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -216,6 +224,13 @@ def test_two_pairs_of_fields(name):
     assert not model.long_interest(blind)[:, dim:].any()
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_fields_without_a_history(name):
+    model = qin_zoo.create_model(name, fields(), **{**SMALL, **OWN[name], "embedding_dim": 4})
+    batch = fields_batch()
+    assert torch.isfinite(model.compute_loss(model.train()(batch), model.get_labels(batch)))
+
+
 def test_training_draws_new_hashes_and_scoring_keeps_to_one():
     for name in ("ETA", "SDIM"):
         model, x = build(name, reuse_hash=False), None
@@ -235,8 +250,31 @@ def test_training_draws_new_hashes_and_scoring_keeps_to_one():
     ],
 )
 def test_what_longctr_cannot_either_is_refused_by_name(name, params, said):
-    from qin_zoo.config.schema import check_params
-    from qin_zoo.registry import get_model
-
     with pytest.raises(ConfigError, match=said):
         check_params({"model": name, **params}, get_model(name))
+
+
+PUBLIC = shared_data().parent / "configs" / "longctr"
+
+
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason="LongCTR's configurations are not at hand")
+@pytest.mark.parametrize(
+    "folder",
+    ["SIM_ebnerd_small_x1_tuner_config_01_500", "SIM_microvideo1.7m_x2_tuner_config_01_50",
+     "ETA_kuaivideo_x2_tuner_config_01_50_2", "TWIN_ebnerd_small_x1_tuner_config_01_200"],
+)  # fmt: skip
+def test_longctrs_configurations(folder, tmp_path):
+    """Every one is taken as it is, on histories shorter than its short_seq_len, too; one of them takes a step."""
+    blocks = yaml.safe_load((PUBLIC / folder / "model_config.yaml").read_text())
+    first, *others = blocks
+    data = write_public(blocks[first]["dataset_id"], tmp_path / "data")
+    prepared = prepare(first, PUBLIC / folder, data=data, overrides=["verbose=0", "batch_size=20"])
+    assert prepared.model_class.__module__.startswith("model_zoo.")
+    for name in others:
+        changed = {key: value for key, value in blocks[name].items() if blocks[first][key] != value}
+        assert check_params({**prepared.params, **changed}, prepared.model_class).items() >= changed.items()
+    dataset = prepared.open_dataset()
+    model = build_model(prepared, dataset)
+    batch = next(iter(dataset.loader("train")))
+    model._max_gradient_norm, model._steps_per_epoch, model._batch_index = 10.0, 1, 0
+    assert torch.isfinite(model.train().train_step(batch))

@@ -149,12 +149,12 @@ def test_the_search_is_by_content_and_the_newest_by_place():
 
 def test_the_second_tower_is_for_training_alone():
     model, batch = build(), random_item_batch(VOCAB, 8)
-    assert "aux_logits" in model.train()(batch)
-    assert "aux_logits" not in model.eval()(batch)
+    assert "logits_aux" in model.train()(batch)
+    assert "logits_aux" not in model.eval()(batch)
     alone = build(use_aux_loss=False)
     alone.load_state_dict({name: w for name, w in model.state_dict().items() if not name.startswith("aux_tower")})
     torch.testing.assert_close(alone.eval()(batch)["y_pred"], model(batch)["y_pred"])
     found = model.train()(batch)
     labels = model.get_labels(batch)
-    both = [torch.nn.functional.binary_cross_entropy_with_logits(found[k], labels) for k in ("logits", "aux_logits")]
+    both = [torch.nn.functional.binary_cross_entropy_with_logits(found[k], labels) for k in ("logits", "logits_aux")]
     torch.testing.assert_close(model.compute_loss(found, labels), sum(both))
