@@ -5,7 +5,7 @@ from torch.nn.functional import pad
 
 from qin_zoo import ZooModel, register_model
 from qin_zoo.fuxi import MLP_Block
-from qin_zoo.layers import DINAttention
+from qin_zoo.layers import DINAttention, SimTier, cosines
 
 
 @register_model(
@@ -25,6 +25,9 @@ class DIN(ZooModel):
         din_use_softmax: normalise the attention weights over the history.
         net_dropout: dropout rate of the DNN, or one for each layer.
         batch_norm: batch normalisation in the DNN.
+        simtier_content: an item feature whose stored vectors are compared: of every tier of the cosine with the target,
+            the DNN sees how many items the history has in it (SimTier). Default: none.
+        simtier_tiers: how many tiers [−1, 1] is cut into.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class DIN(ZooModel):
         din_use_softmax: bool = False,
         net_dropout: float | list[float] = 0.0,
         batch_norm: bool = False,
+        simtier_content: str | None = None,
+        simtier_tiers: int = 10,
         **kwargs,
     ):
         super().__init__(feature_map, model_id=model_id, **kwargs)
@@ -51,8 +56,11 @@ class DIN(ZooModel):
             "dropout_rates": attention_dropout,
         }
         self.attention_layers = self.per_sequence(lambda dim: DINAttention(MLP_Block(4 * dim, **mlp), din_use_softmax))
+        self.simtier_content, self.simtier = simtier_content, SimTier(simtier_tiers) if simtier_content else None
+        if simtier_content:
+            self.use_content(simtier_content)
         self.dnn = MLP_Block(
-            self.context_dim + self.item_dim + self.interest_dim,
+            self.context_dim + self.item_dim + self.interest_dim + (simtier_tiers if simtier_content else 0),
             hidden_units=list(dnn_hidden_units),
             hidden_activations=dnn_activations,
             output_dim=1,
@@ -69,5 +77,8 @@ class DIN(ZooModel):
         return state
 
     def logits(self, x):
-        interest = self.attention_layers(x.target, x.history, x.mask)  # (B, D)
-        return self.dnn(torch.cat([x.context, x.target, interest], dim=-1))
+        features = [x.context, x.target, self.attention_layers(x.target, x.history, x.mask)]
+        if self.simtier:
+            cosine = cosines(*x.content(self.simtier_content))  # (B, L)
+            features.append(self.simtier(cosine, x.mask & (cosine != 0)))  # (B, simtier_tiers)
+        return self.dnn(torch.cat(features, dim=-1))

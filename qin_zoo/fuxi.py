@@ -61,6 +61,7 @@ with _stand_ins():
         FeatureEmbeddingDict,
         MaskedAveragePooling,
         MLP_Block,
+        PretrainedEmbedding,
         SqueezeExcitation,
     )
     from fuxictr.pytorch.models import BaseModel
@@ -78,6 +79,7 @@ __all__ = [
     "MLP_Block",
     "MaskedAveragePooling",
     "Monitor",
+    "PretrainedEmbedding",
     "SqueezeExcitation",
     "get_regularizer",
     "seed_everything",

@@ -12,8 +12,10 @@ def write_dataset(params: dict, folder: Path) -> Path:
     """Writes the dataset's files into ``folder``; returns it."""
     folder.mkdir(parents=True)
     g = np.random.default_rng(0)
-    columns = [c for entry in params["feature_cols"] for c in _expanded(entry) if not c.get("codes_of")]
-    columns = [c for c in columns if not c.get("neighbours_of")]
+    described = [c for entry in params["feature_cols"] for c in _expanded(entry)]
+    sources = {c.get("codes_of") or c.get("neighbours_of") for c in described} - {None, *(c["name"] for c in described)}
+    columns = [c for c in described if not c.get("codes_of") and not c.get("neighbours_of")]
+    columns += [{"name": name, "type": "embedding", "source": "item"} for name in sources]
     label = {params["label_col"]["name"]: np.arange(ROWS) % 2}
     row_columns = [c for c in columns if c.get("source") != "item"]
     for split in ("train", "valid", "test"):

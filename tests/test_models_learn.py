@@ -91,8 +91,10 @@ def test_on_real_data(model, dataset_id, datasets, tmp_path):
     params = {**blocks.get("Base", {}), **blocks[SAMPLES[model].expid], "dataset_id": dataset_id}
     params |= {"epochs": 3, "batch_size": 256, "max_len": 20, "embedding_regularizer": 1e-4, "learning_rate": 5e-3}
     dataset = datasets[dataset_id]
+    modality = next(c["name"] for c in dataset["feature_cols"] if c["type"] == "embedding")
+    if "content" in params:
+        params |= {"content": modality, "feature_specs": [{"name": modality, "type": "meta"}]}
     if model == "Transformer_DCN_Quant":
-        modality = next(c["name"] for c in dataset["feature_cols"] if c["type"] == "embedding")
         codes = {"name": "codes", "type": "sequence", "source": "item", "dtype": "int", "codes_of": modality}
         codes |= {"codebook_size": 16, "num_levels": 2}
         dataset = {**dataset, "feature_cols": [*dataset["feature_cols"], codes]}

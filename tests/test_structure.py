@@ -25,7 +25,7 @@ ALLOWED = {
     "serving": set(),
     "tuning": {"config", "data", "training"},
     "results": {"config", "training"},
-    "study": {"config", "data", "results", "training"},
+    "study": {"config", "data", "results", "training", "tuning"},
     "doctor": {"config", "data", "results", "serving", "training"},
 }
 ALLOWED["cli"] = ALLOWED.keys() - {"layers"}

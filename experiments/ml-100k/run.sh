@@ -10,6 +10,7 @@ data=data/ml-100k
 [ -f "$data/dataset_config.yaml" ] || qin-zoo data import recbole "$raw" "$data"
 [ -f "${data}_rated/dataset_config.yaml" ] ||
   qin-zoo data import recbole "$raw" "${data}_rated" --history all --history-column rating --known all
+[ -f "${data}_counted/dataset_config.yaml" ] || qin-zoo baseline "${data}_rated" --columns "${data}_counted"
 qin-zoo embed encode "$data" --modality text --text text
 qin-zoo embed encode "$data" --modality kg --text facts
 exec "$here/../embeddings.sh" ml-100k text kg "$@"

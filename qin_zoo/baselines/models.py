@@ -50,6 +50,11 @@ class Data:
         self._tables["train"] = features.fit_transform(self.label["train"], self.order)
         return features
 
+    @cached_property
+    def with_a_past(self) -> np.ndarray:
+        """(m,) the training rows but the first ones, before which there was too little to count."""
+        return np.sort(self.order[int(_TOO_EARLY * len(self.order)) :])
+
     def table(self, split: str) -> Table:
         """The split's columns, made once for all models."""
         started = time.perf_counter()
@@ -180,7 +185,7 @@ class LogisticRegression(Baseline):
     def fit(self, data: Data) -> Callable[[str], np.ndarray]:
         from sklearn import linear_model
 
-        used = _with_a_past(data)
+        used = data.with_a_past
         x = _spread(data.table("train"))[used]
         mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
         deviation[deviation < _CONSTANT] = np.inf  # says nothing
@@ -227,7 +232,7 @@ class BoostedTrees(Baseline):
         params = {k: v for k, v in self.settings.items() if k not in ("rounds", "patience")}
         params |= {"objective": "binary", "metric": "auc", "verbose": -1, "deterministic": True, "force_row_wise": True}
         params |= {"seed": data.seed % 2**31, "num_threads": share(1)}
-        used, table = _with_a_past(data), data.table("train")
+        used, table = data.with_a_past, data.table("train")
         train = lightgbm.Dataset(table.values[used], data.label["train"][used])
         valid = lightgbm.Dataset(data.table("valid").values, data.label["valid"], reference=train)
         stop = lightgbm.early_stopping(self.settings["patience"], verbose=False)
@@ -235,11 +240,6 @@ class BoostedTrees(Baseline):
         self.chosen["trees"] = model.best_iteration
         self.parameters = sum(tree["num_leaves"] for tree in model.dump_model()["tree_info"][: model.best_iteration])
         return lambda split: np.asarray(model.predict(data.table(split).values))
-
-
-def _with_a_past(data: Data) -> np.ndarray:
-    """The training rows but the first ones, before which there was too little to count."""
-    return np.sort(data.order[int(_TOO_EARLY * len(data.order)) :])
 
 
 def _spread(table: Table) -> np.ndarray:

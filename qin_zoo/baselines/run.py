@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qin_zoo.baselines.columns import write_columns
 from qin_zoo.baselines.models import BASELINES, Baseline, Data
 from qin_zoo.baselines.rows import USERS, View
 from qin_zoo.config.blocks import check_id
@@ -109,7 +110,8 @@ def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str
         record = read_record(path)
         if record is None or not isinstance(record.get("params"), dict):
             raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
-        return record["params"], Path(record.get("config_dir") or "."), record.get("baseline") and record["model"]
+        baseline = record.get("model") if record.get("model") in BASELINES else None
+        return record["params"], Path(record.get("config_dir") or "."), baseline
     if path.is_dir():
         block = find_dataset(None, path)
         return {**block.values, "dataset_id": block.name}, path, None
@@ -130,6 +132,7 @@ def run_baselines(
     argv: Iterable[str] = (),
     echo: Callable[[str], None] = print,
     overwrite: bool = False,
+    columns: Path | None = None,
 ) -> list[dict]:
     """Fits baselines to one dataset and writes of each what is kept of a run; renews the reports of the runs beside.
 
@@ -139,6 +142,7 @@ def run_baselines(
         argv: command line, for the CSV.
         echo: receives what a person wants to see.
         overwrite: replace another run of the same name; otherwise this one is numbered.
+        columns: folder for a dataset that has their columns besides.
 
     Returns:
         the records.
@@ -161,6 +165,8 @@ def run_baselines(
     data = Data(view, label, _when(params, dataset, label["train"], echo), params["seed"])
     if view.user is None:
         echo("Nobody says whose rows these are (--set group_id=COLUMN): nothing is counted of users.")
+    if columns is not None:
+        write_columns(params, dataset, data, columns, echo)
     records = []
     for one in prepared:
         if BASELINES[one.params["model"]].needs_item and not view.kinds.get("item"):

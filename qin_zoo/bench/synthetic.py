@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from qin_zoo.batch import ItemBatch
+from qin_zoo.batch import ItemBatch, of_items
 from qin_zoo.data.item_layout import history_specs, row_specs
+from qin_zoo.data.item_table import stored_type
 
 DISTINCT = 20_000  # items that occur in the batches of a measurement, whatever the catalogue
 
@@ -33,7 +34,7 @@ def random_batch(
     count = max(s["vocab_size"] for s in specs.values() if s.get("source") == "item" and s["type"] == "categorical")
     rows = {n: _draw(s, batch_size, g) for n, s in row_specs(specs).items() if s["type"] != "meta"}
     rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
-    items = {n: _draw(s, count, g) for n, s in specs.items() if s.get("source") == "item" and s["type"] != "meta"}
+    items = {n: _draw(s, count, g) for n, s in specs.items() if of_items(s) and stored_type(s) != "meta"}
     for name, spec in specs.items():
         if spec.get("source") == "item" and spec["type"] == "categorical":
             items[name] = torch.arange(count) % spec["vocab_size"]
@@ -55,7 +56,7 @@ def random_batch(
 
 
 def _draw(spec: dict, count: int, g: torch.Generator) -> torch.Tensor:
-    if spec["type"] == "embedding":
+    if stored_type(spec) == "embedding":
         width = spec.get("pretrain_dim") or spec["embedding_dim"]
         return torch.randn(count, width, generator=g)
     if spec["type"] == "numeric":

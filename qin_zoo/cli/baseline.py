@@ -40,6 +40,14 @@ def baseline(
             show_default="rows stand in the order of time",
         ),
     ] = None,
+    columns: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Also write the dataset with the counted columns as a feature, for networks..",
+            show_default=False,
+        ),
+    ] = None,
     overrides: options.Overrides = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another run of this name; else this one is numbered.")
@@ -55,4 +63,4 @@ def baseline(
 
     changes = parse_overrides(overrides or []) | ({} if seed is None else {"seed": seed})
     prepared = prepare_baselines(source, config, data=data, overrides=changes, which=which, time_column=time)
-    run_baselines(prepared, Path.cwd(), sys.argv, echo=typer.echo, overwrite=overwrite)
+    run_baselines(prepared, Path.cwd(), sys.argv, echo=typer.echo, overwrite=overwrite, columns=columns)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qin_zoo.cli import check, download, import_data
+from qin_zoo.cli import check, download, enrich, import_data
 
 app = typer.Typer(help="Make, fetch, check and convert data.", no_args_is_help=True)
 app.command("download")(download.download)
+app.command("enrich")(enrich.enrich)
 app.command("check")(check.check)
 app.command("stats")(check.stats)
 app.command("head")(check.head)

@@ -56,3 +56,5 @@ def download(
     for file in results:
         unsure = "" if file.checked else ", not compared with the server"
         typer.echo(f"{file.path}: {file.state}{unsure}, {file.size:,} bytes, SHA-256 {file.sha256}")
+    if raw:
+        typer.echo(f"Levels of likes and views of every item: qin-zoo data enrich {results[0].path.parent}")

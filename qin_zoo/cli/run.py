@@ -52,7 +52,9 @@ def run(
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RUN.json", help="Repeat a recorded run; its files are named .repeat."),
+        typer.Option(
+            "--from", metavar="RUN.json", help="Repeat a run from its record, or its line in a store; named .repeat."
+        ),
     ] = None,
     devices: Annotated[
         int, typer.Option(min=1, help="Processes that train together: one for each GPU from --gpu on, or on the CPU.")
@@ -64,6 +66,7 @@ def run(
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.distributed import own_gpu
     from qin_zoo.models.sharded import require_engine
+    from qin_zoo.results.store import stored_run
     from qin_zoo.training.child import end_with_launcher
     from qin_zoo.training.launch import is_launched, launch
     from qin_zoo.training.prepare import prepare
@@ -80,7 +83,7 @@ def run(
     if name is not None:
         changes["model_id"] = name
     common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
-    repetition = None if record is None else prepare_repetition(record, **common)
+    repetition = None if record is None else prepare_repetition(stored_run(record) or record, **common)
     if repetition is not None:
         repetition.tell_differences(typer.echo)
     prepared = prepare(experiment or expid, config, **common) if repetition is None else repetition.prepared

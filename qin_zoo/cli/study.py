@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +20,15 @@ def study(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the table. Default: <model_root>/studies.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="After so many nothing further is started; again goes on from there.")
+    ] = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
 ) -> None:
-    """Run what is missing of a study and compare: means and spreads over seeds, as table, CSV and picture.
+    """Run what is missing of a study and compare: means and intervals, as table, CSV and picture.
 
+    With `tuning` in the file, every experiment first gets the same trials, or minutes, on the validation split.
     A run that is finished with the same parameters on the same data is not repeated; a study that was stopped goes
     on when its command is given again. Whatever becomes of one run, the others go on.
     """
@@ -34,25 +39,33 @@ def study(
     from qin_zoo.results.show import show_boards
     from qin_zoo.study.execute import run_missing
     from qin_zoo.study.plan import plan_runs, read_study
+    from qin_zoo.study.tuned import tune_lines
 
     plan = read_study(file)
     runs = plan_runs(plan, file)
     common = {"overrides": parse_overrides(overrides or []), "plugins": plugin}
     name = f"{file.resolve().parent.name}_{file.stem}"
     folder = out or Path(runs[0].prepare(**common).params["model_root"]) / "studies"
+    gpus, until = gpu or [-1] * workers, None if minutes is None else time.monotonic() + 60 * minutes
+    ready, untuned = runs, {}
     try:
-        records, failures = run_missing(plan, runs, gpu or [-1] * workers, common, echo=typer.echo)
+        if plan.tuning is not None:
+            ready, untuned = tune_lines(plan, file, runs, gpus, common, typer.echo, until)
+        records, failures = run_missing(plan, ready, gpus, common, typer.echo, until)
     except KeyboardInterrupt:
         typer.echo("Interrupted. Finished runs are kept; the same command goes on from here.", err=True)
         raise typer.Exit(130) from None
-    found = boards(entry_of(records[run], records[run]) for run in runs if run in records)
+    failures |= untuned
+    found = boards(entry_of(records[run], records[run]) for run in ready if run in records)
     show_boards(found)
     page = folder / f"{name}.md"
     folder.mkdir(parents=True, exist_ok=True)
-    write_markdown(found, page, name, {run.name: failures[run] for run in runs if run in failures})
+    write_markdown(found, page, name, {run.name: why for run, why in failures.items()})
     if found:
         write_csv(found, page.with_suffix(".csv"))
     typer.echo(f"table: {page}")
+    if left := len(runs) - len(records) - len(failures):
+        typer.echo(f"{left} of {len(runs)} runs are still to do: the time is over. The same command goes on from here.")
     if failures:
         typer.echo(f"{len(failures)} of {len(runs)} runs failed; see above.", err=True)
         raise typer.Exit(1)

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from qin_zoo.batch import of_items
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.item_codes import source_column
-from qin_zoo.data.item_table import open_item_table
+from qin_zoo.data.item_table import open_item_table, stored_type
 from qin_zoo.data.rows import Specs, row_kinds
 from qin_zoo.data.sources import open_source
 from qin_zoo.data.specs import feature_specs, label_names
@@ -50,13 +51,13 @@ def history_specs(specs: Specs) -> Specs:
 
 def item_specs(specs: Specs) -> Specs:
     """The features of items, columns of the item table or computed from one."""
-    return {name: spec for name, spec in specs.items() if spec.get("source") == "item"}
+    return {name: spec for name, spec in specs.items() if of_items(spec)}
 
 
 def item_column_types(specs: Specs) -> dict[str, str]:
     """The columns of the item table that the features need, with their types."""
     items = item_specs(specs)
-    stored = {name: str(spec["type"]) for name, spec in items.items() if not source_column(spec)}
+    stored = {name: stored_type(spec) for name, spec in items.items() if not source_column(spec)}
     computed = {source: "embedding" for spec in items.values() if (source := source_column(spec))}
     return computed | stored
 
@@ -119,7 +120,8 @@ class ItemTableData:
         """Every column that holds the feature."""
         if source_column(spec):
             return []  # computed: its sizes follow from its specification
-        tables = [self.items] if spec.get("source") == "item" else list(self.splits.values())
+        tables = [self.items] if of_items(spec) else []
+        tables += [] if spec.get("source") == "item" else self.splits.values()
         return [table[feature] for table in tables if feature in table]
 
 

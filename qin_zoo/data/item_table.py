@@ -23,6 +23,11 @@ from qin_zoo.errors import DataError
 ITEM_KINDS = {"categorical": "id", "sequence": "ids", "embedding": "floats", "numeric": "float", "meta": "int"}
 
 
+def stored_type(spec: Mapping[str, object]) -> str:
+    """The type of a feature's column: vectors that no model embeds are of type ``meta`` and have a ``pretrain_dim``."""
+    return "embedding" if spec["type"] == "meta" and spec.get("pretrain_dim") else str(spec["type"])
+
+
 def open_item_table(
     path: str | Path, types: Mapping[str, str], index_column: str = "item_id", cache_dir: str | Path | None = None
 ) -> Table:
@@ -83,7 +88,7 @@ def load_item_table(
     path = Path(path)
     check_file(path)
     columns = {source_column(spec) or name: spec for name, spec in specs.items()}
-    types = tuple((name, "embedding" if source_column(spec) else str(spec["type"])) for name, spec in columns.items())
+    types = tuple((name, "embedding" if source_column(spec) else stored_type(spec)) for name, spec in columns.items())
     stored = _load(path.resolve(), source_key(path), types, index_column, cache_dir)
     varied = variation.items(stored, dict(types))
 

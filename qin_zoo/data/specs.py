@@ -68,8 +68,11 @@ def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
             a list and ``active: False`` skips an entry.
 
     Raises:
-        ConfigError: no ``feature_cols``, an unknown type or key, a name given twice, a size that is not a positive
-            whole number, a ``feature_encoder`` that is not allowed.
+        ConfigError: no ``feature_cols``, an unknown type or key, a name given twice, but for the case below, a
+            size that is not a positive whole number, a ``feature_encoder`` that is not allowed.
+
+    A name given once without ``source`` and once with ``source: item`` is one feature of rows and items, with one
+    embedding: its specification is that of the rows, with ``of_items``.
 
     ``preprocess: copy_from(COLUMN)`` becomes ``copy_of``, the column of the rows that stands for one they lack.
     """
@@ -86,11 +89,28 @@ def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
             if column.get("active", True) is False:
                 continue
             check_feature_name(name, where)
-            if name in specs:
-                raise ConfigError(f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them.")
-            specs[name] = _spec(name, column, f"{where}, feature '{name}'")
-            check_spec_shape(specs[name], f"{where}, feature '{name}'")
+            spec = _spec(name, column, f"{where}, feature '{name}'")
+            check_spec_shape(spec, f"{where}, feature '{name}'")
+            specs[name] = _both(specs[name], spec, name, where) if name in specs else spec
     return specs
+
+
+def _both(first: Spec, second: Spec, name: str, where: str) -> Spec:
+    """A feature that is given once for the rows and once for the items."""
+    by_source = {spec["source"]: spec for spec in (first, second)}
+    if by_source.keys() != {"", "item"} or "of_items" in first:
+        raise ConfigError(
+            f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them; where rows and items both "
+            "have it, give it once without source and once with source: item."
+        )
+    rows, items = by_source[""], by_source["item"]
+    for key in sorted((rows.keys() | items.keys()) - {"source", "copy_of"}):
+        if rows.get(key) != items.get(key):
+            raise ConfigError(
+                f"{where}: feature '{name}' describes rows and items with one embedding, but has {key} "
+                f"{rows.get(key)!r} for the rows and {items.get(key)!r} for the items. Give both the same."
+            )
+    return {**rows, "of_items": True}
 
 
 def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:

@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from qin_zoo.data.columns import open_table
+from qin_zoo.data.item_files import check_output, in_folder, write_columns, write_report
 from qin_zoo.data.mapped import Column
-from qin_zoo.embed.codes import check_output, has_embedding, in_folder, read_embeddings, write_columns, write_report
+from qin_zoo.embed.codes import has_embedding, read_embeddings
 from qin_zoo.errors import DataError
 
 _CHUNK = 1 << 16  # rows whose pairs are drawn at a time

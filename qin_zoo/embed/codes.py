@@ -13,21 +13,18 @@ Where every item has an embedding, seed 2025 and 20 iterations give equal codes:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from qin_zoo.data.item_files import check_output, in_folder, index_column, write_columns, write_report
 from qin_zoo.data.item_table import open_item_table
-from qin_zoo.data.sources import at, open_source
+from qin_zoo.data.sources import at
 from qin_zoo.errors import DataError
-from qin_zoo.files import replace_file
 from qin_zoo.layers.quantize import residual_codes
 
 
@@ -170,25 +167,13 @@ def feature_line(report: CodesReport) -> str:
     )
 
 
-# The item table in and out, also for align.py.
-
-
-def in_folder(folder: str | Path, file: str | Path) -> Path:
-    """``file``, which lies in ``folder`` if it is a bare name."""
-    folder, file = Path(folder), Path(file)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a dataset's folder (train.parquet, item_info.parquet), found none.")
-    return folder / file if file.parent == Path() else file
-
-
 def read_embeddings(info: Path, column: str, cache_dir: str | Path | None = None) -> Tensor:
     """(N, d) float32, row i the embedding of item i, row 0 padding.
 
     Raises:
         DataError: a table or column that cannot be used; row 0 or every other row counts.
     """
-    index = "item_index" if "item_index" in open_source(info).names else "item_id"
-    table = open_item_table(info, {column: "embedding"}, index, cache_dir)
+    table = open_item_table(info, {column: "embedding"}, index_column(info), cache_dir)
     embeddings = torch.from_numpy(table[column].take(slice(None)))
     if embeddings[0].any():
         raise DataError(
@@ -208,35 +193,3 @@ def has_embedding(embeddings: Tensor) -> Tensor:
     known = embeddings.ne(0).any(dim=1)
     known[0] = False
     return known
-
-
-def check_output(info: Path, output: Path, names: list[str], force: bool) -> None:
-    """Raises DataError where ``output``, or one of the columns to add, exists already and ``force`` is not given."""
-    present = [name for name in names if name in open_source(info).names]
-    if force:
-        return
-    if output.exists():
-        raise DataError(f"{output}: the file exists. Choose another output, or replace it with --force.")
-    if present:
-        raise DataError(
-            f"{at(info, present[0])}: the column exists. Name another item table, or replace it with --force."
-        )
-
-
-def write_columns(info: Path, output: Path, columns: Mapping[str, pa.Array]) -> None:
-    """Writes the table ``info`` with ``columns`` added, or replaced where it has them."""
-    table = pq.read_table(info)
-    for name, values in columns.items():
-        if name in table.column_names:
-            table = table.drop_columns([name])
-        table = table.append_column(name, values)
-    with replace_file(output) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def write_report(output: Path, report: Mapping[str, object]) -> Path:
-    """Writes the report beside the table it is about; returns its path."""
-    path = output.with_suffix(".json")
-    with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return path

@@ -58,7 +58,8 @@ def integrated_gradients(model: ZooModel, x: ModelInput) -> Contributions:
     A feature's contribution is that of all numbers of its embedding: the embedding itself, times its gradient's mean
     on the straight path from zeros to the row. Zero is what the zoo's tables hold for padding and for an unknown
     value, and what an item without a vector has; so the path begins at a row of which only the history's length is
-    known, and any feature that is zero contributes nothing.
+    known, and any feature that is zero contributes nothing. Stored vectors (``x.contents``) are held, as the mask is:
+    what they say, which cosines and the items they find have no gradient for, is part of the baseline.
 
     Args:
         model: in evaluation mode, so that batch norm uses its running statistics.
@@ -123,7 +124,8 @@ def _input(flat: Tensor, x: ModelInput) -> ModelInput:
     """Rows (N, C + D + L·D) as a model takes them, all with the one row's mask."""
     rows, length, dim = len(flat), x.mask.shape[1], x.target.shape[1]
     context, target, history = flat.split([x.context.shape[1], dim, length * dim], dim=1)
-    return ModelInput(context, target, history.reshape(rows, length, dim), x.mask.expand(rows, -1))
+    contents = {name: (t.expand(rows, -1), dense(h).expand(rows, -1, -1)) for name, (t, h) in x.contents.items()}
+    return ModelInput(context, target, history.reshape(rows, length, dim), x.mask.expand(rows, -1), contents)
 
 
 def _by_feature(model: ZooModel, flat: Tensor, x: ModelInput) -> tuple[dict, dict, dict]:

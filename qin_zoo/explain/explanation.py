@@ -103,8 +103,8 @@ class Explanation:
         layers: attention layer -> its class; empty where the model has none that can be read.
         features: of context, target and history, in the model's order.
         history: the items of the history, oldest first.
-        left_out: features that a model from elsewhere does not embed through FuxiCTR's layers; what they add is not
-            known.
+        left_out: features that are not, or not only, read through FuxiCTR's embedding layers, stored vectors among
+            them; what they add there is not known.
     """
 
     expid: str
@@ -206,10 +206,10 @@ def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str
         loader.batch_layout = "index"  # the same row with the items' ids
     batch = loader.batch(np.flatnonzero(rows == row))
     if isinstance(model, ZooModel):
-        read, left_out = batch, []
         with torch.no_grad():
             x = model._inputs(batch)
             x = replace(x, history=dense(x.history))
+        read, left_out = batch, list(x.contents)
         contributions, weights = integrated_gradients(model, x), attention_weights(model, x)
     else:
         read, weights = batch.triple() if isinstance(batch, ItemBatch) else batch, {}

@@ -31,7 +31,7 @@ def left_out_line(e: Explanation) -> str:
     """Of which features nothing is known; empty where there are none."""
     if not e.left_out:
         return ""
-    return f"Not embedded by FuxiCTR's layers, so what they add is not known: {', '.join(e.left_out)}."
+    return f"Read past FuxiCTR's embedding layers, so what they add there is not known: {', '.join(e.left_out)}."
 
 
 def attention_lines(e: Explanation) -> list[str]:

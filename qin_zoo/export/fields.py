@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -37,7 +38,8 @@ class FieldsModel(nn.Module):
 
     def __init__(self, model: ZooModel):
         super().__init__()
-        inputs, self._embedder = model._inputs, RequestEmbedder(model)
+        inputs, self._embedder = copy.copy(model._inputs), RequestEmbedder(model)
+        inputs.embedder, self._inputs = self._embedder, inputs
         self.embedding, self.weights = self._embedder.layer, self._embedder.weights
         self.targets = [name for pair in inputs.target_features for name in pair]
         self.context, self.pairs = inputs.context_features, inputs.sequence_features
@@ -63,11 +65,13 @@ class FieldsModel(nn.Module):
         histories = [SharedHistory(self._embedder.embed_positions(pair, history), rows) for pair in self.pairs]
         masks = [(history[pair[0]] != self.padding[pair[0]]).expand(rows, -1) for pair in self.pairs]
         one = len(self.pairs) == 1
+        stored = self._inputs.stored(context, history) if one else {}
         x = ModelInput(
             self._embedder.embed(self.context, context),
             self._embedder.embed(self.targets, context),
             histories[0] if one else histories,
             masks[0] if one else masks,
+            {name: (target, SharedHistory(items, rows)) for name, (target, items) in stored.items()},
         )
         return exact_output(self.model, x)
 

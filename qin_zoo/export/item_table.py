@@ -15,7 +15,7 @@ from torch import Tensor
 from qin_zoo.data.columns import open_table
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.item_codes import source_column
-from qin_zoo.data.item_table import ITEM_KINDS
+from qin_zoo.data.item_table import ITEM_KINDS, stored_type
 from qin_zoo.data.mapped import Column
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.sources import check_file
@@ -60,7 +60,7 @@ def update_items(items: Mapping[str, Tensor], specs: Mapping[str, Mapping], path
             f"{path}: no column '{computed}'. It is computed from the whole item table, and computing it anew would "
             "change the items that the model was trained with: add the ids of these items to the file as a column."
         )
-    kinds = {name: ITEM_KINDS[str(spec["type"])] for name, spec in columns.items()} | {index: "id"}
+    kinds = {name: ITEM_KINDS[stored_type(spec)] for name, spec in columns.items()} | {index: "id"}
     with tempfile.TemporaryDirectory() as folder:
         table = open_table(path, kinds, cache_dir=folder)
         ids = table[index].values.astype(np.int64)

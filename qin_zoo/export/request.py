@@ -44,6 +44,52 @@ class RequestEmbedder(Embedder):
         return (table(ids.long()) * real.unsqueeze(2)).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+class ItemVectors(nn.Module):
+    """Vectors of all items, in as few bytes as asked for.
+
+    Args:
+        rows: (U, D) float32, row 0 padding.
+
+    Attributes:
+        shape: (U, D).
+    """
+
+    def __init__(self, rows: Tensor):
+        super().__init__()
+        self.register_buffer("rows", rows.float())
+        self.register_buffer("scale", None)
+        self.shape = rows.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def compress(self, kind: str) -> None:
+        """Keeps the rows in fewer bytes: ``fp16``, or ``int8`` with one float32 scale for each item."""
+        largest = self.rows.abs().amax(dim=1, keepdim=True)  # (U, 1)
+        if kind == "fp16":
+            if largest.max() > torch.finfo(torch.float16).max:
+                raise ModelError(
+                    f"The item table holds {largest.max():.3g}, more than float16 can; use --table int8 or fp32."
+                )
+            self.rows = self.rows.half()
+        elif kind == "int8":
+            self.scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
+            self.rows = (self.rows / self.scale).round().clamp(-127, 127).to(torch.int8)
+
+    def forward(self, ids: Tensor, new: Tensor | None) -> Tensor:
+        """Those (n, D) of ids (n,): rows of the table, and beyond it the new items (K, D), U being the first."""
+        count = len(self)
+        inside = ids if new is None else torch.where(ids < count, ids, 0)
+        found = F.embedding(inside, self.rows)
+        if self.scale is not None:
+            found = found.float() * F.embedding(inside, self.scale)
+        found = found.float()
+        if new is None:
+            return found
+        outside = F.embedding(torch.where(ids < count, 0, ids - count), new)
+        return torch.where((ids < count).unsqueeze(1), found, outside)
+
+
 def exact_output(model: ZooModel, x: ModelInput) -> Tensor:
     """The scores of a request's candidates, (N,)."""
     logits = model.logits(x).view(-1)
@@ -66,7 +112,8 @@ class RequestModel(nn.Module):
         beside: names of the features that are told of the history's items only.
         new_features: names of the item features that can be given for an item outside the table. Its id is not one:
             an unknown item has the padding's, as nothing was learnt of it.
-        table: (U, D) float32 representations of all items.
+        table: representations of all items, (U, D).
+        stored: of each content that the model asks for the vectors of all items, (U, d).
     """
 
     def __init__(self, model: ZooModel, items: Mapping[str, Tensor], updated: Mapping[str, Tensor] | None = None):
@@ -77,9 +124,10 @@ class RequestModel(nn.Module):
         self.context, self._items, self.beside = inputs.context_features, inputs.table_features, inputs.history_features
         self._specs = model.feature_map.features
         fixed = self._shares_ids(items)
-        self.new_features = [name for name in self._items if name not in fixed]
-        self.register_buffer("table", self.represent(updated or items))
-        self.register_buffer("scale", None)
+        self.contents = inputs.contents
+        self.new_features = list(dict.fromkeys([*(n for n in self._items if n not in fixed), *self.contents]))
+        self.table = ItemVectors(self.represent(updated or items))
+        self.stored = nn.ModuleList(ItemVectors((updated or items)[name]) for name in self.contents)
         self._lighten({name: items[name].shape[1:] for name in fixed})
         self.model = fold(without_embeddings(model).float().cpu().eval(), FOREIGN)
         self.eval()
@@ -97,7 +145,8 @@ class RequestModel(nn.Module):
             fixed: the features of which new items have the padding's, and the shape of one item's ids.
         """
         layers = self.embedding.embedding_layers
-        needed = {id(layers[name]) for name in (*self.context, *self.beside, *self.new_features)}
+        used = (*self.context, *self.beside, *self.new_features)
+        needed = {id(layers[name]) for name in used if name in layers}
         for name in fixed:
             if id(layers[name]) not in needed and type(layers[name]) is nn.Embedding:
                 padding = layers[name].padding_idx or 0
@@ -115,17 +164,9 @@ class RequestModel(nn.Module):
         return torch.cat(parts).float()
 
     def compress(self, kind: str) -> None:
-        """Keeps the table in fewer bytes: ``fp16``, or ``int8`` with one float32 scale for each item."""
-        largest = self.table.abs().amax(dim=1, keepdim=True)  # (U, 1)
-        if kind == "fp16":
-            if largest.max() > torch.finfo(torch.float16).max:
-                raise ModelError(
-                    f"The item table holds {largest.max():.3g}, more than float16 can; use --table int8 or fp32."
-                )
-            self.table = self.table.half()
-        elif kind == "int8":
-            self.scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
-            self.table = (self.table / self.scale).round().clamp(-127, 127).to(torch.int8)
+        """Keeps all vectors in fewer bytes; see :meth:`ItemVectors.compress`."""
+        for vectors in (self.table, *self.stored):
+            vectors.compress(kind)
 
     def _new(self, features: Mapping[str, Tensor], like: Tensor) -> Tensor:
         """Representations of items outside the table, (K, D); the first is never asked for."""
@@ -133,19 +174,6 @@ class RequestModel(nn.Module):
         for name, shape in self._fixed.items():
             values[name] = like.new_zeros((like.shape[0], *shape), dtype=torch.long)
         return self._embedder.embed(self._items, values)
-
-    def _look_up(self, ids: Tensor, new: Tensor | None) -> Tensor:
-        """Representations (n, D) of ids (n,): rows of the table, and beyond it the new items, U being the first."""
-        count = self.table.shape[0]
-        inside = ids if new is None else torch.where(ids < count, ids, 0)
-        found = F.embedding(inside, self.table)
-        if self.scale is not None:
-            found = found.float() * F.embedding(inside, self.scale)
-        found = found.float()
-        if new is None:
-            return found
-        outside = F.embedding(torch.where(ids < count, 0, ids - count), new)
-        return torch.where((ids < count).unsqueeze(1), found, outside)
 
     def _with(self, items: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
         """Items (n, D) with what is told of them besides, (n,) ids each."""
@@ -175,17 +203,22 @@ class RequestModel(nn.Module):
         extra = self._new(new, next(iter(new.values()))) if new else None
         mask = (history != 0).expand(rows, -1)  # (N, L)
         nothing = dict.fromkeys(self.beside, torch.zeros_like(candidates))
+        contents = {
+            name: (vectors(candidates, new.get(name)), SharedHistory(vectors(history, new.get(name)), rows))
+            for name, vectors in zip(self.contents, self.stored)
+        }
         x = ModelInput(
             context=self._embed_context(context, candidates),
-            target=self._with(self._look_up(candidates, extra), nothing),
-            history=SharedHistory(self._with(self._look_up(history, extra), beside), rows),
+            target=self._with(self.table(candidates, extra), nothing),
+            history=SharedHistory(self._with(self.table(history, extra), beside), rows),
             mask=mask,
+            contents=contents,
         )
         return exact_output(self.model, x)
 
     def _embed_context(self, context: dict[str, Tensor], candidates: Tensor) -> Tensor:
         if not self.context:
-            return self.table.new_zeros(candidates.shape[0], 0, dtype=torch.float32)
+            return torch.zeros(candidates.shape[0], 0)
         return self._embedder.embed(self.context, context)
 
     # ---- what a request holds
@@ -220,12 +253,13 @@ class RequestModel(nn.Module):
 
     def _describe(self, name: str, column: Tensor | None = None) -> dict:
         spec = self._specs[name]
-        found = {"name": name, "type": spec["type"]}
-        if spec["type"] in ("categorical", "sequence"):
+        kind = "embedding" if name in self.contents else spec["type"]
+        found = {"name": name, "type": kind}
+        if kind in ("categorical", "sequence"):
             found["vocab_size"] = self.embedding.embedding_layers[name].num_embeddings
-        if spec["type"] == "sequence":
+        if kind == "sequence":
             found["max_len"] = column.shape[1] if column is not None else spec["max_len"]
-        if spec["type"] == "embedding":
+        if kind == "embedding":
             found["dim"] = column.shape[1] if column is not None else spec["pretrain_dim"]
         return found
 

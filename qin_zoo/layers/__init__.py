@@ -3,7 +3,9 @@
 from qin_zoo.layers.asta import ASTA
 from qin_zoo.layers.bilinear import BilinearInteraction
 from qin_zoo.layers.choice import choose
+from qin_zoo.layers.content_attention import ContentAttention, KeyAttention
 from qin_zoo.layers.cross_attention import CrossAttentionEncoder
+from qin_zoo.layers.dice import LayerNormDice
 from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
@@ -21,6 +23,7 @@ from qin_zoo.layers.retrieval import (
     newest_places,
     soft_search,
 )
+from qin_zoo.layers.simtier import SimTier, cosines
 from qin_zoo.layers.target_attention import MultiHeadTargetAttention
 from qin_zoo.layers.target_transformer import TargetTransformer
 from qin_zoo.layers.unified_embedding import UnifiedEmbedding
@@ -30,22 +33,27 @@ __all__ = [
     "FUSIONS",
     "QNN",
     "BilinearInteraction",
+    "ContentAttention",
     "CrossAttentionEncoder",
     "DINAttention",
     "History",
     "ItemRows",
+    "KeyAttention",
+    "LayerNormDice",
     "MaskedCrossNetwork",
     "MeanPooling",
     "MultiHeadTargetAttention",
     "PerPair",
     "RetrievedAttention",
     "SharedHistory",
+    "SimTier",
     "TargetAttentionPooling",
     "TargetTransformer",
     "TopKAttention",
     "UnifiedEmbedding",
     "best_places",
     "choose",
+    "cosines",
     "dense",
     "each_pair",
     "fold",

@@ -233,6 +233,22 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         layers = [make(dims) for dims in sizes]
         return layers[0] if len(layers) == 1 else PerPair(layers, map(sum, sizes))
 
+    def use_content(self, name: str) -> int:
+        """Asks for the stored vectors of an item feature, which ``x.content(name)`` then holds as they are.
+
+        Args:
+            name: a feature of type ``embedding`` of the item table; or of type ``meta`` with its ``pretrain_dim``: that
+                is no part of ``x.target`` and ``x.history``. With named fields, a target with a frozen
+                ``pretrained_emb``.
+
+        Returns:
+            d, the size of the vectors.
+
+        Raises:
+            ModelError: the dataset has no such vectors.
+        """
+        return self._inputs.add_content(name)
+
     def finish(self) -> None:
         """FuxiCTR's last three lines of every constructor: optimiser and loss, initialisation, device."""
         optimizer, loss, learning_rate = self._optimizer_args

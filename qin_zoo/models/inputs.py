@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.batch import ItemBatch
+from qin_zoo.batch import ItemBatch, of_items
 from qin_zoo.errors import ModelError, suggest
-from qin_zoo.fuxi import FeatureEmbedding, FeatureEmbeddingDict, FeatureMap, MaskedAveragePooling
+from qin_zoo.fuxi import (
+    FeatureEmbedding,
+    FeatureEmbeddingDict,
+    FeatureMap,
+    MaskedAveragePooling,
+    PretrainedEmbedding,
+)
 from qin_zoo.layers import History, ItemRows
 from qin_zoo.models.sharded import ShardedTable
 
@@ -34,12 +40,25 @@ class ModelInput:
         history: (B, L, D), or :class:`~qin_zoo.layers.ItemRows`: what the user acted on, oldest first. Where the fields
             are not one pair, a list with one history of each; empty without any, D being 0 then.
         mask: (B, L) bool, true where the history has an item; a list like ``history``.
+        contents: what :meth:`content` gives.
     """
 
     context: Tensor
     target: Tensor
     history: History | list[History]
     mask: Tensor | list[Tensor]
+    contents: Mapping[str, tuple[Tensor, History]] = field(default_factory=dict)
+
+    def content(self, name: str) -> tuple[Tensor, History]:
+        """The stored vectors of a feature as they are: not projected, not trained.
+
+        Args:
+            name: the feature, which the model's constructor has asked for (``ZooModel.use_content``).
+
+        Returns:
+            those of the targets, (B, d), and of the histories, (B, L, d) in the same form as ``history``.
+        """
+        return self.contents[name]
 
 
 class Embedder:
@@ -70,7 +89,8 @@ class Embedder:
             dims[name] += self.weights is not None
         return dims
 
-    def _fetch(self, names: list[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def fetch(self, names: list[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of these features on the model's device."""
         missing = [name for name in names if name not in values]
         if missing:
             raise ModelError(
@@ -81,7 +101,7 @@ class Embedder:
 
     def embed(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Features (N, …) to their embeddings (N, dim), lists pooled (by their mean where nothing is said)."""
-        inputs = self._fetch(names, values)
+        inputs = self.fetch(names, values)
         embedded = [
             self._mean(name, inputs[name]) if self._is_plain_list(name) else self.layer({name: inputs[name]})[name]
             for name in names
@@ -113,7 +133,7 @@ class Embedder:
 
     def embed_positions(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Sequences of ids (B, L) each to one embedding per position (B, L, dim); nothing is pooled."""
-        inputs = self._fetch(names, values)
+        inputs = self.fetch(names, values)
         return torch.cat([self._positions(name, inputs[name].long()) for name in names], dim=-1)
 
     def _positions(self, name: str, ids: Tensor) -> Tensor:
@@ -123,6 +143,10 @@ class Embedder:
             return embedded
         return torch.cat([embedded, self.weights.embedding_layers[name](ids)], dim=-1)
 
+    def stored(self, name: str, ids: Tensor) -> Tensor:
+        """The frozen vectors that a feature of ids (…,) was given in a file, (…, d)."""
+        return self.layer.embedding_layers[name].pretrain_embedding(ids.long())
+
     def look_on(self, names: Iterable[str]) -> None:
         """Takes part, without ids, in the other processes' look-ups of these features, in the order of theirs."""
         for table in (self.layer.embedding_layers[name] for name in names):
@@ -131,7 +155,7 @@ class Embedder:
 
 
 class ItemTableInputs:
-    """Features with ``source: item`` describe items; histories and targets are rows of the item table.
+    """Features with ``source: item`` (or given for both) describe items; histories and targets are rows of a table.
 
     Features with ``source: history`` are told of the history's items only, such as the rating that the user gave. They
     follow those of the items; a target has their padding.
@@ -143,17 +167,37 @@ class ItemTableInputs:
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
         features = embedder.feature_map.features
-        sources = {n: s.get("source") for n, s in features.items() if s["type"] != "meta"}
-        self.table_features = [n for n, source in sources.items() if source == "item"]
-        self.history_features = [n for n, source in sources.items() if source == "history"]
+        used = {n: s for n, s in features.items() if s["type"] != "meta"}
+        self.table_features = [n for n, s in used.items() if of_items(s)]
+        self.history_features = [n for n, s in used.items() if s.get("source") == "history"]
         self.item_features = [*self.table_features, *self.history_features]
-        self.context_features = [n for n in sources if n not in self.item_features]
+        self.context_features = [n for n, s in used.items() if s.get("source") not in ("item", "history")]
         self.pairs = self.histories = [embedder.dims(self.item_features)]
         self.context_dims = embedder.dims(self.context_features)
+        self.contents: list[str] = []
+
+    def add_content(self, name: str) -> int:
+        """Puts a feature's stored vectors into every :class:`ModelInput`; returns their size.
+
+        Raises:
+            ModelError: the item table has no such vectors.
+        """
+        features = self.embedder.feature_map.features
+        found = {n: s["pretrain_dim"] for n, s in features.items() if of_items(s) and "pretrain_dim" in s}
+        if name not in found:
+            raise ModelError(
+                f"'{name}' names no stored vectors of items.{suggest(str(name), found)} Dataset "
+                f"'{self.embedder.feature_map.dataset_id}' has: {', '.join(found) or 'none'}. Expected an item feature "
+                "of type embedding, or of type meta with its pretrain_dim where it is to be seen as content only."
+            )
+        self.contents = list(dict.fromkeys([*self.contents, name]))
+        return found[name]
 
     def again(self) -> ItemTableInputs:
         """The same, the sizes of features looked up anew."""
-        return ItemTableInputs(self.embedder)
+        found = ItemTableInputs(self.embedder)
+        found.contents = self.contents
+        return found
 
     def __call__(self, batch) -> ModelInput:
         if isinstance(batch, ItemBatch):
@@ -173,11 +217,14 @@ class ItemTableInputs:
     def _from_triple(self, rows: Mapping[str, Tensor], items: Mapping[str, Tensor], mask: Tensor) -> ModelInput:
         batch, length = mask.shape
         embedded = self.embedder.embed(self.item_features, items).view(batch, length + 1, -1)
+        stored = self.embedder.fetch(self.contents, items)
+        stored = {name: vectors.view(batch, length + 1, -1) for name, vectors in stored.items()}
         return ModelInput(
             context=self.embedder.embed(self.context_features, rows),
             target=embedded[:, -1],
             history=embedded[:, :-1],
             mask=mask.to(self.embedder.device).bool(),
+            contents={name: (vectors[:, -1], vectors[:, :-1]) for name, vectors in stored.items()},
         )
 
     def _from_table(self, batch: ItemBatch) -> ModelInput:
@@ -196,14 +243,20 @@ class ItemTableInputs:
             values = {}
             for name, size in reversed([*zip(self.history_features, sizes)]):
                 values[name], distinct = distinct % size, distinct // size
-            items = {name: t[distinct] for name, t in items.items()} | values
+            wanted = (*self.table_features, *self.contents)
+            items = {name: items[name][distinct] for name in wanted if name in items} | values
         table = self.embedder.embed(self.item_features, items)  # (U, D)
+        stored = self.embedder.fetch(self.contents, items)  # (U, d) each
         index = index.to(self.embedder.device, non_blocking=True)
         return ModelInput(
             context=self.embedder.embed(self.context_features, batch.rows),
             target=F.embedding(index[:, -1], table),
             history=ItemRows(table, index[:, :-1]),
             mask=batch.mask.to(self.embedder.device, non_blocking=True),
+            contents={
+                name: (F.embedding(index[:, -1], vectors), ItemRows(vectors, index[:, :-1]))
+                for name, vectors in stored.items()
+            },
         )
 
 
@@ -250,6 +303,7 @@ class FieldInputs:
         used = {*self._targets, *self._sequences}
         self.context_features = [n for n, s in features.items() if s["type"] != "meta" and n not in used]
         self.context_dims = embedder.dims(self.context_features)
+        self.contents: list[str] = []
         self.pairs = [embedder.dims(names) for names in self.target_features]
         self.histories = [embedder.dims(names) for names in self.sequence_features]
         if len(self.pairs) != len(self.histories):
@@ -268,7 +322,44 @@ class FieldInputs:
 
     def again(self) -> FieldInputs:
         """The same, the sizes of features looked up anew."""
-        return FieldInputs(self.embedder, *self._fields)
+        found = FieldInputs(self.embedder, *self._fields)
+        found.contents = self.contents
+        return found
+
+    def add_content(self, name: str) -> int:
+        """Puts the vectors of a target's ``pretrained_emb`` into every :class:`ModelInput`; returns their size.
+
+        Raises:
+            ModelError: the field is no target with frozen vectors, its history's has none, or there is not one pair.
+        """
+        layers = self.embedder.layer.embedding_layers
+        pair = next(zip(self.target_features, self.sequence_features), ([], [])) if len(self.pairs) == 1 else ([], [])
+        fields = dict(zip(*pair))
+
+        def frozen(field: str) -> bool:
+            return isinstance(layers[field], PretrainedEmbedding) and layers[field].freeze_emb
+
+        found = [target for target, sequence in fields.items() if frozen(target) and frozen(sequence)]
+        if name not in found:
+            raise ModelError(
+                f"'{name}' names no stored vectors.{suggest(str(name), found)} With named fields they are those of a "
+                "field of target_field that has a pretrained_emb with freeze_emb: True, as has its field of "
+                f"sequence_field; there may be one pair of both. Dataset '{self.embedder.feature_map.dataset_id}' has: "
+                f"{', '.join(found) or 'none'}."
+            )
+        self.contents = list(dict.fromkeys([*self.contents, name]))
+        return layers[name].pretrain_embedding.embedding_dim
+
+    def stored(self, targets: Mapping[str, Tensor], histories: Mapping[str, Tensor]) -> dict[str, tuple]:
+        """Of each content the vectors of ids in a target field, (B,), and in the sequence field beside it, (…,)."""
+        beside, device = dict(zip(*next(zip(self.target_features, self.sequence_features)))), self.embedder.device
+        return {
+            name: tuple(
+                self.embedder.stored(field, values[field].to(device))
+                for field, values in ((name, targets), (beside[name], histories))
+            )
+            for name in self.contents
+        }
 
     def __call__(self, batch) -> ModelInput:
         if not isinstance(batch, Mapping):
@@ -278,14 +369,15 @@ class FieldInputs:
             )
         context, target = (self.embedder.embed(names, batch) for names in (self.context_features, self._targets))
         masks = [self._mask(names[0], batch) for names in self.sequence_features]
-        histories = []
+        histories, contents = [], {}
         for n, (names, mask) in enumerate(zip(self.sequence_features, masks)):
             order = _newest_last(mask)
             ids = {name: batch[name].to(mask.device).gather(1, order) for name in names if name in batch}
             histories.append(self.embedder.embed_positions(names, ids))
             masks[n] = mask.gather(1, order)
+            contents |= self.stored(batch, ids)
         one = len(histories) == 1
-        return ModelInput(context, target, *((histories[0], masks[0]) if one else (histories, masks)))
+        return ModelInput(context, target, *((histories[0], masks[0]) if one else (histories, masks)), contents)
 
     def _mask(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
         return batch[name].to(self.embedder.device).long() != self.padding(name)

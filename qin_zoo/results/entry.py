@@ -12,7 +12,7 @@ from qin_zoo.bootstrap import Draws
 from qin_zoo.config.values import Id
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.metrics import check_metrics
-from qin_zoo.training.record import course_of, identity, monitored
+from qin_zoo.training.record import content_of, course_of, identity, monitored
 
 SCHEMA_VERSION = 1
 _OF_SEED = ("seed", "model_id", "continues", "continued_weights")  # which run of its seed a run continues
@@ -36,6 +36,7 @@ class Entry(BaseModel):
         identity: hash of all parameters and data, the same for repetitions on any machine.
         setting: the same without the seed: runs that are one line of a table.
         rows_of: hash of the scored rows; results of the same rows can be compared.
+        content_of: hash of what all files held, wherever they lay; empty in entries of old.
         split: ``test``, or ``valid`` where the test rows have no labels.
         metrics: of both splits.
         parameters: number of trainable parameters.
@@ -63,6 +64,7 @@ class Entry(BaseModel):
     identity: str
     setting: str
     rows_of: str
+    content_of: str = ""
     split: str
     metrics: dict[str, dict[str, float]]
     parameters: int
@@ -126,6 +128,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
         identity=_hash({k: v for k, v in same["parameters"].items() if k != "model_id"}, same["data"]),
         setting=_hash(without_seed, same["data"]),
         rows_of=_hash({s: _rows(record["data"][s]) for s in ("valid", "test") if s in record["data"]}),
+        content_of=content_of(record["data"]),
         split=split,
         metrics={s: record[s] for s in ("valid", "test") if record[s]},
         parameters=record["parameters"],
@@ -139,8 +142,21 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
         reachable=record["reachable"],
         **{key: (found or {}).get(key, {}) for key in ("tests", "slices")},
         environment=record["environment"],
-        params={k: v for k, v in same["parameters"].items() if k not in ("feature_cols", "model_id")},
+        params={k: v for k, v in same["parameters"].items() if k != "model_id"},
     )
+
+
+def record_of(entry: Entry, where: str) -> dict:
+    """Of a run's record what :func:`qin_zoo.training.repeat.prepare_repetition` needs, from its line alone.
+
+    Raises:
+        QinZooError: it was stored by a version that did not keep all parameters.
+    """
+    if "feature_cols" not in entry.params:
+        raise QinZooError(f"{where} was stored without its feature_cols; repeat the run's own record instead.")
+    name = f"{entry.experiment}.{entry.variation}.s{entry.seed}"
+    scores = {"valid": {}, "test": {}} | entry.metrics
+    return {"expid": name, "params": entry.params, "environment": entry.environment, "data": entry.content_of, **scores}
 
 
 def parse_entry(data: object, where: str) -> Entry:

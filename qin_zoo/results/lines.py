@@ -166,12 +166,10 @@ class Board:
         return sorted(plain, key=place)
 
     def twin(self, line: Line) -> Line | None:
-        """An earlier or a plain line with the same figures to the last digit: the same model under another name."""
-        others = [o for o in self.lines if o.first.variation == PLAIN] if line.first.variation != PLAIN else []
-        for other in [*others, *self.lines[: self.lines.index(line)]]:
-            if other is not line and _figures(other) == _figures(line):
-                return other
-        return None
+        """An earlier line, plain ones before variations, with the same figures to the last digit: the same model."""
+        lines = sorted(self.lines, key=lambda other: other.first.variation != PLAIN)
+        before = lines[: lines.index(line)]
+        return next((other for other in before if _figures(other) == _figures(line)), None)
 
     def undefined(self) -> list[tuple[Line, str, int]]:
         """Lines with a metric that is NaN or infinite, and in how many runs it is."""

@@ -30,7 +30,7 @@ def show(table: Table, title: str) -> None:
         shown.add_column(_text(name), justify="right" if number else "left", no_wrap=True)
     for row in table.rows:
         shown.add_row(*(_text(cell.text) for cell in row))
-    console = Console(highlight=False, width=max(Console().width, 240), soft_wrap=True)
+    console = Console(highlight=False, width=max(Console().width, 400), soft_wrap=True)
     console.print(shown)
     if table.note:
         console.print(_text(table.note + "\n"))

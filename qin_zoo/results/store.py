@@ -11,7 +11,7 @@ from typing import Literal
 
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import read_json, replace_file
-from qin_zoo.results.entry import Entry, entry_of, parse_entry
+from qin_zoo.results.entry import Entry, entry_of, parse_entry, record_of
 from qin_zoo.results.findings import read_findings
 from qin_zoo.training.record import read_record
 
@@ -80,7 +80,8 @@ def find_results(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterato
     """Entries of run records, of folders with such records, and of other stores.
 
     Args:
-        paths: files, each of which must be one; folders, in which other files are passed over.
+        paths: files, each of which must be one; folders, in which other files are passed over, and trials of a
+            search, too.
         warn: told of each result in a folder that is damaged, and left out.
 
     Raises:
@@ -91,9 +92,8 @@ def find_results(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterato
             for folder, folders, files in os.walk(path):
                 folders.sort()
                 for name in sorted(files):
-                    if name.endswith(".json") and (
-                        entry := _try_entry(_from_file, Path(folder, name), warn)
-                    ) is not None:
+                    file = Path(folder, name)
+                    if file.suffix == ".json" and (entry := _try_entry(_from_folder, file, warn)) is not None:
                         yield entry
         elif path.is_file():
             entry = _from_file(path)
@@ -102,6 +102,24 @@ def find_results(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterato
             yield entry
         else:
             raise QinZooError(f"{path}: no such file or folder. Expected records, <model_root>/<dataset_id>/*.json.")
+
+
+def stored_run(file: Path) -> dict | None:
+    """Of a result in a store what repeating its run needs, see :func:`~qin_zoo.results.entry.record_of`.
+
+    Returns:
+        None for any other file.
+
+    Raises:
+        QinZooError: it is damaged, or lacks some of that.
+    """
+    try:
+        data = read_json(file)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(data, dict) or "setting" not in data:
+        return None
+    return record_of(parse_entry(data, str(file)), str(file))
 
 
 def _try_entry(read: Callable[[Path], Entry | None], file: Path, warn: Warn) -> Entry | None:
@@ -113,7 +131,11 @@ def _try_entry(read: Callable[[Path], Entry | None], file: Path, warn: Warn) -> 
         return None
 
 
-def _from_file(file: Path) -> Entry | None:
+def _from_folder(file: Path) -> Entry | None:
+    return _from_file(file, trials=False)
+
+
+def _from_file(file: Path, trials: bool = True) -> Entry | None:
     try:
         data = read_json(file)
     except (OSError, ValueError):
@@ -123,7 +145,7 @@ def _from_file(file: Path) -> Entry | None:
     record = read_record(file)
     if record is None or not {"expid", "params", "evaluations"} <= record.keys():
         return None
-    if not (record.get("valid") or record.get("test")):
+    if not (record.get("valid") or record.get("test")) or ("trial_of" in record and not trials):
         return None
     try:
         return entry_of(record, read_findings(file, record))

@@ -81,7 +81,7 @@ def _models(board: Board) -> Table:
             _spread(ece.values()),
             *change,
             _number(math.nan if apart is None else apart.visible),
-            *([Cell(spent or "not tuned")] if any(given) else []),
+            *([Cell(spent)] if any(given) else []),
             _courses(line),
             Cell(f"{line.first.parameters:,}", line.first.parameters),
             Cell(f"{line.cost():,.0f}", line.cost()),
@@ -90,12 +90,14 @@ def _models(board: Board) -> Table:
         rows.append(cells)
     note = (
         f"{_FIGURES}, {_of(board)}, the best {monitor} first. ECE: expected calibration error. Δ: difference from the "
-        f"first line with its interval, {_PAIRED} visible: the smallest true difference that this comparison finds "
-        "four times in five. Times are medians of the machines they ran on."
+        f"first line with its own 95 % interval, {_PAIRED} visible: the smallest true difference that this comparison "
+        "finds four times in five. Times are medians of the machines they ran on."
     )
     note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
-    if len({spent or "not tuned" for spent in given}) > 1:
-        note += " Tuning was not equal: see the column."
+    if len(alike := {_asked(line) for line in lines if line.first.curve}) > 1:
+        note += f" Tuning was not the same for all: {', '.join(sorted(alike))}."
+    elif alike and any(given):
+        note += f" Each was given {alike.pop()} on the validation split."
     for line, metric, runs in board.undefined():
         note += f" {metric} is not a number in {runs} of {len(line.entries)} runs of {line.name}."
     if reachable:
@@ -124,13 +126,13 @@ def _variations(board: Board, experiment: str, lines: list[Line]) -> Table:
                 Cell(str(len(line.seeds)), len(line.seeds)),
                 *(_figure(line, m) for m in metrics),
                 *change,
-                *([Cell(spent or "not tuned")] if any(given) else []),
+                *([Cell(spent)] if any(given) else []),
                 _courses(line),
                 Cell(f"{line.first.parameters:,}", line.first.parameters),
                 Cell(f"{line.cost():,.0f}", line.cost()),
             ]
         )
-    note = f"{_FIGURES}, {_of(board)}. Δ: difference from the first line with its interval, {_PAIRED[:-1]}."
+    note = f"{_FIGURES}, {_of(board)}. Δ: difference from the first line with its own 95 % interval, {_PAIRED[:-1]}."
     note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
     return Table("variations", f"{experiment} in variations", note, header, rows)
 
@@ -233,6 +235,10 @@ def _given(line: Line) -> str:
     """What was spent on tuning a line; empty where nothing was."""
     spent = next((e.tuning for e in line.entries if e.tuning), None)
     return f"{spent['trials']} trials, {spent['minutes']:.1f} min" if spent else ""
+
+
+def _asked(line: Line) -> str:
+    return next((e.tuning["asked"] for e in line.entries if e.tuning), "nothing")
 
 
 def _told_of_users(board: Board) -> str:

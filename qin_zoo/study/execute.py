@@ -16,6 +16,7 @@ from qin_zoo.study.probe import probe, stored_probe
 from qin_zoo.threads import share
 from qin_zoo.training.log import silent
 from qin_zoo.training.prepare import Prepared
+from qin_zoo.training.record import write_record
 from qin_zoo.training.run import finished_record, run_experiment
 from qin_zoo.training.stop import Stopped
 from qin_zoo.training.worker import Worker, failure, let_them_save, speaking
@@ -27,6 +28,7 @@ def run_missing(
     gpus: list[int],
     options: dict,
     echo: Callable[[str], None] = print,
+    until: float | None = None,
 ) -> tuple[dict[StudyRun, dict], dict[StudyRun, str]]:
     """Runs what has no record yet, and scores what the study's tests and slices ask for.
 
@@ -36,6 +38,7 @@ def run_missing(
         gpus: one process for each; -1 is a share of the CPU.
         options: of :func:`~qin_zoo.training.prepare.prepare`, the same for all runs.
         echo: receives a line for every run.
+        until: :func:`time.monotonic` after which no run is started. Default: never.
 
     Returns:
         records of all finished runs, with ``tests`` and ``slices`` of :func:`~qin_zoo.study.probe.probe`, and the
@@ -52,7 +55,7 @@ def run_missing(
     failures: dict[StudyRun, str] = {}
     for run, p in prepared.items():
         try:
-            record = over_periods(run, p, options, -1) if run.periods else _finished(p, study)
+            record = over_periods(run, p, options, -1) if run.periods else _finished(p, study, run.tuning)
         except Exception as error:  # of this run's data, say; the others have their own
             failures[run] = failure(error, p.files.log)
             echo(f"{run.name} failed: {failures[run]}")
@@ -88,7 +91,8 @@ def run_missing(
 
     try:
         while True:
-            while idle and (run := next(waiting, None)) is not None:
+            over = until is not None and time.monotonic() > until
+            while idle and not over and (run := next(waiting, None)) is not None:
                 busy[idle[0]] = run
                 idle.pop(0).send((study, run, options))
             if not busy:
@@ -123,21 +127,27 @@ def train(job: tuple[Study, StudyRun, dict], gpu: int, connection: Connection) -
         return "failed", failure(error, log)
 
 
-def _finished(prepared: Prepared, study: Study) -> dict | None:
+def _finished(prepared: Prepared, study: Study, tuning: dict | None) -> dict | None:
     record = finished_record(prepared)
-    found = None if record is None else stored_probe(prepared, record, study.tests, study.slices)
+    if record is None:
+        return None
+    if tuning is not None and record.get("tuning") != tuning:  # which has gone on, and found nothing better
+        record |= {"tuning": tuning}
+        write_record(prepared.files.record, record)
+    found = stored_probe(prepared, record, study.tests, study.slices)
     return None if found is None else record | found
 
 
 def _train(study: Study, run: StudyRun, options: dict, gpu: int = -1) -> dict:
     prepared = run.prepare(**options, gpu=gpu)
     argv = ["qin-zoo", "study", run.name]
+    common = {"echo": silent, "overwrite": True, "notes": {"tuning": run.tuning} if run.tuning else None}
 
     def trained(prepared: Prepared) -> dict:
         try:
-            return run_experiment(prepared, Path.cwd(), argv, echo=silent, resume=True, overwrite=True)
+            return run_experiment(prepared, Path.cwd(), argv, resume=True, **common)
         except CheckpointError:  # what was stopped under this name had other parameters or data
-            return run_experiment(prepared, Path.cwd(), argv, echo=silent, overwrite=True)
+            return run_experiment(prepared, Path.cwd(), argv, **common)
 
     if run.periods:
         with _alone(prepared):  # the first training is that of other runs, too

@@ -1,4 +1,4 @@
-"""A study's run over periods: trained on the first folder, then continued from each to the next."""
+"""A study's run over periods: trained on a dataset, then continued from folder to folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
 
     Args:
         run: of the study.
-        prepared: the training on the first folder, which the variations of an experiment have in common.
+        prepared: the training before, which the variations of an experiment have in common.
         options: of :func:`~qin_zoo.training.prepare.prepare`.
         gpu: see there.
         train: gives the record of a training; None for one that there is not. Default: of what is finished.
@@ -29,7 +29,7 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
         one, and ``slices`` has those of each.
     """
     record, records = train(prepared), []
-    for number, folder in enumerate(run.periods[1:], 1):
+    for number, folder in enumerate(run.periods, 1):
         if record is None:
             return None
         path = prepared.files.record if number == 1 else Path(record["files"]["record"])

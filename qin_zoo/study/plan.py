@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import defines_experiment
@@ -16,6 +16,35 @@ from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.training.prepare import Prepared, prepare
 
 Seed = Annotated[int, Field(strict=True, ge=0)]
+
+
+class Tuning(BaseModel):
+    """What every experiment gets on every dataset, in every variation, before its runs with the study's seeds.
+
+    Attributes:
+        trials: trainings of each; fewer only where a space of lists has fewer combinations.
+        minutes: of training for all trials of each together, instead of ``trials``; the last one is finished.
+        space: parameter -> list of values, or range (``{low: 1.e-4, high: 1.e-2, log: true}``), as in a tuner file.
+            What a variation sets is not varied there.
+        spaces: experiment -> further parameters of its own.
+        seed: of the searches and of their trainings.
+        pruner: stops hopeless trials: ``median``, ``halving`` or ``none``. Default: as of ``qin-zoo tune``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    trials: Annotated[int, Field(strict=True, ge=1)] | None = None
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    space: dict[str, Any] = {}
+    spaces: dict[str, dict[str, Any]] = {}
+    seed: Seed = 0
+    pruner: Literal["median", "halving", "none"] | None = None
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Tuning:
+        if (self.trials is None) == (self.minutes is None):
+            raise ValueError("expected trials or minutes, one of the two: what each model is given")
+        return self
 
 
 class Study(BaseModel):
@@ -29,9 +58,10 @@ class Study(BaseModel):
         seeds: every experiment and variation is run with each of them.
         tests: name -> keys of :class:`~qin_zoo.data.variations.Variation`; each trained model is scored besides on
             the split that is compared, so varied.
-        periods: folders of one dataset, the first to train on, then one after the other to continue on as `qin-zoo
+        periods: folders to continue on after the training on the dataset itself, one after the other, as `qin-zoo
             continue` does; variations differ there only. What is compared are means over the periods.
         slices: ways to cut that split into parts with metrics of their own; see :mod:`qin_zoo.study.slices`.
+        tuning: see :class:`Tuning`. Default: parameters are as configured.
         config: folder of the experiments, relative to the study file. Default: the study file's own for those that
             it defines; the others are looked up by their ids.
     """
@@ -44,7 +74,8 @@ class Study(BaseModel):
     seeds: list[Seed] = Field(min_length=1)
     tests: dict[str, dict[str, Any]] = {}
     slices: list[Literal["item_clicks", "user_clicks"]] = []
-    periods: list[str] = Field(default=[], min_length=2)
+    periods: list[str] = []
+    tuning: Tuning | None = None
     config: str | None = None
 
 
@@ -59,8 +90,9 @@ class StudyRun:
         seed: of the training.
         overrides: the dataset's and the variation's parameters, and the seed.
         config: folder of the experiment; None to look it up.
-        periods: folders, where there are some.
-        changes: the variation's parameters, for all periods but the first.
+        tuning: what was spent on its parameters, JSON; None where they are as configured.
+        periods: folders to continue on, one after the other.
+        changes: where there are periods, the variation's parameters, which are theirs only.
     """
 
     experiment: str
@@ -69,8 +101,19 @@ class StudyRun:
     seed: int
     overrides: dict[str, Any]
     config: Path | None
+    tuning: dict[str, Any] | None = None
     periods: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def line(self) -> tuple[str, str, str | None]:
+        """What it has in common with its other seeds: experiment, variation, dataset."""
+        return self.experiment, self.variation, self.dataset
+
+    @property
+    def first(self) -> str:
+        """Name of the training that :meth:`prepare` gives: the run's, or that before the periods."""
+        return f"{self.experiment}.pretrained.s{self.seed}" if self.periods else self.name
 
     @property
     def name(self) -> str:
@@ -78,17 +121,13 @@ class StudyRun:
         return f"{self.experiment}.{self.variation}.s{self.seed}"
 
     def prepare(self, **options) -> Prepared:
-        """The run, over periods the training on the first one, checked.
+        """The run, before its periods where it has some, checked.
 
         Args:
             options: those of :func:`~qin_zoo.training.prepare.prepare`.
         """
         overrides = {**self.overrides, **(options.pop("overrides", None) or {})}
-        if self.periods:
-            name = f"{self.experiment}.pretrained.s{self.seed}"
-            data = Path(self.periods[0])
-            return prepare(self.experiment, self.config, overrides=overrides, name=name, data=data, **options)
-        return prepare(self.experiment, self.config, overrides=overrides, name=self.name, **options)
+        return prepare(self.experiment, self.config, overrides=overrides, name=self.first, **options)
 
 
 def read_study(file: Path) -> Study:
@@ -120,8 +159,12 @@ def read_study(file: Path) -> Study:
             raise ConfigError(f"{file}: {kind} holds a value twice; name each once.")
     if study.datasets and any("dataset_id" in changes for changes in study.variations.values()):
         raise ConfigError(f"{file}: datasets and a variation's dataset_id contradict each other; use one of them.")
-    if study.periods and (study.tests or study.slices):
-        raise ConfigError(f"{file}: tests and slices are not made over periods; leave them out, or periods.")
+    if study.periods and (study.tests or study.slices or study.tuning):
+        raise ConfigError(f"{file}: tests, slices and tuning are not for periods; leave them out, or periods.")
+    for name in study.tuning.spaces if study.tuning else ():
+        if name not in study.experiments:
+            hint = suggest(name, study.experiments)
+            raise ConfigError(f"{file}: tuning.spaces: {name!r} is none of the study's experiments.{hint}")
     for name, changes in study.tests.items():
         if unknown := [key for key in changes if key not in VARIATION_KEYS]:
             hint = suggest(unknown[0], VARIATION_KEYS)
@@ -141,11 +184,11 @@ def plan_runs(study: Study, file: Path) -> list[StudyRun]:
         else:
             folders[experiment] = file.parent if defines_experiment(file.parent, experiment) else None
     datasets = {name: {"dataset_id": name, **changes} for name, changes in study.datasets.items()}
-    periods = tuple(study.periods)
+    later = bool(study.periods)
     return [
         StudyRun(
-            experiment, dataset, variation, seed, {**common, **({} if periods else changes), "seed": seed},
-            folders[experiment], periods, changes if periods else {},
+            experiment, dataset, variation, seed, {**common, **({} if later else changes), "seed": seed},
+            folders[experiment], periods=tuple(study.periods), changes=changes if later else {},
         )
         for seed in study.seeds
         for dataset, common in (datasets or {None: {}}).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -64,6 +65,18 @@ def identity(params: dict, data: dict) -> dict[str, dict]:
     """What makes two runs the same: parameters, but for those that change no result, and data; JSON values."""
     chosen = {key: value for key, value in params.items() if key not in _OF_NO_CONSEQUENCE}
     return json.loads(json.dumps({"parameters": chosen, "data": data}, default=str))
+
+
+def content_of(data: dict) -> str:
+    """Hash of what the files of a record's ``data`` held, wherever they lay."""
+    content = json.dumps({split: _without_places(fingerprint) for split, fingerprint in data.items()}, sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def _without_places(fingerprint: object) -> object:
+    if not isinstance(fingerprint, dict):
+        return fingerprint
+    return {key: _without_places(value) for key, value in fingerprint.items() if key not in ("file", "path")}
 
 
 def kept_evaluation(evaluations: list[dict]) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 from qin_zoo.config.experiments import apply_overrides
 from qin_zoo.errors import ConfigError
 from qin_zoo.training.prepare import Prepared, prepare_params
-from qin_zoo.training.record import environment, identity, read_record
+from qin_zoo.training.record import content_of, environment, identity, read_record
 
 # Where files lie, and what they are called, is today's; so is what they are scored on.
 _OF_TODAY = (
@@ -24,7 +24,7 @@ class Repetition:
     """A recorded run, ready to run again.
 
     Attributes:
-        record: what was recorded.
+        record: what was recorded; ``data`` may be its :func:`~qin_zoo.training.record.content_of`.
         prepared: the same run; its files carry ``.repeat`` in their name.
     """
 
@@ -37,7 +37,9 @@ class Repetition:
         for name in now:
             if then.get(name) != now[name]:
                 echo(f"{name}: {then.get(name)} then, {now[name]} now")
-        if self.record["data"] != self.prepared.open_dataset().fingerprints():
+        data = self.record["data"]
+        then = data if isinstance(data, str) else content_of(data)
+        if then != content_of(self.prepared.open_dataset().fingerprints()):
             echo("The data files are not those of the recorded run.")
 
     def tell_result(self, record: dict, echo: Callable[[str], None]) -> None:
@@ -79,7 +81,7 @@ def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo:
 
 
 def prepare_repetition(
-    path: Path,
+    run: Path | dict,
     *,
     gpu: int = -1,
     data: Path | None = None,
@@ -89,22 +91,17 @@ def prepare_repetition(
     """Reads a run's record and prepares the same run.
 
     Args:
-        path: the record, ``<expid>.json``.
+        run: the record, ``<expid>.json``, or what a store keeps of it, :func:`qin_zoo.results.entry.record_of`.
         gpu, data, overrides, plugins: as in :func:`~qin_zoo.training.prepare.prepare`. Files of models that the
             record names are not loaded unless they are given here: a record shall not decide which code runs.
 
     Raises:
         ConfigError: it is no record of a run, or parameters in it cannot be used.
     """
-    record = read_record(path)
-    wanted = {"params": dict, "environment": dict, "data": dict, "valid": dict, "test": dict, "expid": str}
-    if record is None or not all(isinstance(record.get(key), kind) for key, kind in wanted.items()):
-        raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
-    if record.get("baseline"):
-        raise ConfigError(f"{path} is the record of a baseline: `qin-zoo baseline {path}` repeats it.")
+    record = run if isinstance(run, dict) else _read_run(run)
     missing = [p for p in record.get("plugins", []) if p not in map(str, plugins or [])]
     if missing:
-        raise ConfigError(f"{path}: the run used models of {missing[0]}; give --plugin {missing[0]} if you trust it.")
+        raise ConfigError(f"{run}: the run used models of {missing[0]}; give --plugin {missing[0]} if you trust it.")
     prepared = prepare_params(
         f"{record['expid']}.repeat",
         record["params"],
@@ -115,3 +112,13 @@ def prepare_repetition(
         plugins=plugins,
     )
     return Repetition(record, prepared)
+
+
+def _read_run(path: Path) -> dict:
+    record = read_record(path)
+    wanted = {"params": dict, "environment": dict, "data": dict, "valid": dict, "test": dict, "expid": str}
+    if record is None or not all(isinstance(record.get(key), kind) for key, kind in wanted.items()):
+        raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
+    if record.get("baseline"):
+        raise ConfigError(f"{path} is the record of a baseline: `qin-zoo baseline {path}` repeats it.")
+    return record

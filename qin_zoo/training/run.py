@@ -55,6 +55,7 @@ def run_experiment(
     on_evaluation: Callable[[Evaluation], None] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    notes: dict | None = None,
 ) -> dict:
     """Trains, evaluates, predicts the test rows, and writes everything that is kept of the run.
 
@@ -67,6 +68,7 @@ def run_experiment(
         resume: go on where a run of the same name, parameters and data was stopped; one that is finished is not
             repeated.
         overwrite: replace another run of this name; otherwise this one is numbered (``<expid>-2``).
+        notes: further entries of the record, JSON values.
 
     Returns:
         the run's record, as written to ``<expid>.json``.
@@ -85,7 +87,7 @@ def run_experiment(
         dataset = _open(prepared, group)
         data = dataset.fingerprints()
         with owned(prepared, data, group, resume=resume, overwrite=overwrite, echo=echo) as own:
-            return _run(own, dataset, group, results_folder, argv, echo, on_evaluation, resume)
+            return _run(own, dataset, group, results_folder, argv, echo, on_evaluation, resume, notes or {})
 
 
 def _open(prepared: Prepared, group: Group) -> Dataset:
@@ -104,7 +106,7 @@ def _open(prepared: Prepared, group: Group) -> Dataset:
 
 
 def _run(
-    prepared: Prepared, dataset: Dataset, group: Group, results_folder, argv, echo, on_evaluation, resume: bool
+    prepared: Prepared, dataset: Dataset, group: Group, results_folder, argv, echo, on_evaluation, resume: bool, notes
 ) -> dict:
     params, files = prepared.params, prepared.files
     started = time.perf_counter()
@@ -181,6 +183,7 @@ def _run(
             rollbacks=trainer.rollbacks,
             seconds=time.perf_counter() - started,
             **({"period": period.facts} if period else {}),
+            **notes,
         )
         if not group.leads:
             return record

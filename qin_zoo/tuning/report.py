@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -139,6 +139,11 @@ def _point(search: Search, trial: FrozenTrial) -> dict[str, object]:
     return point
 
 
+def read_results(search: Search, study: SharedStudy) -> Results:
+    """What a search found so far; writes nothing."""
+    return Results(search, read_lines(search, study), search.folder / f"{search.name}.md", [])
+
+
 def write_results(search: Search, study: SharedStudy) -> Results:
     """Writes ``<name>.csv``, ``<name>.md`` and its pictures into ``<model_root>/tune``.
 
@@ -149,10 +154,9 @@ def write_results(search: Search, study: SharedStudy) -> Results:
     Returns:
         what was written; with too few finished trials for a picture, ``notes`` say so.
     """
-    lines = read_lines(search, study)
-    stem = search.folder / search.name
-    pictures, notes = draw_plots([x.trial for x in lines], search, stem)
-    results = Results(search, lines, stem.with_name(f"{stem.name}.md"), notes)
+    results, stem = read_results(search, study), search.folder / search.name
+    pictures, notes = draw_plots([x.trial for x in results.lines], search, stem)
+    results = replace(results, notes=notes)
     _write_csv(results, stem.with_name(f"{stem.name}.csv"))
     with replace_file(results.page) as temporary:
         temporary.write_text(_page(results, pictures), encoding="utf-8")

@@ -78,6 +78,8 @@ class Space:
         lists: varied key -> values, in the order in which FuxiCTR nests them; ``dataset_id`` is the innermost.
         ranges: varied key -> range.
         origin: key -> where it was written.
+        name: of the search. Default: that of the file.
+        sampled: lists alone are drawn from, too, instead of being a grid.
     """
 
     file: Path
@@ -88,10 +90,17 @@ class Space:
     lists: dict[str, list]
     ranges: dict[str, Range]
     origin: dict[str, str] = field(repr=False)
+    name: str = ""
+    sampled: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What the search and its files are named after."""
+        return self.name or self.file.stem
 
     @property
     def is_grid(self) -> bool:
-        return not self.ranges
+        return not (self.ranges or self.sampled)
 
     @property
     def size(self) -> int:
@@ -150,6 +159,7 @@ class Space:
             "datasets": self.datasets,
             "lists": self.lists,
             "ranges": {key: r.as_dict() for key, r in self.ranges.items()},
+            **({"sampled": True} if self.sampled else {}),
         }
 
 
@@ -175,11 +185,38 @@ def read_space(file: Path, overrides: Iterable[str] = ()) -> Space:
     if not isinstance(written, dict):
         raise ConfigError(f"{file}: tuner_space must be a mapping of keys to lists or ranges, got {written!r:.80}.")
     params, prefix = _base(file, data)
+    places = {key: f"{file}, line {lines.get(key, lines.get('', 1))}" for key in written}
+    return make_space(file, params, prefix, written, places, parse_overrides(overrides))
+
+
+def make_space(
+    file: Path,
+    params: ExperimentParams,
+    prefix: str,
+    written: Mapping[str, object],
+    places: Mapping[str, str],
+    overrides: Mapping[str, object],
+    **named: object,
+) -> Space:
+    """The space of values over an experiment.
+
+    Args:
+        file: where it is written.
+        params: of :func:`~qin_zoo.config.experiments.load_experiment`.
+        prefix: what the trials' ids begin with.
+        written: key -> list, range or value.
+        places: key -> where it stands, for messages.
+        overrides: parameters of the base experiment that are others.
+        named: further attributes of :class:`Space`.
+
+    Raises:
+        ConfigError: as of :func:`read_space`.
+    """
     base_expid = params["model_id"]
     model, dataset = _split(params)
     constants, lists, ranges = {}, {}, {}
     for key, value in written.items():
-        place = f"{file}, line {lines.get(key, lines.get('', 1))}"
+        place = places[key]
         if not isinstance(key, str):
             raise ConfigError(f"{place}: the key {key!r} is no text; put it in quotes.")
         params.origin[key] = place
@@ -194,7 +231,7 @@ def read_space(file: Path, overrides: Iterable[str] = ()) -> Space:
     for key in _CONSTANT:
         if key in lists or key in ranges:
             raise ConfigError(f"{params.origin[key]}: '{key}' cannot be varied; give one value.")
-    for key, value in parse_overrides(overrides).items():
+    for key, value in overrides.items():
         if key in written or key == "dataset_id":
             raise ConfigError(f"--set {key}: {file} gives its value; change it there.")
         constants[key] = value
@@ -209,7 +246,7 @@ def read_space(file: Path, overrides: Iterable[str] = ()) -> Space:
             raise ConfigError(f"{params.origin[key]}: '{key}' is of the dataset; give a list of values, not a range.")
     if len(datasets) > 1:
         model_lists["dataset_id"] = list(datasets)
-    space = Space(file, base_expid, prefix, model, datasets, model_lists, ranges, params.origin)
+    space = Space(file, base_expid, prefix, model, datasets, model_lists, ranges, params.origin, **named)
     if space.is_grid and space.size > _LARGEST_GRID:
         raise ConfigError(f"{file}: {space.size:,} combinations; give ranges, which are searched, or shorter lists.")
     return space

@@ -257,7 +257,7 @@ def study_name(space: Space, data: dict) -> str:
     # of several variants of a dataset, each id is a fingerprint of the whole
     whole["datasets"] = {name: _of_consequence(block) for name, block in space.datasets.items()}
     text = json.dumps({**whole, "data": data}, default=str)
-    return f"{space.file.stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    return f"{space.stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _of_consequence(block: dict) -> dict:

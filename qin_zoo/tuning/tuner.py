@@ -83,25 +83,47 @@ def plan_search(
     pruner: str | None = None,
     seed: int = 0,
 ) -> Search:
-    """Reads a tuner file, checks every combination, and opens the data; starts and stores nothing of the search.
+    """Reads a tuner file and plans its search, see :func:`plan_space`.
 
     Args:
         file: FuxiCTR's tuner configuration, see :mod:`qin_zoo.tuning.space`.
-        trials: how many trials a search in ranges has. Default: 50. A grid has one for each combination.
-        storage: URL of an Optuna storage. Default: SQLite, ``<model_root>/tune/<name of the file>.db``.
-        data: folder that replaces the configured folder of the dataset's files.
         overrides: ``key=value`` texts that replace parameters of the base experiment.
-        plugins: files or folders with further models.
-        pruner: ``median``, ``halving`` or ``none``. Default: ``median`` with ranges, ``none`` for a grid.
-        seed: of the sampler.
+        trials, storage, data, plugins, pruner, seed: as of :func:`plan_space`.
 
     Raises:
         QinZooError: anything in the file, its experiment, its data or the options that cannot be used.
     """
     space = read_space(file, overrides or ())
+    return plan_space(space, trials=trials, storage=storage, data=data, plugins=plugins, pruner=pruner, seed=seed)
+
+
+def plan_space(
+    space: Space,
+    *,
+    trials: int | None = None,
+    storage: str | None = None,
+    data: Path | None = None,
+    plugins: Iterable[Path] | None = None,
+    pruner: str | None = None,
+    seed: int = 0,
+) -> Search:
+    """Checks every combination, and opens the data; starts and stores nothing of the search.
+
+    Args:
+        space: what is searched.
+        trials: how many trials a search in ranges has. Default: 50. A grid has one for each combination.
+        storage: URL of an Optuna storage. Default: SQLite, ``<model_root>/tune/<name of the file>.db``.
+        data: folder that replaces the configured folder of the dataset's files.
+        plugins: files or folders with further models.
+        pruner: ``median``, ``halving`` or ``none``. Default: ``median`` with ranges, ``none`` for a grid.
+        seed: of the sampler.
+
+    Raises:
+        QinZooError: anything in the experiment, its data or the options that cannot be used.
+    """
     if space.is_grid and trials is not None:
         raise QinZooError(
-            f"{file} has lists only, so it is a grid of {space.size} trials; --trials is for ranges, as in "
+            f"{space.file} has lists only, so it is a grid of {space.size} trials; --trials is for ranges, as in "
             "learning_rate: {low: 1.e-4, high: 1.e-2, log: true}."
         )
     plugins = tuple(plugins or ())
@@ -115,7 +137,7 @@ def plan_search(
         base=base,
         folder=folder,
         name=study_name(space, dataset.fingerprints()),
-        storage_url=storage or f"sqlite:///{folder / file.stem}.db",
+        storage_url=storage or f"sqlite:///{folder / space.file.stem}.db",
         trials=space.size if space.is_grid else trials or _DEFAULT_TRIALS,
         pruner=pruner or ("none" if space.is_grid else "median"),
         seed=seed,
@@ -153,12 +175,14 @@ class Tuner:
         search: of :func:`plan_search`.
         gpus: one worker for each; -1 is a share of the CPU.
         timeout: seconds after which no trial is started; None for no limit.
+        budget: seconds of all trials together, earlier ones included, after which none is started; None for no limit.
         echo: receives what a person wants to see.
     """
 
     search: Search
     gpus: Sequence[int] = (-1,)
     timeout: float | None = None
+    budget: float | None = None
     echo: Callable[[str], None] = print
     study: SharedStudy = field(init=False)
 
@@ -191,7 +215,7 @@ class Tuner:
     def _open_study(self) -> None:
         search = self.search
         storage = open_storage(search.storage_url)
-        others = [n for n in existing_studies(storage, search.space.file.stem) if n != search.name]
+        others = [n for n in existing_studies(storage, search.space.stem) if n != search.name]
         self.study = SharedStudy(
             storage, search.name, search.space, search.trials, search.direction, self._name, search.folder,
             search.pruner, search.seed,
@@ -221,6 +245,7 @@ class Tuner:
                 if freed:
                     self.echo(f"{freed} trial(s) of a tuner that was killed are begun again")
                 over = self.timeout is not None and time.monotonic() - started > self.timeout
+                over = over or (self.budget is not None and self.spent() >= self.budget)
                 while self._idle and not over and (claim := self.study.claim()):
                     self._start(self._idle.pop(0), claim)
                 if not self._busy:
@@ -252,10 +277,17 @@ class Tuner:
                 worker.stop()
             self._lock.release()
 
+    def spent(self) -> float:
+        """Seconds of all trials, whoever has trained them, those under way included."""
+        ended = sum(t.user_attrs.get("seconds", 0.0) for t in self.study.trials().values())
+        return ended + sum(time.monotonic() - begun for _, _, begun in self._busy.values())
+
     def _announce(self) -> None:
         search = self.search
         done = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.study.trials().values())
         kind = f"a grid of {search.trials} trials" if search.space.is_grid else f"{search.trials} trials in ranges"
+        if self.budget is not None:
+            kind = f"{self.budget / 60:g} minutes of trials, {self.spent() / 60:.1f} spent before"
         devices = ", ".join(dict.fromkeys(worker.device for worker in self._idle))
         self.echo(
             f"{search.name}: {kind}, {'smallest' if search.direction == 'minimize' else 'largest'} {search.monitor} of "

@@ -79,8 +79,9 @@ def train(job: Job, gpu: int, connection: Connection) -> tuple:
 
         argv = ["qin-zoo", "run", job.expid, "--config", str(job.folder)]
         record = run_experiment(
-            prepared, Path.cwd(), argv, echo=silent, on_evaluation=on_evaluation, resume=True, overwrite=True
-        )
+            prepared, Path.cwd(), argv, echo=silent, on_evaluation=on_evaluation, resume=True, overwrite=True,
+            notes={"trial_of": job.folder.name},
+        )  # fmt: skip
         return "done", _result(prepared.params, record["evaluations"])
     except Pruned:
         _keep_only_log(prepared)

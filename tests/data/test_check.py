@@ -13,7 +13,7 @@ from qin_zoo.cli.check import check, head, stats
 from qin_zoo.data.check import check_folder
 from qin_zoo.data.check.fix import fix_folder
 from qin_zoo.data.check.look import abbreviated, column_stats, first_rows
-from qin_zoo.data.check.page import write_page
+from qin_zoo.data.check.page import split_figures, write_page
 from qin_zoo.data.check.tables import combined, matrix_hash
 from qin_zoo.data.sample import write_sample
 from qin_zoo.errors import DataError
@@ -67,6 +67,12 @@ def test_statistics_are_those_of_the_files(sample):
     assert (got.rows, got.users, got.items) == (train.height, train["user_id"].n_unique(), train["item_id"].n_unique())
     assert got.clicks == pytest.approx(train["label"].mean())
     assert got.history == (lengths.min(), lengths.median(), pytest.approx(lengths.mean()), lengths.max())
+    assert got.quartiles == tuple(lengths.quantile(q, "linear") for q in (0.25, 0.75))
+    users = train.group_by("user_id").agg(pl.len(), pl.col("label").sum()).sort("len", descending=True)
+    top = users.head(-(-users.height // 100))
+    assert got.top_rows == pytest.approx(top["len"].sum() / train.height)
+    rows = users["len"].cum_sum()
+    assert rows[got.half - 1] >= train.height / 2 > (rows[got.half - 2] if got.half > 1 else 0)
     assert got.no_history == pytest.approx((lengths == 0).mean())
     inside = train.select(pl.col("item_seq").list.contains(pl.col("item_id")))["item_seq"]
     assert got.in_history == pytest.approx(inside.mean())
@@ -78,9 +84,25 @@ def test_statistics_are_those_of_the_files(sample):
     assert stats.vectors["item_emb_d8"].norms == pytest.approx(
         (norms.min(), np.median(norms), norms.mean(), norms.max()), rel=1e-5
     )
-    assert stats.lengths.sum() == train.height
+    assert stats.lengths["train"].sum() == stats.held.sum() == train.height
     assert (stats.per_user * np.arange(len(stats.per_user))).sum() == train.height
     assert sum(rows for _, _, rows in stats.by_popularity) == sum(rows for _, _, rows in stats.by_level) == train.height
+
+
+def test_rows_of_heavy_users_are_told(tmp_path):
+    """250 users with two rows each and three with 500: a hundredth of them, rounded up, has 1500 of 2000."""
+    write_sample(tmp_path / "s", 2000, 60, 1)
+    train = pl.read_parquet(tmp_path / "s/train.parquet").with_row_index()
+    train = train.with_columns(
+        user_id=pl.when(pl.col("index") < 1500).then(pl.col("index") // 500).otherwise(1000 + pl.col("index") // 2),
+        label=(pl.col("index") % 4 == 0).cast(train["label"].dtype) * (pl.col("index") < 1600),
+    )
+    train.drop("index").write_parquet(tmp_path / "s/train.parquet")
+    report = check_folder(tmp_path / "s")
+    got = report.statistics.splits["train"]
+    assert (got.users, got.top_rows, got.top_clicks, got.half) == (253, 0.75, 375 / 400, 2)
+    page = dict(split_figures(report))
+    assert page["rows of the top 1% of users"][0] == "75.00%"
 
 
 def test_check_prints_and_says_by_its_status(sample, faulty):
@@ -128,7 +150,7 @@ def test_page_asks_for_nothing_from_elsewhere(faulty, tmp_path):
     assert set(re.findall(r'href="(.)', text)) <= {"#"}
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
-    assert text.count("<svg") == text.count("<figure>") == 6
+    assert text.count("<svg") == text.count("<figure>") == 7
     ids = re.findall(r'id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]*)"', text)) | set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)

@@ -136,6 +136,10 @@ def same_vectors(files):
     vectors[5:12] = [vectors[5]] * 7
 
 
+def newest_only(files):
+    files["test"]["item_seq"] = [[0] * (LENGTH - 1) + [1 + i % 50] for i in range(100)]
+
+
 def new_people(files):
     files["valid"]["user_id"][:2] = [900, 901]
 
@@ -205,6 +209,7 @@ FAULTS = [
     ("extreme-user", "warning", extreme),
     ("split-leakage", "warning", leak),
     ("click-rate-shift", "note", column("valid", "label", lambda v: 1 - v)),
+    ("history-shift", "warning", newest_only),
     ("cold-items", "note", column("train", "item_id", lambda i: 52 if i == 51 else i)),
     ("cold-users", "note", new_people),
 ]

@@ -86,6 +86,19 @@ def test_null_encoders():
     assert fm.features["item_tags"]["feature_encoder"] == ["layers.MaskedSumPooling()"]
 
 
+def test_a_feature_of_rows_and_items():
+    """Given once for each, it is one feature, where it first stands, with one table under its name."""
+    levels = {"name": ["likes_level", "views_level"], "dtype": "int", "type": "categorical", "vocab_size": 11}
+    both = {**MICROLENS, "feature_cols": [*MICROLENS["feature_cols"], {**levels, "source": "item"}]}
+    fm, plain = build_feature_map(both), build_feature_map(MICROLENS)
+    assert fm.features["likes_level"] == {**plain.features["likes_level"], "of_items": True}
+    assert list(fm.features) == list(plain.features)
+    assert fm.total_features == plain.total_features
+    refused(ConfigError, {**both, "feature_cols": [*both["feature_cols"], {**levels, "source": "item"}]}, "twice")
+    other = {**levels, "source": "item", "vocab_size": 12}
+    refused(ConfigError, {**both, "feature_cols": [*MICROLENS["feature_cols"], other]}, "vocab_size 11", "12")
+
+
 @pytest.mark.parametrize(
     ("feature", "key"), [("item_id", "vocab_size"), ("item_tags", "vocab_size"), ("item_emb_d128", "pretrain_dim")]
 )

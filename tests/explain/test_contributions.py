@@ -62,6 +62,17 @@ def test_complete(name):
     assert list(found.target)[:3] == list(found.history)[:3] == ["item_id", "item_tags", "item_emb_d128"]
 
 
+def test_stored_vectors_are_held():
+    """What SimTier counts is no embedding: the baseline has it, and the rest still adds up."""
+    model, batch = make_model("DIN", simtier_content="item_emb_d128", simtier_tiers=4), one_row()
+    seen = []
+    model.simtier.register_forward_hook(lambda _, args, out: seen.append(out.sum(dim=1)))
+    found = integrated_gradients(model, model_input(model, batch))
+    assert found.complete
+    assert all((counts == batch.mask.sum()).all() for counts in seen)
+    assert found.logit == pytest.approx(float(model(batch)["logits"].detach()), abs=1e-5)
+
+
 def test_a_linear_model_in_closed_form(feature_map):
     model = toy(Linear, feature_map)
     x = model_input(model, one_row())

@@ -92,7 +92,9 @@ def test_what_is_not_embedded_is_said(sample, tmp_path):
     model, dataset = make("RawContext", sample, tmp_path)
     found = explain(model, dataset, "valid", 1, "x")
     assert found.left_out == ["views_level"]
-    assert "Not embedded by FuxiCTR's layers, so what they add is not known: views_level." in render_report(found, "x")
+    assert "Read past FuxiCTR's embedding layers, so what they add there is not known: views_level." in render_report(
+        found, "x"
+    )
 
 
 def test_a_model_that_embeds_nothing_through_fuxictr(sample, tmp_path):

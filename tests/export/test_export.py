@@ -31,6 +31,7 @@ VARIANTS = [
     ("DIN", "din_use_softmax=true", "batch_norm=true"),
     ("DIN", "attention_hidden_units=[8, 4]", "attention_output_activation=sigmoid"),
     ("DIN_CrossAttention", "rms_norm=shared", "if_use_self_attn=true"),
+    ("DIN", "simtier_content=item_emb_d128"),
     ("DIN_DCN", "model_structure=stacked", "num_heads=2"),
     ("DIN_DCN", "use_low_rank_mixture=true", "batch_norm=true"),
     ("DIN_SENet", "use_cross_net=true", "use_bilinear=true", "bilinear_type=field_each"),
@@ -89,7 +90,7 @@ def test_a_dataset_without_row_features(sample, tmp_path):
     assert Scorer(tmp_path / "m.onnx").score([1, 2], [3, 4]).shape == (2,)
 
 
-@pytest.mark.parametrize("variant", [VARIANTS[i] for i in (3, 6, 8, -1)], ids=" ".join)
+@pytest.mark.parametrize("variant", [VARIANTS[i] for i in (3, 6, 9, -1)], ids=" ".join)
 def test_variants_that_trace_otherwise(variant, sample, tmp_path):
     made = make(variant[0], sample, *variant[1:])
     export(made, tmp_path / "m.onnx")
@@ -111,7 +112,7 @@ def test_folded_variants(variant, sample):
         missing = (max(max_len, 1) if padded else 1) - len(history)
         history = torch.from_numpy(np.concatenate([np.zeros(max(missing, 0), np.int64), history]))
         context = {name: torch.from_numpy(values) for name, values in request["context"].items()}
-        got = folded(history, torch.from_numpy(request["candidates"]), context, new)
+        got = folded(history, torch.from_numpy(request["candidates"]), context, new, {})
         np.testing.assert_allclose(got, expected(made[2], items, request, max_len), atol=1e-5)
 
 
@@ -178,6 +179,25 @@ class TestNewItems:
         assert old.stats["unknown_items"] == 0
         assert abs(old.score(**request) - known.score(**request)).max() > 1e-4
         assert old.stats["unknown_items"] == 2
+
+    def test_stored_vectors_travel_beside(self, sample, tmp_path):
+        """Seen as content only: of the table, of new items in it, and of those that a request brings."""
+        only = "feature_specs=[{name: item_emb_d128, type: meta}]"
+        made, count = make("DIN", sample, "simtier_content=item_emb_d128", "simtier_tiers=7", only), 101
+        assert "item_emb_d128" not in made[2].item_dims
+        new = self.write(sample, tmp_path, [7, count])
+        for path, options in (("old", {}), ("new", {"new_items": new})):
+            done = export(made, tmp_path / f"{path}.onnx", **options)
+            assert {"name": "item_emb_d128", "type": "embedding", "dim": 128} in done.manifest["inputs"]["new"]
+        old, known = (Scorer(tmp_path / f"{path}.onnx") for path in ("old", "new"))
+        items = update_items(items_of(made), made[1].feature_map.features, new, "item_id").items
+        assert worst(old, made, items_of(made), 30) < 1e-5
+        assert worst(known, made, items, 30) < 1e-5
+        row = pl.read_parquet(new).row(1, named=True)
+        given = {count: {name: row[name] for name in ("item_tags", "item_emb_d128")}}
+        request = {"history": [5, count, 6], "candidates": [count, 2], "context": {"likes_level": 3, "views_level": 4}}
+        np.testing.assert_allclose(old.score(**request, embeddings=given), known.score(**request), atol=1e-6)
+        assert abs(old.score(**request) - known.score(**request)).max() > 1e-4
 
     @pytest.mark.parametrize(
         ("ids", "message"),

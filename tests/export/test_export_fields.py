@@ -85,6 +85,21 @@ def test_other_histories(model, fields, tmp_path):
     check_all_rows(done, Scorer(tmp_path / "m.onnx"), as_typed)
 
 
+def test_vectors_of_a_pretrained_file(tmp_path):
+    """They are embedded, and seen as they are by SimTier."""
+    np.savez(tmp_path / "v.npz", key=np.arange(70).astype(str), value=np.random.default_rng(1).normal(size=(70, 5)))
+    file = {"pretrained_emb": str(tmp_path / "v.npz"), "pretrain_dim": 5, "freeze_emb": True}
+    columns = [
+        {"name": ["user_id", "cate_id"], "dtype": "str", "type": "categorical"},
+        {"name": "item_id", "dtype": "str", "type": "categorical", **file},
+        {**AMAZON[1], **file},
+    ]
+    fields = {"target_field": "item_id", "sequence_field": "item_history"}
+    done = made(tmp_path, "amazon", columns, "DIN", **fields, **HISTORIES["DIN"], simtier_content="item_id")
+    assert export(done, tmp_path).difference < 1e-6
+    check_all_rows(done, Scorer(tmp_path / "m.onnx"))
+
+
 @pytest.mark.parametrize("model", ["DeepFM", "QIN"])
 def test_as_criteo(model, tmp_path):
     done = made(tmp_path, "criteo", CRITEO, model, **HISTORIES[model])

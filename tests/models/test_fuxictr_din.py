@@ -5,7 +5,7 @@ FuxiCTR's wheel holds the layers of its DIN but not the model, which is put toge
 
 import pytest
 import torch
-from conftest import make_feature_map
+from conftest import VOCAB, item_table_feature_map, make_feature_map, random_item_batch
 from fuxictr.pytorch.layers import DIN_Attention, FeatureEmbeddingDict, MLP_Block
 from torch import nn
 
@@ -140,3 +140,32 @@ def test_a_checkpoint_of_other_fields_is_refused(tmp_path):
     _, features = trained(PAIR, OPTIONS["plain"], tmp_path / "din.model")
     with pytest.raises(CheckpointError, match="another model or configuration"):
         ours(features, MIXED, OPTIONS["plain"]).load_weights(str(tmp_path / "din.model"))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_longctrs_din_with_every_switch_on(training, tmp_path):
+    """On an item table, with what the golden problems have off: dropouts, Dice in the DNN, an output activation."""
+    from model_zoo.LongCTR.DIN import DIN
+
+    feature_map, batch = item_table_feature_map(VOCAB, 8), random_item_batch(VOCAB, 8)
+    batch.history[:, -1] = 3  # without any item theirs has the softmax of its padding
+    feature_map.default_emb_dim = DIM
+    params = {"embedding_dim": DIM, "dnn_hidden_units": [8, 4], "dnn_activations": "Dice", "net_dropout": 0.2}
+    params |= {"attention_hidden_units": [6, 5], "attention_output_activation": "sigmoid", "attention_dropout": 0.3}
+    params |= {"attention_hidden_activations": "Dice", "din_use_softmax": True, "batch_norm": True, "verbose": 0}
+    torch.manual_seed(0)
+    theirs = DIN(feature_map, optimizer="adam", loss="binary_crossentropy", metrics=["AUC"], model_root=".", **params)
+    for name, weight in theirs.named_parameters():
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=0.5)
+        if "embedding_layers" in name:
+            nn.init.zeros_(weight[0])
+    path = tmp_path / "theirs.model"
+    torch.save(theirs.state_dict(), path)
+    ours = qin_zoo.create_model("DIN", feature_map, **params)
+    ours.load_weights(str(path))
+    for module in (*ours.modules(), *theirs.modules()):
+        module.train(training)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    torch.testing.assert_close(ours(batch)["y_pred"], theirs(batch.triple())["y_pred"], atol=2e-6, rtol=0)

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import item_table_feature_map
-from torch.nn import functional as F
 
 import qin_zoo
 from qin_zoo.batch import ItemBatch
 from qin_zoo.models.weights import renamed
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-TABLE = "embedding_layer.embedding_layer.embedding_layers.{}.weight"
-LEVELS = ("likes_level", "views_level")
 
 
 class Case(NamedTuple):
@@ -27,6 +24,7 @@ class Case(NamedTuple):
     names: dict = {}
 
 
+PAIRWISE = {"rms_norm": "separate", "loss": "pairwise", "pos_weight": 0.4}
 THIRD = {"model_structure": "stacked", "use_low_rank_mixture": True, "attention_dim": 64, "num_heads": 4}
 THIRD_NAMES = {
     "cross_layers": "num_cross_layers",
@@ -42,7 +40,7 @@ CASES = {
     "din_baseline_dice_softmax": Case("DIN"),
     "transformer_dcn": Case("Transformer_DCN"),
     "din_att6_published": Case("DIN_CrossAttention", {"rms_norm": "shared"}),
-    "din_att_rms_published": Case("DIN_CrossAttention", {"rms_norm": "separate"}, {"alpha": None}),
+    "din_att_rms_published": Case("DIN_CrossAttention", PAIRWISE, {"alpha": "loss_alpha"}),
     "din_dcn_third": Case("DIN_DCN", THIRD, THIRD_NAMES),
     "sim_soft": Case("SIM", {"published": True}),
     "eta": Case("ETA", {"published": True}),
@@ -66,13 +64,9 @@ class Golden:
         features = feature_map.features
         if "user_id" in self.meta["vocab"]:
             features["user_id"] = {**features["likes_level"], "vocab_size": self.meta["vocab"]["user_id"]}
-        if "likes_level" in items:  # of every item, in the tables of the rows' own, which have one name there
+        if "likes_level" in items:  # of every item, in the tables of the rows' own
             for level in ("likes_level", "views_level"):
-                features[f"item_{level}"] = {**features[level], "source": "item", "share_embedding": level}
-                items[f"item_{level}"] = items.pop(level)
-                self.state[TABLE.format(f"item_{level}")] = self.state[TABLE.format(level)]
-            for later in ("item_id", "item_tags", "item_emb_d128"):
-                features.move_to_end(later)
+                features[level]["of_items"] = True
         params = {case.names.get(key, key): value for key, value in self.meta["hyperparameters"].items()}
         params.pop(None, None)
         self.create = lambda: qin_zoo.create_model(
@@ -97,13 +91,6 @@ def golden(request):
     return Golden(request.param)
 
 
-def mixed_loss(logits: torch.Tensor, labels: torch.Tensor, alpha: float) -> torch.Tensor:
-    """DIN_att_emb_rms: clicks weighted 0.4; and over all pairs of a click and none."""
-    pairs = torch.stack([F.softplus(n - p) for p in logits[labels == 1] for n in logits[labels == 0]])
-    weighted = F.binary_cross_entropy_with_logits(logits, labels, torch.where(labels == 1, 0.4, 1.0))
-    return alpha * weighted + (1 - alpha) * pairs.mean()
-
-
 @pytest.mark.parametrize("form", ["triple", "index"])
 def test_evaluation(golden, form):
     golden.model.eval()
@@ -118,15 +105,12 @@ def test_training(golden, form):
     model, batch, expected = golden.model, golden.batches[form], golden.group("train/")
     model.train()
     result = model(batch)
-    labels, params = model.get_labels(batch), golden.meta["hyperparameters"]
-    if "alpha" in params:
-        loss = mixed_loss(result["logits"], labels, params["alpha"]) + model.regularization_loss()
-    else:
-        loss = model.compute_loss(result, labels)
+    loss = model.compute_loss(result, model.get_labels(batch))
     loss.backward()
-    loss = loss + (params.get("net_regularizer") or 0) / 2 * sum(weight.square().sum() for weight in golden.unused())
+    strength = golden.meta["hyperparameters"].get("net_regularizer") or 0
+    loss = loss.detach() + strength / 2 * sum(weight.square().sum() for weight in golden.unused())
     np.testing.assert_allclose(result["y_pred"].detach().view(-1), expected["y_pred"], atol=1e-6, rtol=0)
-    np.testing.assert_allclose(loss.detach(), expected["loss"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(loss, expected["loss"], atol=1e-6, rtol=0)
     gradients = golden.named_here(golden.group("grad/"))
     assert {n for n, p in model.named_parameters() if p.grad is not None} == set(gradients)
     for name, parameter in model.named_parameters():

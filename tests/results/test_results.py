@@ -248,8 +248,9 @@ def test_one_model_under_two_names_counts_once():
         for r in many()
         if r["expid"].startswith("DIN_x")
     ]
-    (board,) = boards(map(entry_of, made))
+    (board,) = boards(map(entry_of, reversed(made)))  # the variation first
     models, variations = tables(board)
+    assert told(models, "DIN_x")["p"]
     assert told(variations, "none (= DIN_x)")["AUC"] == told(models, "DIN_x")["AUC"]
     assert "QIN_x, none gives the figures of DIN_x to the last digit" in variations.note
     again = [record(r["expid"].replace("DIN", "EIN"), r["params"]["seed"], r["test"]["AUC"], b=1) for r in many()]

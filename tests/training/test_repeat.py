@@ -36,6 +36,24 @@ def test_a_repetition_is_identical(run, tmp_path):
     assert (tmp_path / "checkpoints/sample/QIN_sample.json").read_bytes() == first
 
 
+def test_a_stored_line_is_enough(run, tmp_path):
+    (tmp_path / "checkpoints/sample/QIN_sample.json").rename(tmp_path / "run.json")
+    with pytest.raises(SystemExit) as done:
+        main(["results", "add", "run.json", "--store", "store"])
+    assert not done.value.code
+    (line,) = (tmp_path / "store").rglob("*.json")
+    code, shown = run("--from", line)
+    assert code == 0
+    assert shown.out.count("identical") == 3
+    assert "data files are not" not in shown.out
+    entry = json.loads(line.read_text())
+    del entry["params"]["feature_cols"]
+    line.write_text(json.dumps(entry))
+    code, shown = run("--from", line)
+    assert code == 1
+    assert "stored without its feature_cols" in shown.err
+
+
 def test_what_differs_is_said(run, tmp_path):
     file = tmp_path / "checkpoints/sample/QIN_sample.json"
     record = json.loads(file.read_text())

@@ -13,6 +13,9 @@ REPEAT_SHARE = 5e-3
 """Share of the rows that may repeat or contradict another before it is worth a warning: a user of a short
 history is shown an item twice, now and then."""
 
+SHIFT_TIMES = 3
+"""So many times longer are histories in one split than in another before it is worth a warning."""
+
 
 def duplicates(split: Split) -> np.ndarray:
     """(n,) bool, rows equal in every column to an earlier one; rows with empty histories are never meant."""
@@ -104,6 +107,10 @@ def check_splits(splits: dict[str, Split], findings: Findings) -> None:
                 share, distinct = cold.mean(), len(np.unique(ids[cold]))
                 message = f"{share:.2%} of the rows have one of {distinct:,} {what} that {train.file} has no row of"
                 findings.add(code, split.file, None, message, tally_of(cold))
+        median, usual = np.median(split.length), np.median(train.length)
+        if min(median, usual) > 0 and max(median, usual) > SHIFT_TIMES * min(median, usual):
+            message = f"the median history has {usual:,.0f} items in {train.file} and {median:,.0f} here"
+            findings.add("history-shift", split.file, None, message)
     rates = {n: click_rate(s) for n, s in splits.items() if s.label is not None}
     rates = {n: rate for n, rate in rates.items() if 0 < rate < 1}  # of one class: a finding of its own
     if "valid" in rates and "train" in rates and abs(rates["train"] - rates["valid"]) > 0.1:

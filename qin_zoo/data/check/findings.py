@@ -61,6 +61,7 @@ CODES: dict[str, tuple[str, str]] = {
     "extreme-user": ("warning", f"Drop them or cap their rows: probably no single person. {_FIX}"),
     "split-leakage": ("warning", "Take those rows out of the training split before comparing models."),
     "click-rate-shift": ("note", "Scores are not calibrated across the splits; AUC does not mind."),
+    "history-shift": ("warning", "Say it with every figure: other histories are tested than are trained on."),
     "cold-items": ("note", "Nothing to do: the model has only their content to go by."),
     "cold-users": ("note", "Nothing to do: the model has only their history to go by."),
 }

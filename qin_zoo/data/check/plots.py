@@ -19,8 +19,12 @@ _PLOT = PAGE.series[0]
 def figures_of(stats: Statistics) -> list[tuple[str, str, Figure]]:
     """``(title, what it shows, figure)`` of each plot that there are numbers for."""
     made = []
-    if stats.lengths.sum():
-        made.append(("History length", "Rows by the number of items in their history.", _draw(_lengths, stats)))
+    if stats.lengths:
+        text = "Share of each split's rows with at most so many items in their history."
+        made.append(("History length by split", text, _draw(_lengths, stats)))
+    if len(stats.held) > 1:
+        text = "Share of the rows that the users with most rows have; on the diagonal all have alike."
+        made.append(("Who the rows belong to", text, _draw(_held, stats)))
     if stats.per_user.sum():
         made.append(("Rows per user", "Users by their number of rows.", _draw(_per_user, stats)))
     if stats.popularity.size:
@@ -73,8 +77,22 @@ def _bars(ax: Axes, counts: np.ndarray) -> None:
 
 
 def _lengths(ax: Axes, stats: Statistics) -> None:
-    _bars(ax, stats.lengths)
-    _axes(ax, "items in the history", "rows")
+    longest = max(map(len, stats.lengths.values()))
+    for (name, rows), colour in zip(stats.lengths.items(), PAGE.series):
+        reached = np.cumsum(np.pad(rows, (0, longest - len(rows)))) / rows.sum()
+        ax.step(np.arange(longest), reached, where="post", color=colour, label=name)
+    ax.set_ylim(0, 1.02)
+    _thousands(ax.xaxis)
+    ax.legend(fontsize=8, frameon=False, labelcolor=PAGE.text)
+    _axes(ax, "items in the history", "share of rows")
+
+
+def _held(ax: Axes, stats: Statistics) -> None:
+    shares = np.concatenate([[0.0], np.cumsum(stats.held) / stats.held.sum()])
+    some = np.unique(np.linspace(0, len(stats.held), 200).astype(int))
+    ax.plot(some / len(stats.held), shares[some], color=_PLOT)
+    ax.plot([0, 1], [0, 1], color=PAGE.line, linewidth=1, linestyle="--")
+    _axes(ax, "share of users", "share of rows")
 
 
 def _per_user(ax: Axes, stats: Statistics) -> None:

@@ -18,7 +18,11 @@ class SplitFigures:
     Attributes:
         rows, users, items: how many.
         clicks: share of clicks.
+        top_rows, top_clicks: share of the rows, and of the clicks, of the hundredth of the users (rounded up) with most
+            rows.
+        half: how many users, those with most rows first, have half of the rows.
         history: least, median, mean and greatest number of history items.
+        quartiles: the first and the third of them.
         no_history: share of rows without any.
         cold_items, cold_users: share of rows whose item or user the training split has no row of.
         duplicates: share of rows equal to an earlier one.
@@ -29,7 +33,11 @@ class SplitFigures:
     users: int
     items: int
     clicks: float
+    top_rows: float
+    top_clicks: float
+    half: int
     history: tuple[int, float, float, int]
+    quartiles: tuple[float, float]
     no_history: float
     cold_items: float
     cold_users: float
@@ -54,7 +62,8 @@ class Statistics:
         splits: name -> figures.
         items: items of the item table, padding left out; None without one.
         vectors: embedding column -> figures.
-        lengths: (L+1,) rows of the training split (or the first there is) by history length.
+        lengths: split -> (L+1,) rows by history length.
+        held: (users,) rows of each user of the training split (or the first there is), the greatest first.
         per_user: (R+1,) users by their rows.
         popularity: (items,) rows of each item, the greatest first.
         by_popularity: (upper bound of rows per item, click rate, rows) of each bucket.
@@ -65,7 +74,8 @@ class Statistics:
     splits: dict[str, SplitFigures] = field(default_factory=dict)
     items: int | None = None
     vectors: dict[str, VectorFigures] = field(default_factory=dict)
-    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    held: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     per_user: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     popularity: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     by_popularity: list[tuple[int, float, int]] = field(default_factory=list)
@@ -85,6 +95,7 @@ def statistics_of(splits: dict[str, Split], items: Items | None) -> Statistics:
     known = (np.unique(train.item), np.unique(train.user)) if train else None
     for name, split in splits.items():
         out.splits[name] = _figures(split, None if name == "train" else known)
+        out.lengths[name] = np.bincount(np.clip(split.length, 0, 1_000_000))
     if splits:
         _series(next(iter(splits.values())), out)
     return out
@@ -92,15 +103,23 @@ def statistics_of(splits: dict[str, Split], items: Items | None) -> Statistics:
 
 def _figures(split: Split, known: tuple[np.ndarray, np.ndarray] | None) -> SplitFigures:
     length = split.length
+    users, place, rows = rows_per_user(split)
+    order = np.argsort(-rows, kind="stable")
+    top = np.isin(place, order[: -(-len(users) // 100)])
+    clicked = None if split.label is None else split.label == 1
     cold = (float("nan"), float("nan"))
     if known is not None:
         cold = tuple(float((~np.isin(ids, seen)).mean()) for ids, seen in zip((split.item, split.user), known))
     return SplitFigures(
         split.rows,
-        len(np.unique(split.user)),
+        len(users),
         len(np.unique(split.item)),
         click_rate(split),
+        float(top.mean()),
+        float(top[clicked].mean()) if clicked is not None and clicked.any() else float("nan"),
+        int(np.searchsorted(np.cumsum(rows[order]), split.rows / 2)) + 1,
         (int(length.min()), float(np.median(length)), float(length.mean()), int(length.max())),
+        tuple(float(q) for q in np.quantile(length, [0.25, 0.75])),
         float((length == 0).mean()),
         *cold,
         float(duplicates(split).mean()),
@@ -110,8 +129,8 @@ def _figures(split: Split, known: tuple[np.ndarray, np.ndarray] | None) -> Split
 
 def _series(split: Split, out: Statistics) -> None:
     """What the plots are drawn from."""
-    out.lengths = np.bincount(np.clip(split.length, 0, 1_000_000))
-    out.per_user = np.bincount(rows_per_user(split)[2])
+    rows = rows_per_user(split)[2]
+    out.held, out.per_user = np.sort(rows)[::-1], np.bincount(rows)
     _, place, counts = np.unique(split.item, return_inverse=True, return_counts=True)
     out.popularity = np.sort(counts)[::-1]
     if split.label is None:

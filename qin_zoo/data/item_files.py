@@ -1,0 +1,62 @@
+"""Item tables in and out of files: a new table beside the old one, whole or not at all, and a report about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qin_zoo.data.sources import at, open_source
+from qin_zoo.errors import DataError
+from qin_zoo.files import discard_leftovers, replace_file
+
+ITEM_FILE = "item_info.parquet"
+
+
+def in_folder(folder: str | Path, file: str | Path) -> Path:
+    """``file``, which lies in ``folder`` if it is a bare name."""
+    folder, file = Path(folder), Path(file)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a dataset's folder (train.parquet, item_info.parquet), found none.")
+    return folder / file if file.parent == Path() else file
+
+
+def index_column(info: Path) -> str:
+    """The column that numbers the items of a table."""
+    return "item_index" if "item_index" in open_source(info).names else "item_id"
+
+
+def check_output(info: Path, output: Path, names: Iterable[str], force: bool) -> None:
+    """Raises DataError where ``output``, or one of the columns to add, exists already and ``force`` is not given."""
+    present = [name for name in names if name in open_source(info).names]
+    if force:
+        return
+    if output.exists():
+        raise DataError(f"{output}: the file exists. Choose another output, or replace it with --force.")
+    if present:
+        raise DataError(
+            f"{at(info, present[0])}: the column exists. Name another item table, or replace it with --force."
+        )
+
+
+def write_columns(info: Path, output: Path, columns: Mapping[str, pa.Array]) -> None:
+    """Writes the table ``info`` with ``columns`` added, or replaced where it has them."""
+    table = pq.read_table(info)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, values)
+    discard_leftovers(output.parent)
+    with replace_file(output) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def write_report(output: Path, report: Mapping[str, object]) -> Path:
+    """Writes the report beside the table it is about; returns its path."""
+    path = output.with_suffix(".json")
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return path
