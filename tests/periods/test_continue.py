@@ -239,7 +239,7 @@ def test_a_study_over_periods(run, tmp_path):
     (tmp_path / "dataset_config.yaml").write_text(json.dumps(dataset))
     (tmp_path / "model_config.yaml").write_text(json.dumps(model))
     study = {"experiments": ["E"], "seeds": [1, 2], "periods": list(map(str, folders[1:]))}
-    study["variations"] = {"new": {"replay": "none"}, "fesail": {"replay": "fesail"}}
+    study["variations"] = {"random": {"replay": "random"}}
     (tmp_path / "s.yaml").write_text(json.dumps(study))
     plan = read_study(tmp_path / "s.yaml")
     runs, records = plan_runs(plan, tmp_path / "s.yaml"), {}
@@ -247,15 +247,14 @@ def test_a_study_over_periods(run, tmp_path):
         said, records[planned] = train((plan, planned, {}), -1, None)
         assert said == "done", records[planned]
     names = sorted(file.stem for file in Path("studied/d").glob("E*.json"))
-    assert names[:2] == ["E.fesail.s1.p1", "E.fesail.s1.p2"]
-    assert [name for name in names if "pretrained" in name] == ["E.pretrained.s1", "E.pretrained.s2"]
+    assert names == ["E.pretrained.s1", "E.pretrained.s2", *(f"E.random.s{s}.p{n}" for s in (1, 2) for n in (1, 2))]
     for planned, found in records.items():
         single = [json.loads(Path(f"studied/d/{planned.name}.p{n}.json").read_text()) for n in (1, 2)]
         assert found["test"]["AUC"] == np.mean([r["test"]["AUC"] for r in single])
         assert [r["params"]["seed"] for r in single] == [planned.seed] * 2
         assert over_periods(planned, planned.prepare(), {}, -1) == found, "it is finished"
     (board,) = boards(entry_of(r, r) for r in records.values())
-    assert [(line.name, len(line.seeds)) for line in board.lines] == [("E, new", 2), ("E, fesail", 2)]
+    assert [(line.name, len(line.seeds)) for line in board.lines] == [("E, random", 2)]
     write_markdown([board], tmp_path / "page.md", "periods", {})
     assert "By period" in (tmp_path / "page.md").read_text()
 
