@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from qin_zoo.cli.trained import find_run
 from qin_zoo.data.periods import cut_into_periods
 from qin_zoo.errors import QinZooError
 from qin_zoo.periods.period import METHODS
@@ -19,6 +20,7 @@ from qin_zoo.study.execute import train
 from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import plan_runs, read_study
 from qin_zoo.training.continued import prepare_continuation
+from qin_zoo.training.predict import predict_split
 from qin_zoo.training.prepare import prepare_params
 from qin_zoo.training.run import run_experiment
 
@@ -209,6 +211,9 @@ def test_words_of_csv_files_keep_their_numbers(tmp_path, monkeypatch):
     assert record["sizes"]["word"]["vocab_size"] == 5 + 3
     # of the first period's rows one with c, which did not occur since
     assert rows[:-8].count(known["c"]) == 1
+    prepared, weights = find_run("checkpoints/c/r.p2.json", None, None)
+    files = predict_split(prepared, "test", weights, tmp_path / "again", echo=lambda _: None)
+    assert files.prediction.read_bytes() == Path(record["files"]["prediction"]).read_bytes()
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run):
