@@ -14,6 +14,7 @@ from qin_zoo.cli import (
     bench,
     calibrate,
     config,
+    continue_,
     data,
     demo,
     doctor,
@@ -41,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("continue")(continue_.continue_)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
 app.command("explain")(explain.explain)

@@ -45,3 +45,21 @@ def sample(
         aucs = ("" if auc is None else f"{auc:.4f}" for auc in (split.best_auc, split.blind_auc))
         table.add_row(name, f"{split.rows:,}", f"{split.users:,}", f"{split.click_rate:.4f}", *aucs)
     Console().print(table)
+
+
+@app.command()
+def cut(
+    folder: Annotated[Path, typer.Argument(help="Folder of a dataset whose rows stand in the order of time.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: 0, 1, 2, … in it, one for each period.")],
+    periods: Annotated[int, typer.Option(min=2, help="Periods into which the second half is cut.")] = 8,
+    valid_share: Annotated[float, typer.Option(help="Share of each period's rows, the last, for validation.")] = 0.1,
+) -> None:
+    """Cut a dataset into periods, for `qin-zoo continue`: 0 is the first half, each is tested on the one behind it.
+
+    Rows of an import that is split by time stand in its order. What lies beside them, such as the item table, is the
+    same in every folder.
+    """
+    from qin_zoo.data.periods import cut_into_periods
+
+    for number, rows in enumerate(cut_into_periods(folder, out, periods, valid_share)):
+        typer.echo(f"{out / str(number)}: " + ", ".join(f"{count:,} {split}" for split, count in rows.items()))

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qin_zoo.cli import options
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """A training that was stopped says how it goes on."""
+    from qin_zoo.training.stop import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        typer.echo(
+            f"Stopped after step {stopped.step:,}, with a checkpoint. The same command with --resume goes on.", err=True
+        )
+        raise typer.Exit(128 + stopped.number) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command with --resume goes on from the last checkpoint.", err=True)
+        raise typer.Exit(130) from None
 
 
 def run(
@@ -53,7 +72,6 @@ def run(
     from qin_zoo.training.prepare import prepare
     from qin_zoo.training.repeat import prepare_repetition
     from qin_zoo.training.run import run_experiment
-    from qin_zoo.training.stop import Stopped
 
     if sum(given is not None for given in (experiment, expid, record)) != 1:
         raise typer.BadParameter("Give one experiment: qin-zoo run EXPID, --expid EXPID, or --from RUN.json.")
@@ -73,17 +91,9 @@ def run(
         if prepared.params.get("sharded_tables"):
             require_engine()  # one message now instead of one from every process
         raise typer.Exit(launch(devices, sys.argv[1:]))
-    try:
+    with training():
         result = run_experiment(
             prepared, Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume, overwrite=overwrite
         )
-    except Stopped as stopped:
-        typer.echo(
-            f"Stopped after step {stopped.step:,}, with a checkpoint. The same command with --resume goes on.", err=True
-        )
-        raise typer.Exit(128 + stopped.number) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. The same command with --resume goes on from the last checkpoint.", err=True)
-        raise typer.Exit(130) from None
     if repetition is not None:
         repetition.tell_result(result, typer.echo)

@@ -65,6 +65,15 @@ class RunParams(_Table):
     gpu: whole(-1) = _key("Index of the GPU, -1 for the CPU.")
     seed: whole(0, 2**32 - 1) = _key("Seed of initialisation, dropout and shuffling.")
     init_from: FilePath | None = _key("Weights to begin with: of a run whose tables may have been smaller.")
+    continues: FilePath | None = _key("Record of the run that is trained further, on the next period's rows.")
+    continued_weights: Text | None = _key("SHA-256 of the weights of that run.")
+    replay: one_of("fesail", "random", "none", "all") = _key("Which earlier rows are trained again beside them.")
+    replay_rows: Count | None = _key("How many of them, at most; null for as many as the period has.")
+    replay_function: one_of("inverse", "exp") = _key("FeSAIL's weight of a value stale for s periods: 1/s or exp(-s).")
+    replay_bias: NonNegative = _key("What is added to that weight.")
+    stale_limit: Count = _key("FeSAIL's η: a value stale for longer is held back no more.")
+    stale_strength: NonNegative = _key("FeSAIL's λ: how much rows of stale values are held back; 0 for not at all.")
+    retire_after: Count | None = _key("Periods without occurring after which a value's row begins anew; null: never.")
     verbose: Index = _key("0 for no progress bars.")
     recipe: one_of("small", "medium", "published") = _key(
         "Sizes, rates and looks chosen from the number of training rows; published: what the configuration says."

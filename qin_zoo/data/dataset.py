@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,15 +71,24 @@ class Dataset:
         """Whether the configuration names a file for the split."""
         return bool(self._params.get(f"{split}_data"))
 
-    def loader(self, split: str, shuffle: bool | None = None) -> ColumnLoader:
+    def with_training_rows(self, file: Path) -> Dataset:
+        """The same with other training rows, in a file that holds them as they are read: encoded."""
+        other = copy.copy(self)
+        other._params, other._loaders = {**self._params, "train_data": str(file)}, {}
+        return other
+
+    def loader(self, split: str, shuffle: bool | None = None, batch_layout: str | None = None) -> ColumnLoader:
         """A loader of the split, shuffled as configured; its epochs count from the first ``iter()``.
 
         Args:
             split: ``train``, ``valid`` or ``test``.
             shuffle: overrides the configuration's.
+            batch_layout: overrides the dataset's own.
         """
         self.require(split)
         params = {**self._params, **self._options}
+        if batch_layout is not None:
+            params["batch_layout"] = batch_layout
         if shuffle is not None:
             params["shuffle"] = shuffle
         return self._loader_class(self.feature_map, params[f"{split}_data"], split=split, **params)

@@ -53,7 +53,8 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
             ``valid_data``, ``test_data`` (a file, or a folder of them), ``feature_cols``, ``label_col``,
             ``min_categr_count``, ``num_buckets``, ``sep``, ``n_rows``, ``group_id``, ``rebuild_dataset``;
             ``valid_size``, ``test_size``, ``split_type``, ``seed``: see :func:`~qin_zoo.data.raw_files.split_off`;
-            ``encoder_file``: what was fitted to the training rows of a run, to be used instead of fitting it anew.
+            ``encoder_file``: what was fitted to the training rows of a run, to be used instead of fitting it anew;
+            ``grow_vocabularies``: with values of these training rows that it does not know behind those that it does.
         progress: called with (split, rows done, rows in all).
 
     Returns:
@@ -155,7 +156,7 @@ def _entries(params: Mapping[str, Any]) -> tuple[list[Path], dict[str, list[Path
     read += [params["sample_weight"]] if params.get("sample_weight") else []
     encoder = _fitted_before(params)
     if encoder is not None:
-        read.append(encoder.as_json())
+        read += [encoder.as_json(), *(["grown"] if params.get("grow_vocabularies") else [])]
     if any(params.get(key) for key in _SIZES):
         read += [params.get(key) for key in ("split_type", "seed")]
     read += [{name: [str(file.resolve()) for file in files] for name, files in splits.items()}]
@@ -236,7 +237,12 @@ def _encode(
     vocabularies, owner_of, usual, report["apart"] = _vocabularies(fields, raw)
     if before is not None:
         before.require(fields)
-        vocabularies |= {name: v for name, v in before.vocabularies.items() if name in vocabularies}
+        grow = params.get("grow_vocabularies")
+        vocabularies |= {
+            name: v.extended(vocabularies[name].words) if grow else v
+            for name, v in before.vocabularies.items()
+            if name in vocabularies
+        }
     vocabularies, vectors = _with_vectors(fields, vocabularies, owner_of, work, before is not None)
     lengths, scales, boundaries = _statistics(fields, raw["train"])
     if before is not None:

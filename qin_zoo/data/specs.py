@@ -51,6 +51,15 @@ _KEYS = {
 Spec = dict[str, Any]
 
 
+def table_owners(features: Mapping[str, Spec]) -> dict[str, str]:
+    """Feature with ids -> the first of those with which it shares its embedding table, or itself."""
+    owners: dict[str, str] = {}
+    for name, spec in features.items():
+        if spec["type"] in WITH_IDS:
+            owners[name] = owners.get(spec.get("share_embedding"), name)
+    return owners
+
+
 def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
     """The active features of a dataset configuration, in its order, as specifications of a feature map.
 

@@ -15,6 +15,7 @@ from qin_zoo.metrics import check_metrics
 from qin_zoo.training.record import content_of, course_of, identity, monitored
 
 SCHEMA_VERSION = 1
+_OF_SEED = ("seed", "model_id", "continues", "continued_weights")  # which run of its seed a run continues
 PLAIN = "plain"  # the variation of an experiment as it is configured
 
 
@@ -113,7 +114,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
     asked_for = record.get("asked_for", record["expid"])  # a run that was numbered belongs with the others of its name
     name = asked_for.removesuffix(f".s{seed}")
     experiment, _, variation = name.partition(".") if name != asked_for else (name, "", "")
-    without_seed = {k: v for k, v in same["parameters"].items() if k not in ("seed", "model_id")}
+    without_seed = {k: v for k, v in same["parameters"].items() if k not in _OF_SEED}
     split = "test" if record["test"] else "valid"
     evaluations = record["evaluations"]
     scoring = record.get("scoring")

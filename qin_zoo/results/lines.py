@@ -87,6 +87,14 @@ def parts_of(lines: Iterable[Line], kind: str) -> list[str]:
     return sorted(found, key=lambda part: (int(digits[0]) if (digits := re.findall(r"^\d+", part)) else -1, part))
 
 
+def about_slices(kind: str) -> tuple[str, str]:
+    """A title, and what is in each part; ``item_clicks``, say: rows by the clicks that their item has in training."""
+    if kind == "period":
+        return "By period", "the next period, after training up to the one that is named"
+    whose = kind.split("_")[0]
+    return f"By clicks of the {whose}", f"the rows whose {whose} has so many clicks in training"
+
+
 def paired(one: dict[int, float], other: dict[int, float]) -> list[float]:
     """``one`` less ``other``, seed by seed."""
     return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]

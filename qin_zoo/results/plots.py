@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qin_zoo.metrics import mode_of
 from qin_zoo.pages.plots import Palette, new_figure
-from qin_zoo.results.lines import Board, Line, paired, parts_of
+from qin_zoo.results.lines import Board, Line, about_slices, paired, parts_of
 from qin_zoo.results.statistics import deviation
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ def plots(board: Board, palette: Palette) -> Iterator[Plot]:
         told = f"Change of {metric} when the same weights score changed data."
         yield Plot("tests", "Harder data at the test", told, _tests(tested, metric, palette))
     for kind in dict.fromkeys(kind for line in board.lines for e in line.entries for kind in e.slices):
-        told = f"{metric} by the clicks that the {kind.split('_')[0]} of a row has in training."
+        title, rows_of = about_slices(kind)
+        told = f"{metric} of {rows_of}."
         lines = [line for line in board.lines if any(kind in e.slices for e in line.entries)]
-        yield Plot(kind, f"By clicks of the {kind.split('_')[0]}", told, _slices(lines, kind, metric, palette))
+        yield Plot(kind, title, told, _slices(lines, kind, metric, palette))
     if calibrated := [line for line in ranked if any(e.calibration for e in line.entries)]:
         told = "Share of clicks against the mean prediction, in bins of equally many rows, equal scores in one; "
         told += "on the diagonal is honest."
@@ -142,7 +143,7 @@ def _slices(lines: list[Line], kind: str, metric: str, palette: Palette) -> Figu
             x, mean, spread = zip(*points)
             ax.errorbar(x, mean, yerr=spread, marker="o", markersize=4, capsize=2, color=colour, label=line.name)
     ax.set_xticks(range(len(parts)), parts)
-    _axes(ax, f"clicks of the {kind.split('_')[0]} in training", metric)
+    _axes(ax, about_slices(kind)[0].lower(), metric)
     _legend(figure, ax, palette)
     return figure
 

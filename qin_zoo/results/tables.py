@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qin_zoo.results.lines import Board, Line, compare, paired, parts_of
+from qin_zoo.results.lines import Board, Line, about_slices, compare, paired, parts_of
 from qin_zoo.results.statistics import SIGNIFICANT, Estimate, estimate, holm, mean_and_spread
 
 _PAIRED = (
@@ -157,7 +157,7 @@ def _tests(board: Board) -> Table:
 
 
 def _slices(board: Board, kind: str) -> Table:
-    monitor, whose = board.monitor, kind.split("_")[0]
+    monitor, (title, rows_of) = board.monitor, about_slices(kind)
     lines = [line for line in board.lines if any(kind in e.slices for e in line.entries)]
     parts = parts_of(lines, kind)
     header = ["trained as", *parts]
@@ -171,8 +171,8 @@ def _slices(board: Board, kind: str) -> Table:
             count = statistics.fmean(part["rows"] for part in found) if found else 0
             cells.append(Cell(f"{cell.text} ({count:,.0f})" if cell.text else "", cell.value))
         rows.append(cells)
-    note = f"{monitor} of the rows whose {whose} has so many clicks in training; mean number of rows in brackets."
-    return Table("slices", f"By clicks of the {whose}", note, header, rows)
+    note = f"{monitor} of {rows_of}; mean number of rows in brackets."
+    return Table("slices", title, note, header, rows)
 
 
 def _variation(line: Line, lines: list[Line]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from qin_zoo.errors import CheckpointError
+from qin_zoo.files import LockFile
+from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import Study, StudyRun
 from qin_zoo.study.probe import probe, stored_probe
 from qin_zoo.threads import share
@@ -45,14 +48,14 @@ def run_missing(
         QinZooError: a run's configuration cannot be used; nothing has been started then.
     """
     prepared = {run: run.prepare(**options) for run in runs}
-    for p in prepared.values():
-        for changes in study.tests.values():
+    for run, p in prepared.items():
+        for changes in (run.changes, *study.tests.values()):
             p.varied(changes)
     records: dict[StudyRun, dict] = {}
     failures: dict[StudyRun, str] = {}
     for run, p in prepared.items():
         try:
-            record = _finished(p, study, run.tuning)
+            record = over_periods(run, p, options, -1) if run.periods else _finished(p, study, run.tuning)
         except Exception as error:  # of this run's data, say; the others have their own
             failures[run] = failure(error, p.files.log)
             echo(f"{run.name} failed: {failures[run]}")
@@ -139,11 +142,32 @@ def _train(study: Study, run: StudyRun, options: dict, gpu: int = -1) -> dict:
     prepared = run.prepare(**options, gpu=gpu)
     argv = ["qin-zoo", "study", run.name]
     common = {"echo": silent, "overwrite": True, "notes": {"tuning": run.tuning} if run.tuning else None}
-    try:
-        record = run_experiment(prepared, Path.cwd(), argv, resume=True, **common)
-    except CheckpointError:  # what was stopped under this name had other parameters or data
-        record = run_experiment(prepared, Path.cwd(), argv, **common)
+
+    def trained(prepared: Prepared) -> dict:
+        try:
+            return run_experiment(prepared, Path.cwd(), argv, resume=True, **common)
+        except CheckpointError:  # what was stopped under this name had other parameters or data
+            return run_experiment(prepared, Path.cwd(), argv, **common)
+
+    if run.periods:
+        with _alone(prepared):  # the first training is that of other runs, too
+            trained(prepared)
+        return over_periods(run, prepared, options, gpu, trained)
+    record = trained(prepared)
     return record | probe(prepared, record, study.tests, study.slices)
+
+
+@contextmanager
+def _alone(prepared: Prepared) -> Iterator[None]:
+    """Waits until no other worker is in such a block for the same training."""
+    prepared.files.folder.mkdir(parents=True, exist_ok=True)
+    lock = LockFile(prepared.files.folder / f".{prepared.expid}.shared.lock")
+    while not lock.acquire():
+        time.sleep(1)
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
 
 
 def _metrics(metrics: dict[str, float]) -> str:

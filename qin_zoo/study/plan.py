@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,6 +58,8 @@ class Study(BaseModel):
         seeds: every experiment and variation is run with each of them.
         tests: name -> keys of :class:`~qin_zoo.data.variations.Variation`; each trained model is scored besides on
             the split that is compared, so varied.
+        periods: folders to continue on after the training on the dataset itself, one after the other, as `qin-zoo
+            continue` does; variations differ there only. What is compared are means over the periods.
         slices: ways to cut that split into parts with metrics of their own; see :mod:`qin_zoo.study.slices`.
         tuning: see :class:`Tuning`. Default: parameters are as configured.
         config: folder of the experiments, relative to the study file. Default: the study file's own for those that
@@ -72,6 +74,7 @@ class Study(BaseModel):
     seeds: list[Seed] = Field(min_length=1)
     tests: dict[str, dict[str, Any]] = {}
     slices: list[Literal["item_clicks", "user_clicks"]] = []
+    periods: list[str] = []
     tuning: Tuning | None = None
     config: str | None = None
 
@@ -88,6 +91,8 @@ class StudyRun:
         overrides: the dataset's and the variation's parameters, and the seed.
         config: folder of the experiment; None to look it up.
         tuning: what was spent on its parameters, JSON; None where they are as configured.
+        periods: folders to continue on, one after the other.
+        changes: where there are periods, the variation's parameters, which are theirs only.
     """
 
     experiment: str
@@ -97,6 +102,8 @@ class StudyRun:
     overrides: dict[str, Any]
     config: Path | None
     tuning: dict[str, Any] | None = None
+    periods: tuple[str, ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def line(self) -> tuple[str, str, str | None]:
@@ -104,14 +111,23 @@ class StudyRun:
         return self.experiment, self.variation, self.dataset
 
     @property
+    def first(self) -> str:
+        """Name of the training that :meth:`prepare` gives: the run's, or that before the periods."""
+        return f"{self.experiment}.pretrained.s{self.seed}" if self.periods else self.name
+
+    @property
     def name(self) -> str:
         """Name of the run's files, which lie in a folder of their dataset."""
         return f"{self.experiment}.{self.variation}.s{self.seed}"
 
     def prepare(self, **options) -> Prepared:
-        """The run, checked; ``options`` are those of :func:`~qin_zoo.training.prepare.prepare`."""
+        """The run, before its periods where it has some, checked.
+
+        Args:
+            options: those of :func:`~qin_zoo.training.prepare.prepare`.
+        """
         overrides = {**self.overrides, **(options.pop("overrides", None) or {})}
-        return prepare(self.experiment, self.config, overrides=overrides, name=self.name, **options)
+        return prepare(self.experiment, self.config, overrides=overrides, name=self.first, **options)
 
 
 def read_study(file: Path) -> Study:
@@ -143,6 +159,8 @@ def read_study(file: Path) -> Study:
             raise ConfigError(f"{file}: {kind} holds a value twice; name each once.")
     if study.datasets and any("dataset_id" in changes for changes in study.variations.values()):
         raise ConfigError(f"{file}: datasets and a variation's dataset_id contradict each other; use one of them.")
+    if study.periods and (study.tests or study.slices or study.tuning):
+        raise ConfigError(f"{file}: tests, slices and tuning are not for periods; leave them out, or periods.")
     for name in study.tuning.spaces if study.tuning else ():
         if name not in study.experiments:
             hint = suggest(name, study.experiments)
@@ -166,8 +184,12 @@ def plan_runs(study: Study, file: Path) -> list[StudyRun]:
         else:
             folders[experiment] = file.parent if defines_experiment(file.parent, experiment) else None
     datasets = {name: {"dataset_id": name, **changes} for name, changes in study.datasets.items()}
+    later = bool(study.periods)
     return [
-        StudyRun(experiment, dataset, variation, seed, {**common, **changes, "seed": seed}, folders[experiment])
+        StudyRun(
+            experiment, dataset, variation, seed, {**common, **({} if later else changes), "seed": seed},
+            folders[experiment], periods=tuple(study.periods), changes=changes if later else {},
+        )
         for seed in study.seeds
         for dataset, common in (datasets or {None: {}}).items()
         for experiment in study.experiments

@@ -22,9 +22,11 @@ from qin_zoo.config.experiments import (
 from qin_zoo.config.recipes import with_recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside
+from qin_zoo.data.grown import grown_sizes
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
+from qin_zoo.training.record import read_record
 from qin_zoo.training.tasks import check_labels, check_task, task_defaults
 
 # What a configuration may leave out; models give the defaults of their own parameters.
@@ -69,6 +71,16 @@ class RunFiles:
     def encoder(self) -> Path:
         """What encoding raw files learned from the training rows."""
         return self._file(".encoder.json")
+
+    @property
+    def rows(self) -> Path:
+        """Of a continued run: its training rows, those that were trained again and the period's own."""
+        return self._file(".train.parquet")
+
+    @property
+    def staleness(self) -> Path:
+        """Of a continued run: periods since each value of each table last occurred."""
+        return self._file(".staleness.npz")
 
     @property
     def lock(self) -> Path:
@@ -154,6 +166,8 @@ class Prepared:
         if self.trained and self.trained.get("sizes") and has_item_table(params):
             sizes = [{"name": name, **sizes} for name, sizes in self.trained["sizes"].items()]
             params = apply_overrides(params, {"feature_specs": [*sizes, *(params.get("feature_specs") or [])]})
+        if params.get("continues") and not self.trained:
+            params = grown(params)
         if not ours and params.get("sample_weight"):  # its loss knows of none, as a note has said
             params = apply_overrides(params, {"sample_weight": None})
         as_fuxictr = not ours or params["shuffle"] == "fuxictr"
@@ -244,6 +258,23 @@ def prepare_params(
         params = apply_overrides(params, beside)
         notes += (f"Not configured, taken from beside the training rows: {', '.join(beside.values())}.",)
     return Prepared(name, params, model_class, Path(config_dir), plugins, notes)
+
+
+def grown(params: Mapping[str, object]) -> dict:
+    """Parameters with which data are read that continue a run: the ids of then stay, new ones come behind.
+
+    Raises:
+        ConfigError: the run's record is missing, or no record.
+    """
+    record = read_record(Path(params["continues"]))
+    if record is None:
+        raise ConfigError(f"continues: {params['continues']} is no record of a run (the <expid>.json beside weights).")
+    if has_item_table(params):
+        specs = grown_sizes(params, record["sizes"])
+        return apply_overrides(params, {"feature_specs": [*specs, *(params.get("feature_specs") or [])]})
+    encoder = Path(params["continues"]).with_suffix(".encoder.json")
+    known = {"encoder_file": str(encoder)} if encoder.is_file() else {}
+    return {**params, **known, "grow_vocabularies": True}
 
 
 def build_model(prepared: Prepared, dataset: Dataset | None = None):

@@ -16,13 +16,14 @@ from qin_zoo.calibration import reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
-from qin_zoo.errors import DataError
+from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.files import file_digest, replace_file
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.models.weights import warm_start
 from qin_zoo.training.calibration import discard_step
 from qin_zoo.training.checkpoint import CheckpointStore
+from qin_zoo.training.continued import start_period, take_over
 from qin_zoo.training.log import above_bars, log_to, silent
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.ownership import owned
@@ -80,6 +81,8 @@ def run_experiment(
         QinZooError: another process trains this very run; or anything that cannot be used.
     """
     with joined(prepared.params["gpu"]) as group:
+        if group.active and prepared.params.get("continues"):
+            raise ConfigError("continue: one process trains; run it without torchrun or --devices.")
         echo = echo if group.leads else silent
         dataset = _open(prepared, group)
         data = dataset.fingerprints()
@@ -122,7 +125,8 @@ def _run(
         files.record.unlink(missing_ok=True)  # a run that is finished has a record
         discard_step(files.checkpoint)
         checkpoints.begin(resume)
-        files.encoder.unlink(missing_ok=True)
+        for file in (files.encoder, files.rows, files.staleness):
+            file.unlink(missing_ok=True)
         if dataset.encoder_file is not None:
             with replace_file(files.encoder) as temporary:
                 shutil.copyfile(dataset.encoder_file, temporary)
@@ -140,13 +144,18 @@ def _run(
             echo(f"  {line}")
         if interrupted and not resume:
             echo("A run of this name was stopped before its end; --resume would go on from its last checkpoint.")
-        if params.get("init_from") and not (resume and interrupted):
-            for line in warm_start(model, params["init_from"]).lines():
+        period = start_period(prepared, dataset, echo) if params.get("continues") else None
+        if not (resume and interrupted):
+            taken = warm_start(model, params["init_from"]).lines() if params.get("init_from") else []
+            for line in take_over(model, prepared, period) if period else taken:
                 echo(f"  {line}")
+        if period:
+            period.restrain(model, model.optimizer)
         if group.active:
             model.join(group)
             torch.manual_seed(params["seed"] + group.rank)  # other rows, other dropout
-        trainer = _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume)
+        rows = period.dataset if period else dataset
+        trainer = _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, resume)
         scoring = time.perf_counter()
         scored = {split: predict_rows(model, dataset, split) for split in _SCORED if dataset.has(split)}
         scoring = time.perf_counter() - scoring
@@ -173,6 +182,7 @@ def _run(
             evaluations=[e.as_dict() for e in trainer.evaluations],
             rollbacks=trainer.rollbacks,
             seconds=time.perf_counter() - started,
+            **({"period": period.facts} if period else {}),
             **notes,
         )
         if not group.leads:
@@ -246,8 +256,11 @@ def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict 
     return record if identity(record["params"], record["data"]) == identity(prepared.params, data) else None
 
 
-def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: bool) -> Trainer:
-    """Trains with checkpoints, and with event files for TensorBoard; leaves the best weights in the model."""
+def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, resume: bool) -> Trainer:
+    """Trains on the training rows of ``rows``, with checkpoints, and with event files for TensorBoard.
+
+    It leaves the best weights in the model.
+    """
     params, files, echo = prepared.params, prepared.files, above_bars(echo)
 
     def show(e: Evaluation) -> None:
@@ -283,7 +296,7 @@ def _train(prepared, dataset, model, checkpoints, echo, on_evaluation, resume: b
             stop=stop,
             say=say,
         )
-        trainer.fit(feed_split(dataset, "train", model), feed_split(dataset, "valid", model), resume)
+        trainer.fit(feed_split(rows, "train", model), feed_split(dataset, "valid", model), resume)
     return trainer
 
 

@@ -289,6 +289,6 @@ def test_studies_of_the_repository_can_be_prepared(file, monkeypatch):
     assert len(runs) >= 9
     for run in runs[: len(runs) // len(plan.seeds)]:
         prepared = run.prepare()
-        assert prepared.files.checkpoint.name == f"{run.name}.model"
+        assert prepared.files.checkpoint.name == f"{run.first}.model"
         for changes in plan.tests.values():
             prepared.varied(changes)

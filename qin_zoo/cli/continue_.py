@@ -1,0 +1,57 @@
+"""`qin-zoo continue`: train a finished run further, on the next period's rows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from qin_zoo.cli import options
+from qin_zoo.cli.run import training
+from qin_zoo.cli.trained import Run
+
+
+def continue_(
+    run: Run,
+    data: Annotated[Path, typer.Option("--data", help="Folder with the next period's files, named as the run's.")],
+    replay: Annotated[
+        Literal["fesail", "random", "none", "all"] | None,
+        typer.Option(help="Earlier rows that are trained again. Default: as the run before, or fesail."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the new run. Default: the old one's with .p1, .p2, … behind.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where it was stopped, to the very same result.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another run of this name; else this one is numbered.")
+    ] = False,
+    config: options.Config = None,
+    gpu: options.Gpu = -1,
+    overrides: options.Overrides = None,
+    plugin: options.Plugins = None,
+    strict: options.Strict = False,
+) -> None:
+    """Train a finished run further on the next period, replaying earlier rows whose values went stale (FeSAIL).
+
+    The new run begins with the old one's weights and keeps its own files; the old one stays as it is. Beside the
+    weights it keeps how stale every value of every embedding table is, and the rows that it was trained with, from
+    which the next `continue` chooses. fesail: rows that hold values which did not occur in the new period, by greedy
+    weighted coverage, and a regulariser that holds such values back; random: as many at random; none: the new rows
+    only; all: every row, with weights that begin anew.
+
+    Embedding tables grow: new items are new rows of the item table, new words of csv files come behind the known ones.
+    """
+    from qin_zoo.config.experiments import parse_overrides
+    from qin_zoo.training.continued import prepare_continuation
+    from qin_zoo.training.prepare import prepare
+    from qin_zoo.training.run import run_experiment
+
+    changes = parse_overrides(options.changes(overrides, strict)) | ({} if replay is None else {"replay": replay})
+    record = Path(run) if run.endswith(".json") else prepare(run, config, overrides=changes).files.record
+    prepared = prepare_continuation(record, data, name=name, gpu=gpu, overrides=changes, plugins=plugin)
+    with training():
+        run_experiment(prepared, Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume, overwrite=overwrite)

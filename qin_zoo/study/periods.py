@@ -1,0 +1,50 @@
+"""A study's run over periods: trained on a dataset, then continued from folder to folder."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from qin_zoo.study.plan import StudyRun
+from qin_zoo.training.continued import prepare_continuation
+from qin_zoo.training.prepare import Prepared
+from qin_zoo.training.run import finished_record
+
+Train = Callable[[Prepared], dict | None]
+
+
+def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, train: Train = finished_record):
+    """The record of a run over all its periods; None where one of them is not finished.
+
+    Args:
+        run: of the study.
+        prepared: the training before, which the variations of an experiment have in common.
+        options: of :func:`~qin_zoo.training.prepare.prepare`.
+        gpu: see there.
+        train: gives the record of a training; None for one that there is not. Default: of what is finished.
+
+    Returns:
+        that of the last period; its metrics are means over the periods that were continued, each tested on the next
+        one, and ``slices`` has those of each.
+    """
+    record, records = train(prepared), []
+    for number, folder in enumerate(run.periods, 1):
+        if record is None:
+            return None
+        path = prepared.files.record if number == 1 else Path(record["files"]["record"])
+        changes = {**run.changes, **(options.get("overrides") or {})}
+        plugins = options.get("plugins")
+        continued = prepare_continuation(
+            path, Path(folder), name=f"{run.name}.p{number}", gpu=gpu, overrides=changes, plugins=plugins
+        )
+        record = train(continued)
+        records.append(record)
+    if record is None:
+        return None
+    split = "test" if record["test"] else "valid"
+    means = {s: {name: statistics.fmean(r[s][name] for r in records) for name in record[s]} for s in ("valid", "test")}
+    parts = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
+    whole = {"expid": run.name, "asked_for": run.name, "seconds": sum(r["seconds"] for r in records)}
+    of_one = {"draws": None, "calibration": {}}  # what was found of the last period's rows only
+    return {**record, **means, **whole, **of_one, "slices": {"period": parts}}
