@@ -16,11 +16,12 @@ _BATCHES = (256, 4096)
 _HIDDEN = {
     "dnn_hidden_units": ([128, 64], [256, 128]),
     "dcn_hidden_units": ([128, 64], [256, 128]),
-    "parallel_dnn_hidden_units": ([128, 64], [256, 128]),
+    "parallel_dnn_hidden_units": ([64, 64, 64], [128, 128, 128]),
     "stacked_dnn_hidden_units": ([128, 64], [256, 128]),
     "hidden_units": ([128, 64], [256, 128]),
     "mlp_hidden_units": ([64], [64, 32]),
     "attention_hidden_units": ([32], [64]),
+    "aux_hidden_units": ([64], [128, 64]),
     "dim_feedforward": (64, 128),
     "num_row": (2, 4),
 }

@@ -160,7 +160,7 @@ def test_batch_norm_of_one_row(size, sample, capsys):
         (["QIN_sample", "--set", "num_layer=2"], ["num_layer", "Did you mean 'num_layers'"]),
         (["QIN_sample", "--set", "num_layers=many"], ["num_layers", "many"]),
         (["QIN_sample", "--set", "batch_size=0"], ["batch_size", "0"]),
-        (["QIN_sample", "--set", "model=QIM"], ["QIM", "Did you mean 'QIN'"]),
+        (["QIN_sample", "--set", "model=DIN_CD"], ["DIN_CD", "Did you mean 'DIN_DCN'"]),
         (["QIN_sample", "--set", "dataset_id=../../x"], ["dataset_id", "../../x"]),
         (["QIN_sample", "--set", "optimizer=adamm"], ["adamm"]),
         (["QIN_sample", "--set", "metrics=[AUCC]"], ["AUCC", "AUC"]),

@@ -9,9 +9,10 @@ import pytest
 from qin_zoo.config.recipes import recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.errors import ConfigError, DataError
-from qin_zoo.registry import MODEL_ZOO, discover, get_model
+from qin_zoo.registry import MODEL_ZOO, create_model, discover, get_model
 from qin_zoo.training.prepare import prepare
 
+OURS = {name for name, entry in discover().items() if entry.origin.startswith(str(MODEL_ZOO))}
 TAKEN = ("embedding_dim", "net_dropout", "dnn_hidden_units")
 
 
@@ -28,11 +29,19 @@ def test_looks_and_batches_follow_the_rows(rows, batch_size, looks):
 
 
 def test_no_hidden_layers_are_forgotten():
-    for name, entry in discover().items():
-        if entry.origin.startswith(str(MODEL_ZOO)):
-            accepted = constructor_params(get_model(name))
-            hidden = {key for key in accepted if key.endswith("hidden_units")}
-            assert hidden <= recipe("small", 1000, accepted).keys(), name
+    for name in OURS:
+        accepted = constructor_params(get_model(name))
+        hidden = {key for key in accepted if key.endswith("hidden_units")}
+        assert hidden <= recipe("small", 1000, accepted).keys(), name
+
+
+@pytest.mark.parametrize("kind", ["small", "medium"])
+def test_every_model_can_be_built(kind, feature_map):
+    for name in sorted(OURS - {"Transformer_DCN_Quant"}):  # which needs codes among the features
+        chosen = recipe(kind, 1000, constructor_params(get_model(name)))
+        sizes = {key: value for key, value in chosen.items() if key not in recipe(kind, 1000, ())}
+        model = create_model(name, feature_map, **sizes)
+        assert model.item_dims["item_id"] >= sizes["embedding_dim"], name  # more for FCN, of each head, and DeepFM
 
 
 @pytest.fixture

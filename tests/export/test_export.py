@@ -70,7 +70,9 @@ def worst(scorer, made, items, number, **options) -> float:
     )
 
 
-@pytest.mark.parametrize("model", SAMPLES)
+@pytest.mark.parametrize(
+    "model", [m if m in ("DIN", "QIN") else pytest.param(m, marks=pytest.mark.slow) for m in SAMPLES]
+)
 def test_every_model(model, sample, tmp_path):
     made = make(model, sample)
     done = export(made, tmp_path / "m.onnx")
