@@ -259,7 +259,6 @@ class ItemTableInputs:
             },
         )
 
-
     def _beside(self, name: str, batch: ItemBatch) -> Tensor:
         if name not in batch.beside:
             raise ModelError(
