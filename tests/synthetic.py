@@ -17,13 +17,15 @@ def write_dataset(params: dict, folder: Path) -> Path:
     columns = [c for c in described if not c.get("codes_of") and not c.get("neighbours_of")]
     columns += [{"name": name, "type": "embedding", "source": "item"} for name in sources]
     label = {params["label_col"]["name"]: np.arange(ROWS) % 2}
-    row_columns = [c for c in columns if c.get("source") != "item"]
+    row_columns = [c for c in columns if c.get("source") not in ("item", "history")]
     for split in ("train", "valid", "test"):
         if not params.get(f"{split}_data"):
             continue
         values = {c["name"]: _column(c, ROWS, g, params) for c in row_columns} | label
         if params.get("item_info") and not params.get("user_info"):
             values["item_id"] = g.integers(1, ITEMS, ROWS)
+        for c in (c for c in columns if c.get("source") == "history"):  # a value for each item
+            values[c["name"]] = [[i % (c["vocab_size"] - 1) + 1 if i else 0 for i in row] for row in values["item_seq"]]
         file = folder / Path(params[f"{split}_data"]).name
         frame = pl.DataFrame(values)
         frame.write_csv(file) if file.suffix == ".csv" else frame.write_parquet(file)

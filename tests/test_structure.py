@@ -59,3 +59,9 @@ def test_layers_know_torch_only(file):
     standard = {"__future__", "collections", "functools", "itertools", "math", "typing"}
     assert roots <= {"torch", "qin_zoo", *standard}
     assert all(n.startswith("qin_zoo.layers") for n in imported(file) if n.startswith("qin_zoo"))
+
+
+def test_no_two_test_modules_have_one_name():
+    """pytest imports the first of them, and leaves the tests of the others out."""
+    names = [path.name for path in (REPOSITORY / "tests").rglob("*.py")]
+    assert sorted(names) == sorted(set(names))

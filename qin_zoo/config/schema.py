@@ -198,10 +198,11 @@ def _check_references(params: dict[str, object], written: Mapping[str, object], 
     if not params.get("feature_cols"):
         return  # the features are those of a feature map, which is not read here
     columns = [column for column in params["feature_cols"] if column.get("active") is not False]
-    features = [name for column in columns for name in _names(column.get("name"))]
-    known = dict.fromkeys(features)
-    if len(known) < len(features):
-        twice = next(name for name in known if features.count(name) > 1)
+    # rows and items may both have a feature, which is one then
+    features = [(name, column.get("source") == "item") for column in columns for name in _names(column.get("name"))]
+    known = dict.fromkeys(name for name, _ in features)
+    if len(set(features)) < len(features):
+        twice = next(name for name, of in features if features.count((name, of)) > 1)
         problems.append(f"feature_cols defines the feature '{twice}' twice. Keep one of the two.")
     problems += _misnamed(columns)
     references = [(key, params.get(key)) for key in ("group_id", "use_features", *_FIELD_LISTS)]

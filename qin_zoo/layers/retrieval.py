@@ -137,7 +137,7 @@ class RetrievedAttention(MultiHeadTargetAttention):
         if not self.published:
             return target, mask
         some = mask.any(dim=1, keepdim=True)
-        return target * some, torch.where(some, mask, places)  # without a query, all scores are equal
+        return target * some, some & mask | ~some & places  # without a query, all scores are equal
 
     def weights(self, target: Tensor, history: History, mask: Tensor, places: Tensor | None = None) -> Tensor:
         if places is not None:

@@ -236,7 +236,7 @@ def test_wrong_values(key, value, message):
         ({"zzz": 3}, r"unknown key 'zzz'\. Known: name, active"),
         ({"name": "../x"}, "file names"),
         ({"name": ["a", ""]}, "name"),
-        ({"name": "user_id"}, "defines the feature 'user_id' twice"),
+        ({"name": ["item_id", "item_id"]}, "defines the feature 'item_id' twice"),
         ({"name": "type"}, "feature 'type' cannot be embedded under this name"),
         ({"name": "a.b"}, "feature 'a.b' cannot be embedded"),
         ({"preprocess": "load_pickle(evil.pkl)"}, "one of copy_from"),
