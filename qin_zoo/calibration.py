@@ -1,18 +1,22 @@
-"""Whether predicted probabilities are the shares of clicks they claim to be, and a step that makes them so.
+"""Whether predicted probabilities are the shares of clicks they claim to be, and a calibrator that makes them so.
 
-Scoring needs numpy only; fitting a step uses scikit-learn.
+Scoring needs numpy only; fitting a calibrator uses scikit-learn. It is kept beside the very weights it was fitted to:
+their hash stands in its file, and it is refused beside any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
-from qin_zoo.errors import ConfigError, QinZooError, suggest
+from qin_zoo.errors import CheckpointError, ConfigError, QinZooError, suggest
+from qin_zoo.files import file_digest, read_json
 
 BINS = 15
+_AGAIN = "Fit it again (qin-zoo calibrate), or delete it."
 METHODS = ("platt", "isotonic")
 _EDGE = 1e-6  # what a probability is kept away from 0 and 1 by, where its logit is taken: float32 knows no nearer
 
@@ -98,10 +102,10 @@ class Isotonic:
         return np.interp(np.asarray(p, np.float64), self.predicted, self.clicked)
 
 
-Step = Platt | Isotonic
+Calibrator = Platt | Isotonic
 
 
-def fit_step(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> Step:
+def fit_calibrator(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> Calibrator:
     """Fits a calibration step to a split that the model was not trained with.
 
     Args:
@@ -117,13 +121,13 @@ def fit_step(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> Step:
         raise ConfigError(f"--method: expected {' or '.join(METHODS)}, found {method!r}.{suggest(method, METHODS)}")
     if len(np.unique(y_true)) < 2:
         raise QinZooError("Calibration needs rows with clicks and rows without; these labels are all alike.")
-    step = _fit_platt(y_true, y_pred) if method == "platt" else _fit_isotonic(y_true, y_pred)
-    if (step.slope <= 0) if isinstance(step, Platt) else (len(step.predicted) < 2):
+    calibrator = _fit_platt(y_true, y_pred) if method == "platt" else _fit_isotonic(y_true, y_pred)
+    if (calibrator.slope <= 0) if isinstance(calibrator, Platt) else (len(calibrator.predicted) < 2):
         raise QinZooError(
             "Calibration found no rise of clicks with the model's predictions: it ranks these rows no better than "
             "chance. Train it further before calibrating it."
         )
-    return step
+    return calibrator
 
 
 def _fit_platt(y_true: np.ndarray, y_pred: np.ndarray) -> Platt:
@@ -148,13 +152,13 @@ def _fit_isotonic(y_true: np.ndarray, y_pred: np.ndarray) -> Isotonic:
     return Isotonic(centre.tolist(), clicked.tolist())
 
 
-def step_to_dict(step: Step) -> dict:
-    """A step as JSON values, for :func:`step_from_dict`."""
-    return {"method": step.method, **asdict(step)}
+def calibrator_to_dict(calibrator: Calibrator) -> dict:
+    """A step as JSON values, for :func:`calibrator_from_dict`."""
+    return {"method": calibrator.method, **asdict(calibrator)}
 
 
-def step_from_dict(values: Mapping) -> Step:
-    """The step that :func:`step_to_dict` wrote.
+def calibrator_from_dict(values: Mapping) -> Calibrator:
+    """The step that :func:`calibrator_to_dict` wrote.
 
     Raises:
         QinZooError: it is none.
@@ -162,8 +166,8 @@ def step_from_dict(values: Mapping) -> Step:
     kinds = {kind.method: kind for kind in (Platt, Isotonic)}
     try:
         numbers = dict(values)
-        step = kinds[numbers.pop("method")](**numbers)
-        found = step(np.array([0.0, 0.5, 1.0]))
+        calibrator = kinds[numbers.pop("method")](**numbers)
+        found = calibrator(np.array([0.0, 0.5, 1.0]))
         if not (np.isfinite(found).all() and (np.diff(found) >= 0).all()):
             raise ValueError
     except (KeyError, TypeError, ValueError):
@@ -171,9 +175,42 @@ def step_from_dict(values: Mapping) -> Step:
             f"Expected a calibration step, {' or '.join(METHODS)} with its numbers, found {values!r:.80}. Fit it "
             "again: qin-zoo calibrate."
         ) from None
-    return step
+    return calibrator
 
 
 def _logit(p: np.ndarray) -> np.ndarray:
     p = np.clip(np.asarray(p, np.float64), _EDGE, 1 - _EDGE)
     return np.log(p) - np.log1p(-p)
+
+
+def calibration_file(checkpoint: Path, suffix: str = ".json") -> Path:
+    """Where the step of these weights is kept; ``.md`` and ``.png`` for its report and picture."""
+    return Path(checkpoint).with_suffix(f".calibration{suffix}")
+
+
+def discard_calibrator(checkpoint: Path) -> None:
+    """Deletes the step of weights that are about to be replaced, its report and its picture."""
+    for suffix in (".json", ".md", ".png"):
+        calibration_file(checkpoint, suffix).unlink(missing_ok=True)
+
+
+def read_calibrator(checkpoint: Path) -> Calibrator | None:
+    """The calibration step of these weights; None where there is none.
+
+    Raises:
+        CheckpointError: it was fitted to other weights, or the file is damaged.
+    """
+    file = calibration_file(checkpoint)
+    if not file.is_file():
+        return None
+    try:
+        found = read_json(file)
+        calibrator, weights = calibrator_from_dict(found["step"]), found["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, QinZooError):
+        raise CheckpointError(f"{file} holds no calibration step. {_AGAIN}") from None
+    if weights != file_digest(checkpoint):
+        raise CheckpointError(
+            f"{file} was fitted to other weights than {checkpoint} (SHA-256 {weights[:12]}…): they were trained anew "
+            f"since. {_AGAIN}"
+        )
+    return calibrator

@@ -109,10 +109,10 @@ def _requirements() -> Iterator[Line]:
 
 def _run(record_file: Path) -> Iterator[Line]:
     """Whether a run's files are the ones its record was written for, and its data still what it was."""
+    from qin_zoo.calibration import read_calibrator
+    from qin_zoo.experiment.files import RunFiles
+    from qin_zoo.experiment.record import environment, read_record
     from qin_zoo.files import LockFile, file_digest
-    from qin_zoo.training.calibration import read_step
-    from qin_zoo.training.prepare import RunFiles
-    from qin_zoo.training.record import environment, read_record
 
     record, name = read_record(record_file), record_file.stem
     if record is None:
@@ -134,7 +134,7 @@ def _run(record_file: Path) -> Iterator[Line]:
         else:
             yield Line("ok", f"{file.name}: as the run wrote it")
     try:
-        if read_step(files.checkpoint) is not None:
+        if read_calibrator(files.checkpoint) is not None:
             yield Line("ok", "a calibration step that belongs to these weights")
     except QinZooError as error:
         yield Line("error", str(error))

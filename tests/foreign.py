@@ -2,7 +2,7 @@
 
 from conftest import REPOSITORY
 
-from qin_zoo.training.prepare import prepare
+from qin_zoo.experiment.prepare import prepare
 
 PLUGIN = REPOSITORY / "tests" / "foreign_models.py"
 DATASETS = {"FieldsNet": "tiny_seq", "WideOnly": "tiny_seq"}

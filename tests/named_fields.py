@@ -103,7 +103,7 @@ def made(folder: Path, kind: str, columns: list, model: str, rows=120, **params)
     dataset |= {"data_root": str(folder), "data_format": "csv", "min_categr_count": 2, "feature_cols": columns}
     fields = {key: params.pop(key) for key in ("target_field", "sequence_field") if key in params}
     write_config(folder, {**dataset, "label_col": LABEL, **fields}, {"model": model, "embedding_dim": 4, **params})
-    from qin_zoo.training.prepare import build_model, prepare
+    from qin_zoo.experiment.prepare import build_model, prepare
 
     prepared = prepare("x", folder)
     opened = prepared.open_dataset()

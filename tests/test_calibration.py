@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qin_zoo.calibration import fit_step, reliability
+from qin_zoo.calibration import fit_calibrator, reliability
 
 
 def test_bins_of_equal_mass_and_the_weighted_distance():
@@ -62,7 +62,7 @@ def test_the_order_of_rows_with_equal_predictions_does_not_matter(method):
     y_true = (rng.random(3000) < y_pred**2).astype(float)
     by_clicks = np.lexsort((y_true, y_pred))  # the order in which a tie that is cut looks worst
     orders = [np.arange(3000), by_clicks, by_clicks[::-1], rng.permutation(3000)]
-    measure = reliability if method is None else (lambda y, p: fit_step(method, y, p)(np.linspace(0, 1, 99)))
+    measure = reliability if method is None else (lambda y, p: fit_calibrator(method, y, p)(np.linspace(0, 1, 99)))
     first, *others = (measure(y_true[order], y_pred[order]) for order in orders)
     for other in others:
         if method is None:

@@ -10,9 +10,9 @@ import torch
 from qin_zoo.cli import main
 from qin_zoo.doctor import look_at
 from qin_zoo.errors import QinZooError
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.results.store import Store, find_results
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
 
 SETTINGS = {"epochs": 1, "batch_size": 512, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8}
 

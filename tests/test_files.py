@@ -5,12 +5,12 @@ import os
 import pytest
 import torch
 
+from qin_zoo.calibration import calibration_file, read_calibrator
 from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.experiment.record import read_record
 from qin_zoo.files import parse_json, read_json, replace_file
 from qin_zoo.results.findings import read_findings
 from qin_zoo.serving.bundle import _KEY, _field, _manifest
-from qin_zoo.training.calibration import calibration_file, read_step
-from qin_zoo.training.record import read_record
 
 DEEP = ["[" * 100_000, '{"a":' * 100_000, '{"step": ' + "[" * 100_000, "[" * 990 + "]" * 990]
 
@@ -26,10 +26,10 @@ def test_nested_too_deep(text, tmp_path):
     assert read_findings(tmp_path / "x.json", {"params": {}, "data": {}}) is None
     calibration_file(tmp_path / "x.model").write_text(text)
     with pytest.raises(CheckpointError, match="holds no calibration step"):
-        read_step(tmp_path / "x.model")
+        read_calibrator(tmp_path / "x.model")
     calibration_file(tmp_path / "x.model").write_text('{"step": ' + text + ', "weights_sha256": ""}')
     with pytest.raises(CheckpointError, match="holds no calibration step"):
-        read_step(tmp_path / "x.model")
+        read_calibrator(tmp_path / "x.model")
     with pytest.raises(QinZooError, match="expected the manifest"):
         _manifest(_field(1, _KEY) + _field(2, text.encode()), memoryview(b""), tmp_path / "x.onnx")
 

@@ -141,7 +141,7 @@ def test_every_experiment_builds_its_model(experiment, tiny_seq, sample, tmp_pat
 
     from qin_zoo.data.dataset import open_feature_map
     from qin_zoo.errors import QinZooError
-    from qin_zoo.training.prepare import build_model, prepare
+    from qin_zoo.experiment.prepare import build_model, prepare
 
     monkeypatch.chdir(tmp_path)
     params = load_config(str(experiment.config_dir), experiment.expid)
@@ -167,8 +167,8 @@ def test_every_experiment_builds_its_model(experiment, tiny_seq, sample, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", PUBLIC, ids=lambda e: e.expid)
 def test_leaderboard_experiments_run_on_the_public_columns(experiment, tmp_path, monkeypatch):
-    from qin_zoo.training.prepare import prepare
-    from qin_zoo.training.run import run_experiment
+    from qin_zoo.experiment.prepare import prepare
+    from qin_zoo.experiment.run import run_experiment
 
     monkeypatch.chdir(tmp_path)
     data = write_public(experiment.dataset_id, tmp_path / "data")

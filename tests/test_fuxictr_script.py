@@ -23,10 +23,10 @@ from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.encode import encode_fields
 from qin_zoo.data.sample import write_sample
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.predict import predict_split
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.registry import get_model
-from qin_zoo.training.predict import predict_split
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
 
 MODELS = ("QIN", "DIN", "DIN_SENet", "Transformer_DCN")
 DATASETS = ("tiny_seq", "fields_example", "sample", "MicroLens_1M_x1")

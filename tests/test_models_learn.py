@@ -13,9 +13,9 @@ from qin_zoo.embed.encode import encode_items
 from qin_zoo.embed.encoders import make_encoder
 from qin_zoo.embed.items import count_items, read_texts
 from qin_zoo.embed.strategies import fuse
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.registry import MODEL_ZOO, discover
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
 
 SAMPLES = {e.model: e for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"}
 BLIND = {"QNN", "MLP"}

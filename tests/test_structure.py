@@ -1,4 +1,4 @@
-"""Imports point one way: cli → training → config, data, models → layers; layers know torch only."""
+"""Imports point one way: cli → experiment → training, config, data, models → layers; layers know torch only."""
 
 import ast
 
@@ -7,7 +7,7 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
 LEAVES = {
-    "batch", "bootstrap", "calibration", "distributed", "errors", "files", "fuxi", "metrics", "pages", "plugins",
+    "batch", "bootstrap", "calibration", "distributed", "errors", "files", "fuxi", "log", "metrics", "pages", "plugins",
     "registry", "threads",
 }  # fmt: skip
 ALLOWED = {
@@ -15,18 +15,20 @@ ALLOWED = {
     "data": {"layers"},
     "models": {"layers"},
     "config": set(),
+    "processes": set(),
     "periods": {"data"},
-    "training": {"config", "data", "models", "periods"},
-    "baselines": {"config", "data", "training"},
-    "bench": {"export", "layers", "data", "models", "serving", "training"},
+    "training": {"models"},
+    "experiment": {"config", "data", "models", "periods", "training"},
+    "baselines": {"config", "data", "experiment"},
+    "bench": {"export", "layers", "data", "models", "serving", "experiment", "training"},
     "embed": {"data", "layers"},
-    "export": {"data", "layers", "models", "serving", "training"},
-    "explain": {"data", "layers", "models", "training"},
+    "export": {"data", "layers", "models", "serving", "experiment"},
+    "explain": {"data", "layers", "models", "experiment"},
     "serving": set(),
-    "tuning": {"config", "data", "training"},
-    "results": {"config", "training"},
-    "study": {"config", "data", "results", "training", "tuning"},
-    "doctor": {"config", "data", "results", "serving", "training"},
+    "tuning": {"config", "data", "experiment", "processes", "training"},
+    "results": {"config", "experiment"},
+    "study": {"config", "data", "experiment", "processes", "results", "training", "tuning"},
+    "doctor": {"config", "data", "experiment", "results", "serving"},
 }
 ALLOWED["cli"] = ALLOWED.keys() - {"layers"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -28,14 +28,14 @@ from qin_zoo.data.columns import open_table
 from qin_zoo.data.dataset import SPLITS, Dataset, relocate, tables_beside
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.experiment.ownership import owned
+from qin_zoo.experiment.prepare import Prepared
+from qin_zoo.experiment.record import read_record
+from qin_zoo.experiment.report import write_report
+from qin_zoo.experiment.run import keep_results, make_record
+from qin_zoo.experiment.submission import write_submission
+from qin_zoo.experiment.tasks import CLICKS, tasks
 from qin_zoo.metrics import evaluate_metrics
-from qin_zoo.training.ownership import owned
-from qin_zoo.training.prepare import Prepared
-from qin_zoo.training.record import read_record
-from qin_zoo.training.report import write_report
-from qin_zoo.training.run import keep_results, make_record
-from qin_zoo.training.submission import write_submission
-from qin_zoo.training.tasks import CLICKS, tasks
 
 _DEFAULTS = {"seed": 1029, "model_root": "./checkpoints/", "epochs": 1, "batch_size": 1024, "shuffle": False}
 # What is of the models that are trained, and changes no baseline.

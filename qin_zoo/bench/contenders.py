@@ -15,8 +15,8 @@ from qin_zoo.bench.synthetic import DISTINCT, random_batch
 from qin_zoo.data.dataset import has_item_table
 from qin_zoo.data.feed import feed
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.prepare import Prepared, build_model, prepare
 from qin_zoo.training.memory import keep_freed_memory
-from qin_zoo.training.prepare import Prepared, build_model, prepare
 
 _PRODUCT = (8192, 1024, 4096)  # rows, inputs and outputs: a layer of QIN at its published batch size
 

@@ -13,10 +13,10 @@ import torch
 from qin_zoo.bench.contenders import wait
 from qin_zoo.bench.synthetic import DISTINCT, random_batch
 from qin_zoo.data.dataset import open_feature_map
+from qin_zoo.experiment.prepare import prepare
 from qin_zoo.files import replace_file
 from qin_zoo.registry import get_model
 from qin_zoo.training.memory import keep_freed_memory
-from qin_zoo.training.prepare import prepare
 
 AXES = {
     "batch_size": (512, 1024, 2048, 4096, 8192),

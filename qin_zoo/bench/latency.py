@@ -16,6 +16,7 @@ from qin_zoo.bench.plain import make_plain
 from qin_zoo.bench.synthetic import random_batch
 from qin_zoo.data.dataset import has_item_table
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.prepare import build_model, prepare
 from qin_zoo.export.export import random_column
 from qin_zoo.export.manifest import describe
 from qin_zoo.export.onnx import to_onnx
@@ -23,7 +24,6 @@ from qin_zoo.export.request import RequestModel
 from qin_zoo.files import replace_file
 from qin_zoo.serving.bundle import seal
 from qin_zoo.serving.scorer import ITEMS, Scorer
-from qin_zoo.training.prepare import build_model, prepare
 
 CANDIDATES, THREADS = (1, 10, 100, 1000), (1, 2)
 _KINDS = 16  # different requests of each size

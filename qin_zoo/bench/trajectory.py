@@ -11,7 +11,7 @@ from torch import nn
 
 from qin_zoo.bench.contenders import training_step
 from qin_zoo.bench.plain import make_plain
-from qin_zoo.training.prepare import build_model, prepare
+from qin_zoo.experiment.prepare import build_model, prepare
 
 # Dropped places are drawn in another order, so every rate has to be 0.
 _NO_DROPOUT = ("net_dropout", "attention_dropout", "transformer_dropout")

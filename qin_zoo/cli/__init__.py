@@ -32,8 +32,8 @@ from qin_zoo.cli import (
     tune,
 )
 from qin_zoo.errors import QinZooError, printable
+from qin_zoo.log import warnings_on_terminal
 from qin_zoo.threads import be_a_good_neighbour
-from qin_zoo.training.log import warnings_on_terminal
 
 app = typer.Typer(
     help="A plugin model zoo for multimodal click-through-rate prediction on FuxiCTR and PyTorch.",

@@ -146,7 +146,7 @@ def latency(
     from rich.console import Console
 
     from qin_zoo.bench.latency import CANDIDATES, THREADS, draw_latency, measure_latency, print_latency
-    from qin_zoo.training.record import environment
+    from qin_zoo.experiment.record import environment
 
     with Console(stderr=True).status("exporting") as status:
         measured = measure_latency(
@@ -216,7 +216,7 @@ def _race(
     from qin_zoo.bench.contenders import Contender, product_contender
     from qin_zoo.bench.race import race
     from qin_zoo.bench.report import print_summary, summarise
-    from qin_zoo.training.record import environment
+    from qin_zoo.experiment.record import environment
 
     if not drawn:
         _make_data(data, rows, items)

@@ -23,7 +23,7 @@ def calibrate(
     plugin: options.Plugins = None,
 ) -> None:
     """Fit a calibration step on the valid split; predict and export use it from then on."""
-    from qin_zoo.training.calibrate import calibrate_run
+    from qin_zoo.experiment.calibrate import calibrate_run
 
     prepared, checkpoint = find_run(run, config, checkpoint, gpu=gpu, data=data, overrides=overrides, plugins=plugin)
     calibrate_run(prepared, method, checkpoint, echo=typer.echo)

@@ -45,7 +45,7 @@ def config(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show what a run would use: every key, its value, where it comes from, what it means; and the keys not set."""
-    from qin_zoo.training.prepare import prepare
+    from qin_zoo.experiment.prepare import prepare
 
     prepared = prepare(experiment, config, overrides=options.changes(overrides, strict), plugins=plugin)
     used, unset = _parameters(prepared)

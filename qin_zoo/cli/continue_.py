@@ -46,9 +46,9 @@ def continue_(
     Embedding tables grow: new items are new rows of the item table, new words of csv files come behind the known ones.
     """
     from qin_zoo.config.experiments import parse_overrides
-    from qin_zoo.training.continued import prepare_continuation
-    from qin_zoo.training.prepare import prepare
-    from qin_zoo.training.run import run_experiment
+    from qin_zoo.experiment.continued import prepare_continuation
+    from qin_zoo.experiment.prepare import prepare
+    from qin_zoo.experiment.run import run_experiment
 
     changes = parse_overrides(options.changes(overrides, strict)) | ({} if replay is None else {"replay": replay})
     record = Path(run) if run.endswith(".json") else prepare(run, config, overrides=changes).files.record

@@ -16,6 +16,6 @@ def demo(
     data: Annotated[Path, typer.Option(help="Folder of the sample.")] = Path("data/sample"),
 ) -> None:
     """Make sample data, train QIN with and without the history, and report both beside what is reachable."""
-    from qin_zoo.training.demo import run_demo
+    from qin_zoo.experiment.demo import run_demo
 
     run_demo(data, rows, items, seed, argv=sys.argv, echo=typer.echo)

@@ -64,7 +64,7 @@ def _experiment_sizes(model: str, plugins):
     """(experiment id, parameter count or why there is none) of the model's experiments."""
     from qin_zoo.config.experiments import find_experiments
     from qin_zoo.errors import QinZooError
-    from qin_zoo.training.prepare import build_model, prepare
+    from qin_zoo.experiment.prepare import build_model, prepare
 
     for experiment in find_experiments(problems=[]):
         if experiment.model != model:

@@ -24,7 +24,7 @@ def predict(
     strict: options.Strict = False,
 ) -> None:
     """Predict a split with trained weights; write predictions and the zipped submission."""
-    from qin_zoo.training.predict import predict_split
+    from qin_zoo.experiment.predict import predict_split
 
     changes = options.changes(overrides, strict)
     prepared, checkpoint = find_run(run, config, checkpoint, gpu=gpu, data=data, overrides=changes, plugins=plugin)

@@ -65,13 +65,13 @@ def run(
     """Train an experiment, evaluate it, predict the test rows and write submission, report and picture."""
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.distributed import own_gpu
+    from qin_zoo.experiment.prepare import prepare
+    from qin_zoo.experiment.repeat import prepare_repetition
+    from qin_zoo.experiment.run import run_experiment
     from qin_zoo.models.sharded import require_engine
+    from qin_zoo.processes.child import end_with_launcher
+    from qin_zoo.processes.launch import is_launched, launch
     from qin_zoo.results.store import stored_run
-    from qin_zoo.training.child import end_with_launcher
-    from qin_zoo.training.launch import is_launched, launch
-    from qin_zoo.training.prepare import prepare
-    from qin_zoo.training.repeat import prepare_repetition
-    from qin_zoo.training.run import run_experiment
 
     if sum(given is not None for given in (experiment, expid, record)) != 1:
         raise typer.BadParameter("Give one experiment: qin-zoo run EXPID, --expid EXPID, or --from RUN.json.")

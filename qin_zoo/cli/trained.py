@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from qin_zoo.training.prepare import Prepared
+    from qin_zoo.experiment.prepare import Prepared
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Experiment id, or a run's record, <expid>.json.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights to use. Default: those of the experiment.")]
@@ -22,14 +22,14 @@ def find_run(run: str, config: Path | None, checkpoint: Path | None, **options) 
         run: experiment id, or the path of a run's record, beside which its weights lie.
         config: folder with ``model_config.yaml``; of no meaning with a record.
         checkpoint: weights in the place of the run's own.
-        options: as of :func:`~qin_zoo.training.prepare.prepare`.
+        options: as of :func:`~qin_zoo.experiment.prepare.prepare`.
 
     Raises:
         QinZooError: there is no such run, or its weights are not those that its record was written for.
     """
-    from qin_zoo.training.ownership import verify_weights
-    from qin_zoo.training.prepare import prepare
-    from qin_zoo.training.repeat import as_trained, prepare_repetition
+    from qin_zoo.experiment.ownership import verify_weights
+    from qin_zoo.experiment.prepare import prepare
+    from qin_zoo.experiment.repeat import as_trained, prepare_repetition
 
     if run.endswith(".json"):
         repetition = prepare_repetition(Path(run), **options)

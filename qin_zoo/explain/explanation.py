@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch
+from qin_zoo.calibration import read_calibrator
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.item_names import ID_FILE, item_titles, original_ids
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.explain.attention import attention_weights
 from qin_zoo.explain.contributions import Contributions, integrated_gradients
 from qin_zoo.explain.embedded import embedded_gradients, repeat
@@ -22,8 +24,6 @@ from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers import dense
 from qin_zoo.models import ZooModel
 from qin_zoo.models.inputs import row_columns
-from qin_zoo.training.calibration import read_step
-from qin_zoo.training.prepare import Prepared, load_trained
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def explain_row(
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
     model = load_trained(prepared, dataset, checkpoint)
-    found, step = explain(model, dataset, split, row, prepared.expid), read_step(checkpoint)
+    found, step = explain(model, dataset, split, row, prepared.expid), read_calibrator(checkpoint)
     if step is not None:
         found = replace(found, calibrated=float(step(np.array([found.prediction]))[0]))
     base = Path(out or checkpoint.parent) / f"{prepared.expid}.explain.{split}.{row}"

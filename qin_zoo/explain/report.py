@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qin_zoo.errors import printable
+from qin_zoo.experiment.report import markdown_table
 from qin_zoo.explain.explanation import Explanation, HistoryItem
-from qin_zoo.training.report import markdown_table
 
 _SHOWN = 20  # items of the history on the terminal
 _METHOD = (

@@ -16,6 +16,7 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
 from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
+from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.export.compare import compare
 from qin_zoo.export.fields import FieldsModel, describe_fields, random_request
 from qin_zoo.export.item_table import Catalogue, update_items
@@ -29,7 +30,6 @@ from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import ZooModel
 from qin_zoo.serving.bundle import seal
 from qin_zoo.serving.scorer import ITEMS, Scorer
-from qin_zoo.training.prepare import Prepared, load_trained
 
 TABLES = ("fp32", "fp16", "int8")
 _REQUESTS = 24  # that every export is checked with

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.encode import raw_descriptions
+from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.export.fold import FOREIGN
 from qin_zoo.export.plain import PlainFieldsModel
 from qin_zoo.export.request import RequestEmbedder, exact_output, without_embeddings, zeros
@@ -18,7 +19,6 @@ from qin_zoo.layers import SharedHistory, fold
 from qin_zoo.models import ModelInput, ZooModel
 from qin_zoo.serving.fields import FieldRequests, example, unchanged
 from qin_zoo.serving.raw_values import Field
-from qin_zoo.training.prepare import Prepared
 
 _NO_WORDS = ("__PAD__", "__OOV__")  # FuxiCTR's, in every vocabulary
 _NO_INVERSE = {"boundaries", "buckets"}

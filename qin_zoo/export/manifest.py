@@ -8,13 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from qin_zoo import __version__
-from qin_zoo.calibration import step_to_dict
+from qin_zoo.calibration import calibrator_to_dict, read_calibrator
+from qin_zoo.experiment.prepare import Prepared
+from qin_zoo.experiment.record import read_record
 from qin_zoo.export.request import RequestModel
 from qin_zoo.files import file_digest
 from qin_zoo.registry import discover
-from qin_zoo.training.calibration import read_step
-from qin_zoo.training.prepare import Prepared
-from qin_zoo.training.record import read_record
 
 _LEFT_OUT = {"feature_cols", "label_col", "gpu", "verbose", "num_workers", "model_id"}
 _VERSIONS = ("qin_zoo", "python", "torch", "fuxictr", "numpy")
@@ -29,7 +28,7 @@ def make_manifest(prepared: Prepared, described: dict, checkpoint: Path, data: d
         checkpoint: file of the weights; a calibration step beside it goes into the manifest.
         data: fingerprints of the data files.
     """
-    step = read_step(checkpoint)
+    calibrator = read_calibrator(checkpoint)
     return {
         "name": prepared.expid,
         "model": prepared.params["model"],
@@ -37,7 +36,7 @@ def make_manifest(prepared: Prepared, described: dict, checkpoint: Path, data: d
         "dataset_id": prepared.params["dataset_id"],
         "model_card": _card(prepared),
         **described,
-        "calibration": None if step is None else step_to_dict(step),
+        "calibration": None if calibrator is None else calibrator_to_dict(calibrator),
         "run": _run(prepared, checkpoint),
         "data": data,
         "exported_by": f"qin-zoo {__version__}",

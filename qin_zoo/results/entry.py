@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from qin_zoo.bootstrap import Draws
 from qin_zoo.config.values import Id
 from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.experiment.record import content_of, course_of, identity, monitored
 from qin_zoo.metrics import check_metrics
-from qin_zoo.training.record import content_of, course_of, identity, monitored
 
 SCHEMA_VERSION = 1
 _OF_SEED = ("seed", "model_id", "continues", "continued_weights")  # which run of its seed a run continues
@@ -93,7 +93,7 @@ class Entry(BaseModel):
 
     @property
     def course(self) -> str:
-        """See :func:`qin_zoo.training.record.course_of`."""
+        """See :func:`qin_zoo.experiment.record.course_of`."""
         return course_of(self.curve, self.params.get("monitor_mode", "max"))
 
     @property
@@ -106,7 +106,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
     """The entry of a run's record.
 
     Args:
-        record: see :func:`qin_zoo.training.run.run_experiment`.
+        record: see :func:`qin_zoo.experiment.run.run_experiment`.
         found: ``tests`` and ``slices`` of a study. Default: none.
     """
     params, seed = record["params"], record["params"]["seed"]
@@ -147,7 +147,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
 
 
 def record_of(entry: Entry, where: str) -> dict:
-    """Of a run's record what :func:`qin_zoo.training.repeat.prepare_repetition` needs, from its line alone.
+    """Of a run's record what :func:`qin_zoo.experiment.repeat.prepare_repetition` needs, from its line alone.
 
     Raises:
         QinZooError: it was stored by a version that did not keep all parameters.

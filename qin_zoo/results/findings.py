@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from qin_zoo.experiment.record import identity
 from qin_zoo.files import read_json, replace_file
-from qin_zoo.training.record import identity
 
 _VERSION = 1
 

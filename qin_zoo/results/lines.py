@@ -73,7 +73,7 @@ class Line:
         return estimate(values, *(found[0], found[1].groups) if found else ())
 
     def courses(self) -> Counter[str]:
-        """How many runs have which suspicious course, see :func:`qin_zoo.training.record.course_of`."""
+        """How many runs have which suspicious course, see :func:`qin_zoo.experiment.record.course_of`."""
         return Counter(e.course for e in self.entries if e.course)
 
     def cost(self) -> float:

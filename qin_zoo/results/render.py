@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from qin_zoo.experiment.report import markdown_table
 from qin_zoo.files import replace_file
 from qin_zoo.pages import write_page
 from qin_zoo.pages.plots import PAGE, PICTURE, svg
@@ -15,7 +16,6 @@ from qin_zoo.results.lines import Board
 from qin_zoo.results.plots import plots
 from qin_zoo.results.statistics import estimate
 from qin_zoo.results.tables import tables
-from qin_zoo.training.report import markdown_table
 
 _TOLD = "Mean ± standard deviation over seeds [95 % interval]."
 

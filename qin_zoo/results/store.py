@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.experiment.record import read_record
 from qin_zoo.files import read_json, replace_file
 from qin_zoo.results.entry import Entry, entry_of, parse_entry, record_of
 from qin_zoo.results.findings import read_findings
-from qin_zoo.training.record import read_record
 
 Warn = Callable[[str], None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qin_zoo.calibration import step_from_dict
+from qin_zoo.calibration import calibrator_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
 from qin_zoo.serving.bundle import BESIDE, CONTEXT, HISTORY, NEW, read
 from qin_zoo.serving.fields import FieldRequests
@@ -76,7 +76,7 @@ class Scorer:
         self.items: int = self.manifest["items"]["count"]
         self._rows = self._original_ids(ids, path)
         calibration = self.manifest.get("calibration")
-        self._step = None if calibration is None else step_from_dict(calibration)
+        self._step = None if calibration is None else calibrator_from_dict(calibration)
         self._lock = threading.Lock()
         self._stats = {"requests": 0, "candidates": 0, "unknown_items": 0}
 

@@ -9,17 +9,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from qin_zoo.errors import CheckpointError
+from qin_zoo.experiment.prepare import Prepared
+from qin_zoo.experiment.record import write_record
+from qin_zoo.experiment.run import finished_record, run_experiment
 from qin_zoo.files import LockFile
+from qin_zoo.log import silent
+from qin_zoo.processes.worker import Worker, failure, let_them_save, speaking
 from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import Study, StudyRun
 from qin_zoo.study.probe import probe, stored_probe
 from qin_zoo.threads import share
-from qin_zoo.training.log import silent
-from qin_zoo.training.prepare import Prepared
-from qin_zoo.training.record import write_record
-from qin_zoo.training.run import finished_record, run_experiment
 from qin_zoo.training.stop import Stopped
-from qin_zoo.training.worker import Worker, failure, let_them_save, speaking
 
 
 def run_missing(
@@ -36,7 +36,7 @@ def run_missing(
         study: what is asked of the runs.
         runs: of the study.
         gpus: one process for each; -1 is a share of the CPU.
-        options: of :func:`~qin_zoo.training.prepare.prepare`, the same for all runs.
+        options: of :func:`~qin_zoo.experiment.prepare.prepare`, the same for all runs.
         echo: receives a line for every run.
         until: :func:`time.monotonic` after which no run is started. Default: never.
 
@@ -112,7 +112,7 @@ def run_missing(
 
 
 def train(job: tuple[Study, StudyRun, dict], gpu: int, connection: Connection) -> tuple:
-    """Trains a run and scores what is asked, for a :class:`~qin_zoo.training.worker.Worker`.
+    """Trains a run and scores what is asked, for a :class:`~qin_zoo.processes.worker.Worker`.
 
     Says ``("done", record)``, ``("failed", message)`` or, after a SIGTERM, ``("stopped", message)``.
     """

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from qin_zoo.experiment.continued import prepare_continuation
+from qin_zoo.experiment.prepare import Prepared
+from qin_zoo.experiment.run import finished_record
 from qin_zoo.study.plan import StudyRun
-from qin_zoo.training.continued import prepare_continuation
-from qin_zoo.training.prepare import Prepared
-from qin_zoo.training.run import finished_record
 
 Train = Callable[[Prepared], dict | None]
 
@@ -20,7 +20,7 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
     Args:
         run: of the study.
         prepared: the training before, which the variations of an experiment have in common.
-        options: of :func:`~qin_zoo.training.prepare.prepare`.
+        options: of :func:`~qin_zoo.experiment.prepare.prepare`.
         gpu: see there.
         train: gives the record of a training; None for one that there is not. Default: of what is finished.
 

@@ -13,7 +13,7 @@ from qin_zoo.config.experiments import defines_experiment
 from qin_zoo.config.safe_yaml import read_yaml
 from qin_zoo.data.variations import KEYS as VARIATION_KEYS
 from qin_zoo.errors import ConfigError, suggest
-from qin_zoo.training.prepare import Prepared, prepare
+from qin_zoo.experiment.prepare import Prepared, prepare
 
 Seed = Annotated[int, Field(strict=True, ge=0)]
 
@@ -124,7 +124,7 @@ class StudyRun:
         """The run, before its periods where it has some, checked.
 
         Args:
-            options: those of :func:`~qin_zoo.training.prepare.prepare`.
+            options: those of :func:`~qin_zoo.experiment.prepare.prepare`.
         """
         overrides = {**self.overrides, **(options.pop("overrides", None) or {})}
         return prepare(self.experiment, self.config, overrides=overrides, name=self.first, **options)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+from qin_zoo.experiment.ownership import verify_weights
+from qin_zoo.experiment.predict import predict_rows
+from qin_zoo.experiment.prepare import Prepared, build_model
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.results.findings import read_findings, write_findings
 from qin_zoo.study.slices import slice_rows
-from qin_zoo.training.ownership import verify_weights
-from qin_zoo.training.predict import predict_rows
-from qin_zoo.training.prepare import Prepared, build_model
 
 
 def probe(prepared: Prepared, record: dict, tests: dict[str, dict], slices: list[str]) -> dict:

@@ -33,7 +33,7 @@ def tune_lines(
         file: where it is written.
         runs: of the study.
         gpus: one process for each; -1 is a share of the CPU.
-        options: of :func:`~qin_zoo.training.prepare.prepare`, the same for all runs.
+        options: of :func:`~qin_zoo.experiment.prepare.prepare`, the same for all runs.
         echo: receives what a person wants to see.
         until: :func:`time.monotonic` after which no trial is started. Default: never.
 

@@ -1,1 +1,1 @@
-"""From a configuration to a trained model and everything that is kept of it."""
+"""The training loop: steps, looks at the validation rows, checkpoints, and what stops it."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from qin_zoo.experiment.report import markdown_table
 from qin_zoo.files import replace_file
-from qin_zoo.training.report import markdown_table
 from qin_zoo.tuning.plots import draw_plots
 from qin_zoo.tuning.space import dump, show
 from qin_zoo.tuning.study import SharedStudy

@@ -12,11 +12,11 @@ from optuna.trial import TrialState
 
 from qin_zoo.config.experiments import ExperimentParams, check_params
 from qin_zoo.errors import QinZooError
+from qin_zoo.experiment.prepare import Prepared, prepare
 from qin_zoo.files import replace_file
+from qin_zoo.processes.worker import Worker, let_them_save, speaking
 from qin_zoo.registry import get_model
 from qin_zoo.threads import share
-from qin_zoo.training.prepare import Prepared, prepare
-from qin_zoo.training.worker import Worker, let_them_save, speaking
 from qin_zoo.tuning.alive import BEAT_SECONDS, Lock, lock_path, new_tuner
 from qin_zoo.tuning.space import Space, dump, read_space, show, write_base
 from qin_zoo.tuning.study import Claim, SharedStudy, existing_studies, open_storage, study_name
@@ -39,8 +39,8 @@ class Search:
         trials: number of trials.
         pruner: name of the pruner.
         seed: of the sampler.
-        data: as of :func:`~qin_zoo.training.prepare.prepare`.
-        plugins: as of :func:`~qin_zoo.training.prepare.prepare`.
+        data: as of :func:`~qin_zoo.experiment.prepare.prepare`.
+        plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
     """
 
     space: Space

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from qin_zoo.training.record import kept_evaluation
-from qin_zoo.training.worker import failure
+from qin_zoo.experiment.record import kept_evaluation
+from qin_zoo.processes.worker import failure
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Job:
         base: configuration folder of the base experiment.
         folder: configuration folder of the trials; the results CSV is named after it.
         point: parameters that differ from the base experiment's.
-        data: as of :func:`~qin_zoo.training.prepare.prepare`.
-        plugins: as of :func:`~qin_zoo.training.prepare.prepare`.
+        data: as of :func:`~qin_zoo.experiment.prepare.prepare`.
+        plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
     """
 
     expid: str
@@ -36,8 +36,8 @@ class Job:
     plugins: tuple[Path, ...]
 
     def prepare(self, gpu: int):
-        """The trial, checked; see :func:`~qin_zoo.training.prepare.prepare`."""
-        from qin_zoo.training.prepare import prepare
+        """The trial, checked; see :func:`~qin_zoo.experiment.prepare.prepare`."""
+        from qin_zoo.experiment.prepare import prepare
 
         prepared = prepare(
             self.base_expid, self.base, gpu=gpu, data=self.data, overrides=self.point, plugins=self.plugins,
@@ -51,14 +51,14 @@ class Pruned(Exception):
 
 
 def train(job: Job, gpu: int, connection: Connection) -> tuple:
-    """Trains a trial, for a :class:`~qin_zoo.training.worker.Worker`.
+    """Trains a trial, for a :class:`~qin_zoo.processes.worker.Worker`.
 
     Says ``("evaluation", value, number)``, answered by whether to prune, and at its end ``("done", result)``,
     ``("pruned", result)``, ``("failed", message)`` or, after a SIGTERM, ``("stopped", {})``.
     """
+    from qin_zoo.experiment.run import run_experiment
     from qin_zoo.fuxi import Monitor
-    from qin_zoo.training.log import silent
-    from qin_zoo.training.run import run_experiment
+    from qin_zoo.log import silent
     from qin_zoo.training.stop import Stopped
 
     prepared = None

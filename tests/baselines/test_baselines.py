@@ -23,11 +23,11 @@ from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.run import import_folder
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.record import read_record
+from qin_zoo.experiment.repeat import prepare_repetition
+from qin_zoo.experiment.report import verdict, write_report
 from qin_zoo.results.lines import boards
 from qin_zoo.results.store import find_results
-from qin_zoo.training.record import read_record
-from qin_zoo.training.repeat import prepare_repetition
-from qin_zoo.training.report import verdict, write_report
 
 ROWS = 8000
 DATA = ("user_id", "item_id", "item_category", "likes_level", "views_level", "label")

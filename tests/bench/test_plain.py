@@ -10,8 +10,8 @@ from conftest import REPOSITORY, VOCAB, item_table_feature_map, random_item_batc
 
 from qin_zoo.bench.plain import PLAIN, PlainLoader, make_plain
 from qin_zoo.bench.trajectory import trajectories
+from qin_zoo.experiment.prepare import prepare
 from qin_zoo.registry import create_model, list_models
-from qin_zoo.training.prepare import prepare
 
 PARAMS = {"metrics": ["AUC"], "embedding_dim": 8, "model_root": ".", "verbose": 0, "embedding_regularizer": 1e-3}
 MODELS = [name for name in list_models() if name != "Transformer_DCN_Quant"]  # it needs codes

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from qin_zoo.cli import main
 from qin_zoo.errors import printable
+from qin_zoo.log import above_bars
 from qin_zoo.results.entry import Entry
 from qin_zoo.results.store import Store
-from qin_zoo.training.log import above_bars
 
 EVIL = "\x1b]0;owned\x07\x1b[2Jname\u202etxt\x9b31m"
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from qin_zoo import registry
 from qin_zoo.config.experiments import find_experiments
 from qin_zoo.errors import QinZooError
-from qin_zoo.training.prepare import build_model, prepare
+from qin_zoo.experiment.prepare import build_model, prepare
 
 FUZZ = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 MARKER = Path("planted")  # in the working directory, which every test has for itself

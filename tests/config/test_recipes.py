@@ -9,8 +9,8 @@ import pytest
 from qin_zoo.config.recipes import recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.experiment.prepare import prepare
 from qin_zoo.registry import MODEL_ZOO, create_model, discover, get_model
-from qin_zoo.training.prepare import prepare
 
 OURS = {name for name, entry in discover().items() if entry.origin.startswith(str(MODEL_ZOO))}
 TAKEN = ("embedding_dim", "net_dropout", "dnn_hidden_units")

@@ -18,10 +18,10 @@ from qin_zoo.config.experiments import find_experiments
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.specs import feature_specs
 from qin_zoo.errors import ConfigError, DataError, RequestError
+from qin_zoo.experiment.prepare import prepare
 from qin_zoo.export.export import export_model
 from qin_zoo.registry import create_model
 from qin_zoo.serving.scorer import Scorer
-from qin_zoo.training.prepare import prepare
 
 WIDE = "partial(nn.init.normal_, std=0.5)"
 RATED = {"type": "categorical", "source": "history", "padding_idx": 0, "vocab_size": 6}

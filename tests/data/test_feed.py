@@ -7,7 +7,7 @@ import torch
 from conftest import REPOSITORY
 
 from qin_zoo.data.feed import Ahead, Resident, feed, split_bytes
-from qin_zoo.training.prepare import prepare
+from qin_zoo.experiment.prepare import prepare
 
 CPU = torch.device("cpu")
 

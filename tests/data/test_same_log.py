@@ -25,8 +25,8 @@ from probe import DIM, NEWEST, UNKNOWN, score, vector
 
 from qin_zoo.data.encode import raw_descriptions
 from qin_zoo.errors import QinZooError
-from qin_zoo.training.predict import predict_rows
-from qin_zoo.training.prepare import build_model, prepare_params
+from qin_zoo.experiment.predict import predict_rows
+from qin_zoo.experiment.prepare import build_model, prepare_params
 
 SPLITS = ("train", "valid", "test")
 USERS, ITEMS = 5, 9  # ids from 1; in the test rows others may occur

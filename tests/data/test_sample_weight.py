@@ -9,8 +9,8 @@ from named_fields import EXAMPLE, made
 
 from qin_zoo.data.loader import FieldsLoader
 from qin_zoo.errors import ConfigError, DataError
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 
 
 def weighted(sample, folder, values):

@@ -11,7 +11,7 @@ from qin_zoo.registry import get_model
 
 
 def opened(folder, **changes):
-    from qin_zoo.training.prepare import prepare
+    from qin_zoo.experiment.prepare import prepare
 
     return prepare("QIN_sample", data=folder, overrides={"batch_size": 256, "max_len": 20, **changes}).open_dataset()
 
@@ -121,7 +121,7 @@ def _fields_loader(loader, folder, **variation):
 
 def coded(sample, tmp_path, **changes):
     """The item table of a dataset with codes and neighbours of its embeddings."""
-    from qin_zoo.training.prepare import prepare
+    from qin_zoo.experiment.prepare import prepare
 
     overrides = {"dataset_id": "sample_codes", "batch_size": 256, "cache_dir": str(tmp_path), "seed": 3, **changes}
     dataset = prepare("QIN_sample", data=sample, overrides=overrides).open_dataset()

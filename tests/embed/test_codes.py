@@ -19,8 +19,8 @@ from qin_zoo.data import item_codes
 from qin_zoo.data.specs import feature_specs
 from qin_zoo.embed.codes import code_items, feature_line, quantize_folder
 from qin_zoo.errors import DataError
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 
 
 def embeddings(n=80, d=6, seed=0):

@@ -6,9 +6,9 @@ import torch
 from foreign import foreign
 
 from qin_zoo.errors import ModelError
+from qin_zoo.experiment.prepare import build_model
 from qin_zoo.explain.explanation import explain
 from qin_zoo.explain.report import render_report
-from qin_zoo.training.prepare import build_model
 
 
 def make(name, data, folder):

@@ -165,7 +165,7 @@ def test_names_of_items(data, tmp_path):
 
 
 def test_nothing_is_imported_before_it_is_needed():
-    code = "import sys, qin_zoo.cli, qin_zoo.training.run; assert not {'captum', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, qin_zoo.cli, qin_zoo.experiment.run; assert not {'captum', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

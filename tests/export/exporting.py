@@ -5,7 +5,7 @@ from conftest import REPOSITORY
 from named_fields import disturb
 
 from qin_zoo.config.experiments import find_experiments
-from qin_zoo.training.prepare import build_model, prepare
+from qin_zoo.experiment.prepare import build_model, prepare
 
 SAMPLES = {e.model: e for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"}
 

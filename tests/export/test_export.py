@@ -16,12 +16,12 @@ pytest.importorskip("onnxscript")
 
 from qin_zoo.cli import app
 from qin_zoo.errors import QinZooError, RequestError
+from qin_zoo.experiment.prepare import build_model
 from qin_zoo.export.export import export_model
 from qin_zoo.export.item_table import update_items
 from qin_zoo.export.request import RequestModel
 from qin_zoo.models import ZooModel
 from qin_zoo.serving import Scorer
-from qin_zoo.training.prepare import build_model
 
 VARIANTS = [
     ("QIN", "attention=softmax", "interaction=cross"),
@@ -254,7 +254,7 @@ def test_row_features_of_every_type(tmp_path):
 def fields_of_every_type(folder):
     import yaml
 
-    from qin_zoo.training.prepare import build_model, prepare
+    from qin_zoo.experiment.prepare import build_model, prepare
 
     g = np.random.default_rng(0)
     rows, count = 40, 20

@@ -27,8 +27,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import ConfigError, RequestError
+from qin_zoo.experiment.prepare import build_model, prepare
 from qin_zoo.serving import Scorer
-from qin_zoo.training.prepare import build_model, prepare
 
 
 def check_all_rows(done, scorer, change=lambda row: row) -> None:

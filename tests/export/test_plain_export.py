@@ -7,9 +7,9 @@ from exporting import random_requests
 from foreign import foreign
 
 from qin_zoo.errors import ConfigError, QinZooError
+from qin_zoo.experiment.prepare import build_model
 from qin_zoo.export.export import export_model, export_run
 from qin_zoo.serving import Scorer
-from qin_zoo.training.prepare import build_model
 
 
 def make(name, data, folder, **overrides):

@@ -10,9 +10,9 @@ from torch import nn
 from qin_zoo import ZooModel
 from qin_zoo.distributed import joined
 from qin_zoo.errors import ConfigError, ModelError
+from qin_zoo.experiment.prepare import build_model
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.models.adapter import Adapted, adapt
-from qin_zoo.training.prepare import build_model
-from qin_zoo.training.run import run_experiment
 
 
 def run(prepared):

@@ -15,10 +15,10 @@ from test_pairs import feature_map as fields
 import qin_zoo
 from qin_zoo.config.schema import check_params
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.prepare import build_model, prepare
 from qin_zoo.layers import ItemRows, SharedHistory, dense
 from qin_zoo.models import ModelInput
 from qin_zoo.registry import get_model
-from qin_zoo.training.prepare import build_model, prepare
 
 LONG = 9
 SMALL = {"embedding_dim": 6, "attention_dim": 8, "num_heads": 2, "short_seq_len": 4, "dnn_hidden_units": [8]}

@@ -12,6 +12,10 @@ import torch
 from qin_zoo.cli.trained import find_run
 from qin_zoo.data.periods import cut_into_periods
 from qin_zoo.errors import QinZooError
+from qin_zoo.experiment.continued import prepare_continuation
+from qin_zoo.experiment.predict import predict_split
+from qin_zoo.experiment.prepare import prepare_params
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.periods.period import METHODS
 from qin_zoo.results.entry import entry_of
 from qin_zoo.results.lines import boards
@@ -19,10 +23,6 @@ from qin_zoo.results.render import write_markdown
 from qin_zoo.study.execute import train
 from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import plan_runs, read_study
-from qin_zoo.training.continued import prepare_continuation
-from qin_zoo.training.predict import predict_split
-from qin_zoo.training.prepare import prepare_params
-from qin_zoo.training.run import run_experiment
 
 SMALL = {
     "model": "MLP", "dnn_hidden_units": [4], "embedding_dim": 2, "batch_size": 32, "epochs": 1, "verbose": 0,
@@ -60,7 +60,7 @@ def write_items(folder, items: int, seed: int, rows: int = 48, oldest: int = 1):
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
     """Pictures take longer than these trainings."""
-    monkeypatch.setattr("qin_zoo.training.curves.draw_curves", lambda *_: None)
+    monkeypatch.setattr("qin_zoo.experiment.curves.draw_curves", lambda *_: None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from qin_zoo.bootstrap import draw_users
 from qin_zoo.cli import main
+from qin_zoo.experiment.record import SCHEMA_VERSION
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.results.entry import entry_of
 from qin_zoo.results.findings import write_findings
@@ -17,7 +18,6 @@ from qin_zoo.results.lines import boards, compare
 from qin_zoo.results.statistics import Estimate, deviation, estimate, holm, mean_and_spread
 from qin_zoo.results.store import Store, find_results
 from qin_zoo.results.tables import tables
-from qin_zoo.training.record import SCHEMA_VERSION
 
 
 def record(expid="QIN_x", seed=1, auc=0.7, dataset="d", rows="r", seconds=10.0, **params):

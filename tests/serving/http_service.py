@@ -24,8 +24,8 @@ JSON = {"Content-Type": "application/json"}
 
 def export(sample: Path, seed: int = 1) -> Path:
     """An exported QIN with random weights; 101 items. Do not write into it."""
+    from qin_zoo.experiment.prepare import build_model, prepare
     from qin_zoo.export.export import export_model
-    from qin_zoo.training.prepare import build_model, prepare
 
     out = sample.parent / f"http_{seed}.onnx"
     if out.exists():  # made for another test module

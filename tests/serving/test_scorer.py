@@ -22,8 +22,8 @@ CONTEXT = {"likes_level": 3, "views_level": 4}
 @pytest.fixture(scope="module")
 def path(sample, tmp_path_factory):
     """An exported QIN with random weights; 101 items."""
+    from qin_zoo.experiment.prepare import build_model, prepare
     from qin_zoo.export.export import export_model
-    from qin_zoo.training.prepare import build_model, prepare
 
     folder = tmp_path_factory.mktemp("exported")
     prepared = prepare("QIN_sample", data=sample, overrides=["embedding_initializer=partial(nn.init.normal_, std=0.3)"])

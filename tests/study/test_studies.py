@@ -240,7 +240,7 @@ def test_trained_models_are_scored_on_harder_data_and_on_slices(study, tmp_path)
 
 
 def test_slices_count_the_clicks_of_training(sample):
-    from qin_zoo.training.prepare import prepare
+    from qin_zoo.experiment.prepare import prepare
 
     dataset = prepare("QIN_sample", data=sample, overrides={"train_fraction": 0.5}).open_dataset()
     rows = set(dataset.used_rows("train").tolist())
@@ -283,7 +283,7 @@ STUDIES = sorted(RECIPES) + sorted(
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_studies_of_the_repository_can_be_prepared(file, monkeypatch):
-    monkeypatch.setattr("qin_zoo.training.prepare.count_rows", lambda params: 80_000)  # recipes ask the data
+    monkeypatch.setattr("qin_zoo.experiment.prepare.count_rows", lambda params: 80_000)  # recipes ask the data
     plan = read_study(file)
     runs = plan_runs(plan, file)
     assert len(runs) >= 9

@@ -6,10 +6,10 @@ from multiprocessing import Pipe
 import pytest
 
 from qin_zoo.cli import main
+from qin_zoo.experiment.record import read_record
 from qin_zoo.results.entry import entry_of
 from qin_zoo.study.plan import plan_runs, read_study
 from qin_zoo.study.tuned import plan_line
-from qin_zoo.training.record import read_record
 
 FILE = """
 experiments: [QIN_sample, MLP_sample]

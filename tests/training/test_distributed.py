@@ -18,9 +18,9 @@ from torch import nn
 
 import qin_zoo
 from qin_zoo.distributed import joined
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.layers.synced_norm import SyncedBatchNorm1d
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
 
 SETTINGS = {
     "epochs": 5, "batch_size": 127, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8,
@@ -78,8 +78,8 @@ def test_metrics_and_predictions_are_exact(size, sample, tmp_path):
 
     def score():
         prepared = prepare("QIN_sample", data=sample, overrides={**SETTINGS, "model_root": str(tmp_path)})
-        from qin_zoo.training.predict import feed_split
-        from qin_zoo.training.prepare import build_model
+        from qin_zoo.experiment.predict import feed_split
+        from qin_zoo.experiment.prepare import build_model
 
         dataset = prepared.open_dataset()
         model = build_model(prepared, dataset)

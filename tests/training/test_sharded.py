@@ -14,10 +14,10 @@ from processes import together
 import qin_zoo
 from qin_zoo.distributed import joined
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.predict import feed_split, predict_split
+from qin_zoo.experiment.prepare import build_model, prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.models.sharded import ShardedTable, require_engine
-from qin_zoo.training.predict import feed_split, predict_split
-from qin_zoo.training.prepare import build_model, prepare
-from qin_zoo.training.run import run_experiment
 
 INSTALLED = importlib.util.find_spec("torchrec") is not None
 engine = pytest.mark.skipif(not INSTALLED, reason="TorchRec is not installed")

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.errors import ModelError
-from qin_zoo.training.predict import predict_split
-from qin_zoo.training.prepare import build_model, prepare
-from qin_zoo.training.run import run_experiment
+from qin_zoo.experiment.predict import predict_split
+from qin_zoo.experiment.prepare import build_model, prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.training.stop import Stopped, StopRequest
 
 SEEDS = (1, 2, 3)
@@ -258,7 +258,7 @@ def test_stopped_and_resumed(name, step, runs, tmp_path, monkeypatch):
             return 15 if len(steps) == step else 0
 
     steps = []
-    monkeypatch.setattr("qin_zoo.training.run.catch_signals", lambda patience: _Given(AtStep()))
+    monkeypatch.setattr("qin_zoo.experiment.run.catch_signals", lambda patience: _Given(AtStep()))
     with pytest.raises(Stopped):
         run_experiment(experiment, tmp_path, echo=lambda text: None)
     monkeypatch.undo()

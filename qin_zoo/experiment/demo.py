@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qin_zoo.data.sample import write_sample
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.report import markdown_table
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.files import replace_file
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.report import markdown_table
-from qin_zoo.training.run import run_experiment
 
 _EXPERIMENT = "QIN_sample"
 _BLIND = "QIN_sample_blind"
@@ -31,7 +31,7 @@ def run_demo(
     Returns:
         the report.
     """
-    from qin_zoo.training.curves import draw_comparison
+    from qin_zoo.experiment.curves import draw_comparison
 
     echo(f"Sample data: {rows:,} rows, {items:,} items in {data}")
     summary = write_sample(data, rows, items, seed)

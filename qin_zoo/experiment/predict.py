@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from qin_zoo.bootstrap import draw_users
-from qin_zoo.calibration import Step
+from qin_zoo.calibration import Calibrator, calibration_file, read_calibrator
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import ConfigError, QinZooError
-from qin_zoo.training.calibration import calibration_file, read_step
+from qin_zoo.experiment.files import RunFiles
+from qin_zoo.experiment.prepare import Prepared, build_model
+from qin_zoo.experiment.submission import write_submission
 from qin_zoo.training.memory import keep_freed_memory
-from qin_zoo.training.prepare import Prepared, RunFiles, build_model
-from qin_zoo.training.submission import write_submission
 
 
 def predict_split(
@@ -53,12 +53,12 @@ def predict_split(
     model = build_model(prepared, dataset)
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     model.load_weights(str(checkpoint))
-    step = read_step(checkpoint)
+    calibrator = read_calibrator(checkpoint)
     expid = prepared.expid if split == "test" else f"{prepared.expid}.{split}"
     files = RunFiles(Path(out) if out else prepared.files.folder, expid)
-    y_pred, metrics = predict_rows(model, dataset, split, step)
-    if step is not None:
-        echo(f"calibrated: {step.method}, {calibration_file(checkpoint)}")
+    y_pred, metrics = predict_rows(model, dataset, split, calibrator)
+    if calibrator is not None:
+        echo(f"calibrated: {calibrator.method}, {calibration_file(checkpoint)}")
     rows, labels = dataset.used_rows(split), dataset.feature_map.labels
     write_submission(y_pred, files.prediction, files.submission, rows=rows, labels=labels)
     if len(rows) and rows[-1] >= len(rows):
@@ -76,14 +76,16 @@ def feed_split(dataset: Dataset, split: str, model, shuffle: bool | None = None)
     return feed(loader, model.device)
 
 
-def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) -> tuple[np.ndarray, dict[str, float]]:
+def predict_rows(
+    model, dataset: Dataset, split: str, calibrator: Calibrator | None = None
+) -> tuple[np.ndarray, dict[str, float]]:
     """Predictions of a split's used rows in their order, and their metrics where they have labels.
 
     Args:
         model: with trained weights.
         dataset: the data.
         split: ``train``, ``valid`` or ``test``.
-        step: calibrates the predictions. Default: they are the model's.
+        calibrator: of the predictions. Default: they are the model's.
 
     Returns:
         of the rows ``dataset.used_rows(split)`` (N,) float64, or (N, L), a column for each label, of a model that
@@ -102,8 +104,8 @@ def predict_rows(model, dataset: Dataset, split: str, step: Step | None = None) 
             f"row {dataset.used_rows(split)[broken[0]]:,}: the weights or the rows' features hold such values. Nothing "
             "is written; train again, with a smaller learning_rate where the weights are to blame."
         )
-    if step is not None:
-        y_pred = step(y_pred)
+    if calibrator is not None:
+        y_pred = calibrator(y_pred)
     if not dataset.has_labels(split):
         return y_pred, {}
     if y_pred.ndim == 1:

@@ -27,11 +27,11 @@ from qin_zoo.embed.encode import encode_items
 from qin_zoo.embed.items import read_texts
 from qin_zoo.embed.store import EmbeddingStore
 from qin_zoo.errors import QinZooError
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.files import file_digest
 from qin_zoo.study import execute
 from qin_zoo.study.plan import Study, plan_runs
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
 from qin_zoo.tuning import tuner as tuning
 from qin_zoo.tuning.report import read_lines
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from qin_zoo.config.experiments import apply_overrides
 from qin_zoo.errors import ConfigError
-from qin_zoo.training.prepare import Prepared, prepare_params
-from qin_zoo.training.record import content_of, environment, identity, read_record
+from qin_zoo.experiment.prepare import Prepared, prepare_params
+from qin_zoo.experiment.record import content_of, environment, identity, read_record
 
 # Where files lie, and what they are called, is today's; so is what they are scored on.
 _OF_TODAY = (
@@ -24,7 +24,7 @@ class Repetition:
     """A recorded run, ready to run again.
 
     Attributes:
-        record: what was recorded; ``data`` may be its :func:`~qin_zoo.training.record.content_of`.
+        record: what was recorded; ``data`` may be its :func:`~qin_zoo.experiment.record.content_of`.
         prepared: the same run; its files carry ``.repeat`` in their name.
     """
 
@@ -92,7 +92,7 @@ def prepare_repetition(
 
     Args:
         run: the record, ``<expid>.json``, or what a store keeps of it, :func:`qin_zoo.results.entry.record_of`.
-        gpu, data, overrides, plugins: as in :func:`~qin_zoo.training.prepare.prepare`. Files of models that the
+        gpu, data, overrides, plugins: as in :func:`~qin_zoo.experiment.prepare.prepare`. Files of models that the
             record names are not loaded unless they are given here: a record shall not decide which code runs.
 
     Raises:

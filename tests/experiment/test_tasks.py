@@ -6,11 +6,11 @@ import pytest
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.experiment.calibrate import calibrate_run
+from qin_zoo.experiment.predict import predict_split
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.metrics import evaluate_metrics
-from qin_zoo.training.calibrate import calibrate_run
-from qin_zoo.training.predict import predict_split
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
 
 SMALL = {"epochs": 3, "batch_size": 256, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8, "verbose": 0}
 LEFT_OUT = ("metrics", "monitor", "monitor_mode", "loss")
@@ -33,7 +33,7 @@ def numbers(sample, tmp_path_factory):
 
 def regression(numbers, root, **changes):
     from qin_zoo.config.experiments import load_experiment, resolve_experiment
-    from qin_zoo.training.prepare import prepare_params
+    from qin_zoo.experiment.prepare import prepare_params
 
     config = resolve_experiment("QIN_sample", None)
     params = {k: v for k, v in load_experiment(config, "QIN_sample").items() if k not in LEFT_OUT}

@@ -14,9 +14,9 @@ import yaml
 from qin_zoo.cli.trained import find_run
 from qin_zoo.data.fitted import FittedEncoder
 from qin_zoo.errors import DataError
-from qin_zoo.training.predict import predict_split
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
+from qin_zoo.experiment.predict import predict_split
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 
 FEATURES = [
     {"name": "user", "dtype": "str", "type": "categorical"},

@@ -15,12 +15,13 @@ from qin_zoo.data.grown import require_same_numbers
 from qin_zoo.data.item_names import ID_FILE
 from qin_zoo.data.variations import Variation
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.experiment.files import RunFiles
+from qin_zoo.experiment.ownership import verify_weights
+from qin_zoo.experiment.prepare import Prepared
+from qin_zoo.experiment.record import read_record
+from qin_zoo.experiment.repeat import as_trained, prepare_repetition
 from qin_zoo.models.weights import warm_start
 from qin_zoo.periods.period import Period, Replay, begin_period
-from qin_zoo.training.ownership import verify_weights
-from qin_zoo.training.prepare import Prepared, RunFiles
-from qin_zoo.training.record import read_record
-from qin_zoo.training.repeat import as_trained, prepare_repetition
 
 _OF_BEFORE = ("init_from", "encoder_file")  # how the run before began; this one begins with that
 
@@ -40,7 +41,7 @@ def prepare_continuation(
         record: of the finished run; its weights lie beside it.
         data: folder of the next period, its files named as those of the run.
         name: of the new run. Default: the run's, with ``.p1`` behind it, ``.p2`` for the one that continues that, ….
-        gpu, overrides, plugins: as in :func:`~qin_zoo.training.prepare.prepare`.
+        gpu, overrides, plugins: as in :func:`~qin_zoo.experiment.prepare.prepare`.
 
     Raises:
         QinZooError: no finished run, or anything that cannot be used.

@@ -8,22 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from qin_zoo.calibration import Step, fit_step, reliability, step_to_dict
+from qin_zoo.calibration import Calibrator, calibration_file, calibrator_to_dict, fit_calibrator, reliability
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.predict import predict_rows
+from qin_zoo.experiment.prepare import Prepared, build_model
+from qin_zoo.experiment.report import markdown_table
+from qin_zoo.experiment.tasks import is_regression
 from qin_zoo.files import file_digest, replace_file
 from qin_zoo.metrics import evaluate_metrics
-from qin_zoo.training.calibration import calibration_file
-from qin_zoo.training.predict import predict_rows
-from qin_zoo.training.prepare import Prepared, build_model
-from qin_zoo.training.report import markdown_table
-from qin_zoo.training.tasks import is_regression
 
 SCHEMA_VERSION = 1
 
 
 def calibrate_run(
     prepared: Prepared, method: str, checkpoint: Path | None = None, echo: Callable[[str], None] = print
-) -> Step:
+) -> Calibrator:
     """Fits a step on the validation split and writes it, with report and picture, beside the weights.
 
     Args:
@@ -35,7 +34,7 @@ def calibrate_run(
     Raises:
         QinZooError: the experiment, its data or its weights cannot be used, or nothing can be fitted.
     """
-    from qin_zoo.training.curves import draw_reliability
+    from qin_zoo.experiment.curves import draw_reliability
 
     if is_regression(prepared.params):
         raise ConfigError(f"{prepared.expid} has task regression: only click probabilities can be calibrated.")
@@ -49,15 +48,15 @@ def calibrate_run(
     splits = [split for split in ("valid", "test") if dataset.has(split) and dataset.has_labels(split)]
     labels = {split: dataset.labels(split) for split in splits}
     before = {split: predict_rows(model, dataset, split)[0] for split in splits}
-    step = fit_step(method, labels["valid"], before["valid"])
+    calibrator = fit_calibrator(method, labels["valid"], before["valid"])
     results = {
-        split: {"before": _measure(labels[split], before[split]), "after": _measure(labels[split], step(before[split]))}
-        for split in splits
+        split: {"before": _measure(labels[split], raw), "after": _measure(labels[split], calibrator(raw))}
+        for split, raw in before.items()
     }
     found = {
         "schema_version": SCHEMA_VERSION,
         "expid": prepared.expid,
-        "step": step_to_dict(step),
+        "step": calibrator_to_dict(calibrator),
         "weights_sha256": file_digest(checkpoint),
         "fitted_on": {"split": "valid", "rows": len(labels["valid"])},
         "results": results,
@@ -74,7 +73,7 @@ def calibrate_run(
         told = "  ".join(f"{k} {sides['before'][k]:.6f} → {sides['after'][k]:.6f}" for k in ("ECE", "AUC", "logloss"))
         echo(f"{split}: {told}" + ("  (fitted to these rows)" if split == "valid" else ""))
     echo(f"step: {calibration_file(checkpoint)}, from now on used by predict and export; delete it for the raw scores")
-    return step
+    return calibrator
 
 
 def _measure(y_true: np.ndarray, y_pred: np.ndarray) -> dict:

@@ -12,24 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qin_zoo.calibration import reliability
+from qin_zoo.calibration import discard_calibrator, reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import ConfigError, DataError
-from qin_zoo.files import file_digest, replace_file
-from qin_zoo.metrics import evaluate_metrics, needs_groups
-from qin_zoo.models.sharded import require_engine
-from qin_zoo.models.weights import warm_start
-from qin_zoo.training.calibration import discard_step
-from qin_zoo.training.checkpoint import CheckpointStore
-from qin_zoo.training.continued import start_period, take_over
-from qin_zoo.training.log import above_bars, log_to, silent
-from qin_zoo.training.memory import keep_freed_memory
-from qin_zoo.training.ownership import owned
-from qin_zoo.training.predict import draw_split, feed_split, predict_rows
-from qin_zoo.training.prepare import Prepared, RunFiles, build_model
-from qin_zoo.training.record import (
+from qin_zoo.experiment.continued import start_period, take_over
+from qin_zoo.experiment.files import RunFiles
+from qin_zoo.experiment.ownership import owned
+from qin_zoo.experiment.predict import draw_split, feed_split, predict_rows
+from qin_zoo.experiment.prepare import Prepared, build_model
+from qin_zoo.experiment.record import (
     SCHEMA_VERSION,
     append_results_line,
     environment,
@@ -37,10 +30,17 @@ from qin_zoo.training.record import (
     read_record,
     write_record,
 )
-from qin_zoo.training.report import baselines_of, verdict, write_report
+from qin_zoo.experiment.report import baselines_of, verdict, write_report
+from qin_zoo.experiment.submission import write_submission
+from qin_zoo.experiment.tasks import is_regression
+from qin_zoo.files import file_digest, replace_file
+from qin_zoo.log import above_bars, log_to, silent
+from qin_zoo.metrics import evaluate_metrics, needs_groups
+from qin_zoo.models.sharded import require_engine
+from qin_zoo.models.weights import warm_start
+from qin_zoo.training.checkpoint import CheckpointStore
+from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.stop import catch_signals
-from qin_zoo.training.submission import write_submission
-from qin_zoo.training.tasks import is_regression
 from qin_zoo.training.tracking import Tracker
 from qin_zoo.training.trainer import Evaluation, Trainer
 
@@ -73,7 +73,7 @@ def run_experiment(
     Returns:
         the run's record, as written to ``<expid>.json``.
 
-    Started by ``torchrun`` or :func:`~qin_zoo.training.launch.launch`, several processes train together; the first one
+    Started by ``torchrun`` or :func:`~qin_zoo.processes.launch.launch`, several processes train together; the first one
     writes and speaks.
 
     Raises:
@@ -123,7 +123,7 @@ def _run(
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if group.leads:
         files.record.unlink(missing_ok=True)  # a run that is finished has a record
-        discard_step(files.checkpoint)
+        discard_calibrator(files.checkpoint)
         checkpoints.begin(resume)
         for file in (files.encoder, files.rows, files.staleness):
             file.unlink(missing_ok=True)
@@ -302,7 +302,7 @@ def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, res
 
 def _write_results(prepared: Prepared, record: dict, evaluations: list[Evaluation], folder: Path, argv: list) -> None:
     """Curves, record, report, and the line in FuxiCTR's results CSV."""
-    from qin_zoo.training.curves import draw_curves
+    from qin_zoo.experiment.curves import draw_curves
 
     files, reachable = prepared.files, record["reachable"]
     title = f"{prepared.expid} on {record['dataset_id']}"

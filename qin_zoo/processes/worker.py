@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from qin_zoo.errors import QinZooError, first_line
-from qin_zoo.training.child import begin_child
+from qin_zoo.processes.child import begin_child
 
 _POLL_SECONDS = 1.0
 _SAVING_SECONDS = 60.0
@@ -130,7 +130,7 @@ def work(connection: Connection, train: Train, lock: Path | None, gpu: int, thre
     sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
     import torch
 
-    from qin_zoo.training.log import warnings_on_terminal
+    from qin_zoo.log import warnings_on_terminal
 
     warnings_on_terminal()
 

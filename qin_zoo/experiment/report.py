@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qin_zoo.experiment.record import course_of, kept_evaluation, monitored, read_record
 from qin_zoo.files import replace_file
 from qin_zoo.metrics import default_monitor, mode_of
-from qin_zoo.training.record import course_of, kept_evaluation, monitored, read_record
 
 _COURSES = {
     "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
@@ -74,7 +74,7 @@ def render_report(record: dict, baselines: list[dict] | None = None) -> str:
     """The Markdown report of a run.
 
     Args:
-        record: see :func:`qin_zoo.training.run.run_experiment`.
+        record: see :func:`qin_zoo.experiment.run.run_experiment`.
         baselines: records of the baselines of the same rows. Default: those in the folder of the run's files.
     """
     evaluations = record["evaluations"]

@@ -13,9 +13,9 @@ import torch
 from processes import start
 
 from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
-from qin_zoo.training.prepare import prepare
-from qin_zoo.training.run import run_experiment
 from qin_zoo.training.stop import Stopped
 
 SETTINGS = {

@@ -24,10 +24,11 @@ from qin_zoo.config.signature import constructor_params
 from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside
 from qin_zoo.data.grown import grown_sizes
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
+from qin_zoo.experiment.files import RunFiles
+from qin_zoo.experiment.record import read_record
+from qin_zoo.experiment.tasks import check_labels, check_task, task_defaults
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
-from qin_zoo.training.record import read_record
-from qin_zoo.training.tasks import check_labels, check_task, task_defaults
 
 # What a configuration may leave out; models give the defaults of their own parameters.
 _DEFAULTS = {
@@ -46,78 +47,12 @@ _DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class RunFiles:
-    """Where a run's results lie: ``<model_root>/<dataset_id>/<expid>.*``."""
-
-    folder: Path
-    expid: str
-
-    def _file(self, suffix: str) -> Path:
-        return self.folder / f"{self.expid}{suffix}"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self._file(".model")
-
-    @property
-    def checkpoints(self) -> Path:
-        return self._file(".checkpoints")
-
-    @property
-    def events(self) -> Path:
-        return self._file(".events")
-
-    @property
-    def encoder(self) -> Path:
-        """What encoding raw files learned from the training rows."""
-        return self._file(".encoder.json")
-
-    @property
-    def rows(self) -> Path:
-        """Of a continued run: its training rows, those that were trained again and the period's own."""
-        return self._file(".train.parquet")
-
-    @property
-    def staleness(self) -> Path:
-        """Of a continued run: periods since each value of each table last occurred."""
-        return self._file(".staleness.npz")
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / f".{self.expid}.lock"
-
-    @property
-    def log(self) -> Path:
-        return self._file(".log")
-
-    @property
-    def record(self) -> Path:
-        return self._file(".json")
-
-    @property
-    def report(self) -> Path:
-        return self._file(".md")
-
-    @property
-    def curves(self) -> Path:
-        return self._file(".png")
-
-    @property
-    def prediction(self) -> Path:
-        return self._file(".prediction.csv")
-
-    @property
-    def submission(self) -> Path:
-        return self._file(".submission.zip")
-
-
-@dataclass(frozen=True)
 class Prepared:
     """An experiment whose configuration has been read and checked, and whose model class has been found.
 
     Attributes:
         expid: name of the run and its files.
-        asked_for: the name it should have had, where that is another run's (:mod:`qin_zoo.training.ownership`).
+        asked_for: the name it should have had, where that is another run's (:mod:`qin_zoo.experiment.ownership`).
         trained: record of the run whose weights are used, where there is one: its data must fit them.
         notes: lines that say what the configuration's old names became, and what was left out.
     """

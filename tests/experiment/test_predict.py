@@ -10,10 +10,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.errors import QinZooError
+from qin_zoo.experiment.predict import predict_rows, predict_split
+from qin_zoo.experiment.prepare import build_model, prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.metrics import evaluate_metrics
-from qin_zoo.training.predict import predict_rows, predict_split
-from qin_zoo.training.prepare import build_model, prepare
-from qin_zoo.training.run import run_experiment
 
 SMALL = {"epochs": 1, "embedding_dim": 4, "max_len": 8, "batch_size": 512, "num_layers": 1, "num_row": 2}
 

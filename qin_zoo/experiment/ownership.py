@@ -20,9 +20,10 @@ import torch
 
 from qin_zoo.distributed import Group
 from qin_zoo.errors import CheckpointError, QinZooError
+from qin_zoo.experiment.files import RunFiles
+from qin_zoo.experiment.prepare import Prepared
+from qin_zoo.experiment.record import identity, read_record
 from qin_zoo.files import LockFile, file_digest
-from qin_zoo.training.prepare import Prepared, RunFiles
-from qin_zoo.training.record import identity, read_record
 
 _SHOWN = 3  # parameters in a message
 
