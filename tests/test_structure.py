@@ -7,8 +7,8 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "qin_zoo"
 LEAVES = {
-    "batch", "bootstrap", "calibration", "distributed", "errors", "files", "fuxi", "log", "metrics", "pages", "plugins",
-    "registry", "threads",
+    "batch", "bootstrap", "calibration", "distributed", "errors", "feature_types", "files", "fuxi", "log", "metrics",
+    "pages", "plugins", "registry", "threads",
 }  # fmt: skip
 ALLOWED = {
     "layers": set(),

@@ -12,10 +12,10 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feature_map import field_groups
 from qin_zoo.data.item_layout import USER
+from qin_zoo.feature_types import has_table, type_of
 
 ITEM = "item"  # the target's number, whatever the layout calls it
 USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
-_WITH_IDS = ("categorical", "sequence")
 _AT_ONCE = 8192
 
 
@@ -77,7 +77,7 @@ class View:
             if self._item:
                 self.sizes[ITEM] = int(features[self._item]["vocab_size"])
         else:
-            tables = {name: table.numpy() for name, table in train.items.items() if features[name]["type"] != "meta"}
+            tables = {n: table.numpy() for n, table in train.items.items() if type_of(features[n]).embedded}
             self.sizes[ITEM] = max(map(len, tables.values()), default=int(train.target.max) + 1)
             itself = np.arange(self.sizes[ITEM])
             self.tables = {n: t for n, t in tables.items() if t.ndim > 1 or not np.array_equal(t, itself)}
@@ -87,11 +87,11 @@ class View:
         apart = {self.user, self._item, *self._pairs.values()}
         for name, spec in features.items():
             source = spec.get("source")
-            if spec["type"] == "meta" or name in apart or source == "history":
+            if not type_of(spec).embedded or name in apart or source == "history":
                 continue
             if source != "item" or name in self.tables:
                 self.kinds[name] = spec["type"]
-                if spec["type"] in _WITH_IDS:
+                if has_table(spec):
                     self.sizes[name] = int(spec["vocab_size"])
         self._users = np.unique(self.column("train", self.user)) if self.user else np.empty(0, np.int64)
         self.users = len(self._users) + 1

@@ -17,10 +17,10 @@ from qin_zoo.bench.synthetic import random_batch
 from qin_zoo.data.dataset import has_item_table
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import build_model, prepare
-from qin_zoo.export.export import random_column
 from qin_zoo.export.manifest import describe
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.request import RequestModel
+from qin_zoo.feature_types import type_of
 from qin_zoo.files import replace_file
 from qin_zoo.serving.bundle import seal
 from qin_zoo.serving.scorer import ITEMS, Scorer
@@ -108,11 +108,12 @@ def _request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
     g = np.random.default_rng(seed)
     history = g.integers(1, scorer.items, max_len)
     if scorer.beside:
-        history = {ITEMS: history} | {found["name"]: random_column(found, max_len, g) for found in scorer.beside}
+        beside = {found["name"]: type_of(found).random(max_len, found, g) for found in scorer.beside}
+        history = {ITEMS: history, **beside}
     return {
         "history": history,
         "candidates": g.integers(1, scorer.items, rows),
-        "context": {found["name"]: random_column(found, rows, g) for found in scorer.inputs},
+        "context": {found["name"]: type_of(found).random(rows, found, g) for found in scorer.inputs},
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch, of_items
 from qin_zoo.data.item_layout import history_specs, row_specs
-from qin_zoo.data.item_table import stored_type
+from qin_zoo.data.item_table import as_stored
+from qin_zoo.feature_types import describe, embedded, type_of
 
 DISTINCT = 20_000  # items that occur in the batches of a measurement, whatever the catalogue
 
@@ -32,9 +34,11 @@ def random_batch(
     g = torch.Generator().manual_seed(seed)
     specs = feature_map.features
     count = max(s["vocab_size"] for s in specs.values() if s.get("source") == "item" and s["type"] == "categorical")
-    rows = {n: _draw(s, batch_size, g) for n, s in row_specs(specs).items() if s["type"] != "meta"}
+    own = row_specs(specs)
+    rows = {name: _draw(own[name], batch_size, g) for name in embedded(own)}
     rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
-    items = {n: _draw(s, count, g) for n, s in specs.items() if of_items(s) and stored_type(s) != "meta"}
+    of_table = {name: as_stored(spec) for name, spec in specs.items() if of_items(spec)}
+    items = {name: _draw(of_table[name], count, g) for name in embedded(of_table)}
     for name, spec in specs.items():
         if spec.get("source") == "item" and spec["type"] == "categorical":
             items[name] = torch.arange(count) % spec["vocab_size"]
@@ -56,10 +60,5 @@ def random_batch(
 
 
 def _draw(spec: dict, count: int, g: torch.Generator) -> torch.Tensor:
-    if stored_type(spec) == "embedding":
-        width = spec.get("pretrain_dim") or spec["embedding_dim"]
-        return torch.randn(count, width, generator=g)
-    if spec["type"] == "numeric":
-        return torch.rand(count, generator=g)
-    size = (count, spec["max_len"]) if spec["type"] == "sequence" else (count,)
-    return torch.randint(0, spec["vocab_size"], size, generator=g)
+    seed = int(torch.randint(2**31, (), generator=g))
+    return torch.from_numpy(type_of(spec).random(count, describe("", spec), np.random.default_rng(seed)))

@@ -44,6 +44,7 @@ from qin_zoo.config.values import (
     one_of,
     whole,
 )
+from qin_zoo.feature_types import FEATURE_TYPES
 
 
 def _key(description: str):
@@ -157,7 +158,7 @@ class FeatureColumn(_Table):
     name: FeatureName | Names = _key("Its column, or a list of columns described alike.")
     active: Flag = _key("Whether it is used.")
     dtype: one_of("int", "float", "str", "list") = _key("Type of its values in the files.")
-    type: one_of("categorical", "numeric", "sequence", "embedding", "meta") = _key("What it is to the model.")
+    type: one_of(*FEATURE_TYPES) = _key("What it is to the model.")
     source: AnyText = _key("What it describes: user, item, context or nothing in particular.")
     vocab_size: Count = _key("Number of its ids, padding included.")
     embedding_dim: Size = _key("Size of its embedding.")

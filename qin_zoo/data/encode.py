@@ -31,9 +31,10 @@ from qin_zoo.data.raw_files import RawFile, Wrong, raw_files, reading, split_off
 from qin_zoo.data.reports import cut, say, unequal, unknown
 from qin_zoo.data.rows import weight_kind
 from qin_zoo.data.sources import at, check_file
-from qin_zoo.data.specs import WITH_IDS, label_names
+from qin_zoo.data.specs import label_names
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.feature_types import has_table
 
 _log = logging.getLogger(__name__)
 _FORMAT = 5  # raise it whenever what is written changes
@@ -460,7 +461,7 @@ def _write_maps(
         spec = feature_map.features[name] = field.spec()
         if field.type == "embedding":
             spec["pretrain_dim"] = widths[name]
-        if name in vocabularies and field.type in WITH_IDS:
+        if name in vocabularies and has_table(field.column):
             spec |= {"padding_idx": 0, **({"max_len": lengths[name]} if name in lengths else {})}
             spec["vocab_size"] = vocabularies[name].size
         if field.column.get("pretrained_emb"):
@@ -468,7 +469,7 @@ def _write_maps(
             spec["freeze_emb"] = field.column.get("freeze_emb", True)
             spec["pretrain_usage"] = field.column.get("pretrain_usage", "init")
             spec["oov_idx"] = vocabularies[name].oov
-        if field.type in WITH_IDS:
+        if has_table(field.column):
             feature_map.total_features += 0 if "share_embedding" in spec else spec["vocab_size"]
         feature_map.total_features += field.type == "numeric"
     feature_map.num_fields = feature_map.get_num_fields()
@@ -477,6 +478,6 @@ def _write_maps(
     named = {
         name: vocabulary.as_dict(fields[name].dtype)
         for name, vocabulary in vocabularies.items()
-        if fields[name].type in WITH_IDS
+        if has_table(fields[name].column)
     }
     (work / "feature_vocab.json").write_text(json.dumps(named, indent=4, ensure_ascii=False), encoding="utf-8")

@@ -15,7 +15,6 @@ from qin_zoo.data.mapped import Column
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.sources import at
 from qin_zoo.data.specs import (
-    WITH_IDS,
     Spec,
     check_feature_name,
     check_known,
@@ -24,6 +23,7 @@ from qin_zoo.data.specs import (
     label_names,
 )
 from qin_zoo.errors import ConfigError, DataError, first_line
+from qin_zoo.feature_types import has_table, type_of
 
 _DENSE = 1_000_000  # ids that may be left out of: their embeddings are small
 _SPARSE = 10  # ids for each value that there is
@@ -233,13 +233,13 @@ def _check_together(
     seen: dict[str, Spec] = {}
     for name, spec in features.items():
         at = f"{where}, feature '{name}'"
-        if spec["type"] != "meta" and ("." in name or hasattr(module, name)):
+        if type_of(spec).embedded and ("." in name or hasattr(module, name)):
             raise ConfigError(f"{at}: torch cannot keep an embedding under this name. Rename the column.")
         shared = spec.get("share_embedding")
         if shared is not None:
             check_known([shared], known, f"{at}, share_embedding")
         if shared in features:
-            if spec["type"] not in WITH_IDS:
+            if not has_table(spec):
                 raise ConfigError(f"{at}: share_embedding is for categorical and sequence features. Remove it.")
             check_known([shared], seen, f"{at}, share_embedding (it must come earlier)")
             for key in ("vocab_size", "embedding_dim"):
@@ -248,7 +248,7 @@ def _check_together(
                     raise ConfigError(
                         f"{at}: {key} {own} does not fit the {other} of '{shared}', whose embedding it shares."
                     )
-        if spec["type"] in WITH_IDS:
+        if has_table(spec):
             seen[name] = seen.get(shared, spec)
         _check_encoder_output(name, spec, features, feature_map.default_emb_dim, at)
     _check_fields(features, params, where)
@@ -285,11 +285,11 @@ def _check_encoder_output(
     name: str, spec: Spec, features: Mapping[str, Spec], default_dim: int | None, where: str
 ) -> None:
     """Raises ConfigError unless the feature's encoder returns vectors of the size that the specification says."""
-    encoder, kind = spec.get("feature_encoder"), spec["type"]
+    encoder = spec.get("feature_encoder")
     dim = features.get(spec.get("share_embedding", ""), spec).get("embedding_dim", default_dim)
-    usual = encoder is None or (kind == "sequence" and encoder == "layers.MaskedAveragePooling()")
+    usual = encoder in (None, type_of(spec).feature_encoder)
     expected = spec.get("emb_output_dim", dim)
-    if kind == "meta" or dim is None or (usual and expected == dim):
+    if not type_of(spec).embedded or dim is None or (usual and expected == dim):
         return
     import torch
 
@@ -300,7 +300,7 @@ def _check_encoder_output(
         "vocab_size": 2,
         "pretrain_dim": spec.get("pretrain_dim"),
     }
-    shape = {"sequence": [2, spec.get("max_len") or 1], "embedding": [2, spec.get("pretrain_dim")]}.get(kind, [2])
+    shape = type_of(spec).shape(2, {"max_len": spec.get("max_len") or 1, "dim": spec.get("pretrain_dim")})
     try:
         with torch.device("meta"):  # sizes only: nothing is allocated or computed
             found = FeatureEmbeddingDict(one, dim)({name: torch.zeros(shape)})[name].shape
@@ -318,12 +318,11 @@ def _fill(name: str, spec: Spec, data: ItemTableData) -> None:
     columns = data.columns_of(name, spec)
     if not columns or name == HISTORY:
         return
-    if spec["type"] in ("categorical", "sequence") and "vocab_size" not in spec:
+    kind = type_of(spec)
+    if has_table(spec) and "vocab_size" not in spec:
         spec["vocab_size"] = _vocab_size(name, columns)
-    if spec["type"] == "sequence" and not spec.get("max_len"):
-        spec["max_len"] = max(column.longest for column in columns)
-    if spec["type"] == "embedding" and "pretrain_dim" not in spec:
-        spec["pretrain_dim"] = columns[0].width
+    if kind.width_key and not spec.get(kind.width_key):
+        spec[kind.width_key] = max(column.longest for column in columns) if kind.ids else columns[0].width
 
 
 def _vocab_size(name: str, columns: list[Column]) -> int:
@@ -347,7 +346,7 @@ def _share(features: Mapping[str, Spec], where: str) -> None:
         shared = spec.get("share_embedding")
         if shared is not None:
             check_known([shared], owner_of, f"{where}, feature '{name}', share_embedding (it must come earlier)")
-        if spec["type"] in ("categorical", "sequence"):
+        if has_table(spec):
             owner_of[name] = owner_of[shared] if shared else name
     for owner in owner_of.values():
         group = [features[name] for name, other in owner_of.items() if other == owner]

@@ -12,7 +12,7 @@ from qin_zoo.batch import of_items
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.item_codes import source_column
-from qin_zoo.data.item_table import open_item_table, stored_type
+from qin_zoo.data.item_table import as_stored, open_item_table
 from qin_zoo.data.rows import Specs, row_kinds
 from qin_zoo.data.sources import open_source
 from qin_zoo.data.specs import feature_specs, label_names
@@ -57,9 +57,9 @@ def item_specs(specs: Specs) -> Specs:
 def item_column_types(specs: Specs) -> dict[str, str]:
     """The columns of the item table that the features need, with their types."""
     items = item_specs(specs)
-    stored = {name: stored_type(spec) for name, spec in items.items() if not source_column(spec)}
+    own = {name: str(as_stored(spec)["type"]) for name, spec in items.items() if not source_column(spec)}
     computed = {source: "embedding" for spec in items.values() if (source := source_column(spec))}
-    return computed | stored
+    return computed | own
 
 
 def data_file(path: str | Path, suffixes: Sequence[str] = (".parquet",)) -> Path:

@@ -18,14 +18,17 @@ from qin_zoo.data.mapped import Column
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.data.variations import UNVARIED, Variation
 from qin_zoo.errors import DataError
-
-# feature type -> kind of column
-ITEM_KINDS = {"categorical": "id", "sequence": "ids", "embedding": "floats", "numeric": "float", "meta": "int"}
+from qin_zoo.feature_types import FEATURE_TYPES, type_of
 
 
-def stored_type(spec: Mapping[str, object]) -> str:
-    """The type of a feature's column: vectors that no model embeds are of type ``meta`` and have a ``pretrain_dim``."""
-    return "embedding" if spec["type"] == "meta" and spec.get("pretrain_dim") else str(spec["type"])
+def as_stored(spec: Mapping[str, object]) -> Mapping[str, object]:
+    """A feature as its column is: vectors that no model embeds are of type ``meta`` and have a ``pretrain_dim``."""
+    return {**spec, "type": "embedding"} if spec["type"] == "meta" and spec.get("pretrain_dim") else spec
+
+
+def kind_of(spec: Mapping[str, object]) -> str:
+    """The kind of a feature's column, of :data:`~qin_zoo.data.kinds.KINDS`."""
+    return type_of(as_stored(spec)).kind
 
 
 def open_item_table(
@@ -43,7 +46,7 @@ def open_item_table(
         DataError: row i is not item i, there is no padding row 0, or a column cannot be used (nulls, NaN or
             infinite values, vectors of differing length, …; in an item table "row" names the item).
     """
-    kinds = {name: ITEM_KINDS[kind] for name, kind in types.items()} | {index_column: "id"}
+    kinds = {name: FEATURE_TYPES[kind].kind for name, kind in types.items()} | {index_column: "id"}
     table = open_table(path, kinds, cache_dir=cache_dir)
     index = table[index_column]
     expected = np.arange(table.num_rows)
@@ -88,7 +91,7 @@ def load_item_table(
     path = Path(path)
     check_file(path)
     columns = {source_column(spec) or name: spec for name, spec in specs.items()}
-    types = tuple((name, "embedding" if source_column(spec) else stored_type(spec)) for name, spec in columns.items())
+    types = tuple((name, "embedding" if source_column(s) else str(as_stored(s)["type"])) for name, s in columns.items())
     stored = _load(path.resolve(), source_key(path), types, index_column, cache_dir)
     varied = variation.items(stored, dict(types))
 
@@ -107,10 +110,11 @@ def _load(
     path: Path, key: str, types: tuple[tuple[str, str], ...], index_column: str, cache_dir: str | Path | None
 ) -> dict[str, Tensor]:
     table = open_item_table(path, dict(types), index_column, cache_dir)
-    return {name: torch.from_numpy(_matrix(table[name])) for name, _ in types}
+    return {name: torch.from_numpy(matrix(table[name])) for name, _ in types}
 
 
-def _matrix(column: Column) -> np.ndarray:
+def matrix(column: Column) -> np.ndarray:
+    """A column as one array, (N,) or (N, width), lists filled up with 0 at the end."""
     dtype = np.float32 if column.values.dtype.kind == "f" else np.int64
     if column.kind == "ids":
         rows = np.arange(column.rows)

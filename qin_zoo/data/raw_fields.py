@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, is_given
-from qin_zoo.data.specs import USAGES, WITH_IDS, Spec, check_known, check_spec_shape
+from qin_zoo.data.specs import USAGES, Spec, check_known, check_spec_shape
 from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
+from qin_zoo.feature_types import check_type, has_table, type_of
 
 _UNSUPPORTED = ("codes_of", "neighbours_of")
 _PROCESSORS = ("quantile_bucket", "hash_bucket")
@@ -50,7 +51,7 @@ class RawField:
 
     @cached_property
     def dtype(self) -> str:
-        return str(self.column.get("dtype") or ("float" if self.type in ("numeric", "embedding") else "str"))
+        return str(self.column.get("dtype") or ("str" if type_of(self.column).ids else "float"))
 
     @property
     def remap(self) -> bool:
@@ -64,7 +65,7 @@ class RawField:
     def has_vocabulary(self) -> bool:
         if self.processor:
             return False
-        return self.type in ("categorical", "sequence") or (self.type == "meta" and self.remap)
+        return has_table(self.column) or (self.type == "meta" and self.remap)
 
     def as_made(self, stored: pl.DataType) -> RawField:
         """The field, its dtype that of the values that ``preprocess`` made, which FuxiCTR's vocabularies then hold."""
@@ -99,8 +100,7 @@ class RawField:
         if self.type == "meta":
             return {"type": "meta"}
         spec: Spec = {"source": self.column.get("source") or "", "type": self.type}
-        default = "layers.MaskedAveragePooling()" if self.type == "sequence" else None
-        encoder = self.column.get("feature_encoder", default)
+        encoder = self.column.get("feature_encoder", type_of(self.column).feature_encoder)
         if encoder not in _ENCODERS:
             spec["feature_encoder"] = encoder
         spec |= {key: self.column[key] for key in _KEPT if self.column.get(key) is not None}
@@ -363,7 +363,8 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
             for key, choices in {"category_processor": _PROCESSORS, "pretrain_usage": USAGES}.items():
                 if column.get(key) not in (None, *choices):
                     raise ConfigError(f"{at}: expected {key} among {', '.join(choices)}, found {column[key]!r:.80}.")
-            plain = column.get("type") in WITH_IDS and not column.get("category_processor")
+            check_type(column.get("type"), at)
+            plain = has_table(column) and not column.get("category_processor")
             if column.get("pretrained_emb") and not plain:
                 raise ConfigError(
                     f"{at}: pretrained_emb is for categorical and sequence features with a vocabulary. Remove it."
@@ -384,7 +385,7 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
             _ = fields[name].fill  # raises where it is no number and must be one
             if "share_embedding" in fields[name].spec():
                 check_known([column["share_embedding"]], owners, f"{at}, share_embedding (it must come earlier)")
-            owners += [name] if fields[name].type in WITH_IDS and not fields[name].processor else []
+            owners += [name] if has_table(fields[name].column) and not fields[name].processor else []
     if not fields:
         raise ConfigError(f"{where}: expected feature_cols, a list of features, found none that is active.")
     return fields

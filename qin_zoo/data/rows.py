@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qin_zoo.data.columns import Table
 from qin_zoo.data.histories import gather_lists
-from qin_zoo.data.item_table import ITEM_KINDS, stored_type
+from qin_zoo.data.item_table import kind_of
 from qin_zoo.data.mapped import Column
 from qin_zoo.data.sources import at
 from qin_zoo.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ def row_kinds(
 ) -> dict[str, str]:
     """The kinds of the columns to open for these features and labels; ``task`` is that of all labels or a list."""
     tasks = [task] * len(labels) if isinstance(task, str) else task
-    kinds = {name: ITEM_KINDS[stored_type(spec)] for name, spec in specs.items()} | dict.fromkeys(labels, "label")
+    kinds = {name: kind_of(spec) for name, spec in specs.items()} | dict.fromkeys(labels, "label")
     return kinds | {name: "response" for name, task in zip(labels, tasks) if task == "regression"}
 
 

@@ -12,11 +12,10 @@ from qin_zoo.data import item_codes
 from qin_zoo.data.encoders import check_encoder
 from qin_zoo.data.preprocess import copied
 from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.feature_types import check_type, has_table, type_of
 
 _log = logging.getLogger(__name__)
 
-TYPES = ("meta", "categorical", "sequence", "embedding", "numeric")
-WITH_IDS = ("categorical", "sequence")
 _SIZES = ("vocab_size", "embedding_dim", "emb_output_dim", "pretrain_dim")
 _LARGEST_SIZE = 2**20
 # key -> least and greatest value; greater ones would only exhaust the memory
@@ -55,7 +54,7 @@ def table_owners(features: Mapping[str, Spec]) -> dict[str, str]:
     """Feature with ids -> the first of those with which it shares its embedding table, or itself."""
     owners: dict[str, str] = {}
     for name, spec in features.items():
-        if spec["type"] in WITH_IDS:
+        if has_table(spec):
             owners[name] = owners.get(spec.get("share_embedding"), name)
     return owners
 
@@ -125,14 +124,15 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
             )
         if key in _WITHOUT_EFFECT and column[key] and not (key == "preprocess" and copy_of):
             _log.warning("%s: '%s' has no effect: the data is read as it is", where, key)
-    spec: Spec = {"source": column.get("source") or "", "type": column.get("type")}
+    check_type(column.get("type"), where)
+    spec: Spec = {"source": column.get("source") or "", "type": column["type"]}
     spec |= {key: column[key] for key in _KEPT if column.get(key) is not None}
     spec |= {"copy_of": copy_of} if copy_of else {}
     if item_codes.source_column(spec):
         spec |= item_codes.sizes(spec, where)
-    if spec["type"] in WITH_IDS:
+    if has_table(spec):
         spec["padding_idx"] = 0
-    encoder = column.get("feature_encoder", "layers.MaskedAveragePooling()" if spec["type"] == "sequence" else None)
+    encoder = column.get("feature_encoder", type_of(spec).feature_encoder)
     if encoder not in (None, "null", "None", "none"):  # FuxiCTR reads these words as null
         spec["feature_encoder"] = encoder
     return spec
@@ -149,8 +149,7 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{where}: expected a specification {{type: …, …}}, found {spec!r}.")
     kind = spec.get("type")
-    if kind not in TYPES:
-        raise ConfigError(f"{where}: expected a type among {', '.join(TYPES)}, found {kind!r}.{suggest(kind, TYPES)}")
+    check_type(kind, where)
     if spec.get("source") == "history" and kind != "categorical":
         raise ConfigError(
             f"{where}: expected type categorical, an id for each item of the history, as its source is history; found "
@@ -175,8 +174,7 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
     _check_pretrained(spec, where)
     if not complete:
         return
-    needed = {"categorical": ["vocab_size"], "sequence": ["vocab_size", "max_len"], "embedding": ["pretrain_dim"]}
-    for key in needed.get(str(kind), []):
+    for key in type_of(spec).sizes.values():
         if spec.get(key) is None:
             what = "the length of its vectors" if key == "pretrain_dim" else "the greatest id + 1"
             raise ConfigError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qin_zoo.errors import ModelError
 from qin_zoo.explain.contributions import Contributions, along_the_path
+from qin_zoo.feature_types import embedded
 from qin_zoo.fuxi import FeatureEmbeddingDict
 from qin_zoo.models.adapter import blame
 
@@ -48,7 +49,7 @@ def embedded_gradients(model: nn.Module, batch) -> tuple[Contributions, list[str
     parts = [_Part(part.feature, part.values[: len(part.values) // 2]) for part in parts]
     specs = model.feature_map.features
     known = {part.feature for part in parts}
-    left_out = [name for name, spec in specs.items() if spec["type"] != "meta" and name not in known]
+    left_out = [name for name in embedded(specs) if name not in known]
     if not parts:
         raise ModelError(
             f"{type(model).__name__} embeds no feature through FuxiCTR's FeatureEmbedding or FeatureEmbeddingDict, of "

@@ -24,6 +24,7 @@ from qin_zoo.export.manifest import describe, make_manifest
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.plain import Doubts, PlainFieldsModel, PlainModel, plain_scores
 from qin_zoo.export.request import RequestModel
+from qin_zoo.feature_types import type_of
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.metrics import evaluate_metrics
@@ -253,9 +254,9 @@ def _both_scores(
         rows = 1 if number % 4 == 0 else int(g.integers(2, 30))
         history = g.integers(min(1, count - 1), count, min(length, max_len))
         candidates = g.integers(0, count, rows)
-        context = {found["name"]: random_column(found, rows, g) for found in scorer.inputs}
+        context = {found["name"]: type_of(found).random(rows, found, g) for found in scorer.inputs}
         if scorer.beside:
-            history = {ITEMS: history} | {f["name"]: random_column(f, len(history), g) for f in scorer.beside}
+            history = {ITEMS: history} | {f["name"]: type_of(f).random(len(history), f, g) for f in scorer.beside}
         trained.append(trained_scores(model, catalogue.items, history, candidates, context, max_len))
         exported.append(_scored(scorer, type(model).__name__, history, candidates, context))
     return np.concatenate(trained), np.concatenate(exported)
@@ -281,22 +282,6 @@ def _scored(scorer: Scorer, name: str, history, candidates, context) -> np.ndarr
             f"{name}: ONNX Runtime fails on a request with {items} history items and {len(candidates)} candidates, as "
             f"some operation depends on their number. {first_line(error)}"
         ) from error
-
-
-def random_column(described: dict, rows: int, g: np.random.Generator) -> np.ndarray:
-    """Random values of a row feature, (rows, …), for checks and measurements.
-
-    Args:
-        described: an entry of ``Scorer.inputs``.
-        rows: candidates.
-        g: draws them.
-    """
-    kind = described["type"]
-    if kind == "sequence":
-        return g.integers(0, described["vocab_size"], (rows, described["max_len"]))
-    if kind == "categorical":
-        return g.integers(0, described["vocab_size"], rows)
-    return g.normal(size=(rows, described["dim"]) if kind == "embedding" else rows).astype(np.float32)
 
 
 @torch.no_grad()

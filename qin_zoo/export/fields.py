@@ -15,6 +15,7 @@ from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.export.fold import FOREIGN
 from qin_zoo.export.plain import PlainFieldsModel
 from qin_zoo.export.request import RequestEmbedder, exact_output, without_embeddings, zeros
+from qin_zoo.feature_types import describe as describe_feature
 from qin_zoo.layers import SharedHistory, fold
 from qin_zoo.models import ModelInput, ZooModel
 from qin_zoo.serving.fields import FieldRequests, example, unchanged
@@ -103,10 +104,7 @@ def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel | P
 
     def describe(name: str) -> dict:
         spec = features[name]
-        found = {"name": name, "type": spec["type"], "default": None}
-        found |= {key: spec[key] for key in ("vocab_size", "max_len") if key in spec}
-        if spec["type"] == "embedding":
-            found["dim"] = spec["pretrain_dim"]
+        found = {**describe_feature(name, spec), "default": None}
         if spec["type"] == "sequence":
             padding = raw[name]["padding"] if name in raw else _side(dataset, name)
             found |= {"padding": padding, "padding_id": spec.get("padding_idx") or 0}

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from qin_zoo.data.columns import open_table
-from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.item_codes import source_column
-from qin_zoo.data.item_table import ITEM_KINDS, stored_type
-from qin_zoo.data.mapped import Column
+from qin_zoo.data.item_table import kind_of, matrix
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.sources import check_file
 from qin_zoo.errors import DataError
@@ -60,14 +58,14 @@ def update_items(items: Mapping[str, Tensor], specs: Mapping[str, Mapping], path
             f"{path}: no column '{computed}'. It is computed from the whole item table, and computing it anew would "
             "change the items that the model was trained with: add the ids of these items to the file as a column."
         )
-    kinds = {name: ITEM_KINDS[stored_type(spec)] for name, spec in columns.items()} | {index: "id"}
+    kinds = {name: kind_of(spec) for name, spec in columns.items()} | {index: "id"}
     with tempfile.TemporaryDirectory() as folder:
         table = open_table(path, kinds, cache_dir=folder)
         ids = table[index].values.astype(np.int64)
         values = {}
         for name, spec in columns.items():
             check_spec(table[name], name, spec)
-            values[name] = torch.from_numpy(_matrix(table[name]))
+            values[name] = torch.from_numpy(matrix(table[name]))
     size = _new_size(ids, len(next(iter(items.values()))), path, index)
     where = torch.from_numpy(ids)
     updated = {name: _put(items[name], where, values[name], size, name, path) for name in columns}
@@ -104,12 +102,3 @@ def _put(old: Tensor, where: Tensor, new: Tensor, size: int, name: str, path: Pa
     out = torch.cat([old, old.new_zeros(size - len(old), *old.shape[1:])])
     out[where] = new.to(out.dtype)
     return out
-
-
-def _matrix(column: Column) -> np.ndarray:
-    """A column as one array, lists filled up with 0 at the end."""
-    if column.kind == "ids":
-        rows = np.arange(column.rows)
-        return gather_lists(column.values, *column.bounds(rows), max(column.longest, 1), align="left")
-    dtype = np.float32 if column.values.dtype.kind == "f" else np.int64
-    return column.take(slice(None)).astype(dtype)

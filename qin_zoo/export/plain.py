@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from qin_zoo.batch import ItemBatch
 from qin_zoo.errors import ModelError
 from qin_zoo.export.request import zeros
+from qin_zoo.feature_types import describe, embedded
 from qin_zoo.models.adapter import blame, place_of
 
 _DOUBTFUL = dict.fromkeys(("topk", "sort", "argsort", "kthvalue", "msort"), "orders equal values as the runtime likes")
@@ -46,7 +47,7 @@ class PlainModel(nn.Module):
         self.model = model
         self._specs = model.feature_map.features
         self._items, self._max_len = list(items), max_len
-        named = {n: s.get("source") for n, s in self._specs.items() if s["type"] != "meta"}
+        named = {n: self._specs[n].get("source") for n in embedded(self._specs)}
         self.context = [n for n, source in named.items() if source not in ("item", "history")]
         self.beside = [n for n, source in named.items() if source == "history"]
         self.new_features: list[str] = []
@@ -99,21 +100,15 @@ class PlainModel(nn.Module):
 
     def context_inputs(self) -> list[dict]:
         """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
-        return [self._describe(name, self._specs[name]) for name in self.context]
+        return [describe(name, self._specs[name]) for name in self.context]
 
     def beside_inputs(self) -> list[dict]:
         """The same of the features of the history's items."""
-        return [self._describe(name, self._specs[name]) for name in self.beside]
+        return [describe(name, self._specs[name]) for name in self.beside]
 
     def new_inputs(self, items: Mapping[str, Tensor]) -> list[dict]:
         """The same of the features of new items: none."""
         return []
-
-    @staticmethod
-    def _describe(name: str, spec: Mapping) -> dict:
-        found = {"name": name, "type": spec["type"]}
-        found |= {key: spec[key] for key in ("vocab_size", "max_len") if key in spec}
-        return found | ({"dim": spec["pretrain_dim"]} if spec["type"] == "embedding" else {})
 
 
 class PlainFieldsModel(nn.Module):
@@ -130,7 +125,7 @@ class PlainFieldsModel(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.context = [name for name, spec in model.feature_map.features.items() if spec["type"] != "meta"]
+        self.context = embedded(model.feature_map.features)
         self.targets: list[str] = []
         self.pairs: list[list[str]] = []
         self.padding: dict[str, int] = {}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from qin_zoo.errors import ModelError
 from qin_zoo.export.fold import FOREIGN
+from qin_zoo.feature_types import describe, type_of
 from qin_zoo.layers import SharedHistory, fold
 from qin_zoo.models import ModelInput, ZooModel
 from qin_zoo.models.inputs import Embedder
@@ -252,16 +253,15 @@ class RequestModel(nn.Module):
         return [self._describe(name, items[name]) for name in self.new_features]
 
     def _describe(self, name: str, column: Tensor | None = None) -> dict:
-        spec = self._specs[name]
-        kind = "embedding" if name in self.contents else spec["type"]
-        found = {"name": name, "type": kind}
-        if kind in ("categorical", "sequence"):
-            found["vocab_size"] = self.embedding.embedding_layers[name].num_embeddings
-        if kind == "sequence":
-            found["max_len"] = column.shape[1] if column is not None else spec["max_len"]
-        if kind == "embedding":
-            found["dim"] = column.shape[1] if column is not None else spec["pretrain_dim"]
-        return found
+        spec = dict(self._specs[name])
+        if name in self.contents:
+            spec["type"] = "embedding"
+        kind = type_of(spec)
+        if kind.ids:
+            spec["vocab_size"] = self.embedding.embedding_layers[name].num_embeddings
+        if kind.width and column is not None:
+            spec[kind.width_key] = column.shape[1]
+        return describe(name, spec)
 
 
 def numbering(items: Mapping[str, Tensor], specs: Mapping[str, Mapping]) -> list[str]:
@@ -279,7 +279,4 @@ def without_embeddings(model: ZooModel) -> ZooModel:
 
 def zeros(described: Mapping, rows: int) -> Tensor:
     """A feature's zeros for ``rows`` rows, for tracing."""
-    kind = described["type"]
-    dtype = torch.long if kind in ("categorical", "sequence") else torch.float32
-    wide = {"sequence": "max_len", "embedding": "dim"}.get(kind)
-    return torch.zeros((rows, described[wide]) if wide else (rows,), dtype=dtype)
+    return torch.from_numpy(type_of(described).zeros(rows, described))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from qin_zoo.batch import ItemBatch, of_items
 from qin_zoo.errors import ModelError, suggest
+from qin_zoo.feature_types import embedded
 from qin_zoo.fuxi import (
     FeatureEmbedding,
     FeatureEmbeddingDict,
@@ -167,7 +168,7 @@ class ItemTableInputs:
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
         features = embedder.feature_map.features
-        used = {n: s for n, s in features.items() if s["type"] != "meta"}
+        used = {name: features[name] for name in embedded(features)}
         self.table_features = [n for n, s in used.items() if of_items(s)]
         self.history_features = [n for n, s in used.items() if s.get("source") == "history"]
         self.item_features = [*self.table_features, *self.history_features]
@@ -300,7 +301,7 @@ class FieldInputs:
                     f"{suggest(name, features)} Features: {', '.join(features)}."
                 )
         used = {*self._targets, *self._sequences}
-        self.context_features = [n for n, s in features.items() if s["type"] != "meta" and n not in used]
+        self.context_features = [n for n in embedded(features) if n not in used]
         self.context_dims = embedder.dims(self.context_features)
         self.contents: list[str] = []
         self.pairs = [embedder.dims(names) for names in self.target_features]
@@ -392,7 +393,7 @@ class FieldInputs:
         target of several pairs once: the place behind all others stands for its repetitions.
         """
         features, begin, places = self.embedder.feature_map.features, 0, {}
-        for name, dim in self.embedder.dims(n for n, spec in features.items() if spec["type"] != "meta").items():
+        for name, dim in self.embedder.dims(embedded(features)).items():
             places[name] = range(begin, begin + dim)
             begin += dim
         columns, used = [], set()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from qin_zoo.feature_types import FEATURE_TYPES
 from qin_zoo.serving.preprocess import FUNCTIONS
 from qin_zoo.serving.tokens import TOKENS
 
 _WIDEST = 2**20  # numbers in one value of a feature
 _GREATEST = 1.7976931348623157e308  # of float64
-_NEEDED = {
-    "categorical": ("vocab_size",),
-    "sequence": ("vocab_size", "max_len"),
-    "embedding": ("dim",),
-    "numeric": (),
-}
+_NEEDED = {name: tuple(kind.sizes) for name, kind in FEATURE_TYPES.items() if kind.embedded}
 
 
 def check(manifest: dict) -> None:

@@ -13,6 +13,7 @@ from hashlib import blake2b
 import numpy as np
 
 from qin_zoo.errors import RequestError
+from qin_zoo.feature_types import type_of
 from qin_zoo.serving import tokens
 from qin_zoo.serving.preprocess import Made
 from qin_zoo.serving.tokens import LISTS, TOKENS
@@ -39,6 +40,7 @@ class Field:
 
     def __init__(self, described: Mapping, vocabularies: Mapping[str, Mapping[str, int]]):
         self.name, self.type = described["name"], described["type"]
+        self._described, self._type = described, type_of(described)
         self.max_len: int = described.get("max_len", 0)
         self._dim, self._size = described.get("dim"), described.get("vocab_size")
         self._padding_id, self._padding = described.get("padding_id", 0), described.get("padding", "pre")
@@ -60,7 +62,7 @@ class Field:
     @property
     def listed(self) -> bool:
         """Whether one value is a list."""
-        return self.type in ("sequence", "embedding")
+        return self._type.width is not None
 
     def is_each(self, value: object) -> bool:
         """Whether a value of a context is a list with one for each candidate."""
@@ -86,9 +88,7 @@ class Field:
             encoded, missed = encode(value if self._made is None else self._made(value, where), where)
             found.append(encoded)
             unknown += missed
-        whole = self.type in ("categorical", "sequence")
-        wide = {"sequence": (self.max_len,), "embedding": (self._dim,)}.get(self.type, ())
-        return np.array(found, np.int64 if whole else np.float32).reshape(len(found), *wide), unknown
+        return np.array(found, self._type.dtype).reshape(self._type.shape(len(found), self._described)), unknown
 
     # ---- one value
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from qin_zoo.calibration import calibrator_from_dict
 from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
+from qin_zoo.feature_types import type_of
 from qin_zoo.serving.bundle import BESIDE, CONTEXT, HISTORY, NEW, read
 from qin_zoo.serving.fields import FieldRequests
-from qin_zoo.serving.values import column, shown, whole_numbers, width, zeros
+from qin_zoo.serving.values import column, shown, whole_numbers, width
 
 MAX_CANDIDATES, MAX_HISTORY, MAX_EMBEDDINGS = 100_000, 1_000_000, 10_000
 _CHUNK = 256  # candidates scored at a time: their intermediate results stay small, for Transformers too
@@ -72,7 +73,7 @@ class Scorer:
         of_fields = "vocabularies" in self.manifest
         self.fields = FieldRequests(self.manifest, max_candidates, max_history) if of_fields else None
         self._check_graph(path)
-        self._no_new = {NEW + name: zeros(described, 1) for name, described in self._new.items()}
+        self._no_new = {NEW + name: type_of(described).zeros(1, described) for name, described in self._new.items()}
         self.items: int = self.manifest["items"]["count"]
         self._rows = self._original_ids(ids, path)
         calibration = self.manifest.get("calibration")
@@ -88,8 +89,7 @@ class Scorer:
         known = dict.fromkeys([*ids, *(BESIDE + described["name"] for described in self.beside)], ("int64", None))
         for prefix, features in ((CONTEXT, self._context), (NEW, self._new)):
             for name, described in features.items():
-                whole = described["type"] in ("categorical", "sequence")
-                known[prefix + name] = ("int64" if whole else "float", width(described))
+                known[prefix + name] = ("int64" if type_of(described).ids else "float", width(described))
         for found in self._session.get_inputs():
             wide = found.shape[1] if len(found.shape) == 2 else None
             kind = found.type.removeprefix("tensor(").removesuffix(")")
@@ -258,7 +258,7 @@ class Scorer:
 
     def _features(self, items: list[Mapping], ids: list[int]) -> dict[str, np.ndarray]:
         """The graph's inputs for new items."""
-        columns = {name: zeros(described, len(items)) for name, described in self._new.items()}
+        columns = {name: type_of(described).zeros(len(items), described) for name, described in self._new.items()}
         for row, (features, item) in enumerate(zip(items, ids)):
             where = f"embeddings of item {item}"
             if not isinstance(features, Mapping):

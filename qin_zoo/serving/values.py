@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qin_zoo.errors import RequestError
+from qin_zoo.feature_types import type_of
 
 _INT = np.iinfo(np.int64)
 _SHORT = reprlib.Repr()  # of values of any size and depth
@@ -18,10 +19,10 @@ _DEEPEST = 8  # lists within lists: more than any feature has
 
 def column(described: Mapping, value: object, where: str, rows: int) -> np.ndarray:
     """A feature's values for ``rows`` rows, (rows, …): given once for all, or for each."""
-    kind, wide = described["type"], width(described)
-    if kind == "sequence":
+    ids, wide = type_of(described).ids, width(described)
+    if ids and wide:
         value = _padded_lists(value, wide, where, rows)
-    numbers = whole_numbers(value, where) if kind in ("categorical", "sequence") else _floats(value, where)
+    numbers = whole_numbers(value, where) if ids else _floats(value, where)
     one = (wide,) if wide else ()
     if numbers.shape not in (one, (rows, *one)):
         each = f"{wide} numbers" if wide else "one value"
@@ -115,11 +116,5 @@ def shown(value: object) -> str:
 
 def width(described: Mapping) -> int | None:
     """Numbers in one value of a feature; None for a single number."""
-    return {"sequence": described.get("max_len"), "embedding": described.get("dim")}.get(described["type"])
-
-
-def zeros(described: Mapping, rows: int) -> np.ndarray:
-    """A feature's padding for ``rows`` rows, (rows, …)."""
-    wide = width(described)
-    dtype = np.int64 if described["type"] in ("categorical", "sequence") else np.float32
-    return np.zeros((rows, wide) if wide else (rows,), dtype)
+    key = type_of(described).width
+    return described[key] if key else None

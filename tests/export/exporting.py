@@ -6,6 +6,7 @@ from named_fields import disturb
 
 from qin_zoo.config.experiments import find_experiments
 from qin_zoo.experiment.prepare import build_model, prepare
+from qin_zoo.feature_types import type_of
 
 SAMPLES = {e.model: e for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"}
 
@@ -20,15 +21,13 @@ def make(model: str, data, *overrides):
 
 def random_requests(inputs, items: int, max_len: int, number: int, seed: int = 0, unknown: bool = True):
     """Requests of all shapes: no history, one item, a full one, one too long; one candidate; zeros; unknown items."""
-    from qin_zoo.export.export import random_column
-
     g = np.random.default_rng(seed)
     for n in range(number):
         length = (0, 1, max_len, max_len + 5)[n] if n < 4 else int(g.integers(0, max_len + 1))
         rows = 1 if n % 5 == 0 else int(g.integers(2, 24))
         highest = items + 3 if unknown and n % 3 == 0 else items
         history, candidates = g.integers(0, highest, length), g.integers(0, highest, rows)
-        context = {found["name"]: random_column(found, rows, g) for found in inputs}
+        context = {found["name"]: type_of(found).random(rows, found, g) for found in inputs}
         yield {"history": history, "candidates": candidates, "context": context}
 
 

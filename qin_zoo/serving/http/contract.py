@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qin_zoo.feature_types import type_of
 from qin_zoo.serving.fields import taken
 from qin_zoo.serving.scorer import Scorer
 
@@ -54,7 +55,7 @@ def _column(described: dict) -> dict:
     raw = described.get("raw")
     keys = ("name", "type", "dim") if raw else ("name", "type", "dim", "vocab_size")
     found = {key: described[key] for key in keys if key in described} | {"default": None}
-    words = raw and described["type"] in ("categorical", "sequence")
+    words = raw and type_of(described).ids
     return found | {"values": "raw values" if raw else "ids", "dtype": raw["dtype"] if words else _WIDER[0]}
 
 

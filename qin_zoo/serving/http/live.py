@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 
 from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.feature_types import type_of
 from qin_zoo.serving.http.contract import broken
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.settings import Settings
@@ -17,7 +18,6 @@ from qin_zoo.serving.http.trial import try_out
 from qin_zoo.serving.scorer import ITEMS, Scorer
 
 _WARM = 100  # candidates of the request that a new model answers first
-_NEUTRAL = {"categorical": 0, "sequence": []}
 
 
 def identity(scorer: Scorer) -> dict[str, str]:
@@ -42,8 +42,8 @@ def example(scorer: Scorer, ids: str, candidates: int = 3) -> dict:
         first = islice((name for name in names if name is not None), 2)
         last = reversed(list(islice((name for name in reversed(names) if name is not None), candidates)))
     context = {
-        described["name"]: [0.0] * described["dim"] if "dim" in described else _NEUTRAL.get(described["type"], 0.0)
-        for described in scorer.inputs
+        found["name"]: [] if (kind := type_of(found)).ids and kind.width else kind.zeros(1, found)[0].tolist()
+        for found in scorer.inputs
     }
     history = first = list(first)
     if scorer.beside:

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from qin_zoo.feature_types import type_of
 from qin_zoo.serving.fields import taken
 from qin_zoo.serving.http.live import example, identity
 from qin_zoo.serving.http.settings import Settings
@@ -201,11 +202,11 @@ def _feature(described: dict) -> dict:
 
 
 def _value(described: dict) -> dict:
-    number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
-    if described["type"] in ("categorical", "sequence"):
-        number = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
-    if described["type"] == "sequence":
-        return {"type": "array", "items": number, "maxItems": described["max_len"]}
-    if described["type"] == "embedding":
-        return {"type": "array", "items": number, "minItems": described["dim"], "maxItems": described["dim"]}
-    return number
+    kind = type_of(described)
+    one = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+    if kind.ids:
+        one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+    if not kind.width:
+        return one
+    wide = described[kind.width]
+    return {"type": "array", "items": one, **({} if kind.ids else {"minItems": wide}), "maxItems": wide}
