@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,11 @@ class FeatureType:
     width: str | None = None
     feature_encoder: str | None = None
     embedded: bool = True
+
+    @property
+    def form(self) -> Literal["id", "ids", "number", "vector"]:
+        """What one value is."""
+        return ("ids" if self.width else "id") if self.ids else ("vector" if self.width else "number")
 
     @property
     def dtype(self) -> type[np.int64] | type[np.float32]:
@@ -67,6 +72,10 @@ FEATURE_TYPES: dict[str, FeatureType] = {
     "embedding": FeatureType("floats", sizes={"dim": "pretrain_dim"}, width="dim"),
     "numeric": FeatureType("float"),
 }
+
+
+SIZES = tuple(dict.fromkeys(key for kind in FEATURE_TYPES.values() for key in kind.sizes.values()))
+"""What specifications call the sizes of all types."""
 
 
 def check_type(kind: object, where: str) -> None:

@@ -74,7 +74,7 @@ class Features:
         self._users = Tally(view.users)
         crossed = [name for name in view.sizes if name in view.of_item and view.user]
         self._crossed = {name: Tally(min(view.users * view.sizes[name], _SLOTS)) for name in crossed}
-        self._vectors = {name: _directions(t) for name, t in view.tables.items() if view.kinds[name] == "embedding"}
+        self._vectors = {name: _directions(t) for name, t in view.tables.items() if view.forms[name] == "vector"}
         self._one_hot: dict[str, int] = {}
         self._taste = Taste(view.users, view.sizes[ITEM]) if view.user and view.has_history else None
 
@@ -147,10 +147,10 @@ class Features:
             rate = user_rate[:, None] if keys.ndim > 1 else user_rate
             columns[f"user's {name} rate"] = _mean(logit(tally.rate(keys, rate)) - logit(rate), keys > 0)
             columns[f"user's {name} rows"] = np.log1p(_mean(tally.rows[keys], keys > 0))
-        for name, kind in self._view.kinds.items():
-            if kind == "numeric":
+        for name, form in self._view.forms.items():
+            if form == "number":
                 columns[name] = rows.values[name]
-            elif kind == "embedding":
+            elif form == "vector":
                 vectors = self._vectors.get(name)
                 vectors = rows.values[name] if vectors is None else vectors[rows.values[ITEM]]
                 columns |= {f"{name} {i}": vectors[:, i] for i in range(min(_SHOWN, vectors.shape[1]))}
@@ -179,7 +179,7 @@ class Features:
             columns[f"history's {name}"], columns[f"newest's {name}"] = mean, _mean(codes, new)
             liking[name] = (codes - mean[:, None]) * valid
         for name, past in rows.past.items():
-            if name == ITEM or self._view.kinds[name] not in ("categorical", "sequence"):
+            if name == ITEM or self._view.forms[name] not in ("id", "ids"):
                 continue
             target = rows.values[name]
             if past.ndim == 2:

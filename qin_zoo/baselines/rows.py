@@ -54,7 +54,7 @@ class View:
     Attributes:
         user: the column that says whose row it is, or None.
         users: one more than the greatest number of a user.
-        kinds: feature of context or target -> its type; :data:`ITEM` is the first, where rows name an item.
+        forms: feature of context or target -> what one value is; :data:`ITEM` is the first, where rows name an item.
         sizes: feature with ids -> one more than the greatest id.
         tables: feature -> what it is for each item, where there is an item table.
         of_item: features of the target, other than its number, that the history's items have, too.
@@ -81,7 +81,7 @@ class View:
             self.sizes[ITEM] = max(map(len, tables.values()), default=int(train.target.max) + 1)
             itself = np.arange(self.sizes[ITEM])
             self.tables = {n: t for n, t in tables.items() if t.ndim > 1 or not np.array_equal(t, itself)}
-        self.kinds = dict.fromkeys(self.sizes, "categorical")
+        self.forms = dict.fromkeys(self.sizes, "id")
         self.of_item = {*self.tables, *self._pairs} - {self._item}
         self.has_history = bool(self._pairs) if train.batch_layout == "fields" else train.histories.max_len > 0
         apart = {self.user, self._item, *self._pairs.values()}
@@ -90,7 +90,7 @@ class View:
             if not type_of(spec).embedded or name in apart or source == "history":
                 continue
             if source != "item" or name in self.tables:
-                self.kinds[name] = spec["type"]
+                self.forms[name] = type_of(spec).form
                 if has_table(spec):
                     self.sizes[name] = int(spec["vocab_size"])
         self._users = np.unique(self.column("train", self.user)) if self.user else np.empty(0, np.int64)
@@ -132,16 +132,16 @@ class View:
 
     def _of_items(self, index: np.ndarray, user: np.ndarray, batch: ItemBatch) -> Rows:
         target, history = batch.target.numpy(), batch.history.numpy()
-        values = {name: v.numpy() for name, v in batch.rows.items() if name in self.kinds}
+        values = {name: v.numpy() for name, v in batch.rows.items() if name in self.forms}
         values |= {ITEM: target, **{name: table[target] for name, table in self.tables.items()}}
         past = {ITEM: history, **{name: table[history] for name, table in self.tables.items() if table.ndim < 2}}
-        past |= {name: table[history] for name, table in self.tables.items() if self.kinds[name] == "sequence"}
+        past |= {name: table[history] for name, table in self.tables.items() if self.forms[name] == "ids"}
         beside = {name: codes.numpy() for name, codes in batch.beside.items()}
         return Rows(index, user, values, past, beside, history != 0)
 
     def _of_fields(self, index: np.ndarray, user: np.ndarray, batch: Mapping[str, Any]) -> Rows:
         names = {name: ITEM if name == self._item else name for name in batch}
-        values = {names[name]: v.numpy() for name, v in batch.items() if names[name] in self.kinds}
+        values = {names[name]: v.numpy() for name, v in batch.items() if names[name] in self.forms}
         past = {names[name]: batch[sequence].numpy() for name, sequence in self._pairs.items()}
         first = next(iter(past.values()), np.zeros((len(index), 0), np.int64))
         return Rows(index, user, values, past, {}, first != 0)

@@ -169,7 +169,7 @@ def run_baselines(
         write_columns(params, dataset, data, columns, echo)
     records = []
     for one in prepared:
-        if BASELINES[one.params["model"]].needs_item and not view.kinds.get("item"):
+        if BASELINES[one.params["model"]].needs_item and not view.forms.get("item"):
             echo(f"{one.expid}: left out, as the rows name no item (--set target_field=FEATURE).")
             continue
         with owned(one, dataset.fingerprints(), ALONE, overwrite=overwrite, echo=echo) as own:

@@ -257,10 +257,10 @@ def _encode(
         out = []
         for name, field in fields.items():
             stored = file.schema[name]
-            if field.type == "numeric":
+            if field.form == "number":
                 shift, scale = scales.get(name, (0.0, 1.0))
                 value = ((field.numbers(stored) - shift) / scale).cast(pl.Float32)
-            elif field.type == "embedding":
+            elif field.form == "vector":
                 value = field.filled(stored, widths[name]).cast(pl.List(pl.Float32))
             elif field.processor:
                 value = field.bucket(stored, boundaries.get(name))
@@ -337,7 +337,7 @@ def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:
     """The length of every embedding's vectors, as configured or as in the first row that has one."""
     widths = {}
     for name, field in fields.items():
-        if field.type == "embedding":
+        if field.form == "vector":
             file.require(name)
             length = field.vectors(file.schema[name]).list.len().alias("n")
             first = file.frame.select(length).filter(pl.col("n") > 0).head(1)
@@ -393,7 +393,7 @@ def _with_vectors(
     written: dict[tuple[str, str], tuple[pl.Series, np.ndarray]] = {}
     for name, field in fields.items():
         if file := field.column.get("pretrained_emb"):
-            dtype = "str" if field.type == "sequence" else field.dtype
+            dtype = "str" if field.form == "ids" else field.dtype
             if (file, dtype) not in written:
                 written[file, dtype] = read_vectors(Path(file), dtype)
             keys, values = written[file, dtype]
@@ -423,11 +423,11 @@ def _statistics(
     fields: Mapping[str, RawField], files: list[RawFile]
 ) -> tuple[dict[str, int], dict[str, tuple[float, float]], dict[str, np.ndarray]]:
     """Lengths of sequences; what is subtracted from scaled numbers and what they are then divided by; boundaries."""
-    lengths = {name: field.column.get("max_len") or 0 for name, field in fields.items() if field.type == "sequence"}
+    lengths = {name: field.column.get("max_len") or 0 for name, field in fields.items() if field.form == "ids"}
     scales: dict[str, tuple[float, float]] = {}
     boundaries: dict[str, np.ndarray] = {}
     for name, field in fields.items():
-        normalizer = field.column.get("normalizer") if field.type == "numeric" else None
+        normalizer = field.column.get("normalizer") if field.form == "number" else None
         if lengths.get(name) == 0:
             parts = [f.frame.select(field.tokens(f.schema[name]).list.len().max().alias("n")) for f in files]
             longest = reading(files[0].path, lambda p=parts: pl.concat(p).collect(engine="streaming"))["n"].max()
@@ -459,7 +459,7 @@ def _write_maps(
     feature_map.labels = label_names(params)
     for name, field in fields.items():
         spec = feature_map.features[name] = field.spec()
-        if field.type == "embedding":
+        if field.form == "vector":
             spec["pretrain_dim"] = widths[name]
         if name in vocabularies and has_table(field.column):
             spec |= {"padding_idx": 0, **({"max_len": lengths[name]} if name in lengths else {})}
@@ -471,7 +471,7 @@ def _write_maps(
             spec["oov_idx"] = vocabularies[name].oov
         if has_table(field.column):
             feature_map.total_features += 0 if "share_embedding" in spec else spec["vocab_size"]
-        feature_map.total_features += field.type == "numeric"
+        feature_map.total_features += field.form == "number"
     feature_map.num_fields = feature_map.get_num_fields()
     feature_map.set_column_index()
     feature_map.save(str(work / "feature_map.json"))

@@ -49,6 +49,11 @@ class RawField:
     def type(self) -> str:
         return self.column["type"]
 
+    @property
+    def form(self) -> str:
+        """See :class:`~qin_zoo.feature_types.FeatureType`; a ``meta`` field's is ``id``."""
+        return type_of(self.column).form
+
     @cached_property
     def dtype(self) -> str:
         return str(self.column.get("dtype") or ("str" if type_of(self.column).ids else "float"))
@@ -69,7 +74,7 @@ class RawField:
 
     def as_made(self, stored: pl.DataType) -> RawField:
         """The field, its dtype that of the values that ``preprocess`` made, which FuxiCTR's vocabularies then hold."""
-        if not self.column.get("preprocess") or self.type in ("sequence", "embedding"):
+        if not self.column.get("preprocess") or self.form in ("ids", "vector"):
             return self
         dtype = dtype_of(stored)
         column = {**self.column, "dtype": dtype}
@@ -83,8 +88,8 @@ class RawField:
         """What stands for a missing value, as text."""
         given = self.column.get("fill_na", self.column.get("na_value"))
         if given is None:
-            return {"int": "0", "float": "0.0"}.get(self.dtype, "") if self.type != "sequence" else ""
-        return str(_plain_number(given, self.dtype)) if self.type != "sequence" else str(given)
+            return {"int": "0", "float": "0.0"}.get(self.dtype, "") if self.form != "ids" else ""
+        return str(_plain_number(given, self.dtype)) if self.form != "ids" else str(given)
 
     @property
     def _missing(self) -> str:
@@ -113,7 +118,7 @@ class RawField:
 
     def tokens(self, stored: pl.DataType) -> pl.Expr:
         """The value as text, or a sequence's list of texts; missing ones filled."""
-        if self.type == "sequence":
+        if self.form == "ids":
             return self._entries(stored)
         number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
         if number is None:
@@ -133,7 +138,7 @@ class RawField:
     def words(self, stored: pl.DataType) -> pl.Expr:
         """Every value it holds, in one column."""
         tokens = self.tokens(stored)
-        return tokens.list.explode(empty_as_null=False) if self.type == "sequence" else tokens
+        return tokens.list.explode(empty_as_null=False) if self.form == "ids" else tokens
 
     def numbers(self, stored: pl.DataType) -> pl.Expr:
         """A numeric feature's values; missing ones filled, NaN where ``fill_na`` says with what."""
@@ -189,18 +194,18 @@ class RawField:
             width: numbers in each vector of an embedding.
         """
         column = pl.col(self.name)
-        if self.type == "embedding":
+        if self.form == "vector":
             v = self.filled(stored, width)
             bad = v.list.eval(_element.is_null() | ~_element.is_finite()).list.any()
             expected = f"{width} finite numbers"
             if not stored.is_nested():
                 expected += f" with {self._splitter!r} between them (splitter), no brackets"
             return (bad | (v.list.len() != width)).fill_null(True), expected
-        if self.type == "numeric":
+        if self.form == "number":
             none = as_number(column, stored, pl.Float64).is_null() & is_given(column, stored)
             bad = none | ~self._number(stored).is_finite().fill_null(True)
             return bad, "a finite number"
-        if self.type == "sequence":
+        if self.form == "ids":
             text, said = pl.lit(False), f"values with {self._splitter!r} between them (splitter), no brackets"
             if stored == pl.String:
                 text = column.str.contains(r"^\s*\[.*\]\s*$") & ~column.str.contains(self._splitter, literal=True)
@@ -233,7 +238,7 @@ class RawField:
         given = counts.filter(pl.col("value").is_not_null() & (pl.col("value") != self._missing))
         kept = given.filter(pl.col("count") >= least)
         rare = given.filter(pl.col("count") < max(least, 2))["count"].sum()
-        by_value = self.dtype in NUMBERS and self.type != "sequence"
+        by_value = self.dtype in NUMBERS and self.form != "ids"
         order = {"by": pl.col("value").cast(NUMBERS[self.dtype])} if by_value else {
             "by": ["count", "value"], "descending": [True, False]
         }  # fmt: skip
@@ -245,7 +250,7 @@ class RawField:
         tokens = self.tokens(stored)
         if vocabulary is None:  # meta that is not numbered anew
             return tokens.cast(pl.Int64, strict=False)
-        if self.type != "sequence":
+        if self.form != "ids":
             return vocabulary.encode(tokens)
         missing = _element.is_null() | (_element == self._missing)
         ids = tokens.list.eval(pl.when(missing).then(pl.lit(0, pl.Int64)).otherwise(vocabulary.encode(_element)))
@@ -297,8 +302,8 @@ class RawField:
             boundaries: of quantile buckets.
             made: how ``preprocess`` makes it.
         """
-        number = self.dtype if self.dtype in NUMBERS and self.type != "sequence" else None
-        whole = not self.remap or (self.type == "sequence" and self.dtype == "int")
+        number = self.dtype if self.dtype in NUMBERS and self.form != "ids" else None
+        whole = not self.remap or (self.form == "ids" and self.dtype == "int")
         found = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
         found |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
         found |= {"keep": "newest" if self.keeps_newest else "first"}

@@ -91,7 +91,7 @@ def _unknown_text(entry: Mapping[str, Any]) -> str:
 def unequal(fields: Mapping[str, RawField], raw: Files) -> list[dict[str, Any]]:
     """Two sequences whose lists differ in length, with the first row where they do, of each split; JSON."""
     found = []
-    names = [name for name, field in fields.items() if field.type == "sequence"]
+    names = [name for name, field in fields.items() if field.form == "ids"]
     for (split, files), (one, two) in ((s, p) for s in raw.items() for p in combinations(names, 2)):
         for file in files:
             first, second = (fields[name].entries(file.schema[name]).fill_null(0) for name in (one, two))

@@ -12,11 +12,11 @@ from qin_zoo.data import item_codes
 from qin_zoo.data.encoders import check_encoder
 from qin_zoo.data.preprocess import copied
 from qin_zoo.errors import ConfigError, suggest
-from qin_zoo.feature_types import check_type, has_table, type_of
+from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
 
 _log = logging.getLogger(__name__)
 
-_SIZES = ("vocab_size", "embedding_dim", "emb_output_dim", "pretrain_dim")
+_SIZES = tuple(dict.fromkeys((*SIZES, "embedding_dim", "emb_output_dim")))
 _LARGEST_SIZE = 2**20
 # key -> least and greatest value; greater ones would only exhaust the memory
 _LIMITS = {
@@ -29,7 +29,7 @@ _LIMITS = {
 _PRETRAINED = (".h5", ".npz", ".parquet")
 USAGES = ("init", "sum", "concat")
 _COMPUTED = ("codes_of", "codebook_size", "num_levels", "code_items", "neighbours_of", "top_k")
-_KEPT = (*_SIZES, "max_len", "share_embedding", *_COMPUTED)
+_KEPT = (*_SIZES, "share_embedding", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
 _PREPROCESSING = {"fill_na", "min_categr_count", "splitter", "padding", "remap", "padding_idx"}
 _WITHOUT_EFFECT = {"preprocess", "normalizer"}

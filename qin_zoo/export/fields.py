@@ -16,6 +16,7 @@ from qin_zoo.export.fold import FOREIGN
 from qin_zoo.export.plain import PlainFieldsModel
 from qin_zoo.export.request import RequestEmbedder, exact_output, without_embeddings, zeros
 from qin_zoo.feature_types import describe as describe_feature
+from qin_zoo.feature_types import type_of
 from qin_zoo.layers import SharedHistory, fold
 from qin_zoo.models import ModelInput, ZooModel
 from qin_zoo.serving.fields import FieldRequests, example, unchanged
@@ -105,7 +106,7 @@ def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel | P
     def describe(name: str) -> dict:
         spec = features[name]
         found = {**describe_feature(name, spec), "default": None}
-        if spec["type"] == "sequence":
+        if type_of(spec).form == "ids":
             padding = raw[name]["padding"] if name in raw else _side(dataset, name)
             found |= {"padding": padding, "padding_id": spec.get("padding_idx") or 0}
         if name in raw:
@@ -212,16 +213,17 @@ def _words(described: Mapping, vocabularies: Mapping) -> dict[int, object]:
 def _drawn(described: Mapping, words: dict, g: np.random.Generator, length: int) -> tuple[object, object]:
     """A random value as a request holds it, and as the model takes it."""
     raw = described.get("raw") or {"shift": 0.0, "scale": 1.0}
-    if described["type"] in ("categorical", "sequence"):
-        ids = g.choice(list(words) or [0], length if described["type"] == "sequence" else 1)
+    form = type_of(described).form
+    if form in ("id", "ids"):
+        ids = g.choice(list(words) or [0], length if form == "ids" else 1)
         values = [words.get(number, 0) for number in ids.tolist()]
-        if described["type"] == "categorical":
+        if form == "id":
             return values[0], int(ids[0])
         filled = np.full(described["max_len"], described["padding_id"], np.int64)
         filled[slice(0, length) if described["padding"] == "post" else slice(len(filled) - length, None)] = ids
         return values, filled
     numbers = g.normal(size=described.get("dim", 1)).astype(np.float32)
-    if described["type"] == "embedding":
+    if form == "vector":
         return numbers.tolist(), numbers
     value = float(numbers[0]) * raw["scale"] + raw["shift"]
     return value, np.float32((value - raw["shift"]) / raw["scale"])

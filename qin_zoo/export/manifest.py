@@ -12,6 +12,7 @@ from qin_zoo.calibration import calibrator_to_dict, read_calibrator
 from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.experiment.record import read_record
 from qin_zoo.export.request import RequestModel
+from qin_zoo.feature_types import type_of
 from qin_zoo.files import file_digest
 from qin_zoo.registry import discover
 
@@ -45,7 +46,7 @@ def make_manifest(prepared: Prepared, described: dict, checkpoint: Path, data: d
 
 def describe(model: RequestModel, items: dict[str, Tensor], max_len: int) -> dict:
     """What a scorer needs to know: ``inputs``, ``feature_order`` and ``items``."""
-    context = [{**found, "default": [] if found["type"] == "sequence" else None} for found in model.context_inputs()]
+    context = [{**found, "default": [] if type_of(found).form == "ids" else None} for found in model.context_inputs()]
     padded = any(getattr(module, "sees_padding", False) for module in model.modules())
     return {
         "inputs": {

@@ -28,6 +28,7 @@ from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers.synced_norm import SyncedBatchNorm1d, sync_batch_norms
 from qin_zoo.metrics import ERROR_METRICS, evaluate_metrics
 from qin_zoo.models.base import ZooModel
+from qin_zoo.models.embedders import check_types
 from qin_zoo.models.inputs import row_columns
 from qin_zoo.models.precision import Precision
 
@@ -57,6 +58,7 @@ class Adapted:
     _gathers = False
 
     def __init__(self, feature_map, *args, precision: Literal["fp32", "tf32", "bf16"] = "fp32", **kwargs):
+        check_types(feature_map, type(self).__name__)
         super().__init__(feature_map, *args, **kwargs)
         self._precision = Precision(precision, self.device)
         self._precision.prepare(self)

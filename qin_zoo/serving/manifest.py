@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qin_zoo.feature_types import FEATURE_TYPES
+from qin_zoo.feature_types import FEATURE_TYPES, type_of
 from qin_zoo.serving.preprocess import FUNCTIONS
 from qin_zoo.serving.tokens import TOKENS
 
@@ -81,7 +81,7 @@ def _fields(inputs: dict, vocabularies: dict) -> None:
         _want(isinstance(words, dict), f"vocabularies.{name}", "an object", words)
     for described in (*context, *fields):
         at = f"field '{described['name']}'"
-        if described["type"] == "sequence":
+        if type_of(described).form == "ids":
             _number(described, "padding_id", at, 0, described["vocab_size"] - 1)
             _choice(described, "padding", at, ("pre", "post"))
         if "raw" in described:
@@ -90,7 +90,7 @@ def _fields(inputs: dict, vocabularies: dict) -> None:
 
 def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
     """What a field's values were before they were encoded."""
-    kind = described["type"]
+    form = type_of(described).form
     _choice(raw, "dtype", where, TOKENS)
     for key in ("fill", "missing", "splitter"):
         _want(isinstance(raw.get(key), str), f"{where}.{key}", "a text", raw.get(key))
@@ -99,13 +99,13 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
         _want(_finite(raw.get(key)), f"{where}.{key}", "a finite number", raw.get(key))
     _want(raw["scale"] != 0, f"{where}.scale", "a number that is not 0", raw["scale"])
     ways = [key for key in ("vocabulary", "boundaries", "buckets") if key in raw]
-    possible = {"categorical": ways[:1], "sequence": ["vocabulary"]}.get(kind, [])
-    one = "one of vocabulary, boundaries, buckets" if kind == "categorical" else ", ".join(possible) or "none of them"
-    _want(ways == possible and (ways or kind not in ("categorical", "sequence")), where, one, ways)
-    if kind == "numeric" or "boundaries" in raw or (kind == "categorical" and raw["dtype"] != "str"):
-        dtype = "int" if kind == "categorical" and raw["dtype"] == "int" else "float"
+    possible = {"id": ways[:1], "ids": ["vocabulary"]}.get(form, [])
+    one = "one of vocabulary, boundaries, buckets" if form == "id" else ", ".join(possible) or "none of them"
+    _want(ways == possible and (ways or form not in ("id", "ids")), where, one, ways)
+    if form == "number" or "boundaries" in raw or (form == "id" and raw["dtype"] != "str"):
+        dtype = "int" if form == "id" and raw["dtype"] == "int" else "float"
         _want(_is_number(raw["fill"] or "0", dtype), f"{where}.fill", "a number as text", raw["fill"])
-    if kind == "sequence":
+    if form == "ids":
         _choice(raw, "keep", where, ("newest", "first"))
     if "vocabulary" in raw:
         size = described["vocab_size"]

@@ -39,8 +39,9 @@ class Field:
     """
 
     def __init__(self, described: Mapping, vocabularies: Mapping[str, Mapping[str, int]]):
-        self.name, self.type = described["name"], described["type"]
+        self.name = described["name"]
         self._described, self._type = described, type_of(described)
+        self._form = self._type.form
         self.max_len: int = described.get("max_len", 0)
         self._dim, self._size = described.get("dim"), described.get("vocab_size")
         self._padding_id, self._padding = described.get("padding_id", 0), described.get("padding", "pre")
@@ -55,7 +56,7 @@ class Field:
         self._keep = self._raw.get("keep") if self._raw else "newest"
         self._unknown = self._raw.get("unknown", 0) if self._raw else 0
         self._plain = _by_value(self.words) if self._kind is str else None
-        fill = self._raw["fill"] if self._raw and self.type == "categorical" else ""
+        fill = self._raw["fill"] if self._raw and self._form == "id" else ""
         filled = self._find(self._kind(fill)) if fill else None
         self._filled = self._unknown if filled is None else filled
 
@@ -82,7 +83,7 @@ class Field:
         Raises:
             RequestError: one of them cannot be a value of this field.
         """
-        encode = getattr(self, f"_{self.type}")
+        encode = {"id": self._one, "ids": self._list, "number": self._numeric, "vector": self._vector}[self._form]
         found, unknown = [], 0
         for value in values:
             encoded, missed = encode(value if self._made is None else self._made(value, where), where)
@@ -92,7 +93,7 @@ class Field:
 
     # ---- one value
 
-    def _categorical(self, value: object, where: str) -> tuple[int, int]:
+    def _one(self, value: object, where: str) -> tuple[int, int]:
         if self._raw is None:
             return self._id(value, where), 0
         if "boundaries" in self._raw:
@@ -116,7 +117,7 @@ class Field:
             number = plain.get(form(token))
         return number
 
-    def _sequence(self, value: object, where: str) -> tuple[np.ndarray, int]:
+    def _list(self, value: object, where: str) -> tuple[np.ndarray, int]:
         if value is None or (isinstance(value, str) and value == ""):
             value = [] if self._raw is None else self._raw["fill"]
         if isinstance(value, str) and self._raw is not None:
@@ -150,7 +151,7 @@ class Field:
             raise RequestError(f"{where}: expected a number that float32 can hold, found {shown(value)}.")
         return scaled, 0
 
-    def _embedding(self, value: object, where: str) -> tuple[list[float], int]:
+    def _vector(self, value: object, where: str) -> tuple[list[float], int]:
         if isinstance(value, str) and self._raw is not None:
             value = value.split(self._raw["splitter"])
         if not isinstance(value, LISTS) or len(value) != self._dim:
@@ -182,7 +183,7 @@ class Field:
         elif known is None:
             known = self._kind(place) if "buckets" in self._raw or self._kind is not str else _UNKNOWN_TEXT
         shift = (self._raw or {}).get("shift", 0.0)
-        return {"categorical": known, "sequence": [known], "numeric": shift}.get(self.type, [0.0] * (self._dim or 0))
+        return {"id": known, "ids": [known], "number": shift}.get(self._form, [0.0] * (self._dim or 0))
 
 
 def _by_value(words: Mapping[str, int]) -> tuple[Callable[[str], str], dict[str, int]] | None:

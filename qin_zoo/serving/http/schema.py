@@ -180,16 +180,17 @@ def _used(described: dict) -> str:
 def _raw_value(described: dict, most: int | None = None) -> dict:
     """Of a named field; null is a missing value."""
     raw = described.get("raw")
-    if described["type"] == "embedding":
+    form = type_of(described).form
+    if form == "vector":
         return _value(described)
-    if described["type"] == "numeric":
+    if form == "number":
         return {"type": ["number", "null"]}
     if raw:
         one = {"type": [{"int": "integer", "float": "number"}.get(raw["dtype"], "string"), "null"]}
         one |= {"description": described["expected"]} if described.get("expected") else {}
     else:
         one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
-    if described["type"] == "categorical":
+    if form == "id":
         return one
     kinds = ["array", *(["string"] if raw else []), *(["null"] if most is None else [])]
     return {"type": kinds, "items": one, **({} if most is None else {"maxItems": most})}
