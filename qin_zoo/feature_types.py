@@ -71,6 +71,7 @@ FEATURE_TYPES: dict[str, FeatureType] = {
     "sequence": FeatureType("ids", True, {"vocab_size": "vocab_size", "max_len": "max_len"}, "max_len", _MEAN),
     "embedding": FeatureType("floats", sizes={"dim": "pretrain_dim"}, width="dim"),
     "numeric": FeatureType("float"),
+    "cyclic": FeatureType("float", sizes={"period": "period"}),
 }
 
 

@@ -18,12 +18,13 @@ from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, is_given
 from qin_zoo.data.specs import USAGES, Spec, check_known, check_spec_shape
 from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
-from qin_zoo.feature_types import check_type, has_table, type_of
+from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
 
 _UNSUPPORTED = ("codes_of", "neighbours_of")
 _PROCESSORS = ("quantile_bucket", "hash_bucket")
 _ENCODERS = (None, "null", "None", "none")  # FuxiCTR reads these words as null
-_KEPT = ("embedding_dim", "emb_output_dim", "share_embedding")
+_FITTED = {"vocab_size", "max_len", "pretrain_dim"}  # sizes that the data decide
+_KEPT = ("embedding_dim", "emb_output_dim", "share_embedding", *(key for key in SIZES if key not in _FITTED))
 _element = pl.element()
 
 

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from qin_zoo.distributed import ALONE, Group, others_wait
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import replace_file
-from qin_zoo.fuxi import BaseModel, FeatureEmbeddingDict, FeatureMap
+from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureEmbeddingDict, FeatureMap
 from qin_zoo.layers import PerPair
 from qin_zoo.layers.synced_norm import sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import sharded
-from qin_zoo.models.embedders import make_embedding
+from qin_zoo.models.embedders import add_own_types
 from qin_zoo.models.inputs import Embedder, FieldInputs, ItemTableInputs, ModelInput, make_inputs, row_columns
 from qin_zoo.models.loss import Loss, name_in_fuxictr
 from qin_zoo.models.penalty import Penalty
@@ -157,7 +157,8 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._factor = factor
         self._min_lr = min_lr
         self.embedding_dim = embedding_dim
-        self.embedding_layer = make_embedding(feature_map, embedding_dim, embedding_initializer)
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim, embedding_initializer=embedding_initializer)
+        add_own_types(self.embedding_layer.embedding_layer, embedding_dim)
         sharded.check_tables(sharded_tables, self._tables, feature_map.features)
         self._sharded_tables = list(sharded_tables)
         self.shards: list[nn.Parameter] = []
@@ -190,6 +191,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         for name, spec in self.feature_map.features.items():
             if spec["type"] == "embedding":  # which FuxiCTR's logistic regression has no weight for
                 layer.feature_encoders[name] = nn.Linear(spec["pretrain_dim"], 1, bias=False)
+        add_own_types(layer, 1)
         self._inputs.embedder.weights = layer
         self._see(self._inputs.again())
 

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from qin_zoo.errors import ModelError
-from qin_zoo.fuxi import FeatureEmbedding, FeatureEmbeddingDict, FeatureMap
+from qin_zoo.fuxi import FeatureEmbeddingDict, FeatureMap
 
-EMBEDDERS: dict[str, type[nn.Module]] = {}
+
+class CyclicEmbedding(nn.Module):
+    """A number that comes round, an hour of the day or a bearing: its place on a circle, projected without bias.
+
+    Args:
+        spec: has the ``period`` after which the numbers begin again.
+        dim: size of the embedding.
+    """
+
+    def __init__(self, spec: Mapping, dim: int):
+        super().__init__()
+        self._turn = 2 * math.pi / spec["period"]
+        self.projection = nn.Linear(2, dim, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N,) numbers to (N, dim)."""
+        angle = values.float() * self._turn
+        return self.projection(torch.stack([angle.sin(), angle.cos()], dim=-1))
+
+
+EMBEDDERS: dict[str, type[nn.Module]] = {"cyclic": CyclicEmbedding}
 """Feature type -> the class of its embedder, built with a feature's specification and the size of its embedding; it
 takes the values of N rows, (N,) or (N, width), and gives (N, dim)."""
 
 
 class Embeddings(FeatureEmbeddingDict):
-    """FuxiCTR's embeddings by name, and those of :data:`EMBEDDERS`.
-
-    Args:
-        feature_map: FuxiCTR's feature map.
-        embedding_dim: size for the features that do not give their own.
-        embedding_initializer: of tables, in FuxiCTR's words.
-    """
-
-    def __init__(self, feature_map: FeatureMap, embedding_dim: int, embedding_initializer: str):
-        super().__init__(feature_map, embedding_dim, embedding_initializer=embedding_initializer)
-        for name, spec in own_features(feature_map).items():
-            self.embedding_layers[name] = EMBEDDERS[spec["type"]](spec, spec.get("embedding_dim", embedding_dim))
+    """FuxiCTR's embeddings by name, and those of :data:`EMBEDDERS` (see :func:`add_own_types`)."""
 
     def forward(self, inputs: Mapping[str, Tensor], *args, **kwargs) -> OrderedDict[str, Tensor]:
         """Of each feature the embeddings of its values, (N, dim) or (N, T, dim)."""
@@ -36,19 +47,19 @@ class Embeddings(FeatureEmbeddingDict):
         return embedded | {n: self.embedding_layers[n](values) for n, values in inputs.items() if n in own}
 
 
-class _ZooEmbedding(FeatureEmbedding):
-    """FuxiCTR's ``FeatureEmbedding`` with :class:`Embeddings` within; weights have the same names."""
+def add_own_types(layer: FeatureEmbeddingDict, embedding_dim: int) -> None:
+    """Makes a layer of FuxiCTR embed the zoo's own types, too.
 
-    def __init__(self, feature_map: FeatureMap, embedding_dim: int, embedding_initializer: str):
-        nn.Module.__init__(self)
-        self.embedding_layer = Embeddings(feature_map, embedding_dim, embedding_initializer)
+    One without such features stays of its class, which FuxiCTR asks for; others are built once, with their tables.
 
-
-def make_embedding(feature_map: FeatureMap, embedding_dim: int, embedding_initializer: str) -> FeatureEmbedding:
-    """The embedding layer of a model: FuxiCTR's own, whose class its code asks for, wherever that knows all types."""
-    if own_features(feature_map):
-        return _ZooEmbedding(feature_map, embedding_dim, embedding_initializer)
-    return FeatureEmbedding(feature_map, embedding_dim, embedding_initializer=embedding_initializer)
+    Args:
+        layer: changed in place.
+        embedding_dim: size for the features that do not give their own; 1 of a linear part, for all.
+    """
+    for name, spec in own_features(layer._feature_map).items():
+        layer.__class__ = Embeddings
+        dim = spec.get("embedding_dim", embedding_dim) if embedding_dim > 1 else 1
+        layer.embedding_layers[name] = EMBEDDERS[spec["type"]](spec, dim)
 
 
 def own_features(feature_map: FeatureMap) -> dict[str, Mapping]:
