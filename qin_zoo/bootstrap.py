@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qin_zoo.errors import QinZooError
-from qin_zoo.metrics import values_of_groups
+from qin_zoo.metrics import is_root, values_of_groups
 
 DRAWS = 1000
 _SEED = 20250402
@@ -90,7 +90,7 @@ def draw_users(
                 found["AUC"].append(auc(times))
             for metric, (values, weights) in means.items():
                 mean = times @ (values * weights) / (times @ weights)
-                found[metric].append(np.sqrt(mean) if metric == "RMSE" else mean)
+                found[metric].append(np.sqrt(mean) if is_root(metric) else mean)
     return Draws(groups, drawn, {m: np.concatenate(v).astype(np.float32) for m, v in found.items()})
 
 

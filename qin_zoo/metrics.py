@@ -2,7 +2,7 @@
 
 ===============  =====================================================================
 ``AUC``          area under the ROC curve (scikit-learn's)
-``logloss``      binary cross-entropy (scikit-learn's), also as ``binary_crossentropy``
+``logloss``      binary cross-entropy (equal to scikit-learn's), also as ``binary_crossentropy``
 ``gAUC``         AUC within each group, averaged with the groups' sizes as weights
 ``avgAUC``       AUC within each group, averaged with equal weights
 ``MRR``          mean over groups of the mean reciprocal rank of a group's clicks
@@ -23,7 +23,7 @@ the expectation over all orders. Without ties the values are FuxiCTR's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,39 +36,66 @@ Mode = Literal["max", "min"]
 
 @dataclass(frozen=True)
 class _Metric:
-    """What is known of a metric.
+    """What is known of a metric: a row here is all that one needs which is a mean over rows.
 
     Attributes:
         mode: ``max`` where more of it is better, ``min`` where less is; FuxiCTR's ``monitor_mode``.
-        grouped: whether it is computed within groups.
+        loss: of a metric that is a mean over rows: (N,) labels and (N,) predictions, float64, to (N,) values.
+        root: whether it is the square root of that mean.
+        grouped: whether it is computed within groups (:class:`_Groups`).
         clicks: whether it takes labels 0 and 1 only.
     """
 
     mode: Mode = "max"
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    root: bool = False
     grouped: bool = False
     clicks: bool = True
 
 
+def _cross_entropy(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    _check_probabilities(y_pred, "logloss")
+    edge = np.finfo(y_pred.dtype).eps  # as scikit-learn's
+    return -np.log(np.clip(np.where(y_true == 1, y_pred, 1 - y_pred), edge, 1 - edge))
+
+
+def _square(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    return (y_true - y_pred) ** 2
+
+
+def _check_probabilities(y_pred: np.ndarray, metric: str) -> None:
+    low, high = y_pred.min(), y_pred.max()
+    if low < 0 or high > 1:
+        raise DataError(
+            f"{metric} needs probabilities, but predictions lie between {low:.6g} and {high:.6g}. Use task: "
+            f"binary_classification, or leave {metric} out of metrics."
+        )
+
+
 _METRICS = {
     "AUC": _Metric(),
-    "logloss": _Metric("min"),
-    "binary_crossentropy": _Metric("min"),
+    "logloss": _Metric("min", _cross_entropy),
+    "binary_crossentropy": _Metric("min", _cross_entropy),
     "gAUC": _Metric(grouped=True),
     "avgAUC": _Metric(grouped=True),
     "MRR": _Metric(grouped=True),
     "NDCG": _Metric(grouped=True),
-    "MSE": _Metric("min", clicks=False),
-    "RMSE": _Metric("min", clicks=False),
-    "MAE": _Metric("min", clicks=False),
+    "MSE": _Metric("min", _square, clicks=False),
+    "RMSE": _Metric("min", _square, root=True, clicks=False),
+    "MAE": _Metric("min", lambda y_true, y_pred: np.abs(y_true - y_pred), clicks=False),
 }
 ERROR_METRICS = tuple(name for name, metric in _METRICS.items() if not metric.clicks)
-_LOGLOSS = ("logloss", "binary_crossentropy")
 _NDCG = re.compile(r"NDCG(?:\(\s*(?:k\s*=\s*)?(\d{1,9})?\s*\))?")
 
 
 def known_metrics() -> list[str]:
     """Names of the metrics; ``NDCG`` also takes its cutoff: ``NDCG(k=5)``."""
     return [*_METRICS, "NDCG(k=n)"]
+
+
+def is_root(metric: str) -> bool:
+    """Whether a metric is the square root of the mean that :func:`values_of_groups` takes apart."""
+    return _about(metric).root
 
 
 def needs_groups(metric: str) -> bool:
@@ -144,16 +171,16 @@ def evaluate_metrics(
     groups = None
     values: dict[str, float] = {}
     for metric in metrics:
-        if metric in _LOGLOSS:
-            values[metric] = _logloss(y_true, y_pred)
-        elif metric in ERROR_METRICS:
-            values[metric] = _error(metric, y_true - y_pred)
-        elif metric == "AUC":
-            values[metric] = _auc(y_true, y_pred)
-        else:
+        about = _about(metric)
+        if about.loss:
+            mean = float(about.loss(y_true, y_pred).mean())
+            values[metric] = mean**0.5 if about.root else mean
+        elif about.grouped:
             if groups is None:
                 groups = _Groups(y_true, y_pred, _checked_groups(group_id, len(y_true), metric))
             values[metric] = groups.mean(metric)
+        else:
+            values[metric] = _auc(y_true, y_pred)
     return values
 
 
@@ -173,13 +200,8 @@ def values_of_groups(
     y_true, y_pred = _checked_columns(y_true, y_pred, clicks=metric not in ERROR_METRICS)
     if needs_groups(metric):
         return _Groups(y_true, y_pred, group).values(metric)
-    if metric in _LOGLOSS:
-        edge = np.finfo(y_pred.dtype).eps  # as scikit-learn's
-        rows = -np.log(np.clip(np.where(y_true == 1, y_pred, 1 - y_pred), edge, 1 - edge))
-    else:
-        rows = np.abs(y_true - y_pred) if metric == "MAE" else (y_true - y_pred) ** 2
     size = np.bincount(group)
-    return np.bincount(group, weights=rows) / size, size.astype(np.float64)
+    return np.bincount(group, weights=_about(metric).loss(y_true, y_pred)) / size, size.astype(np.float64)
 
 
 class _Groups:
@@ -279,25 +301,6 @@ def _auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(y_true, y_pred))
-
-
-def _logloss(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    low, high = y_pred.min(), y_pred.max()
-    if low < 0 or high > 1:
-        raise DataError(
-            f"logloss needs probabilities, but predictions lie between {low:.6g} and {high:.6g}. Use task: "
-            "binary_classification, or leave logloss out of metrics."
-        )
-    from sklearn.metrics import log_loss
-
-    return float(log_loss(y_true, y_pred, labels=[0, 1]))
-
-
-def _error(metric: str, difference: np.ndarray) -> float:
-    if metric == "MAE":
-        return float(np.mean(np.abs(difference)))
-    square = float(np.mean(difference**2))
-    return square**0.5 if metric == "RMSE" else square
 
 
 def _checked_columns(y_true: Sequence[float], y_pred: Sequence[float], clicks: bool) -> tuple[np.ndarray, np.ndarray]:

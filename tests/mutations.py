@@ -232,8 +232,8 @@ FAULTS = [
     Fault("metrics.py", "places < k", "places <= k", "test_metrics.py", "off by one: NDCG(k) looks at k + 1 places"),
     Fault(
         "metrics.py",
-        '"logloss": _Metric("min"),',
-        '"logloss": _Metric(),',
+        '"logloss": _Metric("min", _cross_entropy),',
+        '"logloss": _Metric("max", _cross_entropy),',
         "test_metrics.py experiment/test_predict.py::test_the_monitor_fits_the_metrics",
         "direction: more logloss is better",
     ),
