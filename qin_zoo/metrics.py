@@ -3,6 +3,7 @@
 ===============  =====================================================================
 ``AUC``          area under the ROC curve (scikit-learn's)
 ``logloss``      binary cross-entropy (equal to scikit-learn's), also as ``binary_crossentropy``
+``brier``        mean squared difference of click and probability (scikit-learn's); FuxiCTR has none
 ``gAUC``         AUC within each group, averaged with the groups' sizes as weights
 ``avgAUC``       AUC within each group, averaged with equal weights
 ``MRR``          mean over groups of the mean reciprocal rank of a group's clicks
@@ -63,6 +64,11 @@ def _square(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     return (y_true - y_pred) ** 2
 
 
+def _square_of_probability(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    _check_probabilities(y_pred, "brier")
+    return _square(y_true, y_pred)
+
+
 def _check_probabilities(y_pred: np.ndarray, metric: str) -> None:
     low, high = y_pred.min(), y_pred.max()
     if low < 0 or high > 1:
@@ -76,6 +82,7 @@ _METRICS = {
     "AUC": _Metric(),
     "logloss": _Metric("min", _cross_entropy),
     "binary_crossentropy": _Metric("min", _cross_entropy),
+    "brier": _Metric("min", _square_of_probability),
     "gAUC": _Metric(grouped=True),
     "avgAUC": _Metric(grouped=True),
     "MRR": _Metric(grouped=True),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from qin_zoo.errors import ConfigError, DataError, QinZooError
 from qin_zoo.metrics import (
@@ -130,6 +130,8 @@ def test_plain_metrics_are_scikit_learn_s():
     y_true, y_pred = rng.integers(0, 2, 100), rng.random(100)
     values = evaluate_metrics(y_true, y_pred, ["AUC", "logloss"])
     assert values == {"AUC": roc_auc_score(y_true, y_pred), "logloss": log_loss(y_true, y_pred)}
+    found = evaluate_metrics(y_true, y_pred, ["brier"])["brier"]
+    assert found == pytest.approx(brier_score_loss(y_true, y_pred), abs=1e-15)
     assert all(type(v) is float for v in values.values())
 
 
