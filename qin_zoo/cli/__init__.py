@@ -27,6 +27,7 @@ from qin_zoo.cli import (
     predict,
     results,
     run,
+    runs,
     serve,
     study,
     tune,
@@ -58,6 +59,7 @@ app.command("info")(info.info)
 app.command("new")(new.new)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.add_typer(runs.app, name="runs")
 app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(embed.app, name="embed")
@@ -78,6 +80,7 @@ def _options(
 
 
 _PLAIN = {"±": "+-", "→": "->", "–": "-", "−": "-", "…": "...", "×": "x", "Δ": "d", "★": "*", "’": "'", "─": "-"}
+_PLAIN |= {block: str(number) for number, block in enumerate("▁▂▃▄▅▆▇█", 1)}
 
 
 def _write_what_the_terminal_can() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qin_zoo.cli import options
+from qin_zoo.cli.table import print_table
 from qin_zoo.errors import printable
 
 if TYPE_CHECKING:
@@ -104,28 +108,28 @@ def stats(
     path: Annotated[
         Path, typer.Argument(metavar="FILE_OR_DIR", help="parquet, npz, npy, hdf5, or a folder.", show_default=False)
     ],
+    as_json: options.AsJson = False,
 ) -> None:
-    """Print what every column of a file holds: type, rows, nulls, range, mean, distinct values, list lengths."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    """Print what every column of a file holds: type, nulls, range, mean, distinct values, list lengths."""
     from qin_zoo.data.check.look import abbreviated, column_stats, data_files
 
-    console = Console(highlight=False)
-    for file in data_files(path):
-        table = Table(title=Text(str(file)), title_justify="left")
-        table.add_column("column", overflow="fold")
-        table.add_column("type", overflow="fold")
-        for heading in ("rows", "nulls", "least", "greatest", "mean", "distinct", "length"):
-            table.add_column(heading, justify="right", overflow="fold")
-        for column in column_stats(file):
+    found = {str(file): column_stats(file) for file in data_files(path)}
+    if as_json:
+        told = {file: [asdict(column) for column in columns] for file, columns in found.items()}
+        print(json.dumps(told, indent=2, default=str))
+        return
+    for file, columns in found.items():
+        rows = []
+        for column in columns:
             lengths = "" if column.lengths is None else "–".join(f"{n:,}" for n in sorted(set(column.lengths)))
-            values = ("" if v is None else abbreviated(v) for v in (column.low, column.high, column.mean))
+            values = ["" if v is None else abbreviated(v) for v in (column.low, column.high, column.mean)]
             distinct = "" if column.distinct is None else f"{column.distinct:,}"
-            cells = (column.name, column.type, f"{column.rows:,}", f"{column.nulls:,}", *values, distinct, lengths)
-            table.add_row(*(Text(printable(cell)) for cell in cells))
-        console.print(table)
+            nulls = f"{column.nulls:,}" if column.nulls else ""
+            kind = column.type.replace("list<element: ", "list<") + (f" × {lengths}" if lengths else "")
+            rows.append([column.name, kind, nulls, "–".join(values[:2]) if values[0] else "", values[2], distinct])
+        title = f"{file}: {max((c.rows for c in columns), default=0):,} rows"
+        header = ["column", "type × length", "nulls", "least–greatest", "mean", "distinct"]
+        print_table(header, rows, numbers={2, 4, 5}, folded={0, 1, 3}, title=title)
 
 
 def head(

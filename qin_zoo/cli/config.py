@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +41,7 @@ def config(
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
     strict: options.Strict = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what a run would use: every key, its value, where it comes from, what it means; and the keys not set."""
     from qin_zoo.experiment.prepare import prepare
@@ -67,13 +66,16 @@ def _parameters(prepared) -> tuple[list[Parameter], list[Parameter]]:
     """The parameters that a run has, first those of the model alone, and those that are not set."""
     from qin_zoo.cli.info import parameters
     from qin_zoo.config.schema import known_params
+    from qin_zoo.data.dataset import has_item_table
+    from qin_zoo.data.loader import FieldsLoader, ItemTableLoader
+    from qin_zoo.experiment.keys import signature_defaults
 
     cls, params = prepared.model_class, prepared.params
     of_run = known_params()
     of_model = {name: meaning for name, _, meaning in parameters(cls)}
     own = [name for name in of_model if name not in of_run]
     elsewhere = [key for key in params if key not in of_run and key not in of_model]
-    defaults = _defaults(prepared)
+    defaults = signature_defaults(cls, ItemTableLoader if has_item_table(params) else FieldsLoader)
     used, unset = [], []
     for key in (*own, *elsewhere, *of_run):
         meaning = of_run.get(key) or of_model.get(key, "")
@@ -87,25 +89,6 @@ def _parameters(prepared) -> tuple[list[Parameter], list[Parameter]]:
         else:
             unset.append(Parameter(key, None, "", "", meaning))
     return used, unset
-
-
-def _defaults(prepared) -> dict[str, tuple[Any, str]]:
-    """Values that the signatures of the model, the loader and the variations of the data give: key -> value, source."""
-    from qin_zoo.data.dataset import has_item_table
-    from qin_zoo.data.loader import FieldsLoader, ItemTableLoader
-    from qin_zoo.data.variations import Variation
-
-    loader = ItemTableLoader if has_item_table(prepared.params) else FieldsLoader
-    found: dict[str, tuple[Any, str]] = {}
-    model = [owner for owner in prepared.model_class.__mro__ if "__init__" in vars(owner)]
-    for owner in (*[o for o in model if not o.__module__.startswith(("torch", "builtins"))], loader):
-        of = "the loader" if owner is loader else owner.__name__
-        for name, parameter in inspect.signature(owner.__init__).parameters.items():
-            if parameter.default is not parameter.empty and not name.startswith("_"):
-                found.setdefault(name, (parameter.default, f"default of {of}"))
-    for option in fields(Variation):
-        found.setdefault(option.name, (option.default, "default of the loader"))
-    return found
 
 
 # ---- printing
@@ -177,10 +160,10 @@ def _value(parameter: Parameter) -> str:
     if parameter.key in _COLUMNS and parameter.value:
         count = len(parameter.value) if isinstance(parameter.value, list) else 1
         return f"{count} {'entries' if count > 1 else 'entry'}, below"
-    return _text(parameter.value)
+    return text_of(parameter.value)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """A value as one would write it in a configuration."""
     from qin_zoo.tuning.space import show
 
@@ -197,5 +180,5 @@ def _entry(column: dict) -> str:
     rest = {key: value for key, value in column.items() if key not in ("name", "type", "active")}
     kind = [str(column["type"])] if "type" in column else []
     active = ["not active"] if column.get("active") is False else []
-    what = [*kind, *active, *(f"{key} {_text(value)}" for key, value in rest.items())]
+    what = [*kind, *active, *(f"{key} {text_of(value)}" for key, value in rest.items())]
     return f"{', '.join(names) if isinstance(names, list) else names}: {', '.join(what)}"

@@ -10,7 +10,7 @@ import typer
 
 from qin_zoo.cli import options
 from qin_zoo.cli.run import training
-from qin_zoo.cli.trained import Run
+from qin_zoo.cli.trained import Run, find_record
 
 
 def continue_(
@@ -51,7 +51,7 @@ def continue_(
     from qin_zoo.experiment.run import run_experiment
 
     changes = parse_overrides(options.changes(overrides, strict)) | ({} if replay is None else {"replay": replay})
-    record = Path(run) if run.endswith(".json") else prepare(run, config, overrides=changes).files.record
+    record = find_record(run, config, overrides) or prepare(run, config, overrides=changes).files.record
     prepared = prepare_continuation(record, data, name=name, gpu=gpu, overrides=changes, plugins=plugin)
     with training():
         run_experiment(prepared, Path.cwd(), argv=sys.argv, echo=typer.echo, resume=resume, overwrite=overwrite)

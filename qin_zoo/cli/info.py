@@ -1,43 +1,106 @@
-"""`qin-zoo info MODEL`: what a model is, what its parameters mean, and how large its experiments are."""
+"""`qin-zoo info`: what a model is, what its parameters and the keys of a run mean, how large its experiments are."""
 
 from __future__ import annotations
 
 import inspect
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.table import print_table, print_text
+
+if TYPE_CHECKING:
+    from qin_zoo.experiment.keys import Key
+    from qin_zoo.registry import ModelEntry
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    name: Annotated[
+        str | None, typer.Argument(help="A model or a key of a configuration; without, every key of a run.")
+    ] = None,
     plugin: options.Plugins = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Show a model's source, parameters with defaults and meaning, and its parameter counts."""
-    from rich.console import Console
-    from rich.table import Table
+    """Explain a model (source, parameters with defaults, sizes) or a key: what it is, may hold, and is by default."""
+    from qin_zoo.errors import ModelError, suggest
+    from qin_zoo.experiment.keys import keys_named, known_keys, run_keys
+    from qin_zoo.registry import discover
 
+    models = discover(plugin or [])
+    if name is None:
+        _print_keys(run_keys(), as_json)
+    elif name in models:
+        _print_model(name, models[name], plugin, as_json)
+    elif keys := keys_named(name) + _of_models(name, plugin):
+        _print_keys(keys, as_json)
+    else:
+        hint = suggest(name, [*models, *known_keys()])
+        raise ModelError(
+            f"No model and no key '{name}'.{hint} `qin-zoo list` names the models, `qin-zoo info` the keys of a run, "
+            "`qin-zoo info MODEL` those of a model."
+        )
+
+
+def _of_models(name: str, plugins) -> list[Key]:
+    """What a name means as a parameter of models; those that say the same together."""
+    from qin_zoo.config.known_params import RunParams
+    from qin_zoo.experiment.keys import Key
     from qin_zoo.registry import discover, get_model
 
-    cls = get_model(model, plugin or [])
-    entry = discover(plugin or [])[model]
-    console = Console()
-    console.print(f"[bold]{entry.name}[/bold]  {entry.summary}")
-    if "paper" in entry.card:
-        console.print(f"Paper: {entry.card['paper']}")
-    for dataset, figure in entry.card.get("published", {}).items():
-        console.print(f"Published on {dataset}: {figure}")
-    console.print(f"Source: {entry.origin}")
-    table = Table(title="Parameters", title_justify="left")
-    for column in ("parameter", "default", "meaning"):
-        table.add_column(column, overflow="fold")
-    for name, default, meaning in parameters(cls):
-        table.add_row(name, default, meaning)
-    console.print(table)
-    for expid, count in _experiment_sizes(model, plugin):
-        console.print(f"{expid}: {count}", highlight=False)
+    found: dict[tuple[str, str], list[str]] = {}
+    for model in [] if name in RunParams.model_fields else discover():
+        for key, default, meaning in parameters(get_model(model)):
+            if key == name:
+                found.setdefault((default, meaning), []).append(model)
+    return [
+        Key(name, ", ".join(models), meaning, "", default or None, "default of the model" if default else "")
+        for (default, meaning), models in found.items()
+    ]
+
+
+def _print_keys(keys: list[Key], as_json: bool) -> None:
+    from qin_zoo.cli.config import text_of
+
+    if as_json:
+        print(json.dumps([asdict(key) for key in keys], indent=2, default=str))
+        return
+    for key in keys:
+        of = f" of {key.of}" if key.of else ""
+        default = f", by default {text_of(key.default)}" if key.source else ""
+        source = f" ({key.source.removeprefix('default of ')})" if key.source else ""
+        expected = f": {key.expected}" if key.expected else ""
+        print_text(f"{key.name}{of}{expected}{default}{source}", "bold" if len(keys) == 1 else "")
+        print_text(key.meaning, indent=2)
+
+
+def _print_model(name: str, entry: ModelEntry, plugins, as_json: bool) -> None:
+    from qin_zoo.registry import get_model
+
+    cls = get_model(name, plugins or [])
+    sizes = _experiment_sizes(name, plugins)
+    if as_json:
+        told = {
+            "model": name,
+            "summary": entry.summary,
+            "origin": entry.origin,
+            **entry.card,
+            "parameters": [dict(zip(("name", "default", "meaning"), row)) for row in parameters(cls)],
+            "experiments": dict(sizes),
+        }
+        print(json.dumps(told, indent=2))
+        return
+    print_text(name, "bold")
+    lines = [entry.summary, *([f"Paper: {entry.card['paper']}"] if "paper" in entry.card else [])]
+    lines += [f"Published on {dataset}: {figure}" for dataset, figure in entry.card.get("published", {}).items()]
+    for line in (*lines, f"Source: {entry.origin}", ""):
+        print_text(line)
+    print_table(["parameter", "default", "meaning"], parameters(cls), folded={0, 1, 2})
+    for expid, count in sizes:
+        print_text(f"{expid}: {count}")
 
 
 def parameters(cls: type) -> list[tuple[str, str, str]]:

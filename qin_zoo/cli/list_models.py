@@ -1,41 +1,119 @@
-"""`qin-zoo list`: the models there are."""
+"""`qin-zoo list`: the models there are, and their experiments."""
 
 from __future__ import annotations
 
 import fnmatch
-from typing import Annotated
+import json
+import textwrap
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.table import print_table, print_text
+from qin_zoo.errors import QinZooError, suggest
+
+if TYPE_CHECKING:
+    from qin_zoo.config.experiments import Experiment
+    from qin_zoo.registry import ModelEntry
+
+_SUMMARY = 42  # letters of a summary in the short list: a line of 80 columns for each model
 
 
 def list_models(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as '*din*'.")] = "*",
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a model's name, or a shell pattern; the models are then shown whole.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only experiments on this dataset, and their models.")] = None,
     plugin: options.Plugins = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """List the models: paper, published figures and experiment ids."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """List the models, a line each; of those that a name or a dataset picks out also papers, figures, experiments."""
     from qin_zoo.config.experiments import find_experiments
     from qin_zoo.registry import discover
 
     problems: list[str] = []
     experiments = find_experiments(problems=problems)
-    table = Table(show_lines=True)
-    for column in ("model", "paper", "inputs", "published"):
-        table.add_column(column, overflow="fold")
-    table.add_column("experiments", no_wrap=True)
-    for entry in discover(plugin or []).values():
-        if fnmatch.fnmatch(entry.name.lower(), pattern.lower()):
-            table.add_row(
-                f"{entry.name}\n{entry.summary.replace('``', '')}",
-                entry.card.get("paper", ""),
-                entry.card.get("inputs", "item table, named fields"),
-                "\n".join(f"{dataset}: {figure}" for dataset, figure in entry.card.get("published", {}).items()),
-                "\n".join(e.expid for e in experiments if e.model == entry.name),
-            )
-    Console().print(table)
+    if dataset is not None:
+        experiments = _on(experiments, dataset)
+    found = [
+        (entry, [e for e in experiments if e.model == entry.name])
+        for entry in discover(plugin or []).values()
+        if pattern is None or fnmatch.fnmatch(entry.name.lower(), _shell_pattern(pattern))
+    ]
+    if dataset is not None:
+        found = [(entry, own) for entry, own in found if own]
+    if as_json:
+        print(json.dumps([_as_json(*each) for each in found], indent=2))
+    elif not found:
+        names = list(discover(plugin or []))
+        raise QinZooError(f"No model matches '{pattern}'.{suggest(pattern, names)} There are: {', '.join(names)}.")
+    elif pattern is None and dataset is None:
+        _print_short(found)
+    else:
+        for entry, own in found:
+            _print_whole(entry, own, pattern is None)
     for problem in problems:
         typer.echo(f"Left out: {problem}", err=True)
+
+
+def _shell_pattern(pattern: str) -> str:
+    """Of a part of a name."""
+    return pattern.lower() if set(pattern) & set("*?[") else f"*{pattern.lower()}*"
+
+
+def _on(experiments: list[Experiment], dataset: str) -> list[Experiment]:
+    known = Counter(e.dataset_id for e in experiments)
+    found = [e for e in experiments if fnmatch.fnmatch(e.dataset_id.lower(), dataset.lower())]
+    if not found:
+        listed = ", ".join(sorted(known))
+        raise QinZooError(f"No experiment on a dataset '{dataset}'.{suggest(dataset, known)} There are: {listed}.")
+    return found
+
+
+def _summary(entry: ModelEntry) -> str:
+    return entry.summary.replace("``", "")
+
+
+def _inputs(entry: ModelEntry) -> str:
+    return entry.card.get("inputs", "item table, named fields")
+
+
+def _as_json(entry: ModelEntry, experiments: list[Experiment]) -> dict:
+    return {
+        "model": entry.name,
+        "summary": _summary(entry),
+        "paper": entry.card.get("paper"),
+        "inputs": _inputs(entry),
+        "published": entry.card.get("published", {}),
+        "origin": entry.origin,
+        "experiments": [
+            {"expid": e.expid, "dataset_id": e.dataset_id, "config_dir": str(e.config_dir)} for e in experiments
+        ],
+    }
+
+
+def _print_short(found: list[tuple[ModelEntry, list[Experiment]]]) -> None:
+    rows = [
+        [entry.name, str(len(own)), textwrap.shorten(_summary(entry), _SUMMARY, placeholder=" …")]
+        for entry, own in found
+    ]
+    print_table(["model", "experiments", "what it is"], rows, numbers={1}, folded={2})
+    typer.echo("Experiments, papers, figures: qin-zoo list NAME, or --dataset ID. Parameters: qin-zoo info MODEL.")
+
+
+def _print_whole(entry: ModelEntry, experiments: list[Experiment], short: bool) -> None:
+    """A model and its experiments by dataset; without paper and figures where only a dataset was asked for."""
+    print_text(entry.name, "bold")
+    if not short:
+        for line in (_summary(entry), entry.card.get("paper"), f"inputs: {_inputs(entry)}"):
+            if line:
+                print_text(line, indent=2)
+        for dataset, figure in entry.card.get("published", {}).items():
+            print_text(f"published on {dataset}: {figure}", indent=2)
+    for dataset in dict.fromkeys(e.dataset_id for e in experiments):
+        names = ", ".join(e.expid for e in experiments if e.dataset_id == dataset)
+        print_text(f"on {dataset}: {names}", indent=2)
+    if not experiments:
+        print_text("no experiments", indent=2)

@@ -26,6 +26,7 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="A key that a model from elsewhere does not know is an error, not a warning."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def changes(overrides: list[str] | None, strict: bool) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from qin_zoo.cli import options
 from qin_zoo.errors import QinZooError, suggest
 
 app = typer.Typer(help="Collect the results of runs, of this machine and of others.", no_args_is_help=True)
@@ -22,16 +24,20 @@ def add(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Records of runs (<expid>.json), folders that hold some, or other stores.", show_default=False
+            help="Runs by name, short id (#4e15) or record, folders that hold some, or other stores.",
+            show_default=False,
         ),
     ],
     store: Folder = _STORE,
 ) -> None:
     """Add the results of runs. What is there already is left alone; two stores merge by adding one to the other."""
+    from qin_zoo.results.runs import resolve
     from qin_zoo.results.store import Store, find_results
 
     results = Store(store)
-    entries = list(find_results(paths))  # all of them are read before anything is written
+    named = {path: [path] if path.exists() or path.suffix == ".json" else None for path in paths}
+    files = [file for path, there in named.items() for file in there or (run.file for run in resolve(str(path)))]
+    entries = list(find_results(files))  # all of them are read before anything is written
     if not entries:
         raise QinZooError(f"No records of runs in {', '.join(map(str, paths))}.")
     said = Counter(results.add(entry) for entry in entries)
@@ -40,11 +46,17 @@ def add(
 
 
 @app.command("list")
-def list_results(store: Folder = _STORE, dataset: Datasets = None) -> None:
+def list_results(store: Folder = _STORE, dataset: Datasets = None, as_json: options.AsJson = False) -> None:
     """List the runs in a store."""
     from qin_zoo.results.show import listing, show
 
-    table = listing(_boards(store, dataset))
+    boards = _boards(store, dataset)
+    if as_json:
+        entries = [entry for board in boards for line in board.lines for entry in line.entries]
+        told = [{"digest": e.digest, **e.model_dump(mode="json", exclude={"draws", "params"})} for e in entries]
+        print(json.dumps(told, indent=2))
+        return
+    table = listing(boards)
     show(table, f"{len(table.rows)} runs in {store}")
 
 
@@ -64,16 +76,16 @@ def leaderboard(
     show_boards(boards)
     for file, write in ((html, write_html), (markdown, write_markdown)):
         if file is not None:
-            _require_folder(file)
+            require_folder(file)
             write(boards, file, title)
             typer.echo(f"written: {file}")
     if csv is not None:
-        _require_folder(csv)
+        require_folder(csv)
         write_csv(boards, csv)
         typer.echo(f"written: {csv}")
 
 
-def _require_folder(file: Path) -> None:
+def require_folder(file: Path) -> None:
     if not file.parent.is_dir():
         raise QinZooError(f"{file}: there is no folder {file.parent}. Make it, or name another file.")
     if file.is_dir():

@@ -92,6 +92,12 @@ def known_params() -> dict[str, str]:
     return {key: field.description or "" for key, field in RunParams.model_fields.items()}
 
 
+def expectation(table: type[BaseModel], key: str) -> str:
+    """What a key of a table may hold, in words."""
+    field = table.model_fields[key]
+    return _expected(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
+
+
 def _is_ours(model_class: type) -> bool:
     return any((cls.__module__, cls.__name__) == ("qin_zoo.models.base", "ZooModel") for cls in model_class.__mro__)
 
@@ -112,8 +118,7 @@ def _check_known(table: type[BaseModel], key: str, value: object) -> object:
     try:
         return getattr(table.model_validate({key: value}), key)
     except ValidationError as error:
-        field = table.model_fields[key]
-        expected = _expected(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
+        expected = expectation(table, key)
         causes = (e.get("ctx", {}).get("error") for e in error.errors(include_url=False))
         raise Rejected(expected, value, next((str(c) for c in causes if str(c or "")), "")) from None
 

@@ -31,7 +31,7 @@ from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.registry import get_model
 
 # What a configuration may leave out; models give the defaults of their own parameters.
-_DEFAULTS = {
+DEFAULTS = {
     "seed": 1029,
     "epochs": 1,
     "batch_size": 1024,
@@ -171,7 +171,7 @@ def prepare_params(
     name = overrides.get("model_id", name)  # FuxiCTR's key for it
     check_id(name, "name of the run")
     params["model_id"] = name
-    for key, value in {**_DEFAULTS, **task_defaults(params)}.items():
+    for key, value in {**DEFAULTS, **task_defaults(params)}.items():
         params.setdefault(key, value)
     params["gpu"] = gpu
     if not isinstance(params.get("model"), str):

@@ -77,7 +77,12 @@ class Store:
 
 
 def find_results(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterator[Entry]:
-    """Entries of run records, of folders with such records, and of other stores.
+    """The entries of :func:`find_files`."""
+    return (entry for _, entry in find_files(paths, warn))
+
+
+def find_files(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterator[tuple[Path, Entry]]:
+    """Files and entries of run records, of folders with such records, and of other stores.
 
     Args:
         paths: files, each of which must be one; folders, in which other files are passed over, and trials of a
@@ -94,12 +99,12 @@ def find_results(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterato
                 for name in sorted(files):
                     file = Path(folder, name)
                     if file.suffix == ".json" and (entry := _try_entry(_from_folder, file, warn)) is not None:
-                        yield entry
+                        yield file, entry
         elif path.is_file():
             entry = _from_file(path)
             if entry is None:
                 raise QinZooError(f"{path}: expected the record of a run (<expid>.json) or a stored result.")
-            yield entry
+            yield path, entry
         else:
             raise QinZooError(f"{path}: no such file or folder. Expected records, <model_root>/<dataset_id>/*.json.")
 

@@ -1,0 +1,56 @@
+"""Tables that fit the terminal, for commands: no lines around them, and nothing from files steers the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from qin_zoo.errors import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Collection[int] = (),
+    folded: Collection[int] = (),
+    title: str = "",
+) -> None:
+    """Prints a table, and an empty line.
+
+    Args:
+        header: of each column.
+        rows: texts.
+        numbers: columns that stand on the right.
+        folded: columns that go on in the next line where the terminal is narrow; the others keep their width.
+        title: above it.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", title_justify="left")
+    table.title = text(title) if title else None
+    for place, name in enumerate(header):
+        justify = "right" if place in numbers else "left"
+        table.add_column(text(name), justify=justify, overflow="fold", no_wrap=place not in folded)
+    for row in rows:
+        table.add_row(*map(text, row))
+    print_text(table)
+    print_text("")
+
+
+def print_text(what: object, style: str = "", indent: int = 0) -> None:
+    """Prints a text as it is: names in it are no markup."""
+    from rich.console import Console
+    from rich.padding import Padding
+
+    shown = text(what, style) if isinstance(what, str) else what
+    Console(highlight=False).print(Padding(shown, (0, 0, 0, indent)) if indent else shown)
+
+
+def text(what: str, style: str = "") -> Text:
+    """Text for a terminal, without anything that would steer it."""
+    from rich.text import Text
+
+    return Text(printable(what), style)
