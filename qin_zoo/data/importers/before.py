@@ -52,7 +52,9 @@ class Before:
             frame = self._read(f"ids_{owner}.parquet")
             number = frame[f"{owner}_id"] if f"{owner}_id" in frame.columns else pl.Series([0])
             if "original_id" not in frame.columns or number.to_list() != list(range(1, len(number) + 1)):
-                raise DataError(f"{self.path / f'ids_{owner}.parquet'}: expected {owner}_id from 1 on, and original_id.")
+                raise DataError(
+                    f"{self.path / f'ids_{owner}.parquet'}: expected {owner}_id from 1 on, and original_id."
+                )
             found[owner] = frame["original_id"]
         return found
 
@@ -89,7 +91,9 @@ class Before:
         kept = set(given) | set(_OF_THE_CALL)
         then = self.summary.get("options", {})
         values = {f.name: getattr(options, f.name) for f in fields(options)}
-        return ImportOptions(**{name: value if name in kept else then.get(name, value) for name, value in values.items()})
+        return ImportOptions(
+            **{name: value if name in kept else then.get(name, value) for name, value in values.items()}
+        )
 
     def _read(self, file: str) -> pl.DataFrame:
         try:

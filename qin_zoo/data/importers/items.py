@@ -91,7 +91,7 @@ class Merge:
         self._before, self._place, self._size = before, place, size
 
     def kept(self, file: str) -> dict[str, np.ndarray]:
-        """The columns of an earlier file, with room for new items; the embedding of the item table is put there anew."""
+        """The columns of an earlier file, with room for new rows; the item table's embedding is put there anew."""
         names = self._before.names(file) if self._before else []
         return {n: self._before.column(file, n, self._size) for n in names if not n.startswith("item_emb_d")}
 

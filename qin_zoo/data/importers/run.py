@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole
+from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole, table
 from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.build import Known, rows_of
+from qin_zoo.data.importers.description import Description
 from qin_zoo.data.importers.features import context_features, user_features
 from qin_zoo.data.importers.ids import Ids, aligned
 from qin_zoo.data.importers.items import check_embedding, prefixed, write_items
@@ -80,8 +81,41 @@ def import_folder(
         output.discard()
 
 
+def import_table(
+    description: Description, out: str | Path, options: ImportOptions | None = None, before: Before | None = None
+) -> ImportSummary:
+    """Reads one's own files and writes them in the challenge's layout.
+
+    Args:
+        description: what the files are taken for.
+        out: a new or an empty folder.
+        options: see :func:`import_folder`.
+        before: the import that is extended, ``options.extend``.
+
+    Raises:
+        DataError: a file, line, option or ``out`` that cannot be used.
+    """
+    options = options or ImportOptions()
+    output = Output(out, options.force)
+    own = table.read(description, before, options.label)
+    about = {
+        "format": "table",
+        "source": str(description.folder.resolve()),
+        "description": description.as_json(),
+    }
+    try:
+        return write_log(own.log, output, options, about, before, own.taken)
+    finally:
+        output.discard()
+
+
 def write_log(
-    log: InteractionLog, out: Output, options: ImportOptions, about: dict, before: Before | None = None
+    log: InteractionLog,
+    out: Output,
+    options: ImportOptions,
+    about: dict,
+    before: Before | None = None,
+    columns: list[tuple[str, str, str, str]] | None = None,
 ) -> ImportSummary:
     """Writes a log as rows in the challenge's layout.
 
@@ -91,6 +125,7 @@ def write_log(
         options: what becomes a click, a history, a split and a negative.
         about: what ``import.json`` says of the source.
         before: an earlier import, whose numbers stay.
+        columns: of one's own table, what each was taken for.
     """
     suits = {"history": "clicks", "known": "levels", **log.defaults}
     options = replace(options, **{key: value for key, value in suits.items() if getattr(options, key) is None})
@@ -147,7 +182,7 @@ def write_log(
     resolved = {**asdict(options), "label": rule, "split": method, "negatives": negatives}
     resolved |= {"embedding": kept["embedding"], "extend": before and str(before.path)}
     about = {**about, "options": resolved, "rules": _RULES, "interactions": len(events.user), **kept}
-    return out.finish(about, len(users), len(items), notes)
+    return out.finish(about, len(users), len(items), notes, columns)
 
 
 def _numbered(log: InteractionLog, owner: str, before: Before | None) -> Numbering:

@@ -45,9 +45,7 @@ def split_rows(events: Events, options: ImportOptions, where: object) -> tuple[n
     return split, method
 
 
-def split_chosen(
-    events: Events, chosen: np.ndarray, options: ImportOptions, where: object
-) -> tuple[np.ndarray, str]:
+def split_chosen(events: Events, chosen: np.ndarray, options: ImportOptions, where: object) -> tuple[np.ndarray, str]:
     """:func:`split_rows` of the chosen interactions alone, (n,) bool; the others are before them: 0."""
     if chosen.all():
         return split_rows(events, options, where)

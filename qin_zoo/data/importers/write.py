@@ -90,6 +90,7 @@ class ImportSummary:
         users, items: numbers of users and items, padding not counted.
         splits: ``train``, ``valid`` and ``test``.
         notes: what was decided or left out.
+        columns: of one's own table: file, column, what it was taken for, and what it holds.
     """
 
     path: Path
@@ -97,6 +98,7 @@ class ImportSummary:
     items: int
     splits: Mapping[str, SplitCounts]
     notes: list[str] = field(default_factory=list)
+    columns: list[tuple[str, str, str, str]] = field(default_factory=list)
 
 
 class Output:
@@ -212,13 +214,18 @@ class Output:
     def _ordered(self) -> list[dict[str, Any]]:
         order = list(self._earlier)
         rank = [str(f["name"]) for f in self._features]
-        features = [
-            {**f, "active": self._earlier.get(name, f)["active"]} for name, f in zip(rank, self._features)
-        ]
+        features = [{**f, "active": self._earlier.get(name, f)["active"]} for name, f in zip(rank, self._features)]
         place = [order.index(name) if name in self._earlier else len(order) for name in rank]
         return [features[i] for i in np.argsort(place, kind="stable")]
 
-    def finish(self, about: Mapping[str, Any], users: int, items: int, notes: list[str]) -> ImportSummary:
+    def finish(
+        self,
+        about: Mapping[str, Any],
+        users: int,
+        items: int,
+        notes: list[str],
+        columns: list[tuple[str, str, str, str]] | None = None,
+    ) -> ImportSummary:
         """Writes the dataset configuration and the summary."""
         import yaml
 
@@ -240,10 +247,12 @@ class Output:
         }
         with replace_file(self._work / "dataset_config.yaml") as file:
             file.write_text(yaml.safe_dump({self.path.name: block}, sort_keys=False, allow_unicode=True), "utf-8")
-        summary = ImportSummary(self.path, users, items, dict(self._counts), notes)
+        summary = ImportSummary(self.path, users, items, dict(self._counts), notes, columns or [])
         written = {k: v for k, v in asdict(summary).items() if k != "path"}
         files = {"user_ids": "ids_user.parquet", "item_ids": "ids_item.parquet", "dataset": "dataset_config.yaml"}
-        self.write_json(SUMMARY_FILE, {"schema_version": SCHEMA_VERSION, **about, **written, "features": features, "files": files})
+        self.write_json(
+            SUMMARY_FILE, {"schema_version": SCHEMA_VERSION, **about, **written, "features": features, "files": files}
+        )
         self._publish()
         return summary
 
