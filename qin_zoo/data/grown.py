@@ -83,7 +83,7 @@ def _other(name: str, before: list, now: list, count: int, old: Path, new: Path)
         found = f"it is {now[place]!r}" if place < len(now) else "it is missing"
     return (
         f"{new / file}: expected {what} in {old}, where the model was trained; {found}. Numbers must stay, and new "
-        f"ones come behind: import the new files with `--extend {old}`, or all together and cut them (qin-zoo data cut)."
+        f"ones come behind: import the new files with --extend {old}, or all periods together and cut them (data cut)."
     )
 
 

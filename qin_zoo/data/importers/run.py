@@ -182,6 +182,8 @@ def write_log(
     resolved = {**asdict(options), "label": rule, "split": method, "negatives": negatives}
     resolved |= {"embedding": kept["embedding"], "extend": before and str(before.path)}
     about = {**about, "options": resolved, "rules": _RULES, "interactions": len(events.user), **kept}
+    if before is not None and (fitted := out.take_along(before.path)):
+        notes.append(f"{', '.join(fitted)}: taken along, so that new items are put where the old ones are.")
     return out.finish(about, len(users), len(items), notes, columns)
 
 

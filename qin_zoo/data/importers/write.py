@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data.importers.splits import NAMES
+from qin_zoo.data.kept import take_along
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, sole_writer
 
@@ -191,6 +192,10 @@ class Output:
             return
         with self._table(name) as write:
             write(columns)
+
+    def take_along(self, before: Path) -> list[str]:
+        """Copies what was fitted to the items of an import that this one extends; the files' names."""
+        return take_along(before, self._work)
 
     def write_csv(self, name: str, frame: pl.DataFrame) -> None:
         """Writes a table for people."""
