@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from qin_zoo.data.item_layout import open_data
+from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.data.specs import feature_specs, table_owners
 from qin_zoo.errors import DataError
 
@@ -70,6 +71,29 @@ def require_same_numbers(old: Path, new: Path, recorded: Mapping[str, Mapping[st
             before = before if _digest(before) == wanted[name] else []
             raise DataError(_other(name, before, now[name], count, old, new))
     return both
+
+
+def require_same_items(folder: Path, items: Path) -> None:
+    """Checks that a table of items numbers them as a data set does, as far as it says what it numbers.
+
+    Args:
+        folder: of the data set.
+        items: table with a column ``original_id``, or in the folder of an import.
+
+    Raises:
+        DataError: a number is another item there, or a new number an old item.
+    """
+    require_same_numbers(folder, items.parent)
+    known = original_ids(folder / ID_FILE)
+    numbers = {str(original): number for number, original in known.items()}
+    for number, original in original_ids(items).items() if known else ():
+        if numbers.get(str(original), number) != number or str(known.get(number, original)) != str(original):
+            is_item = f", which is item {numbers[str(original)]}" if str(original) in numbers else ""
+            raise DataError(
+                f"{items}: expected item {number} to be {known.get(number, 'a new one')!r}, as in {folder / ID_FILE}, "
+                f"found {original!r}{is_item}. Import the new items with --extend {folder}, which keeps the numbers, "
+                "and take item_info.parquet there."
+            )
 
 
 def _other(name: str, before: list, now: list, count: int, old: Path, new: Path) -> str:
