@@ -16,6 +16,12 @@ app.command()(embed_learn.quantize)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)]
 
 
+Refit = Annotated[
+    bool,
+    typer.Option("--refit", help="Fit anew in a folder that extends another import, whose fit is used by default."),
+]
+
+
 @app.command()
 def encode(
     folder: Folder,
@@ -52,6 +58,7 @@ def encode(
     force: Annotated[
         bool, typer.Option("--force/--resume", help="Encode all again, or only what is not done yet.")
     ] = False,
+    refit: Refit = False,
 ) -> None:
     """Encode the items of a dataset into DIR/item_embeddings.h5.
 
@@ -79,7 +86,7 @@ def encode(
     else:
         inputs = read_texts(folder, text or ["text"], source)
     name = modality or ("text" if images is None else "image")
-    done = encode_items(folder, made, inputs, name, batch_size=batch_size, force=force, progress=True)
+    done = encode_items(folder, made, inputs, name, batch_size=batch_size, force=force, progress=True, refit=refit)
 
     console, stored = Console(highlight=False, soft_wrap=True), done.stored
     for note in done.notes:
@@ -105,6 +112,7 @@ def fuse(
     image: Annotated[str, typer.Option(help="The image's name in the store.", metavar="NAME")] = "image",
     dim: Annotated[int, typer.Option(help="Numbers per item.", min=1)] = 128,
     whiten: Annotated[bool, typer.Option(help="Scale each number to variance 1.")] = False,
+    refit: Refit = False,
 ) -> None:
     """Fuse stored embeddings into DIR/item_info_STRATEGY.parquet, with a report in JSON beside it."""
     from rich.console import Console
@@ -112,7 +120,7 @@ def fuse(
 
     from qin_zoo.embed.strategies import fuse as fuse_embeddings
 
-    report = fuse_embeddings(folder, strategy, text=text, image=image, dim=dim, whiten=whiten)
+    report = fuse_embeddings(folder, strategy, text=text, image=image, dim=dim, whiten=whiten, refit=refit)
     table = Table(title=f"{report.column} by {report.strategy}{', whitened' if whiten else ''}", title_justify="left")
     table.add_column("PCA of")
     for heading in ("numbers", "kept", "items fitted", "items left out", "explained variance"):
@@ -122,6 +130,8 @@ def fuse(
         table.add_row(" + ".join(part.sources), *counts, f"{part.explained:.2%}")
     console = Console(highlight=False)
     console.print(table)
+    if any(part.reused for part in report.parts):
+        console.print("Fitted to the items of the import that this one extends, and used as it is (--refit: anew).")
     console.print(f"{report.path} (report: {report.path.with_suffix('.json').name})", markup=False, soft_wrap=True)
 
 

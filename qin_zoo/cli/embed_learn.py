@@ -91,6 +91,10 @@ def quantize(
     seed: Annotated[int, typer.Option(help="Same seed, same codes.", min=0)] = 1,
     info: Info = "item_info.parquet",
     output: Output = "item_info_codes.parquet",
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Fit anew in a folder that extends another import, whose fit is used by default."),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Turn an embedding into discrete codes, columns code_1, code_2, … of a copy of the item table.
@@ -105,9 +109,11 @@ def quantize(
     from qin_zoo.embed.codes import feature_line, quantize_folder
 
     path, report = quantize_folder(
-        folder, column, levels, codebook_size, iterations, seed, info=info, output=output, force=force
+        folder, column, levels, codebook_size, iterations, seed, info=info, output=output, refit=refit, force=force
     )
     console = Console(highlight=False)
+    if report.reused:
+        console.print("Codebooks of the import that this one extends, used as they are (--refit: anew).")
     table = Table(title=f"{report.items:,} items, {codebook_size:,} codewords a level", title_justify="left")
     table.add_column("column")
     for heading in ("codes used", "perplexity", "relative error"):

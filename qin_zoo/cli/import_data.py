@@ -7,7 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(help="Bring a public data set into the challenge's layout.", no_args_is_help=True)
+app = typer.Typer(
+    help="Bring one's own tables, or a public data set, into the challenge's layout.", no_args_is_help=True
+)
 
 Source = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set; only read.", show_default=False)]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new or empty.", show_default=False)]
@@ -58,11 +60,23 @@ Embedding = Annotated[
 ]
 
 
+Extend = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        metavar="DIR",
+        help="An earlier import, written to another folder: its numbers of users, items and categories stay, new ones "
+        "come behind, its options are taken over.",
+        show_default=False,
+    ),
+]
+
+
 def _log_command(format: str, help: str) -> None:
     """Adds the command of a format that holds a log of interactions."""
 
     @app.command(format, help=help)
     def command(
+        context: typer.Context,
         source: Source,
         out: Out,
         label: Label = None,
@@ -77,17 +91,59 @@ def _log_command(format: str, help: str) -> None:
         max_rows_per_user: MaxRowsPerUser = None,
         seed: Seed = 1,
         embedding: Embedding = None,
+        extend: Extend = None,
         force: Force = False,
     ) -> None:
-        more = {"valid_share": valid_share, "test_share": test_share, "embedding": embedding}
-        more |= {"history_column": history_column, "known": known, "max_rows_per_user": max_rows_per_user}
-        _import(format, source, out, label, history, max_history, split, negatives, seed, force, **more)
+        _import(format, source, out, context)
+
+
+@app.command()
+def table(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RAW... OUT",
+            help="Folder or files of one's own, or the yaml that describes them; and the folder to write.",
+            show_default=False,
+        ),
+    ],
+    describe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="YAML", help="Look at RAW and write down what it is taken for; import nothing."),
+    ] = None,
+    label: Label = None,
+    history: History = None,
+    history_column: HistoryColumn = None,
+    max_history: MaxHistory = 100,
+    split: Split = None,
+    valid_share: ValidShare = 0.1,
+    test_share: TestShare = 0.1,
+    negatives: Negatives = None,
+    known: Known = None,
+    max_rows_per_user: MaxRowsPerUser = None,
+    seed: Seed = 1,
+    embedding: Embedding = None,
+    extend: Extend = None,
+    only_new: Annotated[
+        bool,
+        typer.Option(help="With --extend: rows are those of new interactions alone; histories and counts see all."),
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Import one's own csv or parquet: interactions, items, users; vectors in npy, HDF5 or parquet by their ids.
+
+    Files, columns, units and separators are guessed and told. To correct a guess, write a description first (--describe
+    shop.yaml), and import that: `qin-zoo data import table shop.yaml OUT`. Rows that cannot be used are counted, and
+    set aside in OUT/set_aside.csv. With --extend, RAW may hold the new rows alone, or old ones, too.
+    """
+    from qin_zoo.cli.import_table import table as run
+
+    run(paths, describe, _given(context), _options(context))
 
 
 _log_command("recbole", "Import RecBole's atomic files (NAME.inter, .item, .user, .kg, .link).")
-_log_command(
-    "mmrec", "Import MMRec's layout (NAME.inter with x_label, image_feat.npy, audio_feat.npy, text_feat.npy)."
-)
+_log_command("mmrec", "Import MMRec's layout (NAME.inter with x_label, image_feat.npy, audio_feat.npy, text_feat.npy).")
 _log_command("movielens", "Import MovieLens as GroupLens gives it (100K, 1M, 10M, 20M, 25M, 32M, latest).")
 _log_command("ml1m", "Import MovieLens-1M with plot texts (ratings.parquet, movies.parquet, users.parquet).")
 _log_command("kuairand", "Import KuaiRand-Pure (interactions.parquet, videos.parquet, users.parquet).")
@@ -95,6 +151,7 @@ _log_command("kuairand", "Import KuaiRand-Pure (interactions.parquet, videos.par
 
 @app.command()
 def fuxictr(
+    context: typer.Context,
     source: Source,
     out: Out,
     label: Label = None,
@@ -123,50 +180,31 @@ def fuxictr(
     given and --force apply.
     """
     fields = {"target_field": target_field or (), "sequence_field": sequence_field or (), "user_field": user_field}
-    _import("fuxictr", source, out, label, history, max_history, split, negatives, seed, force, fields)
+    _import("fuxictr", source, out, context, fields)
 
 
-def _import(
-    format: str,
-    source: Path,
-    out: Path,
-    label: str | None,
-    history: str | None,
-    max_history: int,
-    split: str | None,
-    negatives: int | None,
-    seed: int,
-    force: bool,
-    fields: dict | None = None,
-    **more: object,
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _options(context: typer.Context) -> dict:
+    """The options of an import, as they were given or by default."""
+    from dataclasses import fields
 
+    from qin_zoo.data.importers import ImportOptions
+
+    known = {field.name for field in fields(ImportOptions)}
+    options = {name: value for name, value in context.params.items() if name in known}
+    return options | {"extend": str(options["extend"]) if options.get("extend") else None}
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The names of the options that were given."""
+    return {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
+
+
+def _import(format: str, source: Path, out: Path, context: typer.Context, fields: dict | None = None) -> None:
+    from qin_zoo.cli.import_table import show
     from qin_zoo.data.importers import ImportOptions, import_folder
+    from qin_zoo.data.importers.before import Before
 
-    options = ImportOptions(
-        label=label,
-        history=history,
-        max_history=max_history,
-        split=split,
-        negatives=negatives,
-        seed=seed,
-        force=force,
-        **more,  # type: ignore[arg-type]
-    )
-    summary = import_folder(format, source, out, options, **(fields or {}))
-    table = Table()
-    table.add_column("split")
-    for heading in ("rows", "users", "click rate", "median history", "of users not in train", "of items not in train"):
-        table.add_column(heading, justify="right")
-    for name, counts in summary.splits.items():
-        cold = (f"{share:.1%}" for share in (counts.cold_users, counts.cold_items))
-        row = (f"{counts.rows:,}", f"{counts.users:,}", f"{counts.click_rate:.4f}", f"{counts.history:g}", *cold)
-        table.add_row(name, *row)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print(f"{summary.path}: {summary.users:,} users, {summary.items:,} items")
-    console.print(table)
-    for note in summary.notes:
-        console.print(f"Note: {note}")
-    console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")
+    options = ImportOptions(**_options(context))
+    if options.extend:
+        options = Before.open(options.extend).options(_given(context), options)
+    show(import_folder(format, source, out, options, **(fields or {})))

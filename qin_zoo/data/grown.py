@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from qin_zoo.data.item_layout import open_data
+from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.data.specs import feature_specs, table_owners
 from qin_zoo.errors import DataError
 
@@ -33,44 +35,100 @@ def grown_sizes(params: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]
     return [{"name": name, **spec, **grown.get(name, {})} for name, spec in sizes.items()]
 
 
-def require_same_numbers(old: Path, new: Path) -> None:
-    """Compares what the numbers in a folder of encoded files stand for with those in an older one, as far as both tell.
+def numbering(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the numbers in a folder of encoded files stand for, in a form that a record keeps.
 
     Args:
-        old, new: folders of files that `qin-zoo data import` or FuxiCTR's preprocessing has written.
+        folder: of files that `qin-zoo data import` or FuxiCTR's preprocessing has written.
+
+    Returns:
+        file, or file and column -> how many numbers it gives a meaning, and the hash of those.
+    """
+    return {name: _digest(words) for name, words in _numbered(folder).items()}
+
+
+def require_same_numbers(old: Path, new: Path, recorded: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """Compares what the numbers in a folder stand for with those that a model was trained with, as far as both tell.
+
+    Args:
+        old: the folder that the model was trained on, wherever its files are now.
+        new: another one, in which new numbers may stand behind the old ones.
+        recorded: :func:`numbering` of ``old`` when it was trained; None: as it is now.
+
+    Returns:
+        what was compared.
 
     Raises:
-        DataError: an id of the older folder is another one now.
+        DataError: an old number stands for something else in ``new``.
     """
-    for name, before, now in _numbered(old, new):
-        changed = [place for place, word in enumerate(before) if place >= len(now) or now[place] != word]
-        if changed:
-            place = changed[0]
-            there = repr(now[place]) if place < len(now) else "missing"
+    then, now = _numbered(old), _numbered(new)
+    wanted = recorded or {name: _digest(words) for name, words in then.items()}
+    both = [name for name in wanted if name in now]
+    for name in both:
+        count = wanted[name]["count"]
+        if _digest(now[name][:count]) != wanted[name]:
+            before = then.get(name, [])
+            before = before if _digest(before) == wanted[name] else []
+            raise DataError(_other(name, before, now[name], count, old, new))
+    return both
+
+
+def require_same_items(folder: Path, items: Path) -> None:
+    """Checks that a table of items numbers them as a data set does, as far as it says what it numbers.
+
+    Args:
+        folder: of the data set.
+        items: table with a column ``original_id``, or in the folder of an import.
+
+    Raises:
+        DataError: a number is another item there, or a new number an old item.
+    """
+    require_same_numbers(folder, items.parent)
+    known = original_ids(folder / ID_FILE)
+    numbers = {str(original): number for number, original in known.items()}
+    for number, original in original_ids(items).items() if known else ():
+        if numbers.get(str(original), number) != number or str(known.get(number, original)) != str(original):
+            is_item = f", which is item {numbers[str(original)]}" if str(original) in numbers else ""
             raise DataError(
-                f"{new / name[0]}: expected number {place + 1}{name[1]} to be {before[place]!r}, as in {old}, where "
-                f"the model was trained; it is {there}. Numbers must stay, and new ones come behind: import all "
-                "periods together and cut them (qin-zoo data cut), or write the new folder with the old numbers."
+                f"{items}: expected item {number} to be {known.get(number, 'a new one')!r}, as in {folder / ID_FILE}, "
+                f"found {original!r}{is_item}. Import the new items with --extend {folder}, which keeps the numbers, "
+                "and take item_info.parquet there."
             )
 
 
-def _numbered(old: Path, new: Path) -> Iterator[tuple[tuple[str, str], list, list]]:
-    """(file and part, what the numbers from 1 on stood for, and stand for) of each list that both folders have."""
-    for name in sorted(file.name for file in old.glob("ids_*.parquet") if (new / file.name).is_file()):
-        lists = []
-        for folder in (old, new):
-            frame = pl.read_parquet(folder / name, glob=False)
-            if frame.width < 2 or "original_id" not in frame.columns:
-                break
-            number = next(column for column in frame.columns if column != "original_id")
-            known = dict(frame.select(number, "original_id").iter_rows())
-            lists.append([known.get(i) for i in range(1, max(known, default=0) + 1)])
-        if len(lists) == 2:
-            yield (name, ""), *lists
-    for file in _WORDS:
-        words = [_lists(folder / file) for folder in (old, new)]
-        for name in words[0].keys() & words[1].keys():
-            yield (file, f" of {name}"), words[0][name], words[1][name]
+def _other(name: str, before: list, now: list, count: int, old: Path, new: Path) -> str:
+    file, _, column = name.partition(" of ")
+    place = next((n for n, word in enumerate(before) if n >= len(now) or now[n] != word), None)
+    if place is None:
+        what = f"the first {count} numbers{column and ' of '}{column} to stand for what they stood for"
+        found = "they stand for something else"
+    else:
+        what = f"number {place + 1}{column and ' of '}{column} to be {before[place]!r}, as"
+        found = f"it is {now[place]!r}" if place < len(now) else "it is missing"
+    return (
+        f"{new / file}: expected {what} in {old}, where the model was trained; {found}. Numbers must stay, and new "
+        f"ones come behind: import the new files with --extend {old}, or all periods together and cut them (data cut)."
+    )
+
+
+def _digest(words: list) -> dict[str, Any]:
+    text = "\0".join("\1" if word is None else str(word) for word in words)
+    return {"count": len(words), "blake2b": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+
+
+def _numbered(folder: Path) -> dict[str, list]:
+    """File, or file and column -> what its numbers from 1 on stand for."""
+    found: dict[str, list] = {}
+    for file in sorted(folder.glob("ids_*.parquet")):
+        frame = pl.read_parquet(file, glob=False)
+        if frame.width < 2 or "original_id" not in frame.columns:
+            continue
+        number = next(column for column in frame.columns if column != "original_id")
+        known = dict(frame.select(number, "original_id").iter_rows())
+        found[file.name] = [known.get(i) for i in range(1, max(known, default=0) + 1)]
+    for name in _WORDS:
+        found |= {f"{name} of {column}": words for column, words in _lists(folder / name).items()}
+    return found
 
 
 def _lists(file: Path) -> dict[str, list]:

@@ -13,7 +13,7 @@ Where every item has an embedding, seed 2025 and 20 iterations give equal codes:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from qin_zoo.data.item_files import check_output, in_folder, index_column, write_columns, write_report
 from qin_zoo.data.item_table import open_item_table
+from qin_zoo.data.kept import keep, kept
 from qin_zoo.data.sources import at
 from qin_zoo.errors import DataError
-from qin_zoo.layers.quantize import residual_codes
+from qin_zoo.layers.quantize import codes_of, residual_codes
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class CodesReport:
         distinct: different whole codes.
         collision_rate: share of the items with a code whose whole code another item has, too.
         levels: one report per level.
+        reused: whether the codebooks were fitted to the items of the import that this one extends.
     """
 
     column: str
@@ -66,6 +68,7 @@ class CodesReport:
     distinct: int
     collision_rate: float
     levels: tuple[LevelReport, ...]
+    reused: bool = False
 
 
 def quantize_folder(
@@ -79,6 +82,7 @@ def quantize_folder(
     info: str | Path = "item_info.parquet",
     output: str | Path = "item_info_codes.parquet",
     force: bool = False,
+    refit: bool = False,
     cache_dir: str | Path | None = None,
 ) -> tuple[Path, CodesReport]:
     """Writes a copy of a dataset's item table with codes, and the report beside it (``.json``).
@@ -89,6 +93,7 @@ def quantize_folder(
         levels, codebook_size, iterations, seed: of the residual k-means.
         info, output: item tables; a bare name lies in ``folder``.
         force: replace ``output``, and columns ``code_…`` that the table already has.
+        refit: fit the codebooks anew where the folder extends an import in which they were fitted.
         cache_dir: where converted columns are kept; see ``qin_zoo/data/cache.py``.
 
     Returns:
@@ -104,20 +109,44 @@ def quantize_folder(
     names = [f"code_{level}" for level in range(1, levels + 1)]
     check_output(info, output, names, force)
     embeddings = read_embeddings(info, column, cache_dir)
-    codes, report = code_items(embeddings, levels, codebook_size, iterations, seed, column)
+    kept_as = f"codes_{column}_{levels}x{codebook_size}"
+    before = None if refit else kept(output.parent, kept_as, {"width": embeddings.shape[1]})
+    books = before and (torch.from_numpy(before["codebooks"]), torch.from_numpy(before["sizes"]))
+    books = books or fit_codebooks(embeddings, levels, codebook_size, iterations, seed)
+    codes, report = code_items(embeddings, levels, codebook_size, iterations, seed, column, books)
+    report = replace(report, reused=before is not None)
+    arrays = {"codebooks": books[0].numpy(), "sizes": books[1].numpy(), "width": np.array(embeddings.shape[1])}
+    keep(output.parent, kept_as, arrays)
     write_columns(info, output, {name: pa.array(codes[:, i]) for i, name in enumerate(names)})
     write_report(output, asdict(report))
     return output, report
 
 
+def fit_codebooks(
+    embeddings: Tensor, levels: int, codebook_size: int, iterations: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Codebooks (levels, codebook_size, d) of the items that have an embedding, and (levels,) codewords in use."""
+    known = embeddings[has_embedding(embeddings)]
+    padded = torch.cat([known.new_zeros(1, known.shape[1]), known])
+    codes, codebooks = residual_codes(padded, codebook_size, levels, seed, iterations)
+    return codebooks, codes.amax(0)
+
+
 def code_items(
-    embeddings: Tensor, levels: int, codebook_size: int, iterations: int, seed: int, column: str = "embedding"
+    embeddings: Tensor,
+    levels: int,
+    codebook_size: int,
+    iterations: int,
+    seed: int,
+    column: str = "embedding",
+    books: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[np.ndarray, CodesReport]:
     """Codes of items and their report.
 
     Args:
         embeddings: (N, d) float32; row 0 is padding, a row of zeros an item without an embedding.
         column: the embedding's name, for the report.
+        books: of :func:`fit_codebooks`, perhaps fitted to other items; None fits them to these.
 
     Returns:
         codes (N, levels) int32, 0 where there is no embedding; the report.
@@ -125,8 +154,8 @@ def code_items(
     known = has_embedding(embeddings)
     x = embeddings[known]
     padded = torch.cat([x.new_zeros(1, x.shape[1]), x])
-    found, codebooks = residual_codes(padded, codebook_size, levels, seed, iterations)
-    found = found[1:]
+    codebooks, sizes = books or fit_codebooks(embeddings, levels, codebook_size, iterations, seed)
+    found = codes_of(padded, codebooks, sizes)[1:]
     codes = np.zeros((len(embeddings), levels), np.int32)
     codes[known.numpy()] = found.int().numpy()
 

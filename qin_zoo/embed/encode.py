@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qin_zoo.embed.encoders import Encoder
+from qin_zoo.data.kept import keep, kept
+from qin_zoo.embed.encoders import Encoder, Keeping
 from qin_zoo.embed.items import Inputs
 from qin_zoo.embed.store import EmbeddingStore, Stored, check_name
 from qin_zoo.errors import DataError
@@ -44,6 +45,7 @@ def encode_items(
     batch_size: int = 256,
     force: bool = False,
     progress: bool = False,
+    refit: bool = False,
 ) -> Encoded:
     """Encodes all items into the folder's store, or those that an earlier run did not come to.
 
@@ -55,6 +57,7 @@ def encode_items(
         batch_size: items a batch; after each batch the rows are safe.
         force: encode all again, whatever the store holds under this name.
         progress: whether to show a bar on a terminal.
+        refit: fit the encoder anew where the folder extends an import in which it was fitted.
 
     Raises:
         DataError: the store holds vectors of another encoder, another version or other items under this name; it is
@@ -69,11 +72,18 @@ def encode_items(
         )
     store = EmbeddingStore(folder)
     with sole_writer(store.path.with_name(f".{store.path.name}.lock"), "encodes into its store"):
-        return _encode(store, encoder, inputs, name, batch_size, force, progress)
+        return _encode(store, encoder, inputs, name, batch_size, force, progress, refit)
 
 
 def _encode(
-    store: EmbeddingStore, encoder: Encoder, inputs: Inputs, name: str, batch_size: int, force: bool, progress: bool
+    store: EmbeddingStore,
+    encoder: Encoder,
+    inputs: Inputs,
+    name: str,
+    batch_size: int,
+    force: bool,
+    progress: bool,
+    refit: bool,
 ) -> Encoded:
     begun, notes = time.perf_counter(), []
     if force and (aside := store.set_aside()):
@@ -88,7 +98,10 @@ def _encode(
     if stored is not None and stored.finished:
         return Encoded(stored, stored.rows, 0, time.perf_counter() - begun, notes)
 
-    encoder.fit(inputs)
+    if isinstance(encoder, Keeping):
+        notes += _fit(store.path.parent, encoder, inputs, name, refit)
+    else:
+        encoder.fit(inputs)
     if stored is None:
         stored = store.create(name, len(inputs), encoder.dim, **about)
     elif stored.dim != encoder.dim:
@@ -120,6 +133,18 @@ def _encode(
     finished = store.find(name)
     assert finished is not None
     return Encoded(finished, started_at, without_input, time.perf_counter() - begun, notes)
+
+
+def _fit(folder: Path, encoder: Keeping, inputs: Inputs, name: str, refit: bool) -> list[str]:
+    """Fits an encoder, or takes what was fitted to the items of the import that the folder extends; what to say."""
+    asked = {"encoder": encoder.name}
+    arrays = None if refit else kept(folder, name, asked)
+    if arrays is not None:
+        encoder.restore(arrays)
+        return [f"'{name}' was fitted to the items of the extended import, and is used as it is (--refit: anew)."]
+    encoder.fit(inputs)
+    keep(folder, name, {**encoder.arrays(), **asked})
+    return []
 
 
 def _expect_same(store: EmbeddingStore, stored: Stored, about: dict[str, str], rows: int) -> None:

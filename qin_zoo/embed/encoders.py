@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,6 +46,17 @@ class Encoder(Protocol):
         """Vectors (B, D) float32 of B inputs."""
 
 
+@runtime_checkable
+class Keeping(Encoder, Protocol):
+    """An encoder that learns from its inputs, and can be made again from what it has learned."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What it has learned."""
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes the place of :meth:`fit`."""
+
+
 class TfidfSvd:
     """TF-IDF of words and pairs of words, reduced by a truncated SVD, each vector of length 1.
 
@@ -72,17 +83,10 @@ class TfidfSvd:
 
     def fit(self, inputs: TextInputs) -> None:
         from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import Normalizer
 
-        words = TfidfVectorizer(
-            ngram_range=(1, 2),
-            max_features=self.features,
-            sublinear_tf=True,
-            token_pattern=r"(?u)\b\w+\b",  # one-letter words, too: they are words in some languages
-            dtype=np.float32,
-        )
+        words = _vectorizer(max_features=self.features)
         try:
             table = words.fit_transform(inputs.sample(self.fit_items))
         except ValueError as error:
@@ -96,8 +100,36 @@ class TfidfSvd:
         svd = TruncatedSVD(self.dim, random_state=0).fit(table)
         self._pipeline = make_pipeline(words, svd, Normalizer())
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        words, svd, _ = (step for _, step in self._pipeline.steps)
+        return {"words": words.get_feature_names_out().astype(str), "idf": words.idf_, "components": svd.components_}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import Normalizer
+
+        words = _vectorizer(vocabulary={word: n for n, word in enumerate(arrays["words"].tolist())})
+        words.idf_ = arrays["idf"]
+        self.dim = len(arrays["components"])
+        svd = TruncatedSVD(self.dim)
+        svd.components_ = arrays["components"]
+        self._pipeline = make_pipeline(words, svd, Normalizer())
+
     def encode(self, batch: Sequence[str]) -> np.ndarray:
         return self._pipeline.transform(list(batch))
+
+
+def _vectorizer(**options: Any):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        ngram_range=(1, 2),
+        sublinear_tf=True,
+        token_pattern=r"(?u)\b\w+\b",  # one-letter words, too: they are words in some languages
+        dtype=np.float32,
+        **options,
+    )
 
 
 class SentenceTransformers:

@@ -13,7 +13,7 @@ no part in the fit and stay zero; where [text; image] lacks one of the two, that
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qin_zoo.data.kept import keep, kept
 from qin_zoo.data.sources import ParquetSource, at, check_file
 from qin_zoo.embed.items import ITEM_FILE
 from qin_zoo.embed.store import EmbeddingStore, Stored
@@ -47,6 +48,7 @@ class Part:
         left_out: items that took no part in the fit, padding not counted.
         explained: share of the variance that the ``dim`` components keep.
         explained_by_component: the share of each.
+        reused: whether it was fitted to the items of the import that this one extends.
     """
 
     sources: list[str]
@@ -56,6 +58,7 @@ class Part:
     left_out: int
     explained: float
     explained_by_component: list[float]
+    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def fuse(
     image: str = "image",
     dim: int = 128,
     whiten: bool = False,
+    refit: bool = False,
 ) -> FuseReport:
     """Writes ``item_info_<strategy>.parquet``: the item table with the column ``item_emb_d<dim>`` made by a strategy.
 
@@ -96,6 +100,7 @@ def fuse(
         text, image: names of the embeddings in the store.
         dim: the size; ``pca_then_concat`` gives the text the greater half of an odd one.
         whiten: whether each number gets variance 1.
+        refit: fit the PCA anew where the folder extends an import in which one was fitted.
 
     Raises:
         DataError: an embedding is missing, unfinished or damaged; sizes or numbers of items do not fit.
@@ -125,7 +130,14 @@ def fuse(
                 f"{store.path}, '{found.name}': expected {num_items:,} rows as in {table}, found {found.rows:,}. "
                 "Encode it again with --force."
             )
-    projections = [Projection(store, [stored[name] for name in names], size, whiten) for names, size in groups]
+    projections = []
+    for names, size in groups:
+        kept_as = f"pca_{'_'.join(names)}_{size}{'_whitened' if whiten else ''}"
+        expected = {"widths": [stored[name].dim for name in names]}
+        axes = None if refit else kept(folder, kept_as, expected)
+        projection = Projection(store, [stored[name] for name in names], size, whiten, axes)
+        keep(folder, kept_as, {**projection.arrays(), **expected})
+        projections.append(projection)
     report = FuseReport(
         path=folder / f"item_info_{strategy}.parquet",
         column=f"item_emb_d{dim}",
@@ -161,17 +173,30 @@ class Projection:
         stored: the embeddings; an item takes part in the fit if it has a vector in each.
         dim: components kept.
         whiten: divide each by its standard deviation.
+        axes: :meth:`arrays` of an earlier fit, to be used instead of fitting.
 
     Raises:
         DataError: ``dim`` exceeds the numbers of the embeddings or the items that have vectors.
     """
 
-    def __init__(self, store: EmbeddingStore, stored: Sequence[Stored], dim: int, whiten: bool) -> None:
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        stored: Sequence[Stored],
+        dim: int,
+        whiten: bool,
+        axes: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self._store, self._stored, self._widths = store, list(stored), [s.dim for s in stored]
         names, width = [s.name for s in stored], sum(self._widths)
         what = " and ".join(f"'{name}'" for name in names)
         if dim > width:
             raise DataError(f"PCA of {what}: expected at most its {width} numbers, found {dim}. Make --dim smaller.")
+        if axes is not None:
+            self._mean, self._components, self._scale = axes["mean"], axes["components"], axes["scale"]
+            items, left_out, *shares = (float(value) for value in axes["facts"])
+            self.part = Part(names, width, dim, int(items), int(left_out), sum(shares), shares, reused=True)
+            return
         items, self._mean, scatter = self._moments()
         if dim > items - 1:
             raise DataError(
@@ -188,6 +213,11 @@ class Projection:
             self._scale = np.where(real, 1 / np.sqrt(np.where(real, variances[:dim], 1)), 0)
         left_out = stored[0].rows - items - 1
         self.part = Part(names, width, dim, items, left_out, float(shares.sum()), [float(s) for s in shares])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What makes the same projection again."""
+        facts = [self.part.items, self.part.left_out, *self.part.explained_by_component]
+        return {"mean": self._mean, "components": self._components, "scale": self._scale, "facts": np.array(facts)}
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Vectors (B, dim) float32 of the items ``start`` to ``stop``; zero where an item has no vector at all."""

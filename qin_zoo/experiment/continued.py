@@ -91,7 +91,7 @@ def start_period(prepared: Prepared, dataset: Dataset, echo: Callable[[str], Non
     before = as_trained(replace(before, expid=path.stem), weights, (), echo)
     if has_item_table(params) or not is_raw(params):  # raw files are encoded with the vocabularies of the run before
         old = Path(before.params["train_data"]).parent
-        require_same_numbers(old, dataset.folder)
+        require_same_numbers(old, dataset.folder, record.get("numbering"))
         if not all((folder / ID_FILE).is_file() for folder in (old, dataset.folder)):
             echo(f"  {ID_FILE} is not in both folders: that numbers still stand for the same is taken for granted.")
     pool = None
@@ -113,6 +113,22 @@ def start_period(prepared: Prepared, dataset: Dataset, echo: Callable[[str], Non
         f"ones again (replay: {replay.method}); {facts['stale_values']:,} values did not occur"
     )
     return period
+
+
+def start_from(model, params: Mapping, dataset: Dataset) -> list[str]:
+    """Begins a fresh model with the weights of another run (``init_from``); lines for people.
+
+    Raises:
+        DataError: a number of the data set that the weights were trained on stands for something else in this one.
+    """
+    weights = Path(params["init_from"])
+    record, lines = read_record(weights.with_suffix(".json")) or {}, []
+    if has_item_table(params) or not is_raw(params):
+        old = (record.get("params") or {}).get("train_data")
+        compared = require_same_numbers(Path(old).parent, dataset.folder, record.get("numbering")) if old else []
+        if not compared:
+            lines.append(f"{weights}: nothing says what its numbers stand for: taken for granted to be the same")
+    return warm_start(model, str(weights)).lines() + lines
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ from qin_zoo.config.experiments import (
 from qin_zoo.config.recipes import with_recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside
-from qin_zoo.data.grown import grown_sizes
+from qin_zoo.data.grown import grown_sizes, require_same_numbers
+from qin_zoo.data.item_names import ID_FILE
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.record import read_record
@@ -95,7 +96,11 @@ class Prepared:
 
         Those shall give the same figures as in FuxiCTR, so their rows are shuffled as there. Where weights are used
         that were trained before, it has the sizes of then; that an item table or the users' histories are other ones
-        is said as a warning: their rows may be numbered otherwise.
+        is said as a warning, if their rows may be numbered otherwise.
+
+        Raises:
+            DataError: besides what the files are refused for, a number that stood for something else in the data that
+                the weights were trained on.
         """
         params, ours = self.params, self.is_zoo_model
         if self.trained and self.trained.get("sizes") and has_item_table(params):
@@ -108,7 +113,10 @@ class Prepared:
         as_fuxictr = not ours or params["shuffle"] == "fuxictr"
         dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
         if self.trained:
-            _tell_other_tables(self.trained["data"], dataset.fingerprints())
+            old = self.trained["params"].get("train_data")
+            recorded = self.trained.get("numbering")
+            same = require_same_numbers(Path(old).parent, dataset.folder, recorded) if old and recorded else []
+            _tell_other_tables(self.trained["data"], dataset.fingerprints(), ID_FILE in same)
         return dataset
 
 
@@ -251,9 +259,9 @@ def load_trained(prepared: Prepared, dataset: Dataset, checkpoint: Path):
     return model.eval()
 
 
-def _tell_other_tables(then: dict, now: dict) -> None:
+def _tell_other_tables(then: dict, now: dict, same_items: bool) -> None:
     """Warns where item table or users' histories are not the ones that a run was trained with."""
-    for part in ("item_info", "user_info"):
+    for part in ("user_info",) if same_items else ("item_info", "user_info"):
         old, new = (next((d[part] for d in data.values() if part in d), None) for data in (then, now))
         if old and new and old["blake2b"] != new["blake2b"]:
             logging.warning(

@@ -14,10 +14,11 @@ import torch
 
 from qin_zoo.calibration import discard_calibrator, reliability
 from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data.grown import numbering
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import ConfigError, DataError
-from qin_zoo.experiment.continued import start_period, take_over
+from qin_zoo.experiment.continued import start_from, start_period, take_over
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.ownership import owned
 from qin_zoo.experiment.predict import draw_split, feed_split, predict_rows
@@ -37,7 +38,6 @@ from qin_zoo.files import file_digest, replace_file
 from qin_zoo.log import above_bars, log_to, silent
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.models.sharded import require_engine
-from qin_zoo.models.weights import warm_start
 from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.stop import catch_signals
@@ -146,7 +146,7 @@ def _run(
             echo("A run of this name was stopped before its end; --resume would go on from its last checkpoint.")
         period = start_period(prepared, dataset, echo) if params.get("continues") else None
         if not (resume and interrupted):
-            taken = warm_start(model, params["init_from"]).lines() if params.get("init_from") else []
+            taken = start_from(model, params, dataset) if params.get("init_from") else []
             for line in take_over(model, prepared, period) if period else taken:
                 echo(f"  {line}")
         if period:
@@ -226,6 +226,7 @@ def make_record(
         "environment": environment(),
         "data": dataset.fingerprints(),
         "sizes": dataset.sizes(),
+        "numbering": numbering(dataset.folder),
         "sha256": {name: file_digest(file) for name, file in kept.items() if file.exists()},
         "files": {
             **files,

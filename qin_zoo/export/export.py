@@ -14,6 +14,7 @@ import torch
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
+from qin_zoo.data.grown import require_same_items
 from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
 from qin_zoo.experiment.prepare import Prepared, load_trained
@@ -106,6 +107,7 @@ def export_model(
     learnt, catalogue = loader.items, Catalogue(loader.items)
     index = "item_index" if prepared.params.get("user_info") else "item_id"
     if new_items is not None:
+        require_same_items(dataset.folder, new_items)
         catalogue = update_items(learnt, dataset.feature_map.features, new_items, index)
         echo(f"{new_items}: {catalogue.replaced:,} items replaced, {catalogue.added:,} added")
     request = _request(model, learnt, catalogue.items, loader.histories.max_len, table)

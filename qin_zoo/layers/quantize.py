@@ -133,6 +133,27 @@ def residual_codes(
 
 
 @torch.no_grad()
+def codes_of(embeddings: Tensor, codebooks: Tensor, sizes: Tensor) -> Tensor:
+    """Codes of items in codebooks that were fitted to others.
+
+    Args:
+        embeddings: (N, d); row 0 is padding.
+        codebooks: (num_levels, codebook_size, d) of :func:`residual_codes`.
+        sizes: (num_levels,) codewords of each level that are somebody's.
+
+    Returns:
+        (N, num_levels) int64, 0 for the padding.
+    """
+    residual = _finite(embeddings)[1:]
+    codes = torch.zeros(len(embeddings), len(codebooks), dtype=torch.long)
+    for level, (codebook, size) in enumerate(zip(codebooks, sizes)):
+        nearest = _nearest(residual, codebook[:size])
+        codes[1:, level] = nearest + 1
+        residual = residual - codebook[nearest]
+    return codes
+
+
+@torch.no_grad()
 def codes_like(codes: Tensor, embeddings: Tensor, others: Tensor) -> Tensor:
     """Residual codes of other embeddings of the same items, with the meaning that a table's codes have.
 

@@ -20,8 +20,9 @@ With ``known: all`` there are, besides:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -184,8 +185,21 @@ class Known:
         seen, clicked = (before[self._events.moment[source]] for before in self._before)
         return np.divide(clicked, seen, out=np.full(len(source), 0.5), where=seen > 0)
 
-    def chunks(self, rows: Rows, length: int) -> Iterator[dict[str, np.ndarray]]:
-        """The rows' columns, ``ROWS_PER_CHUNK`` at a time."""
+    def chunks(
+        self,
+        rows: Rows,
+        length: int,
+        of_users: Mapping[str, np.ndarray] = MappingProxyType({}),
+        context: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The rows' columns, ``ROWS_PER_CHUNK`` at a time.
+
+        Args:
+            rows: of a split.
+            length: of the histories.
+            of_users: column -> (users + 1,) what a row says of its user.
+            context: column -> (n,) what was known of each interaction.
+        """
         for begin in range(0, len(rows.source), ROWS_PER_CHUNK):
             part = slice(begin, begin + ROWS_PER_CHUNK)
             source, item = rows.source[part], rows.item[part]
@@ -195,6 +209,8 @@ class Known:
                 **self.histories(source, length),
                 **self.levels(source, item),
                 "label": rows.label[part],
+                **{name: values[self._events.user[source]] for name, values in of_users.items()},
+                **{name: values[source] for name, values in context.items()},
             }
 
 

@@ -16,7 +16,7 @@ _NUMBER = r"^(0|[1-9]\d{0,17})$"
 _FLOAT = r"^(-?\d+)\.0*$"
 # as R and numpy write large numbers; "12e45" without a sign may be a hash
 _EXPONENT = r"^-?\d(\.\d+)?[eE]\+\d{2,3}$"
-_MISSING = ("", "nan", "NaN", "<NA>", "None", "null", "NULL")  # as pandas and databases write and read it
+MISSING = ("", "nan", "NaN", "<NA>", "None", "null", "NULL")  # as pandas and databases write and read it
 _EXACT = 2**53  # whole numbers up to this one are their own float64
 
 
@@ -40,7 +40,7 @@ def column(table: Table, name: str, *, unique: bool = False) -> Ids:
     """
     table.require(name)
     values = table.frame[name].str.strip_chars()
-    missing = values.is_null() | values.is_in(_MISSING).fill_null(True)
+    missing = values.is_null() | values.is_in(MISSING).fill_null(True)
     if missing.any():
         row = int(missing.arg_true()[0])
         raise table.wrong(row, f"a value of '{name}'", values[row])

@@ -11,8 +11,8 @@ from qin_zoo.data.importers.log import InteractionLog
 from qin_zoo.errors import DataError, QinZooError, suggest
 
 _CLICKS = ("click", "label", "like")
-_RULE = re.compile(r"\s*([^\s<>=!]+)\s*(>=|<=|==|!=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
-_NAME = re.compile(r"\s*([^\s<>=!]+)\s*")
+_RULE = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+_NAME = re.compile(r"\s*([^<>=!]+?)\s*")
 _COMPARE = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -52,8 +52,16 @@ def clicks(log: InteractionLog, rule: str | None) -> tuple[np.ndarray, str]:
     return found, rule
 
 
+def rule_column(rule: str) -> str:
+    """The column that a rule asks; the rule itself where it names none."""
+    match = _RULE.fullmatch(rule)
+    return match.group(1) if match else rule.strip()
+
+
 def _default(log: InteractionLog) -> str:
     """The rule where none is asked for: the source's, unless columns of 0 and 1 say that not every row is a click."""
+    if log.kept is not None:
+        return log.default_label  # said by the person, or guessed and told
     rated = _RULE.fullmatch(log.default_label)
     flags = [name for name in ([rated[1]] if rated else log.columns) if _may_be_label(log, name)]
     if not flags or log.default_label in log.columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ class ItemSide:
         ids: original ids, without repetition.
         categories: column -> text values, null where unknown.
         lists: column -> lists of text values.
+        numbers: column -> (items,) float64, NaN where unknown.
         texts: column -> text for people, the title first.
         embeddings: modality -> (items, width).
         graph: None, or the columns ``id`` and ``fact`` ("relation:entity", "~relation:entity" where the item is
@@ -27,6 +28,7 @@ class ItemSide:
     ids: pl.Series
     categories: dict[str, pl.Series] = field(default_factory=dict)
     lists: dict[str, pl.Series] = field(default_factory=dict)
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
     texts: dict[str, pl.Series] = field(default_factory=dict)
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     graph: pl.DataFrame | None = None
@@ -49,7 +51,12 @@ class InteractionLog:
         default_label: the label rule that suits the source.
         defaults: options that suit the source, where none is asked for.
         items: what is known of the items.
-        user_ids, user_columns: the users' side: original ids, and column -> text values.
+        user_ids, user_columns, user_numbers: the users' side: original ids, column -> text values, and column ->
+            (users,) float64, NaN where unknown.
+        context, context_numbers: the same of what was known of each interaction before its click.
+        new: None, or (n,) which interactions an earlier import does not hold.
+        kept: None, or the interactions as a later import needs them.
+        set_aside: None, or the rows that could not be used: file, line, reason, row.
         notes: what was left out, or decided, while reading.
     """
 
@@ -67,6 +74,12 @@ class InteractionLog:
     items: ItemSide = field(default_factory=lambda: ItemSide(pl.Series([], dtype=pl.Int64)))
     user_ids: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Int64))
     user_columns: dict[str, pl.Series] = field(default_factory=dict)
+    user_numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    context: dict[str, pl.Series] = field(default_factory=dict)
+    context_numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    new: np.ndarray | None = None
+    kept: pl.DataFrame | None = None
+    set_aside: pl.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -105,12 +118,22 @@ class Events:
 
 
 class Numbering:
-    """Original ids -> 1, 2, … in the order of the original ids: an id's number says nothing of when it appeared."""
+    """Original ids -> 1, 2, … in the order of the original ids: an id's number says nothing of when it appeared.
 
-    def __init__(self, *series: pl.Series) -> None:
-        parts = [s for s in series if len(s)]
+    Args:
+        series: columns of ids.
+        known: ids that have the numbers from 1 on already; the others come behind.
+    """
+
+    def __init__(self, *series: pl.Series, known: pl.Series | None = None) -> None:
+        known = pl.Series([], dtype=pl.Int64) if known is None else known
+        parts = [s for s in (known, *series) if len(s)]
         dtype = pl.Int64 if all(s.dtype.is_integer() for s in parts) else pl.String
-        self.ids = pl.concat([s.cast(dtype).unique() for s in parts]).unique().sort()
+        known = known.cast(dtype)
+        ids = pl.concat([s.cast(dtype).unique() for s in parts]).unique().sort()
+        self.known = len(known)
+        self.ids = pl.concat([known, ids.filter(~ids.is_in(known.implode()))])
+        self._order = np.argsort(self.ids.to_numpy(), kind="stable") if dtype == pl.Int64 else np.empty(0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,8 +142,16 @@ class Numbering:
         """(n,) int32; every id must be known."""
         series = series.cast(self.ids.dtype)
         if self.ids.dtype == pl.Int64:
-            return (np.searchsorted(self.ids.to_numpy(), series.to_numpy()) + 1).astype(np.int32)
+            place = np.searchsorted(self.ids.to_numpy(), series.to_numpy(), sorter=self._order)
+            return (self._order[place] + 1).astype(np.int32)
         return (series.cast(pl.Enum(self.ids)).to_physical().to_numpy() + 1).astype(np.int32)
+
+    def written(self, before: pl.Series | None) -> pl.Series:
+        """The ids by number, those of an earlier import as it has written them."""
+        if before is None:
+            return self.ids
+        dtype = pl.String if pl.String in (before.dtype, self.ids.dtype) else pl.Int64
+        return pl.concat([before.cast(dtype), self.ids[self.known :].cast(dtype)])
 
 
 def moments(log: InteractionLog) -> np.ndarray:
@@ -157,10 +188,12 @@ def hashed(seed: int, *parts: np.ndarray | int) -> np.ndarray:
     return state
 
 
-def categories(values: pl.Series) -> tuple[np.ndarray, list[str]]:
-    """Codes from 1 (0 for null or empty text) and the sorted vocabulary."""
+def categories(values: pl.Series, known: Sequence[str] = ()) -> tuple[np.ndarray, list[str]]:
+    """Codes from 1 (0 for null or empty text) and the vocabulary: ``known`` words first, the others sorted."""
     text = values.cast(pl.String).str.strip_chars()
     text = text.set(text == "", None)
-    known = text.drop_nulls().unique().sort()
-    codes = text.cast(pl.Enum(known)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
-    return codes.astype(np.int32), known.to_list()
+    words = pl.Series(known, dtype=pl.String)
+    found = text.drop_nulls().unique().sort()
+    words = pl.concat([words, found.filter(~found.is_in(words.implode()))])
+    codes = text.cast(pl.Enum(words)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
+    return codes.astype(np.int32), words.to_list()

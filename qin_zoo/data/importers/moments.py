@@ -11,8 +11,8 @@ from qin_zoo.data.importers.tables import Table
 from qin_zoo.errors import DataError
 
 # From 1973 to 2100, dates in these units lie apart from each other; the number is nanoseconds.
-_UNITS = {"seconds": 10**9, "milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
-_FIRST, _END = 10**17, 4_102_444_800 * 10**9  # nanoseconds since 1970
+UNITS = {"seconds": 10**9, "milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
+FIRST, END = 10**17, 4_102_444_800 * 10**9  # nanoseconds since 1970
 _EXACT = 2**53  # whole numbers up to this one are their own float64
 
 
@@ -30,7 +30,7 @@ def read_times(tables: Sequence[Table], name: str, notes: list[str]) -> np.ndarr
         parts = [part.cast(pl.Decimal(38, 9)) for part in parts]
     values = pl.concat(parts)
     size = values.cast(pl.Float64).to_numpy()
-    inside = {unit: (size >= _FIRST / scale) & (size < _END / scale) for unit, scale in _UNITS.items()}
+    inside = {unit: (size >= FIRST / scale) & (size < END / scale) for unit, scale in UNITS.items()}
     counts = {unit: int(mask.sum()) for unit, mask in inside.items() if mask.any()}
     said = ", ".join(f"{count} rows in {unit}" for unit, count in counts.items())
     odd = np.flatnonzero(~np.logical_or.reduce(list(inside.values())))
@@ -50,7 +50,7 @@ def read_times(tables: Sequence[Table], name: str, notes: list[str]) -> np.ndarr
     if len(counts) == 1 and values.dtype == pl.Int64:
         return values.to_numpy()
     if counts and not odd.size:
-        scale = np.select(list(inside.values()), list(_UNITS.values())[: len(inside)])
+        scale = np.select(list(inside.values()), list(UNITS.values())[: len(inside)])
         return (values * pl.Series(scale, dtype=pl.Int64)).cast(pl.Int64).to_numpy()
     return values.to_numpy() if values.dtype == pl.Int64 else size
 

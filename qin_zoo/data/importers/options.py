@@ -33,6 +33,8 @@ class ImportOptions:
             counts keep the others.
         seed: same seed, same negatives.
         embedding: the item embedding that enters ``item_info``; None: the image's, or the first.
+        extend: folder of an earlier import whose numbers of users, items and categories stay; None: number anew.
+        only_new: rows are those of interactions that the earlier import does not hold; histories and counts see all.
         force: replace an earlier import in the same folder.
     """
 
@@ -48,6 +50,8 @@ class ImportOptions:
     max_rows_per_user: int | None = None
     seed: int = 1
     embedding: str | None = None
+    extend: str | None = None
+    only_new: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -58,6 +62,8 @@ class ImportOptions:
         ):
             if value is not None:
                 _one_of(name, value, possible)
+        if self.only_new and self.extend is None:
+            raise DataError("--only-new: expected the import that is extended, found none. Give --extend DIR.")
         _at_least("--max-history", self.max_history, 1)
         _at_least("--seed", self.seed, 0)
         if self.negatives is not None:

@@ -10,13 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole
+from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole, table
+from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.build import Known, rows_of
+from qin_zoo.data.importers.description import Description
+from qin_zoo.data.importers.features import context_features, user_features
+from qin_zoo.data.importers.ids import Ids, aligned
 from qin_zoo.data.importers.items import check_embedding, prefixed, write_items
 from qin_zoo.data.importers.labels import clicks, number_column
-from qin_zoo.data.importers.log import Events, InteractionLog, Numbering, categories, moments, sorted_by_item, unordered
+from qin_zoo.data.importers.log import Events, InteractionLog, Numbering, moments, sorted_by_item, unordered
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.splits import NAMES, split_rows
+from qin_zoo.data.importers.splits import NAMES, split_chosen
+from qin_zoo.data.importers.words import Words
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.errors import DataError, suggest
 
@@ -63,28 +68,78 @@ def import_folder(
     if format not in FORMATS:
         raise DataError(f"format: expected one of {', '.join(FORMATS)}, found '{format}'.{suggest(format, FORMATS)}")
     options = options or ImportOptions()
+    if options.extend is not None and format == "fuxictr":
+        raise DataError("--extend: FuxiCTR's data sets bring their own numbers, which nothing extends. Leave it out.")
+    before = Before.open(options.extend) if options.extend is not None else None
     output = Output(out, options.force)
     about = {"format": format, "source": str(Path(folder).expanduser().resolve())}
     try:
         if format == "fuxictr":
             return fuxictr.convert(folder, output, options, about, list(target_field), list(sequence_field), user_field)
-        return write_log(READERS[format](folder), output, options, about)
+        return write_log(READERS[format](folder), output, options, about, before)
     finally:
         output.discard()
 
 
-def write_log(log: InteractionLog, out: Output, options: ImportOptions, about: dict) -> ImportSummary:
-    """Writes a log as rows in the challenge's layout."""
+def import_table(
+    description: Description, out: str | Path, options: ImportOptions | None = None, before: Before | None = None
+) -> ImportSummary:
+    """Reads one's own files and writes them in the challenge's layout.
+
+    Args:
+        description: what the files are taken for.
+        out: a new or an empty folder.
+        options: see :func:`import_folder`.
+        before: the import that is extended, ``options.extend``.
+
+    Raises:
+        DataError: a file, line, option or ``out`` that cannot be used.
+    """
+    options = options or ImportOptions()
+    output = Output(out, options.force)
+    own = table.read(description, before, options.label)
+    about = {
+        "format": "table",
+        "source": str(description.folder.resolve()),
+        "description": description.as_json(),
+    }
+    try:
+        return write_log(own.log, output, options, about, before, own.taken)
+    finally:
+        output.discard()
+
+
+def write_log(
+    log: InteractionLog,
+    out: Output,
+    options: ImportOptions,
+    about: dict,
+    before: Before | None = None,
+    columns: list[tuple[str, str, str, str]] | None = None,
+) -> ImportSummary:
+    """Writes a log as rows in the challenge's layout.
+
+    Args:
+        log: the interactions, those that ``before`` holds included.
+        out: the folder.
+        options: what becomes a click, a history, a split and a negative.
+        about: what ``import.json`` says of the source.
+        before: an earlier import, whose numbers stay.
+        columns: of one's own table, what each was taken for.
+    """
     suits = {"history": "clicks", "known": "levels", **log.defaults}
     options = replace(options, **{key: value for key, value in suits.items() if getattr(options, key) is None})
     label, rule = clicks(log, options.label)
     beside = _beside(log, options.history_column, label)
     check_embedding(log.items, options.embedding)
-    users, items = Numbering(log.user, log.user_ids), Numbering(log.item, log.items.ids)
+    users = _numbered(log, "user", before)
+    items = _numbered(log, "item", before)
     events, notes, order = _events(log, label, users, items, options.seed)
-    if beside is not None and order is not None:
-        beside = beside._replace(codes=beside.codes[order])
-    split, method = split_rows(events, options, log.path)
+    chosen = np.ones(len(label), bool) if log.new is None or not options.only_new else log.new
+    if order is not None:
+        chosen = chosen[order]
+        beside = beside and beside._replace(codes=beside.codes[order])
+    split, method = split_chosen(events, chosen, options, log.path)
     if method != "given" or log.cut_in_time:
         events = replace(events, given=None)
     negatives = options.negatives
@@ -93,34 +148,58 @@ def write_log(log: InteractionLog, out: Output, options: ImportOptions, about: d
     known = Known(events, split, options.history, options.known, beside and (beside.name, beside.codes))
 
     out.begin()
+    words = Words(before)
+    if before is not None:
+        out.keep_features(before.summary.get("features", []))
     out.feature(["user_id", "item_seq"], "meta")
     if beside is not None:
         out.feature(beside.name, "categorical", source="history", vocab_size=beside.size)
-    features = _user_features(log, users, out, notes)
+    of_users = user_features(log, users, out, words, notes)
+    context = context_features(log, out, words)
+    if order is not None:
+        context = {name: values[order] for name, values in context.items()}
     for size in dict.fromkeys(known.vocabularies.values()):
         names = [name for name, other in known.vocabularies.items() if other == size]
         out.feature(names, "categorical", vocab_size=size)
     if not events.timed:
         notes.append("No times: no likes_level and views_level, which count what came before a row.")
     for number, name in enumerate(NAMES):
-        chosen = np.flatnonzero(split == number)
+        wanted = np.flatnonzero(chosen & (split == number))
         if name == "train" and options.max_rows_per_user:
-            chosen = _newest(events, chosen, options.max_rows_per_user, notes)
-        rows = rows_of(events, chosen, negatives, options.seed)
-        out.write_split(
-            name,
-            (
-                {**chunk, **{key: codes[chunk["user_id"]] for key, codes in features.items()}}
-                for chunk in known.chunks(rows, options.max_history)
-            ),
-        )
-    write_items(out, log.items, items, options.embedding, notes)
+            wanted = _newest(events, wanted, options.max_rows_per_user, notes)
+        rows = rows_of(events, wanted, negatives, options.seed)
+        out.write_split(name, known.chunks(rows, options.max_history, of_users, context))
+    kept = write_items(out, log.items, items, options.embedding, words, notes)
+    words.write(out)
     for name, numbering in (("user", users), ("item", items)):
         numbers = pl.Series(f"{name}_id", np.arange(1, len(numbering) + 1, dtype=np.int32))
-        out.write_table(f"ids_{name}.parquet", pl.DataFrame([numbers, numbering.ids.alias("original_id")]))
+        ids = numbering.written(before.ids[name] if before else None)
+        out.write_table(f"ids_{name}.parquet", pl.DataFrame([numbers, ids.alias("original_id")]))
+    if log.kept is not None:
+        out.write_table("log.parquet", log.kept)
+    if log.set_aside is not None and log.set_aside.height:
+        out.write_csv("set_aside.csv", log.set_aside)
     resolved = {**asdict(options), "label": rule, "split": method, "negatives": negatives}
-    about = {**about, "options": resolved, "rules": _RULES, "interactions": len(events.user)}
-    return out.finish(about, len(users), len(items), notes)
+    resolved |= {"embedding": kept["embedding"], "extend": before and str(before.path)}
+    about = {**about, "options": resolved, "rules": _RULES, "interactions": len(events.user), **kept}
+    if before is not None and (fitted := out.take_along(before.path)):
+        notes.append(f"{', '.join(fitted)}: taken along, so that new items are put where the old ones are.")
+    return out.finish(about, len(users), len(items), notes, columns)
+
+
+def _numbered(log: InteractionLog, owner: str, before: Before | None) -> Numbering:
+    """The numbering of users or items; ids of before keep their numbers, whatever form the log has them in."""
+    columns = {"user": (log.user, log.user_ids), "item": (log.item, log.items.ids)}[owner]
+    if before is None:
+        return Numbering(*columns)
+    where = (f"{before.path / f'ids_{owner}.parquet'}", f"{log.path.name}, {owner}", f"{owner} table")
+    texts = [Ids(name, ids.cast(pl.String)) for name, ids in zip(where, (before.ids[owner], *columns))]
+    known, in_log, in_table = aligned(texts, log.notes)
+    if owner == "user":
+        log.user, log.user_ids = in_log, in_table
+    else:
+        log.item, log.items.ids = in_log, in_table
+    return Numbering(in_log, in_table, known=known)
 
 
 class _Beside(NamedTuple):
@@ -178,18 +257,3 @@ def _events(
         notes.append("Every user's items ascend in the file: its order is no order in time, a random one replaces it.")
     events = Events(user, item, label, moments(log), log.time is not None, given, len(items), log.order)
     return events, notes, order
-
-
-def _user_features(log: InteractionLog, users: Numbering, out: Output, notes: list[str]) -> dict[str, np.ndarray]:
-    """column -> (users + 1,) codes."""
-    features = {}
-    for original, values in log.user_columns.items():
-        name = prefixed(original, "user")
-        codes, vocabulary = categories(values)
-        features[name] = np.zeros(len(users) + 1, np.int32)
-        features[name][users(log.user_ids)] = codes
-        many = len(vocabulary) > len(users) / 2
-        if many:
-            notes.append(f"{name}: nearly as many values as users; not active in dataset_config.yaml.")
-        out.feature(name, "categorical", active=not many, vocab_size=len(vocabulary) + 1)
-    return features

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from qin_zoo.data.importers.log import Events
@@ -40,6 +42,19 @@ def split_rows(events: Events, options: ImportOptions, where: object) -> tuple[n
                 "given": "The source leaves one out; choose time or leave-one-out.",
             }[method]
         )
+    return split, method
+
+
+def split_chosen(events: Events, chosen: np.ndarray, options: ImportOptions, where: object) -> tuple[np.ndarray, str]:
+    """:func:`split_rows` of the chosen interactions alone, (n,) bool; the others are before them: 0."""
+    if chosen.all():
+        return split_rows(events, options, where)
+    if not chosen.any():
+        raise DataError(f"--only-new: {where} holds no interaction that the earlier import has not. Leave it out.")
+    parts = {n: getattr(events, n) for n in ("user", "item", "click", "moment", "given", "order")}
+    part = replace(events, **{n: values if values is None else values[chosen] for n, values in parts.items()})
+    split = np.zeros(len(chosen), np.int8)
+    split[chosen], method = split_rows(part, options, where)
     return split, method
 
 

@@ -95,11 +95,13 @@ class Table:
         separator: between two values of a line; any text.
         names: the columns of a file without a header; None takes them from its first line.
         quoted: whether values may stand in double quotes.
-        latin1: whether a file that is not UTF-8 is Latin-1.
+        latin1: whether a file that is not UTF-8 is Latin-1, as Windows has it (cp1252) where it can be.
+        lenient: whether lines with too many values are left out.
 
     Attributes:
         frame: the values, all columns of text.
         notes: what is odd, but was read.
+        left_out: number and text of each line that was left out.
 
     Raises:
         DataError: no file, not UTF-8, no row, a column named twice, or a line with too many values.
@@ -113,9 +115,12 @@ class Table:
         *,
         quoted: bool = False,
         latin1: bool = False,
+        lenient: bool = False,
     ) -> None:
         require_file(path)
         self.path, self.notes = path, []
+        self.left_out: list[tuple[int, str]] = []
+        self._lenient = lenient
         self._quoted, self._separator, self._content = quoted, separator, None
         if latin1 or len(separator) > 1:
             self._content = self._decode(latin1)
@@ -155,9 +160,7 @@ class Table:
     def wrong(self, row: int, expected: str, found: str | None) -> DataError:
         """The error for a value of a row."""
         what = "none" if found is None or not found.strip() else repr(found[:80])
-        return DataError(
-            f"{self.at(row)}: expected {expected}, found {what}. Mend or drop the line."
-        )
+        return DataError(f"{self.at(row)}: expected {expected}, found {what}. Mend or drop the line.")
 
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers, or of true and false, as float64; NaN for nothing."""
@@ -176,7 +179,7 @@ class Table:
         except UnicodeDecodeError:
             if not latin1:
                 raise self._no_utf8() from None
-            text = raw.decode("latin-1")
+            text = _of_one_byte(raw)
         if len(self._separator) > 1:
             if _STAND_IN in text:
                 line = text[: text.index(_STAND_IN)].count("\n") + 1
@@ -207,7 +210,7 @@ class Table:
         raise DataError(f"{self.path}: expected a line of text, found an empty file. Fetch the file again.")
 
     def _header(self, text: str) -> list[str]:
-        names = next(csv.reader([text])) if self._quoted else text.split(self._separator)
+        names = next(csv.reader([text], delimiter=self._separator)) if self._quoted else text.split(self._separator)
         twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
         if twice is not None:
             raise named_twice(self.path, twice)
@@ -228,8 +231,23 @@ class Table:
         except pl.exceptions.NoDataError:
             return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
         except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+            if self._lenient and not self.left_out and self._leave_out_long(len(names)):
+                return self._read(names, skip, has_header)
             raise self._unreadable(len(names), first_line(error)) from None
         return frame
+
+    def _leave_out_long(self, width: int) -> bool:
+        """Puts blank lines where lines with too many values are; whether there are any."""
+        lines = list(self._lines())
+        counted = list(self._counted())
+        ends = [begin - 1 for begin, _ in counted[1:]] + [len(lines)]
+        for (begin, count), end in zip(counted, ends):
+            if count > width:
+                record = b"".join(lines[begin - 1 : end]).decode("utf-8", errors="replace")
+                self.left_out.append((begin, record.rstrip("\r\n")))
+                lines[begin - 1 : end] = [b"\n"] * (end - begin + 1)
+        self._content = b"".join(lines)
+        return bool(self.left_out)
 
     def _drop_blank(self) -> None:
         first, *others = (pl.col(name) for name in self.names)
@@ -239,7 +257,8 @@ class Table:
         if blank.any():
             self._rows = np.flatnonzero(~blank.to_numpy())
             self.frame = self.frame.filter(~blank)
-            self.notes.append(f"{self.path.name}: {int(blank.sum())} blank lines skipped.")
+            if (skipped := int(blank.sum()) - sum(text.count("\n") + 1 for _, text in self.left_out)) > 0:
+                self.notes.append(f"{self.path.name}: {skipped} blank lines skipped.")
 
     def _counted(self) -> Iterator[tuple[int, int]]:
         """Each line's number and how many values it has; not of blank lines."""
@@ -305,6 +324,13 @@ def as_numbers(text: pl.Series) -> pl.Series:
         named = text.str.to_lowercase().replace_strict(truth, default=None, return_dtype=pl.Float64)
         values = values.fill_null(named)
     return values
+
+
+def _of_one_byte(raw: bytes) -> str:
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def _is_utf8(line: bytes) -> bool:

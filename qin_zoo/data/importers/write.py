@@ -6,7 +6,11 @@ OUT/item_feature.parquet     item_id and every embedding of the source, where it
 OUT/item_text.parquet        item_id, item_title, text, where there are texts
 OUT/item_kg.parquet          item_id, facts: lists of "relation:entity", where there is a knowledge graph
 OUT/ids_user.parquet, ids_item.parquet   number and original id
+OUT/user_features.parquet    row i is user i, where something is known of users
 OUT/vocabularies.json        column -> terms; term i has the code i + 1
+OUT/scales.json              column of numbers -> mean and deviation that it was scaled by
+OUT/log.parquet              the interactions of one's own table as they came, for a later import that extends this one
+OUT/set_aside.csv            rows of one's own table that could not be used: file, line, reason, row
 OUT/dataset_config.yaml      a dataset configuration for these files, its id the folder's name
 OUT/import.json              options, rules and counts; written last
 """
@@ -29,12 +33,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data.importers.splits import NAMES
+from qin_zoo.data.kept import take_along
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, sole_writer
 
 SCHEMA_VERSION = 1
 SUMMARY_FILE = "import.json"
-_OPTIONAL = ("item_feature.parquet", "item_text.parquet", "item_kg.parquet", "vocabularies.json")
+_OPTIONAL = (
+    "item_feature.parquet",
+    "item_text.parquet",
+    "item_kg.parquet",
+    "user_features.parquet",
+    "vocabularies.json",
+    "scales.json",
+    "log.parquet",
+    "set_aside.csv",
+)
 FILES = (
     *(f"{name}.parquet" for name in NAMES),
     "item_info.parquet",
@@ -77,6 +91,7 @@ class ImportSummary:
         users, items: numbers of users and items, padding not counted.
         splits: ``train``, ``valid`` and ``test``.
         notes: what was decided or left out.
+        columns: of one's own table: file, column, what it was taken for, and what it holds.
     """
 
     path: Path
@@ -84,6 +99,7 @@ class ImportSummary:
     items: int
     splits: Mapping[str, SplitCounts]
     notes: list[str] = field(default_factory=list)
+    columns: list[tuple[str, str, str, str]] = field(default_factory=list)
 
 
 class Output:
@@ -99,6 +115,7 @@ class Output:
         self._counts: dict[str, SplitCounts] = {}
         self._trained: dict[str, np.ndarray] = {}
         self._features: list[dict[str, Any]] = []
+        self._earlier: dict[str, dict[str, Any]] = {}
         self._force = force
         self._locked = ExitStack()
         self._require_replaceable()
@@ -108,7 +125,7 @@ class Output:
             raise DataError(f"{self.path}: expected a new or an empty folder, found a file. Give another path.")
         names = sorted(entry.name for entry in self.path.iterdir() if not _is_lock(entry)) if self.path.exists() else []
         foreign = [name for name in names if name not in FILES]
-        imported = not names or _is_import(self.path / SUMMARY_FILE)
+        imported = not names or is_import(self.path / SUMMARY_FILE)
         if foreign or not imported or (names and not self._force):
             listed = ", ".join((foreign or names)[:4])
             replaceable = imported and not foreign
@@ -176,6 +193,15 @@ class Output:
         with self._table(name) as write:
             write(columns)
 
+    def take_along(self, before: Path) -> list[str]:
+        """Copies what was fitted to the items of an import that this one extends; the files' names."""
+        return take_along(before, self._work)
+
+    def write_csv(self, name: str, frame: pl.DataFrame) -> None:
+        """Writes a table for people."""
+        with replace_file(self._work / name) as file:
+            frame.write_csv(file)
+
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file."""
         with replace_file(self._work / name) as file:
@@ -186,7 +212,25 @@ class Output:
         dtype = "float" if kind in ("embedding", "numeric") else "int"
         self._features.append({"name": name, "active": active, "dtype": dtype, "type": kind, **more})
 
-    def finish(self, about: Mapping[str, Any], users: int, items: int, notes: list[str]) -> ImportSummary:
+    def keep_features(self, earlier: list[dict[str, Any]]) -> None:
+        """Features that an import of before has written stay in their order, and in or out of use, as they were."""
+        self._earlier = {str(feature["name"]): feature for feature in earlier}
+
+    def _ordered(self) -> list[dict[str, Any]]:
+        order = list(self._earlier)
+        rank = [str(f["name"]) for f in self._features]
+        features = [{**f, "active": self._earlier.get(name, f)["active"]} for name, f in zip(rank, self._features)]
+        place = [order.index(name) if name in self._earlier else len(order) for name in rank]
+        return [features[i] for i in np.argsort(place, kind="stable")]
+
+    def finish(
+        self,
+        about: Mapping[str, Any],
+        users: int,
+        items: int,
+        notes: list[str],
+        columns: list[tuple[str, str, str, str]] | None = None,
+    ) -> ImportSummary:
         """Writes the dataset configuration and the summary."""
         import yaml
 
@@ -196,21 +240,24 @@ class Output:
                     f"{name}: every row has the label {counts.click_rate:g}, so there is no AUC. Sample --negatives or "
                     "choose another --label."
                 )
+        features = self._ordered()
         block = {
             "data_root": f"{self.path.parent}/",
             "data_format": "parquet",
             **{f"{name}_data": str(self.path / f"{name}.parquet") for name in NAMES},
             "item_info": str(self.path / "item_info.parquet"),
             "rebuild_dataset": False,
-            "feature_cols": self._features,
+            "feature_cols": features,
             "label_col": {"name": "label", "dtype": "float"},
         }
         with replace_file(self._work / "dataset_config.yaml") as file:
             file.write_text(yaml.safe_dump({self.path.name: block}, sort_keys=False, allow_unicode=True), "utf-8")
-        summary = ImportSummary(self.path, users, items, dict(self._counts), notes)
+        summary = ImportSummary(self.path, users, items, dict(self._counts), notes, columns or [])
         written = {k: v for k, v in asdict(summary).items() if k != "path"}
         files = {"user_ids": "ids_user.parquet", "item_ids": "ids_item.parquet", "dataset": "dataset_config.yaml"}
-        self.write_json(SUMMARY_FILE, {"schema_version": SCHEMA_VERSION, **about, **written, "files": files})
+        self.write_json(
+            SUMMARY_FILE, {"schema_version": SCHEMA_VERSION, **about, **written, "features": features, "files": files}
+        )
         self._publish()
         return summary
 
@@ -235,7 +282,7 @@ class Output:
                     file.touch()  # a split without a row: an error follows
 
 
-def _is_import(file: Path) -> bool:
+def is_import(file: Path) -> bool:
     """Whether this is the summary of an import, without which there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

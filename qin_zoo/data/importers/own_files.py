@@ -1,0 +1,132 @@
+"""Files of one's own: csv in whatever separator and encoding, or parquet, whose rows know where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from qin_zoo.data.importers.tables import Table, named_twice, require, require_file
+from qin_zoo.data.sources import each_once
+from qin_zoo.errors import DataError, first_line
+
+TEXT = (".csv", ".tsv", ".txt")
+SUFFIXES = (*TEXT, ".parquet")
+VECTORS = (".npy", ".h5", ".hdf5")
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_LONGEST_HEADER = 1 << 20
+
+
+class OwnFile:
+    """A csv or parquet file.
+
+    Attributes:
+        path: the file.
+        form: how it is written, for people.
+        frame: its columns: text of csv, of parquet as they are; names without spaces around them.
+        left_out: line and text of the lines that have too many values.
+        notes: what is odd, but was read.
+
+    Raises:
+        DataError: no file, an empty or damaged one, or two columns of one name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require_file(path)
+        self.path, self.left_out, self.notes = path, [], []
+        self._table: Table | None = None
+        if path.suffix.lower() == ".parquet":
+            self.form, self.frame = "parquet", _read_parquet(path)
+        else:
+            separator = _separator(path)
+            self._table = Table(path, separator, quoted=True, latin1=True, lenient=True)
+            self.form = f"{_SEPARATORS[separator]}, {_encoding(path)}"
+            self.frame, self.left_out, self.notes = self._table.frame, self._table.left_out, self._table.notes
+        names = [name.strip() for name in self.frame.columns]
+        if twice := next((name for n, name in enumerate(names) if name in names[:n]), None):
+            raise named_twice(path, twice)
+        if "" in names:
+            names = [name or f"column {n}" for n, name in enumerate(names, 1)]
+        self.frame = self.frame.rename(dict(zip(self.frame.columns, names)))
+        if self.frame.height == 0:
+            raise DataError(f"{path}: expected at least one row, found none. Write the file again, or take it out.")
+
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        return self.frame.columns
+
+    @cached_property
+    def _texts(self) -> dict[str, pl.Series]:
+        return {}
+
+    def line(self, row: int) -> int:
+        """The number of the line of a row (csv, from 1), or of the row (parquet, from 1)."""
+        return self._table.line(row) if self._table else row + 1
+
+    def at(self, row: int) -> str:
+        """The place of a row, for messages."""
+        return f"{self.path.name}:{self.line(row)}"
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raises DataError unless the columns are there."""
+        for name in names:
+            require(self.path, self.names, name)
+
+    def is_single(self, name: str) -> bool:
+        """Whether a row of the column holds one value, no list."""
+        return not isinstance(self.frame[name].dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary))
+
+    def text(self, name: str) -> pl.Series:
+        """A column of single values as text without spaces around it, null where there is nothing."""
+        if name not in self._texts:
+            values = self.frame[name]
+            if isinstance(values.dtype, pl.Datetime) and values.dtype.time_zone:
+                values = values.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+            text = values.cast(pl.String).str.strip_chars()
+            self._texts[name] = text.set(text == "", None)
+        return self._texts[name]
+
+    def shown(self, row: int) -> str:
+        """A row as text."""
+        values = self.frame.row(row)
+        return ",".join("" if value is None else str(value) for value in values)[:200]
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)}). Write it again.") from None
+    each_once(path, frame.columns)
+    return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+
+
+def _separator(path: Path) -> str:
+    """What the first line has most of, outside quotes."""
+    with open(path, "rb") as file:
+        line = b""
+        while not line.strip():
+            line = file.readline(_LONGEST_HEADER)
+            if not line:
+                raise DataError(
+                    f"{path}: expected a line of column names, found an empty file. Take it out, or write it again."
+                )
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(
+            f"{path}: expected text in UTF-8 or Latin-1, found UTF-16. Convert it (iconv -f utf-16 -t utf-8)."
+        )
+    outside = b"".join(line.split(b'"')[::2])
+    counts = {separator: outside.count(separator.encode()) for separator in _SEPARATORS}
+    return max(counts, key=lambda separator: counts[separator])
+
+
+def _encoding(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "Latin-1"
+    return "UTF-8"

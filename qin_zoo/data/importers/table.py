@@ -1,0 +1,212 @@
+"""One's own csv and parquet files, taken for what a description says, as an interaction log.
+
+Rows without a user, an item, a time or a label that can be read are set aside; so are later rows of an item or a user
+that is described already, and values that are none. Of rows that are the same in every column, time included, one is
+taken. Of an earlier import that is extended, the interactions come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from qin_zoo.data.importers.before import Before
+from qin_zoo.data.importers.description import Description, Entry
+from qin_zoo.data.importers.ids import MISSING, Ids, aligned, look_up
+from qin_zoo.data.importers.labels import rule_column
+from qin_zoo.data.importers.log import InteractionLog
+from qin_zoo.data.importers.own_files import OwnFile
+from qin_zoo.data.importers.set_aside import SetAside
+from qin_zoo.data.importers.sides import Seen, read_side, read_vector_files
+from qin_zoo.data.importers.units import nanoseconds
+from qin_zoo.data.importers.values import numbers
+from qin_zoo.errors import DataError
+
+_KINDS = ("label", "category", "number")
+
+
+@dataclass(frozen=True)
+class OwnLog:
+    """A log and what is to be said of it.
+
+    Attributes:
+        log: the interactions.
+        taken: file, column, what it was taken for, and what it holds.
+    """
+
+    log: InteractionLog
+    taken: list[tuple[str, str, str, str]]
+
+
+def read(description: Description, before: Before | None = None, label: str | None = None) -> OwnLog:
+    """Reads the files.
+
+    Args:
+        description: what they are.
+        before: the import that they extend.
+        label: the rule of the clicks, instead of the description's.
+
+    Raises:
+        DataError: a file or column that is missing or cannot be read, ids of tables that do not meet, or rows most of
+            which cannot be used.
+    """
+    rule, aside, seen = label or description.label, SetAside(), Seen()
+    new = _interactions(description, rule, aside, seen)
+    old = before.frame("log.parquet") if before else None
+    if before and old is None:
+        raise DataError(
+            f"--extend {before.path}: expected log.parquet there, which `data import table` writes. Import it again."
+        )
+    if old is None and new is None:
+        raise DataError(f"{description.folder}: expected a file about interactions, found none of those described.")
+    items = [read_side(entry, description.folder, "item", aside, seen) for entry in description.about("items")]
+    users = [read_side(entry, description.folder, "user", aside, seen) for entry in description.about("users")]
+    vectors = read_vector_files(description, aside, seen)
+    return _put_together(description, before, rule, _joined(old, new), items, users, vectors, aside, seen)
+
+
+class _Rows(NamedTuple):
+    """Interactions, the earlier ones first: user, item, time, and "label:NAME", "category:NAME", "number:NAME"."""
+
+    frame: pl.DataFrame
+    old: int
+
+
+def _joined(old: pl.DataFrame | None, new: pl.DataFrame | None) -> _Rows:
+    if old is not None:
+        old = old.with_columns(pl.col("user", "item").cast(pl.String))
+    if old is None or new is None:
+        return _Rows(new if old is None else old, 0 if old is None else old.height)
+    for name in ("time", *(column for column in old.columns if column.startswith("label:"))):
+        if (name in old.columns) != (name in new.columns):
+            raise DataError(
+                f"--extend: expected '{name.removeprefix('label:')}' in the new files as in the old, found it only "
+                f"{'before' if name in old.columns else 'now'}. Bring both to one form."
+            )
+    return _Rows(pl.concat([old, new], how="diagonal_relaxed"), old.height)
+
+
+def _interactions(description: Description, rule: str, aside: SetAside, seen: Seen) -> pl.DataFrame | None:
+    parts = []
+    for entry in description.about("interactions"):
+        for name in entry.files:
+            table = OwnFile(description.folder / name)
+            table.require(entry.used)
+            parts.append(_part(table, entry, rule, aside, seen))
+    if len({"time" in part.columns for part in parts}) > 1:
+        raise DataError(
+            "Some files of interactions have a time and others have none. Describe one for each, or for none."
+        )
+    return pl.concat(parts, how="diagonal_relaxed") if parts else None
+
+
+def _part(table: OwnFile, entry: Entry, rule: str, aside: SetAside, seen: Seen) -> pl.DataFrame:
+    """The rows of a file that can be used."""
+    aside.lines(table)
+    seen.notes += table.notes
+    wrong = np.zeros(table.frame.height, bool)
+
+    def leave(mask: np.ndarray, reason: str) -> None:
+        aside.add(table, mask & ~wrong, reason)
+        wrong[mask] = True
+
+    columns: dict[str, pl.Series] = {}
+    for role in ("user", "item"):
+        columns[role] = table.text(entry.of(role))
+        leave((columns[role].is_null() | columns[role].is_in(MISSING).fill_null(True)).to_numpy(), f"no {role}")
+    if (time := entry.of("time")) is not None:
+        values, bad = nanoseconds(table.text(time), entry.columns[time].how)
+        leave(bad, f"no time in '{time}' ({entry.columns[time].how})")
+        columns["time"] = pl.Series(values)
+    for kind in _KINDS:
+        for name in entry.all_of(kind):
+            if kind == "category":
+                columns[f"{kind}:{name}"] = table.text(name)
+                continue
+            found, bad = numbers(table, name, entry.columns[name].how)
+            if kind == "number":
+                aside.add(table, bad & ~wrong, f"'{name}' is no number; taken as unknown")
+            elif name == rule_column(rule):
+                leave(np.isnan(found), f"no label in '{name}'")
+            columns[f"{kind}:{name}"] = pl.Series(found)
+    aside.require_most(table, wrong)
+    frame = pl.DataFrame(columns).filter(~wrong)
+    seen.log(table, entry, frame)
+    return frame
+
+
+def _put_together(
+    description: Description,
+    before: Before | None,
+    rule: str,
+    rows: _Rows,
+    items: list,
+    users: list,
+    vectors: list,
+    aside: SetAside,
+    seen: Seen,
+) -> OwnLog:
+    notes = seen.notes
+    frame, first = rows.frame, description.about("interactions")
+    path = description.folder / (first[0].files[0] if first else "")
+
+    def form(owner: str, sides: Sequence) -> tuple[pl.Series, list[pl.Series], list[pl.Series]]:
+        known = [Ids(f"{before.path.name}/ids_{owner}.parquet", before.ids[owner].cast(pl.String))] if before else []
+        parts = [*known, Ids(f"{path.name}, {owner}", frame[owner]), *(side.ids for side in sides)]
+        found = aligned(parts, notes)
+        return found[len(known)], found[len(known) + 1 :], found[: len(known)]
+
+    item, of_items, known_items = form("item", [*items, *vectors])
+    user, of_users, known_users = form("user", users)
+    frame = frame.with_columns(user=user, item=item)
+    once = frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+    if "time" in frame.columns and not once.all():
+        _say_repeated(frame, rows.old, once, notes)
+        frame = frame.filter(once)
+    log = InteractionLog(
+        path,
+        frame["user"],
+        frame["item"],
+        frame["time"].to_numpy() if "time" in frame.columns else None,
+        {n: (lambda v=v: v) for n, v in _of(frame, "label", np.float64).items()},
+        default_label=rule,
+        context={name: frame[f"category:{name}"] for name in _names(frame, "category")},
+        context_numbers=_of(frame, "number", np.float64),
+        new=np.arange(frame.height) >= rows.old,
+        kept=frame,
+        notes=notes,
+    )
+    catalogue = pl.concat([log.item, *known_items])
+    log.items = seen.items(items, of_items[: len(items)], vectors, of_items[len(items) :], catalogue)
+    (log.user_ids, log.user_columns, log.user_numbers) = seen.users(users, of_users)
+    for owner, wanted, sides, known in (
+        ("item", log.item, items, [log.items.ids, *known_items]),
+        ("user", log.user, users, [log.user_ids, *known_users]),
+    ):
+        if sides:
+            look_up(owner, wanted, sides[0].path, pl.concat(known), notes)
+    log.set_aside = aside.frame()
+    notes[:0] = aside.notes()
+    return OwnLog(log, seen.taken)
+
+
+def _say_repeated(frame: pl.DataFrame, old: int, once: pl.Series, notes: list[str]) -> None:
+    added = frame[old:]
+    repeated = added.height - added.n_unique()
+    again = int((~once).sum()) - repeated
+    if repeated:
+        notes.append(f"{repeated:,} rows are the same as another in every column, time included; each is taken once.")
+    if again:
+        notes.append(f"{again:,} rows are in the earlier import already; each is taken once.")
+
+
+def _names(frame: pl.DataFrame, kind: str) -> list[str]:
+    return [name.partition(":")[2] for name in frame.columns if name.startswith(f"{kind}:")]
+
+
+def _of(frame: pl.DataFrame, kind: str, dtype: type) -> dict[str, np.ndarray]:
+    return {n: frame[f"{kind}:{n}"].fill_null(float("nan")).to_numpy().astype(dtype) for n in _names(frame, kind)}

@@ -1,0 +1,104 @@
+"""Values of one's own table: numbers, lists and vectors out of text or parquet; what cannot be read is pointed out."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from qin_zoo.data.importers.description import Column
+from qin_zoo.data.importers.own_files import OwnFile
+from qin_zoo.data.importers.tables import as_numbers
+from qin_zoo.files import parse_json
+
+
+def numbers(table: OwnFile, name: str, how: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """(n,) float64, NaN where there is none; and (n,) bool where there is something, but no finite number."""
+    text = table.text(name)
+    values = as_numbers(decimal(text) if how == "decimal comma" else text)
+    nothing = (
+        (text.is_null() | text.str.to_lowercase().is_in(["nan", "null", "none", "<na>"])).fill_null(True).to_numpy()
+    )
+    found = values.fill_null(float("nan")).to_numpy().copy()
+    bad = ~np.isfinite(found) & ~nothing
+    found[~np.isfinite(found)] = np.nan
+    return found, bad
+
+
+def decimal(text: pl.Series) -> pl.Series:
+    """1.234,5 as 1234.5."""
+    return text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+
+
+def json_lists(text: pl.Series) -> tuple[list[list | None], np.ndarray]:
+    """The lists in JSON texts, None where there is nothing; and (n,) bool where there is something else."""
+    out: list[list | None] = []
+    bad = np.zeros(len(text), bool)
+    for row, value in enumerate(text):
+        entry = None
+        if value is not None:
+            try:
+                entry = parse_json(value)
+            except ValueError:
+                entry = _of_python(value)
+            if not isinstance(entry, list) or any(isinstance(x, (list, dict)) for x in entry):
+                entry, bad[row] = None, True
+        out.append(entry)
+    return out, bad
+
+
+def _of_python(value: str) -> object:
+    """['a', 'b'], as pandas writes lists into csv files, where that can be told: without a quote in a word."""
+    try:
+        return parse_json(value.replace("'", '"')) if '"' not in value else None
+    except ValueError:
+        return None
+
+
+def lists(table: OwnFile, name: str, column: Column) -> tuple[pl.Series, np.ndarray]:
+    """Lists of text, null where there is nothing; and (n,) bool where there is something else."""
+    values = table.frame[name]
+    bad = np.zeros(len(values), bool)
+    if isinstance(values.dtype, pl.Array):
+        values = values.arr.to_list()
+    if isinstance(values.dtype, pl.List):
+        inner = values.cast(pl.List(pl.String))
+    elif column.how == "json":
+        found, bad = json_lists(table.text(name))
+        words = [None if e is None else [str(x) for x in e if x is not None] for e in found]
+        inner = pl.Series(name, words, dtype=pl.List(pl.String))
+    else:
+        inner = table.text(name).str.split(column.how or "|")
+    stripped = pl.element().str.strip_chars()
+    return inner.list.eval(stripped.filter(stripped != "")), bad
+
+
+def vectors(table: OwnFile, name: str, column: Column) -> tuple[np.ndarray, np.ndarray, int]:
+    """(n, width) float32, zeros where there is none; (n,) bool where there is something else; and the width.
+
+    The width is what most have; vectors of another length, or with NaN, are something else.
+    """
+    values = table.frame[name]
+    if isinstance(values.dtype, (pl.List, pl.Array)):
+        rows = values.to_list()
+        bad = np.zeros(len(rows), bool)
+    elif column.how and column.how != "json":
+        rows, bad = (
+            values.cast(pl.String).str.strip_chars().str.split(column.how).to_list(),
+            np.zeros(len(values), bool),
+        )
+    else:
+        rows, bad = json_lists(table.text(name))
+    lengths = np.array([len(row) if row is not None else 0 for row in rows])
+    known = lengths[lengths > 0]
+    width = int(np.bincount(known).argmax()) if known.size else 0
+    out = np.zeros((len(rows), width), np.float32)
+    for place in np.flatnonzero(lengths):
+        try:
+            vector = np.array(rows[place], np.float64) if lengths[place] == width else None
+        except (TypeError, ValueError):
+            vector = None
+        if vector is None or not np.isfinite(vector).all():
+            bad[place] = True
+        else:
+            out[place] = vector
+    return out, bad, width

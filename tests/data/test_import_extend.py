@@ -1,0 +1,306 @@
+"""Imports that extend earlier ones: numbers stay, new ones come behind, and weights go on with what they know."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import yaml
+from shop import make_shop
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import StandardScaler, normalize
+
+from qin_zoo.cli import main
+from qin_zoo.data.grown import require_same_items
+from qin_zoo.data.importers import ImportOptions, import_folder, import_table
+from qin_zoo.data.importers.before import Before
+from qin_zoo.data.importers.description import read_description
+from qin_zoo.data.importers.guess import describe, extension
+from qin_zoo.embed.codes import quantize_folder
+from qin_zoo.embed.encode import encode_items
+from qin_zoo.embed.encoders import make_encoder
+from qin_zoo.embed.items import read_texts
+from qin_zoo.embed.store import EmbeddingStore
+from qin_zoo.embed.strategies import fuse
+from qin_zoo.errors import DataError, QinZooError
+
+DAY = 86_400
+
+
+def split_shop(tmp_path, rows=3000, new=20, seed=3):
+    """A shop's files of 59 days with all but ``new`` items, and those of its last day with all but 5 old items."""
+    shop = make_shop(rows, seed)
+    log, items = shop.interactions, shop.items.with_columns(price=pl.Series(np.arange(len(shop.items)) * 1.5))
+    begin = log["time"].max() - DAY
+    late = items["item_id"].to_list()[:new]
+    first = log.filter((pl.col("time") < begin) & ~pl.col("item_id").is_in(late))
+    last = log.filter(pl.col("time") >= begin)
+    for name, part, table in (
+        ("raw", first, items.filter(~pl.col("item_id").is_in(late))),
+        ("day", last, items[: len(items) - 5]),
+    ):
+        (tmp_path / name).mkdir()
+        part.write_csv(tmp_path / name / "interactions.csv")
+        table.write_parquet(tmp_path / name / "items.parquet")
+    return tmp_path / "raw", tmp_path / "day"
+
+
+def extended(sources, out, before, **options):
+    before = Before.open(before)
+    description = extension([sources], read_description(before.summary["description"], "x", before.path))
+    given = ImportOptions(extend=str(before.path), **options)
+    return import_table(description, out, before.options({*options}, given), before)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Folders: the files of 59 days and of a day, their import, and its extension."""
+    folder = tmp_path_factory.mktemp("shop")
+    raw, day = split_shop(folder)
+    import_table(describe([raw]), folder / "old", ImportOptions(max_history=20))
+    extended(day, folder / "new", folder / "old")
+    return folder
+
+
+def table(folder, name="item_info"):
+    return pl.read_parquet(folder / f"{name}.parquet")
+
+
+def test_old_numbers_stay_and_new_ones_come_behind(shop):
+    for name in ("ids_item", "ids_user"):
+        old, new = table(shop / "old", name), table(shop / "new", name)
+        assert new[: len(old)].equals(old)
+        assert new["original_id"].is_unique().all()
+    late = set(pl.read_parquet(shop / "day/items.parquet")["item_id"]) - set(
+        table(shop / "old", "ids_item")["original_id"]
+    )
+    behind = table(shop / "new", "ids_item")["original_id"][len(table(shop / "old", "ids_item")) :]
+    assert len(late) == 20
+    assert behind.to_list() == sorted(late)
+    before, now = (json.loads((shop / name / "vocabularies.json").read_text()) for name in ("old", "new"))
+    assert now["item_category"][: len(before["item_category"])] == before["item_category"]
+    assert now["item_category"] == before["item_category"] or len(now["item_category"]) > len(before["item_category"])
+
+
+def test_old_and_vanished_items_are_what_they_were(shop):
+    """Five items are in the old table alone; price, category, vector and title of all old ones stay."""
+    old, new = table(shop / "old"), table(shop / "new")
+    assert new[: len(old)].select(old.columns).equals(old)
+    texts = table(shop / "new", "item_text")
+    assert (
+        texts.join(table(shop / "old", "item_text"), on=["item_id", "item_title"], how="inner").height == len(old) - 1
+    )
+    prices = pl.read_parquet(shop / "raw/items.parquet")["price"].to_numpy()
+    scaler = StandardScaler().fit(prices[:, None])
+    ids = table(shop / "new", "ids_item")["original_id"]
+    price = dict(
+        pl.concat([pl.read_parquet(shop / n / "items.parquet") for n in ("raw", "day")])
+        .select("item_id", "price")
+        .iter_rows()
+    )
+    expected = scaler.transform(np.array([[price[i]] for i in ids]))[:, 0]
+    assert np.allclose(new["item_price"][1:], expected, atol=1e-6)
+
+
+def test_the_rows_are_those_of_one_import_of_all(shop, tmp_path):
+    """Histories, levels and splits, number for number; a whole dump may come again, and one log is written once."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    log = pl.concat([pl.read_csv(shop / n / "interactions.csv") for n in ("raw", "day")])
+    log.write_csv(whole / "interactions.csv")
+    pl.read_parquet(shop / "day/items.parquet").write_parquet(whole / "items.parquet")
+    import_table(describe([whole]), tmp_path / "all", ImportOptions(max_history=20))
+    extended(whole, tmp_path / "dump", shop / "old")
+    names = {n: [None, *table(tmp_path / n, "ids_item")["original_id"]] for n in ("all", "dump")}
+    names["new"] = [None, *table(shop / "new", "ids_item")["original_id"]]
+    for split in ("train", "valid", "test"):
+        expected = table(tmp_path / "all", split)
+        assert table(tmp_path / "dump", split).equals(table(shop / "new", split))
+        found = table(shop / "new", split)
+        for name in ("likes_level", "views_level", "label"):
+            assert found[name].equals(expected[name])
+        assert [names["new"][i] for i in found["item_id"]] == [names["all"][i] for i in expected["item_id"]]
+        histories = [
+            [names[n][i] for i in row if i] for n, f in (("new", found), ("all", expected)) for row in f["item_seq"]
+        ]
+        assert histories[: len(found)] == histories[len(found) :]
+
+
+def test_new_rows_alone_see_all_that_was_before(shop, tmp_path):
+    summary = extended(shop / "day", tmp_path / "day", shop / "old", only_new=True)
+    day = pd.read_csv(shop / "day/interactions.csv")
+    assert sum(counts.rows for counts in summary.splits.values()) == len(day.drop_duplicates())
+    whole = pl.concat([table(shop / "new", split) for split in ("train", "valid", "test")])
+    rows = pl.concat([table(tmp_path / "day", split) for split in ("train", "valid", "test")])
+    assert rows.equals(whole[-len(rows) :])
+    with pytest.raises(DataError, match="holds no interaction"):
+        extended(shop / "raw", tmp_path / "none", shop / "old", only_new=True)
+
+
+def test_weights_of_before_say_of_old_items_what_they_said(shop, tmp_path, monkeypatch):
+    """The rows of the old test split, through the old model, and through one of the new sizes that begins with it."""
+    from qin_zoo.experiment.predict import predict_rows
+    from qin_zoo.experiment.prepare import build_model, load_trained, prepare_params
+    from qin_zoo.experiment.run import run_experiment
+    from qin_zoo.models.weights import warm_start
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qin_zoo.experiment.curves.draw_curves", lambda *_: None)
+
+    def prepared(folder, **more):
+        ((name, params),) = yaml.safe_load((folder / "dataset_config.yaml").read_text()).items()
+        small = {"model": "QIN", "embedding_dim": 8, "epochs": 1, "batch_size": 256, "verbose": 0, "max_len": 8}
+        return prepare_params("q", {**params, "dataset_id": name, **small, **more}, tmp_path)
+
+    record = run_experiment(prepared(shop / "old"), tmp_path, echo=lambda _: None)
+    weights = tmp_path / "checkpoints/old/q.model"
+    before = prepared(shop / "old")
+    data = before.open_dataset()
+    then, _ = predict_rows(load_trained(before, data, weights), data, "test")
+    assert (
+        json.loads((tmp_path / record["files"]["record"]).read_text())["numbering"]["ids_item.parquet"]["count"] == 20
+    )
+    after = prepared(shop / "new", test_data=str(shop / "old/test.parquet"))
+    data = after.open_dataset()
+    model = build_model(after, data)
+    warm_start(model, str(weights))
+    now, _ = predict_rows(model.eval(), data, "test")
+    assert np.allclose(now, then, atol=1e-6)
+
+    said = []
+    run_experiment(prepared(shop / "new", init_from=str(weights)), tmp_path, echo=said.append)
+    assert any("20 new" in line for line in said)
+    assert not any("taken for granted" in line for line in said)
+    import_table(describe([shop / "day"]), tmp_path / "anew", ImportOptions(max_history=20))
+    for old in (shop / "old", shop / "gone"):
+        if old.name == "gone":  # the record knows without the folder
+            (shop / "old").rename(old)
+        try:
+            with pytest.raises(DataError, match=r"Numbers must stay.*--extend"):
+                run_experiment(prepared(tmp_path / "anew", init_from=str(weights), model_root="other"), tmp_path)
+        finally:
+            if old.name == "gone":
+                old.rename(shop / "old")
+
+
+def test_items_of_an_export(shop, tmp_path):
+    """A table beside ids, one with original ids, and one of another numbering."""
+    require_same_items(shop / "old", shop / "new/item_info.parquet")
+    ids = table(shop / "new", "ids_item")
+    file = tmp_path / "items.parquet"
+    ids.write_parquet(file)
+    require_same_items(shop / "old", file)
+    import_table(describe([shop / "day"]), tmp_path / "anew", ImportOptions())
+    with pytest.raises(DataError, match="--extend"):
+        require_same_items(shop / "old", tmp_path / "anew/item_info.parquet")
+    other = ids.with_columns(pl.col("original_id").shift(1).fill_null("sku-new"))
+    other.write_parquet(file)
+    with pytest.raises(DataError, match=r"expected item 1 to be .*, found 'sku-new'.*--extend"):
+        require_same_items(shop / "old", file)
+    twice = pl.DataFrame({"item_id": [len(ids) + 1], "original_id": [ids["original_id"][0]]})
+    twice.with_columns(pl.col("item_id").cast(pl.Int32)).write_parquet(file)
+    with pytest.raises(DataError, match=r"to be 'a new one'.*which is item 1"):
+        require_same_items(shop / "new", file)
+
+
+def test_what_was_fitted_is_used_for_new_items(shop, tmp_path):
+    """TF-IDF, SVD and PCA of scikit-learn, fitted to the old items, of the texts and images of the new ones."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    import_table(describe([shop / "raw"]), old, ImportOptions())
+
+    def embed(folder):
+        encode_items(folder, make_encoder("tfidf-svd:8", "text"), read_texts(folder), "text")
+        encoder = make_encoder(f"precomputed:{folder / 'item_feature.parquet'}:image", "vector")
+        encode_items(folder, encoder, encoder.inputs(len(table(folder))), "image")
+        report = fuse(folder, dim=8)
+        quantize_folder(folder, "item_emb_d8", 2, 4, info="item_info_pca_then_concat.parquet")
+        return report
+
+    assert not any(part.reused for part in embed(old).parts)
+    extended(shop / "day", new, old)
+    assert all(part.reused for part in embed(new).parts)
+    texts = [table(folder, "item_text").sort("item_id")["text"].to_list() for folder in (old, new)]
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", dtype=np.float32)
+    counted = words.fit_transform(texts[0])
+    svd = TruncatedSVD(8, random_state=0).fit(counted)
+    vectors = [normalize(svd.transform(words.transform(part))) for part in texts]
+    stored = EmbeddingStore(new).rows("text", 1, len(texts[1]) + 1)
+    assert np.allclose(stored, vectors[1], atol=1e-5)
+    images = [np.array(table(folder, "item_feature")["image"].to_list())[1:] for folder in (old, new)]
+    expected = []
+    for then, now in ((vectors[0], vectors[1]), (images[0], images[1])):
+        pca = PCA(4, svd_solver="full").fit(then.astype(np.float64))
+        largest = pca.components_[np.arange(4), np.abs(pca.components_).argmax(1)]
+        expected.append(pca.transform(now.astype(np.float64)) * np.sign(largest))
+    fused = [np.array(table(f, "item_info_pca_then_concat")["item_emb_d8"].to_list())[1:] for f in (old, new)]
+    assert np.allclose(fused[1], np.hstack(expected), atol=1e-4)
+    assert np.array_equal(fused[1][: len(fused[0])], fused[0])
+    codes = [table(folder, "item_info_codes").select("code_1", "code_2") for folder in (old, new)]
+    assert codes[1][: len(codes[0])].equals(codes[0])
+    books = np.load(new / "fitted_codes_item_emb_d8_2x4.npz")["codebooks"]
+    nearest = np.square(fused[1][:, None] - books[0][None]).sum(2).argmin(1) + 1
+    assert codes[1]["code_1"][1:].to_list() == nearest.tolist()
+
+
+def test_other_formats_extend_too(tmp_path):
+    """RecBole's files, of which the second has other ids before the first ones."""
+
+    def write(name, items):
+        folder = tmp_path / name
+        folder.mkdir()
+        log = [f"u{n % 2}\t{items[n % len(items)]}\t{n % 2}\t{n + 1}" for n in range(12)]
+        head = "user_id:token\titem_id:token\tlabel:float\ttimestamp:float"
+        (folder / "x.inter").write_text("\n".join([head, *log, ""]))
+        rows = [f"{i}\tt{i} w{i}\tk{i}" for i in items]
+        (folder / "x.item").write_text("item_id:token\tclass:token_seq\tkind:token\n" + "\n".join(rows) + "\n")
+        return folder
+
+    import_folder("recbole", write("a", ["m", "p", "z"]), tmp_path / "old", ImportOptions())
+    options = ImportOptions(extend=str(tmp_path / "old"))
+    import_folder("recbole", write("b", ["a", "p", "z"]), tmp_path / "new", options)
+    assert table(tmp_path / "new", "ids_item")["original_id"].to_list() == ["m", "p", "z", "a"]
+    words = json.loads((tmp_path / "new/vocabularies.json").read_text())
+    assert words["item_kind"] == ["km", "kp", "kz", "ka"]
+    info = table(tmp_path / "new")
+    assert info["item_kind"].to_list() == [0, 1, 2, 3, 4]
+    assert [words["item_tags"][row[0] - 1] for row in info["item_tags"][1:].to_list()] == ["tm", "tp", "tz", "ta"]
+    configs = [yaml.safe_load((tmp_path / n / "dataset_config.yaml").read_text())[n] for n in ("old", "new")]
+    assert len({tuple(str(f["name"]) for f in config["feature_cols"]) for config in configs}) == 1
+
+
+def test_ids_in_another_form_are_the_same_ids(tmp_path):
+    """Whole numbers, written as floats a day later and among texts another day later; zeros in front stay."""
+
+    def write(name, ids):
+        (tmp_path / name).mkdir()
+        rows = [(f"u{n % 2}", ids[n % len(ids)], 1_700_000_000 + len(name) * DAY + n, n % 2) for n in range(12)]
+        frame = pd.DataFrame(rows, columns=["user_id", "item_id", "time", "click"])
+        frame.to_csv(tmp_path / name / "log.csv", index=False)
+        return tmp_path / name
+
+    import_table(describe([write("a", [10, 9, 8])]), tmp_path / "1", ImportOptions())
+    extended(write("bb", [8.0, 10.0, 7.0]), tmp_path / "2", tmp_path / "1")
+    assert table(tmp_path / "2", "ids_item")["original_id"].to_list() == [8, 9, 10, 7]
+    extended(write("ccc", ["8", "x"]), tmp_path / "3", tmp_path / "2")
+    assert table(tmp_path / "3", "ids_item")["original_id"].to_list() == ["8", "9", "10", "7", "x"]
+
+
+def test_what_cannot_be_extended(shop, tmp_path, capsys):
+    for argv, message in (
+        (["--extend", str(tmp_path)], "expected the folder of an import"),
+        (["--only-new"], "expected the import that is extended"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main(["data", "import", "table", str(shop / "day"), str(tmp_path / "x"), *argv])
+        assert done.value.code == 1
+        assert message in capsys.readouterr().err
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    (wrong / "interactions.csv").write_text("user_id,sku\na,b\n")
+    with pytest.raises(
+        QinZooError, match=r"interactions.csv: expected the columns, or the name, of one"
+    ):
+        extended(wrong, tmp_path / "x", shop / "old")
+    assert not (tmp_path / "x").exists()
