@@ -34,7 +34,8 @@ def trained(sample, tmp_path_factory):
     torch.set_num_threads(1)
     try:
         for name, more in (("one", {}), ("two", {"num_layers": 2, "seed": 7})):
-            run_experiment(prepare("QIN_sample", data=sample, overrides={**SMALL, **more}, name=name), folder, echo=quiet)
+            prepared = prepare("QIN_sample", data=sample, overrides={**SMALL, **more}, name=name)
+            run_experiment(prepared, folder, echo=quiet)
         for seed in (1, 2):
             of_study = StudyRun("QIN_sample", None, "wide", seed, {**SMALL, "embedding_dim": 6, "seed": seed}, None)
             run_experiment(of_study.prepare(data=sample), folder, echo=quiet)
