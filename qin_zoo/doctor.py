@@ -155,7 +155,7 @@ def _run(record_file: Path) -> Iterator[Line]:
 
 def _data_of(record: dict) -> Iterator[Line]:
     """Whether the data files are those of a run, by their content."""
-    from qin_zoo.config.experiments import ExperimentParams
+    from qin_zoo.config.params import ExperimentParams
     from qin_zoo.data.dataset import Dataset
 
     try:

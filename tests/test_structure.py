@@ -1,6 +1,7 @@
 """Imports point one way: cli → experiment → training, config, data, models → layers; layers know torch only."""
 
 import ast
+import graphlib
 
 import pytest
 from conftest import REPOSITORY
@@ -67,3 +68,31 @@ def test_no_two_test_modules_have_one_name():
     """pytest imports the first of them, and leaves the tests of the others out."""
     names = [path.name for path in (REPOSITORY / "tests").rglob("*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def test_the_picture_is_of_the_rules():
+    """CONTRIBUTING.md draws what a room may import, less what it reaches through another one."""
+
+    def reached(part: str) -> set[str]:
+        direct = ALLOWED.get(part, set())
+        return direct | {further for other in direct for further in reached(other)}
+
+    arrows = {
+        f"{part} --> {other}"
+        for part, others in ALLOWED.items()
+        for other in others
+        if not any(other in reached(between) for between in others - {other})
+    }
+    drawn = [line.strip() for line in (REPOSITORY / "CONTRIBUTING.md").read_text().splitlines() if "-->" in line]
+    assert sorted(drawn) == sorted(arrows)
+
+
+def test_no_module_imports_itself():
+    """Nor over others, imports within functions included."""
+    names = {".".join(f.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
+    known = {
+        name: {n if n in names else n.rpartition(".")[0] for n in imported(file)} & names.keys() - {name}
+        for name, file in names.items()
+    }
+    order = graphlib.TopologicalSorter(known)
+    order.prepare()  # raises CycleError, which names the modules

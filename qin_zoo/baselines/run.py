@@ -14,7 +14,6 @@ from qin_zoo.baselines.models import BASELINES, Baseline, Data
 from qin_zoo.baselines.rows import USERS, View
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
-    ExperimentParams,
     apply_overrides,
     check_params,
     find_dataset,
@@ -23,6 +22,7 @@ from qin_zoo.config.experiments import (
     parse_overrides,
     resolve_experiment,
 )
+from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.schema import known_params
 from qin_zoo.data.columns import open_table
 from qin_zoo.data.dataset import SPLITS, Dataset, relocate, tables_beside

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.table import text_of
 
 _COLUMNS = ("feature_cols", "feature_specs", "feature_config", "label_col")  # shown a line for each entry
 _WIDE = 110  # columns of a terminal that has room for meanings beside the values
@@ -161,17 +162,6 @@ def _value(parameter: Parameter) -> str:
         count = len(parameter.value) if isinstance(parameter.value, list) else 1
         return f"{count} {'entries' if count > 1 else 'entry'}, below"
     return text_of(parameter.value)
-
-
-def text_of(value: object) -> str:
-    """A value as one would write it in a configuration."""
-    from qin_zoo.tuning.space import show
-
-    if not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        value = [list(part) if isinstance(part, tuple) else part for part in value]
-    return show(value) if value != "" else "''"
 
 
 def _entry(column: dict) -> str:

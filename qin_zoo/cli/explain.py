@@ -23,8 +23,8 @@ def explain(
     plugin: options.Plugins = None,
 ) -> None:
     """Explain one prediction: what the attention lets through, and what every feature adds to the logit."""
-    from qin_zoo.explain.explanation import explain_row
     from qin_zoo.explain.report import print_explanation
+    from qin_zoo.explain.run import explain_row
 
     prepared, checkpoint = find_run(run, config, checkpoint, data=data, overrides=overrides, plugins=plugin)
     explanation, files = explain_row(prepared, row, split, checkpoint, out)

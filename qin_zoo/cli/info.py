@@ -63,7 +63,7 @@ def _of_models(name: str, plugins) -> list[Key]:
 
 
 def _print_keys(keys: list[Key], as_json: bool) -> None:
-    from qin_zoo.cli.config import text_of
+    from qin_zoo.cli.table import text_of
 
     if as_json:
         print(json.dumps([asdict(key) for key in keys], indent=2, default=str))

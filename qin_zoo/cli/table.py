@@ -54,3 +54,14 @@ def text(what: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(what), style)
+
+
+def text_of(value: object) -> str:
+    """A value as one would write it in a configuration."""
+    from qin_zoo.tuning.space import show
+
+    if not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        value = [list(part) if isinstance(part, tuple) else part for part in value]
+    return show(value) if value != "" else "''"

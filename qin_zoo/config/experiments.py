@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qin_zoo.config.blocks import BASE, Block, check_id, config_files, list_folder, only_block, read_blocks, yaml_files
+from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.safe_yaml import parse_yaml
 from qin_zoo.errors import ConfigError, suggest
 
@@ -21,25 +22,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # The checkout around the package, or what an installed package carries of it.
 REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "dataset_configs").is_dir() else _PACKAGE / "_repository"
 _LISTED = 20  # names in a message
-
-
-class ExperimentParams(dict):
-    """Parameters of an experiment; a plain dict that also knows where each value was written.
-
-    Attributes:
-        origin: key -> ``"FILE, line N"``, with ``", Base"`` where it is the block for all, or ``"command line"``.
-        former: key -> its old name, where it was written under one; see :mod:`qin_zoo.config.compat`.
-        notes: lines that say what was mapped, left out or is unknown to the model; known once it is checked.
-    """
-
-    def __init__(self, *args, origin: dict[str, str] | None = None, former=None, notes: Iterable[str] = (), **kwargs):
-        super().__init__(*args, **kwargs)
-        self.origin: dict[str, str] = dict(origin or {})
-        self.former: dict[str, str] = dict(former or {})
-        self.notes = tuple(notes)
-
-    def copy(self) -> ExperimentParams:
-        return ExperimentParams(self, origin=self.origin, former=self.former, notes=self.notes)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Annotated, Union
 from pydantic import BaseModel, ValidationError
 
 from qin_zoo.config.compat import translate
-from qin_zoo.config.experiments import ExperimentParams
 from qin_zoo.config.known_params import FeatureColumn, LabelColumn, RunParams
+from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.signature import NOT_CONFIGURABLE, Rejected, check_undeclared, constructor_params
 from qin_zoo.config.values import Expect
 from qin_zoo.errors import ConfigError, suggest

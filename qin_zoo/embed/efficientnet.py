@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.embed.encoders import checksum, expect_modality, open_image, optional
 from qin_zoo.embed.items import Inputs
+from qin_zoo.embed.libraries import checksum, expect_modality, open_image, optional
 from qin_zoo.errors import DataError, first_line
 
 # kernel, stride, expansion, channels, blocks

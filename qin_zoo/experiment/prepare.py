@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
-    ExperimentParams,
     apply_overrides,
     check_params,
     load_experiment,
     parse_overrides,
     resolve_experiment,
 )
+from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.recipes import with_recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside

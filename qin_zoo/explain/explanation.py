@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.calibration import read_calibrator
-from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.item_names import ID_FILE, item_titles, original_ids
 from qin_zoo.errors import ConfigError
-from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.explain.attention import attention_weights
 from qin_zoo.explain.contributions import Contributions, integrated_gradients
 from qin_zoo.explain.embedded import embedded_gradients, repeat
-from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.layers import dense
 from qin_zoo.models import ZooModel
@@ -135,58 +130,6 @@ class Explanation:
     def ranked(self) -> list[Feature]:
         """The features, those that count most first."""
         return sorted(self.features, key=lambda feature: -abs(feature.contribution))
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where an explanation lies: ``<expid>.explain.<split>.<row>.*``."""
-
-    report: Path
-    values: Path
-    picture: Path
-
-
-def explain_row(
-    prepared: Prepared,
-    row: int,
-    split: str = "valid",
-    checkpoint: Path | None = None,
-    out: Path | None = None,
-) -> tuple[Explanation, Files]:
-    """Explains a prediction of a trained experiment and writes report, values and picture.
-
-    Args:
-        prepared: the experiment.
-        row: of the split, from 0.
-        split: ``train``, ``valid`` or ``test``.
-        checkpoint: weights. Default: the experiment's own.
-        out: folder for the files. Default: beside the weights.
-
-    Raises:
-        QinZooError: the experiment, its data or its weights cannot be used, or there is no such row.
-    """
-    from qin_zoo.explain.picture import draw_explanation
-    from qin_zoo.explain.report import render_report
-
-    if split not in SPLITS:
-        raise ConfigError(f"Unknown split '{split}': expected {', '.join(SPLITS)}.")
-    checkpoint = Path(checkpoint or prepared.files.checkpoint)
-    dataset = prepared.open_dataset()
-    model = load_trained(prepared, dataset, checkpoint)
-    found, step = explain(model, dataset, split, row, prepared.expid), read_calibrator(checkpoint)
-    if step is not None:
-        found = replace(found, calibrated=float(step(np.array([found.prediction]))[0]))
-    base = Path(out or checkpoint.parent) / f"{prepared.expid}.explain.{split}.{row}"
-    files = Files(*(base.with_name(base.name + suffix) for suffix in (".md", ".json", ".png")))
-    draw_explanation(found, files.picture)
-    texts = {
-        files.values: json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n",
-        files.report: render_report(found, files.picture.name),
-    }
-    for path, text in texts.items():
-        with replace_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return found, files
 
 
 def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:

@@ -12,13 +12,13 @@ from qin_zoo.config import blocks, safe_yaml
 from qin_zoo.config import experiments as config
 from qin_zoo.config.experiments import (
     Experiment,
-    ExperimentParams,
     apply_overrides,
     find_experiments,
     load_experiment,
     parse_overrides,
     resolve_experiment,
 )
+from qin_zoo.config.params import ExperimentParams
 from qin_zoo.errors import ConfigError
 
 MODEL = """

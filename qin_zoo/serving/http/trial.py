@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-import threading
 from dataclasses import asdict, replace
-from pathlib import Path
 
-from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.errors import QinZooError
 from qin_zoo.serving.http.settings import Settings
 
 # The modules of this process: -m would look for them in the working folder first.
-_CODE = "import sys; sys.path[:] = {path!r}; from qin_zoo.serving.http.trial import main; main(sys.argv[1])"
+_CODE = "import sys; sys.path[:] = {path!r}; from qin_zoo.serving.http.trial_process import main; main(sys.argv[1])"
 
 
 async def try_out(settings: Settings) -> str:
@@ -60,22 +57,3 @@ async def try_out(settings: Settings) -> str:
     if "problem" in found:
         raise QinZooError(found["problem"])
     return found["fingerprint"]
-
-
-def main(settings: str) -> None:
-    """The other process: prints what it found, as JSON."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    from qin_zoo.serving.http.live import identity, load
-
-    values = json.loads(settings)
-    try:
-        found = identity(load(Settings(**{**values, "path": Path(values["path"])})))
-    except Exception as error:
-        found = {"problem": str(error) if isinstance(error, QinZooError) else first_line(error)}
-    print(json.dumps(found), flush=True)
-    os._exit(0)
-
-
-def _end_with_parent() -> None:
-    os.read(0, 1)
-    os._exit(1)
