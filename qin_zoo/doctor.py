@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "fuxictr", "numpy", "polars", "pyarrow", "scikit-learn", "
 
 
 @dataclass(frozen=True)
-class Line:
+class Remark:
     """Something looked at.
 
     Attributes:
@@ -36,7 +36,7 @@ class Line:
     text: str
 
 
-def look_at(path: Path | None) -> Iterator[Line]:
+def look_at(path: Path | None) -> Iterator[Remark]:
     """What there is to say about a run's record, a data folder, an exported file or a store of results.
 
     Args:
@@ -65,32 +65,33 @@ def look_at(path: Path | None) -> Iterator[Line]:
         )
 
 
-def _machine() -> Iterator[Line]:
-    yield Line("ok", f"qin-zoo {__version__}, Python {platform.python_version()}, {platform.platform()}")
+def _machine() -> Iterator[Remark]:
+    yield Remark("ok", f"qin-zoo {__version__}, Python {platform.python_version()}, {platform.platform()}")
     versions = []
     for name in _PACKAGES:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
-    yield Line("ok", ", ".join(versions))
+    yield Remark("ok", ", ".join(versions))
     yield from _requirements()
     count, machine = threads.cores(), os.cpu_count() or 1
     import torch
 
-    yield Line("ok", f"{count} of {machine} cores may be used; torch uses {torch.get_num_threads()} threads")
+    yield Remark("ok", f"{count} of {machine} cores may be used; torch uses {torch.get_num_threads()} threads")
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "active":
-        yield Line("warning", "OMP_WAIT_POLICY is active: several trainings at once keep each other waiting. Unset it.")
+        yield Remark("warning", "OMP_WAIT_POLICY is active: several trainings at once keep each other idle. Unset it.")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
     if load > count:
-        yield Line("note", f"{load:.1f} processes want to run on {count} cores: speeds measured now say little")
+        yield Remark("note", f"{load:.1f} processes want to run on {count} cores: speeds measured now say little")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Line("ok", f"GPUs: {', '.join(gpus) or 'none that torch sees'}")
+    yield Remark("ok", f"GPUs: {', '.join(gpus) or 'none that torch sees'}")
     free = shutil.disk_usage(Path.cwd()).free
-    yield Line("ok" if free > _LITTLE_SPACE else "warning", f"{free / 2**30:.1f} GiB free where you are, {Path.cwd()}")
+    severity = "ok" if free > _LITTLE_SPACE else "warning"
+    yield Remark(severity, f"{free / 2**30:.1f} GiB free where you are, {Path.cwd()}")
 
 
-def _requirements() -> Iterator[Line]:
+def _requirements() -> Iterator[Remark]:
     """Installed packages that do not fit what this one asks for."""
     from packaging.requirements import Requirement
 
@@ -101,13 +102,13 @@ def _requirements() -> Iterator[Line]:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            yield Line("error", f"{requirement} is missing. Install it: pip install '{requirement}'")
+            yield Remark("error", f"{requirement} is missing. Install it: pip install '{requirement}'")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            yield Line("error", f"{requirement} is needed, {version} is installed. pip install '{requirement}'")
+            yield Remark("error", f"{requirement} is needed, {version} is installed. pip install '{requirement}'")
 
 
-def _run(record_file: Path) -> Iterator[Line]:
+def _run(record_file: Path) -> Iterator[Remark]:
     """Whether a run's files are the ones its record was written for, and its data still what it was."""
     from qin_zoo.calibration import read_calibrator
     from qin_zoo.experiment.files import RunFiles
@@ -117,43 +118,44 @@ def _run(record_file: Path) -> Iterator[Line]:
     record, name = read_record(record_file), record_file.stem
     if record is None:
         if record_file.parent.joinpath(f"{name}.model").exists():
-            yield Line("error", f"{record_file}: damaged, or no record of a run. Its weights cannot be vouched for.")
+            yield Remark("error", f"{record_file}: damaged, or no record of a run. Its weights cannot be vouched for.")
         return
     files = RunFiles(record_file.parent, name)
-    yield Line("ok", f"{record_file}: {record['model']} on {record['dataset_id']}, seed {record['params'].get('seed')}")
+    seed = record["params"].get("seed")
+    yield Remark("ok", f"{record_file}: {record['model']} on {record['dataset_id']}, seed {seed}")
     for what, file in (("checkpoint", files.checkpoint), ("prediction", files.prediction)):
         expected = (record.get("sha256") or {}).get(what)
         if expected is None:
-            yield Line("note", f"{file.name}: the record has no hash of it")
+            yield Remark("note", f"{file.name}: the record has no hash of it")
         elif not file.exists():
-            yield Line("error" if what == "checkpoint" else "warning", f"{file} is gone; the run has to be repeated")
+            yield Remark("error" if what == "checkpoint" else "warning", f"{file} is gone; the run has to be repeated")
         elif file_digest(file) != expected:
             later = what == "prediction"  # `predict` writes it anew
             severity: Severity = "note" if later else "error"
-            yield Line(severity, f"{file} is not what the run wrote{', but written later' if later else ''}")
+            yield Remark(severity, f"{file} is not what the run wrote{', but written later' if later else ''}")
         else:
-            yield Line("ok", f"{file.name}: as the run wrote it")
+            yield Remark("ok", f"{file.name}: as the run wrote it")
     try:
         if read_calibrator(files.checkpoint) is not None:
-            yield Line("ok", "a calibration step that belongs to these weights")
+            yield Remark("ok", "a calibration step that belongs to these weights")
     except QinZooError as error:
-        yield Line("error", str(error))
+        yield Remark("error", str(error))
     if any(files.checkpoints.glob("step-*.json")):
-        yield Line("note", f"{files.checkpoints}: left of a run that was stopped; --resume goes on from it")
+        yield Remark("note", f"{files.checkpoints}: left of a run that was stopped; --resume goes on from it")
     if files.lock.exists():
         lock = LockFile(files.lock)
         if lock.acquire():
             lock.release()
         else:
-            yield Line("note", f"{name} is being trained by process {lock.read().get('process', '?')}")
+            yield Remark("note", f"{name} is being trained by process {lock.read().get('process', '?')}")
     then, now = record["environment"], environment()
     for name in ("qin_zoo", "torch", "fuxictr"):
         if then.get(name) != now[name]:
-            yield Line("note", f"{name} {then.get(name)} then, {now[name]} now")
+            yield Remark("note", f"{name} {then.get(name)} then, {now[name]} now")
     yield from _data_of(record)
 
 
-def _data_of(record: dict) -> Iterator[Line]:
+def _data_of(record: dict) -> Iterator[Remark]:
     """Whether the data files are those of a run, by their content."""
     from qin_zoo.config.params import ExperimentParams
     from qin_zoo.data.dataset import Dataset
@@ -161,7 +163,7 @@ def _data_of(record: dict) -> Iterator[Line]:
     try:
         found = Dataset(ExperimentParams(record["params"]), "index").fingerprints()
     except QinZooError as error:
-        yield Line("warning", f"its data cannot be read: {error}")
+        yield Remark("warning", f"its data cannot be read: {error}")
         return
     for split, then in record["data"].items():
         now = found.get(split, {})
@@ -169,44 +171,44 @@ def _data_of(record: dict) -> Iterator[Line]:
             old, new = (d.get(part, {}) if part else d for d in (then, now))
             if old.get("blake2b") != new.get("blake2b"):
                 what = f"the {split} split's {part}" if part else f"the {split} split"
-                yield Line("warning", f"{what}, {old.get('file')}, is not what the run was trained on")
+                yield Remark("warning", f"{what}, {old.get('file')}, is not what the run was trained on")
     if found == record["data"]:
-        yield Line("ok", "its data files are what they were")
+        yield Remark("ok", "its data files are what they were")
 
 
-def _data(folder: Path) -> Iterator[Line]:
+def _data(folder: Path) -> Iterator[Remark]:
     from qin_zoo.data.check import check_folder
 
     if not (folder / "train.parquet").exists():
-        yield Line("note", f"{folder}: named fields; they are checked while they are encoded, at the first run")
+        yield Remark("note", f"{folder}: named fields; they are checked while they are encoded, at the first run")
         return
     report = check_folder(folder)
     for finding in report.findings:
         place = finding.file + (f", {finding.column}" if finding.column else "")
-        yield Line(finding.severity, f"{place}: {finding.message}. {finding.mend}")
+        yield Remark(finding.severity, f"{place}: {finding.message}. {finding.mend}")
     if report.ok:
-        yield Line("ok", f"{folder}: keeps to its layout; `qin-zoo data check` says more")
+        yield Remark("ok", f"{folder}: keeps to its layout; `qin-zoo data check` says more")
 
 
-def _export(path: Path) -> Iterator[Line]:
+def _export(path: Path) -> Iterator[Remark]:
     from qin_zoo.serving.bundle import read
 
     data, manifest = read(path)
     about = f"{manifest.get('model', '?')}, {len(data) / 2**20:.1f} MiB"
-    yield Line("ok", f"{path}: whole, SHA-256 {manifest['sha256'][:12]}…; {about}")
+    yield Remark("ok", f"{path}: whole, SHA-256 {manifest['sha256'][:12]}…; {about}")
     if importlib.util.find_spec("onnxruntime") is None:
-        yield Line("warning", "onnxruntime is not installed: nothing can score it here. pip install onnxruntime")
+        yield Remark("warning", "onnxruntime is not installed: nothing can score it here. pip install onnxruntime")
         return
     from qin_zoo.serving.scorer import Scorer
 
     try:
         Scorer(path)
-        yield Line("ok", "onnxruntime loads it")
+        yield Remark("ok", "onnxruntime loads it")
     except Exception as error:  # ONNX Runtime's
-        yield Line("error", f"onnxruntime does not load it: {first_line(error)}")
+        yield Remark("error", f"onnxruntime does not load it: {first_line(error)}")
 
 
-def _store(folder: Path) -> Iterator[Line]:
+def _store(folder: Path) -> Iterator[Remark]:
     """Whether every result is whole and stands under its own name."""
     from qin_zoo.files import read_json
     from qin_zoo.results.entry import parse_entry
@@ -217,10 +219,10 @@ def _store(folder: Path) -> Iterator[Line]:
         try:
             entry = parse_entry(read_json(file), str(file))
         except (OSError, ValueError, QinZooError) as error:
-            yield Line("error", str(error))
+            yield Remark("error", str(error))
             continue
         if store.file(entry) != file:
-            yield Line("error", f"{file} holds what belongs in {store.file(entry).name}: it was changed or renamed")
+            yield Remark("error", f"{file} holds what belongs in {store.file(entry).name}: it was changed or renamed")
         else:
             whole += 1
-    yield Line("ok", f"{folder}: {whole} results whole and under their own names")
+    yield Remark("ok", f"{folder}: {whole} results whole and under their own names")

@@ -9,7 +9,7 @@ from qin_zoo.calibration import calibration_file, read_calibrator
 from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.experiment.record import read_record
 from qin_zoo.files import parse_json, read_json, replace_file
-from qin_zoo.results.findings import read_findings
+from qin_zoo.results.probes import read_probe
 from qin_zoo.serving.bundle import _KEY, _field, _manifest
 
 DEEP = ["[" * 100_000, '{"a":' * 100_000, '{"step": ' + "[" * 100_000, "[" * 990 + "]" * 990]
@@ -23,7 +23,7 @@ def test_nested_too_deep(text, tmp_path):
         with pytest.raises(ValueError, match="nested too deep"):
             parse_json(text)
     assert read_record(file) is None
-    assert read_findings(tmp_path / "x.json", {"params": {}, "data": {}}) is None
+    assert read_probe(tmp_path / "x.json", {"params": {}, "data": {}}) is None
     calibration_file(tmp_path / "x.model").write_text(text)
     with pytest.raises(CheckpointError, match="holds no calibration step"):
         read_calibrator(tmp_path / "x.model")

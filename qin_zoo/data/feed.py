@@ -30,8 +30,8 @@ def feed(loader: ColumnLoader, device: torch.device) -> Feed:
     if device.type == "cuda" and loader.batch_layout != "triple":
         free, _ = torch.cuda.mem_get_info(device)
         if split_bytes(loader) <= _SHARE * free:
-            return Resident(loader, device)
-    return Ahead(loader, device)
+            return DeviceResident(loader, device)
+    return Prefetching(loader, device)
 
 
 def split_bytes(loader: ColumnLoader) -> int:
@@ -72,7 +72,7 @@ class Feed:
         return batch
 
 
-class Ahead(Feed):
+class Prefetching(Feed):
     """Reads ahead in a thread, so that reading and computing overlap."""
 
     def __iter__(self) -> Iterator[Any]:
@@ -110,7 +110,7 @@ class Ahead(Feed):
             thread.join()
 
 
-class Resident(Feed):
+class DeviceResident(Feed):
     """Holds the whole split on the device and makes batches there."""
 
     def __init__(self, loader: ColumnLoader, device: torch.device) -> None:

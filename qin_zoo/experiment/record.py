@@ -17,7 +17,7 @@ from qin_zoo.files import read_json, replace_file
 
 SCHEMA_VERSION = 1
 # Parameters that do not change what a run computes.
-_OF_NO_CONSEQUENCE = {
+_NOT_IDENTIFYING = {
     "cache_dir",
     "checkpoint_steps",
     "gpu",
@@ -63,7 +63,7 @@ def read_record(path: Path) -> dict | None:
 
 def identity(params: dict, data: dict) -> dict[str, dict]:
     """What makes two runs the same: parameters, but for those that change no result, and data; JSON values."""
-    chosen = {key: value for key, value in params.items() if key not in _OF_NO_CONSEQUENCE}
+    chosen = {key: value for key, value in params.items() if key not in _NOT_IDENTIFYING}
     return json.loads(json.dumps({"parameters": chosen, "data": data}, default=str))
 
 

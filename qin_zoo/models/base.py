@@ -423,7 +423,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
                 self.group.any(True)
             yield batch
         while self.shards and self.group.any(False):
-            self._inputs.look_on()
+            self._inputs.join_lookups()
 
     def _gather(self, parts: list[Tensor], dtype: torch.dtype) -> np.ndarray:
         """The rows of all processes."""
@@ -454,7 +454,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         """Writes the ``state_dict``, tables whole, as FuxiCTR does, but never leaves a half-written file behind."""
         if not self.group.leads and not self.shards:
             return
-        state = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.whole)["model"]
+        state = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.gathered)["model"]
         if self.group.leads:
             with replace_file(Path(checkpoint)) as temporary, open(temporary, "wb") as file:
                 torch.save(state, file)
@@ -470,9 +470,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         if isinstance(self._inputs, FieldInputs) and any(name.startswith(_FUXICTR) for name in state):
             state = {name.replace(_FUXICTR, f"embedding_layer.{_FUXICTR}", 1): w for name, w in state.items()}
             state = self.from_fuxictr(state)
-        expected = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.unfilled)
+        expected = sharded.map_state(self, {"model": self.state_dict()}, sharded.ShardedTable.like_whole)
         require_fit(state, expected["model"], checkpoint)
-        self.load_state_dict(sharded.map_state(self, {"model": state}, sharded.ShardedTable.own)["model"])
+        self.load_state_dict(sharded.map_state(self, {"model": state}, sharded.ShardedTable.local_part)["model"])
 
     def from_fuxictr(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights of FuxiCTR's model of this name on named fields as this one's; a model that has one says how.

@@ -148,11 +148,11 @@ class Embedder:
         """The frozen vectors that a feature of ids (…,) was given in a file, (…, d)."""
         return self.layer.embedding_layers[name].pretrain_embedding(ids.long())
 
-    def look_on(self, names: Iterable[str]) -> None:
+    def join_lookups(self, names: Iterable[str]) -> None:
         """Takes part, without ids, in the other processes' look-ups of these features, in the order of theirs."""
         for table in (self.layer.embedding_layers[name] for name in names):
             if isinstance(table, ShardedTable):
-                table.look_on()
+                table.join_lookups()
 
 
 class ItemTableInputs:
@@ -211,9 +211,9 @@ class ItemTableInputs:
             "target_field and sequence_field."
         )
 
-    def look_on(self) -> None:
+    def join_lookups(self) -> None:
         """Takes part in the other processes' look-ups for a batch, without one."""
-        self.embedder.look_on([*self.item_features, *self.context_features])
+        self.embedder.join_lookups([*self.item_features, *self.context_features])
 
     def _from_triple(self, rows: Mapping[str, Tensor], items: Mapping[str, Tensor], mask: Tensor) -> ModelInput:
         batch, length = mask.shape
@@ -402,9 +402,9 @@ class FieldInputs:
             used.add(name)
         return columns
 
-    def look_on(self) -> None:
+    def join_lookups(self) -> None:
         """Takes part in the other processes' look-ups for a batch, without one."""
-        self.embedder.look_on([*self.context_features, *self._targets, *self._sequences])
+        self.embedder.join_lookups([*self.context_features, *self._targets, *self._sequences])
 
 
 def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> ItemTableInputs | FieldInputs:

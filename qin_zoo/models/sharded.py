@@ -115,19 +115,19 @@ class ShardedTable(nn.Module):
         kept = torch.ones_like(ids, dtype=torch.bool) if self.padding_idx is None else ids != self.padding_idx
         return (self(ids) * kept.unsqueeze(-1)).sum(1) / kept.sum(1, keepdim=True).clamp(min=1)
 
-    def look_on(self) -> None:
+    def join_lookups(self) -> None:
         """Takes part in a look-up of the others, without ids."""
         self(torch.empty(0, dtype=torch.long, device=self.weight.device))
 
-    def whole(self, own: Tensor) -> Tensor | None:
+    def gathered(self, own: Tensor) -> Tensor | None:
         """What belongs to the rows of all processes, (rows, dim), in the first one's host memory; elsewhere None."""
         return self._group.collect_rows(own)
 
-    def own(self, whole: Tensor) -> Tensor:
+    def local_part(self, whole: Tensor) -> Tensor:
         """A copy of the part of something whole that belongs to this process's rows."""
         return whole[self.first : self.first + len(self.weight)].clone()
 
-    def unfilled(self, _: Tensor) -> Tensor:
+    def like_whole(self, _: Tensor) -> Tensor:
         """A tensor of the whole table's shape, without memory."""
         return torch.empty(self.shape, device="meta")
 
@@ -219,8 +219,8 @@ def map_state(
         model: the model.
         state: any of ``model`` and ``gradients``, parameter name -> tensor, and ``optimizer``, an optimiser's
             ``state_dict``.
-        change: for instance :meth:`ShardedTable.whole`, which all processes must then do, or
-            :meth:`ShardedTable.own`.
+        change: for instance :meth:`ShardedTable.gathered`, which all processes must then do, or
+            :meth:`ShardedTable.local_part`.
 
     Returns:
         the same dictionaries, changed; the ones given stay as they are.

@@ -13,7 +13,7 @@ from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.record import read_record
 from qin_zoo.files import read_json, replace_file
 from qin_zoo.results.entry import Entry, entry_of, parse_entry, record_of
-from qin_zoo.results.findings import read_findings
+from qin_zoo.results.probes import read_probe
 
 Warn = Callable[[str], None]
 
@@ -153,7 +153,7 @@ def _from_file(file: Path, trials: bool = True) -> Entry | None:
     if not (record.get("valid") or record.get("test")) or ("trial_of" in record and not trials):
         return None
     try:
-        return entry_of(record, read_findings(file, record))
+        return entry_of(record, read_probe(file, record))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise QinZooError(f"{file}: the record is damaged: {type(error).__name__} {error}.") from error
 

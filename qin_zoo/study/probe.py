@@ -8,7 +8,7 @@ from qin_zoo.experiment.ownership import verify_weights
 from qin_zoo.experiment.predict import predict_rows
 from qin_zoo.experiment.prepare import Prepared, build_model
 from qin_zoo.metrics import evaluate_metrics, needs_groups
-from qin_zoo.results.findings import read_findings, write_findings
+from qin_zoo.results.probes import read_probe, write_probe
 from qin_zoo.study.slices import slice_rows
 
 
@@ -42,7 +42,7 @@ def probe(prepared: Prepared, record: dict, tests: dict[str, dict], slices: list
     if slices:
         y_pred, _ = predict_rows(model, dataset, split)
         found["slices"] = {kind: _by_slice(model, dataset, split, kind, y_pred) for kind in slices}
-    write_findings(prepared.files.record, record, {"tests": tests, "slices": slices}, found)
+    write_probe(prepared.files.record, record, {"tests": tests, "slices": slices}, found)
     return found
 
 
@@ -50,7 +50,7 @@ def stored_probe(prepared: Prepared, record: dict, tests: dict[str, dict], slice
     """What :func:`probe` found before; None where it has not been asked for this."""
     if not tests and not slices:
         return {"tests": {}, "slices": {}}
-    return read_findings(prepared.files.record, record, {"tests": tests, "slices": slices})
+    return read_probe(prepared.files.record, record, {"tests": tests, "slices": slices})
 
 
 def _by_slice(model, dataset, split: str, kind: str, y_pred) -> dict[str, dict]:

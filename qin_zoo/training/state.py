@@ -22,7 +22,7 @@ def capture(model, group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
     facts["_best_metric"] = float(facts["_best_metric"])
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     tensors = {"model": model.state_dict(), "optimizer": model.optimizer.state_dict(), "gradients": gradients}
-    tensors = map_state(model, tensors, ShardedTable.whole)
+    tensors = map_state(model, tensors, ShardedTable.gathered)
     return facts, {**tensors, "random": _random_states(model.device, group)}
 
 
@@ -36,7 +36,7 @@ def restore(model, group: Group, facts: dict[str, Any], tensors: dict[str, Any])
         setattr(model, name, facts[name])
     try:
         states = {name: tensors[name] for name in ("model", "optimizer", "gradients")}
-        tensors = tensors | map_state(model, states, ShardedTable.own)
+        tensors = tensors | map_state(model, states, ShardedTable.local_part)
         model.load_state_dict(tensors["model"])
         model.optimizer.load_state_dict(tensors["optimizer"])
         for name, parameter in model.named_parameters():

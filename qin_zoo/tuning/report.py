@@ -26,7 +26,7 @@ _STATES = {
 
 
 @dataclass(frozen=True)
-class Line:
+class TrialRow:
     """A trial, as the tables show it.
 
     Attributes:
@@ -59,19 +59,19 @@ class Results:
     """All trials of a search, the best first, and where they are written."""
 
     search: Search
-    lines: list[Line]
+    lines: list[TrialRow]
     page: Path
     notes: list[str]
 
-    def _of(self, state: str) -> list[Line]:
+    def _of(self, state: str) -> list[TrialRow]:
         return [line for line in self.lines if line.state == state]
 
     @property
-    def finished(self) -> list[Line]:
+    def finished(self) -> list[TrialRow]:
         return self._of("finished")
 
     @property
-    def failed(self) -> list[Line]:
+    def failed(self) -> list[TrialRow]:
         return self._of("failed")
 
     @property
@@ -99,22 +99,22 @@ def run_command(search: Search, expid: str) -> str:
     return shlex.join(words)
 
 
-def read_lines(search: Search, study: SharedStudy) -> list[Line]:
+def read_lines(search: Search, study: SharedStudy) -> list[TrialRow]:
     """The trials of a search: finished ones by value, then pruned, failed, stopped and running ones."""
     sign = 1 if search.direction == "minimize" else -1
     lines = [_line(search, trial, sign) for trial in study.trials().values()]
     order = ["finished", "pruned", "failed", "stopped", "running"]
     lines.sort(key=lambda x: (order.index(x.state), sign * x.value if x.value is not None else 0.0, x.expid))
-    return [Line(**{**vars(x), "rank": n if x.state == "finished" else None}) for n, x in enumerate(lines, 1)]
+    return [TrialRow(**{**vars(x), "rank": n if x.state == "finished" else None}) for n, x in enumerate(lines, 1)]
 
 
-def _line(search: Search, trial: FrozenTrial, sign: int) -> Line:
+def _line(search: Search, trial: FrozenTrial, sign: int) -> TrialRow:
     notes = trial.user_attrs
     reported = [v for v in trial.intermediate_values.values() if v == v]
     value = trial.value
     if trial.state != TrialState.COMPLETE:
         value = (min if sign == 1 else max)(reported, default=None)
-    return Line(
+    return TrialRow(
         rank=None,
         expid=notes.get("expid", ""),
         state="stopped" if "lost" in notes else _STATES[trial.state],
@@ -188,7 +188,7 @@ def short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else show(value)
 
 
-def _row(results: Results, line: Line) -> list[str]:
+def _row(results: Results, line: TrialRow) -> list[str]:
     return [
         str(line.rank or ""),
         line.expid,

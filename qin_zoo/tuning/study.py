@@ -29,7 +29,7 @@ from qin_zoo.tuning.space import Space
 PRUNERS = ("median", "halving", "none")
 _TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 # Where files lie and how much is printed; the content of the files is part of a search's identity.
-_OF_NO_CONSEQUENCE = {
+_NOT_IDENTIFYING = {
     "gpu", "verbose", "num_workers", "model_root", "cache_dir", "data_root", "train_data", "valid_data", "test_data",
     "item_info", "user_info", "feature_map_json",
 }  # fmt: skip
@@ -261,7 +261,7 @@ def study_name(space: Space, data: dict) -> str:
 
 
 def _of_consequence(block: dict) -> dict:
-    return {key: value for key, value in block.items() if key not in _OF_NO_CONSEQUENCE}
+    return {key: value for key, value in block.items() if key not in _NOT_IDENTIFYING}
 
 
 def open_storage(url: str):

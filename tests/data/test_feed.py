@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from qin_zoo.data.feed import Ahead, Resident, feed, split_bytes
+from qin_zoo.data.feed import DeviceResident, Prefetching, feed, split_bytes
 from qin_zoo.experiment.prepare import prepare
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def flat(batch):
     return [*batch.rows.values(), batch.history, batch.target]
 
 
-@pytest.mark.parametrize("kind", [Ahead, Resident])
+@pytest.mark.parametrize("kind", [Prefetching, DeviceResident])
 def test_same_batches_epoch_after_epoch(loader, kind):
     want, got = loader(), kind(loader(), CPU)
     assert len(got) == len(want)
@@ -45,12 +45,12 @@ def test_same_batches_epoch_after_epoch(loader, kind):
 
 
 def test_triples_are_read_ahead(loader):
-    for a, b in zip(Ahead(loader(layout="triple"), CPU), loader(layout="triple"), strict=True):
+    for a, b in zip(Prefetching(loader(layout="triple"), CPU), loader(layout="triple"), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
 
 
 def test_the_thread_ends_with_the_epoch_and_with_a_break(loader):
-    ahead = Ahead(loader(), CPU)
+    ahead = Prefetching(loader(), CPU)
     list(ahead)
     for _ in ahead:
         break
@@ -61,11 +61,11 @@ def test_an_error_of_the_reader_is_raised_where_batches_are_used(loader):
     broken = loader()
     broken._read = lambda rows: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        next(iter(Ahead(broken, CPU)))
+        next(iter(Prefetching(broken, CPU)))
 
 
 def test_on_a_cpu_batches_are_read_ahead(loader):
-    assert isinstance(feed(loader(), CPU), Ahead)
+    assert isinstance(feed(loader(), CPU), Prefetching)
 
 
 def test_bytes_of_a_split(loader):

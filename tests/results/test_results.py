@@ -13,8 +13,8 @@ from qin_zoo.cli import main
 from qin_zoo.experiment.record import SCHEMA_VERSION
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.results.entry import entry_of
-from qin_zoo.results.findings import write_findings
 from qin_zoo.results.lines import boards, compare
+from qin_zoo.results.probes import write_probe
 from qin_zoo.results.statistics import Estimate, deviation, estimate, holm, mean_and_spread
 from qin_zoo.results.store import Store, find_results
 from qin_zoo.results.tables import tables
@@ -121,7 +121,7 @@ def test_tests_and_slices_complete_an_entry(tmp_path):
     file = next(runs.rglob("*.json"))
     (plain,) = find_results([runs])
     assert store.add(plain) == "new"
-    write_findings(file, record(), {"tests": {"t": {}}}, {"tests": {"t": {"AUC": 0.5}}, "slices": {}})
+    write_probe(file, record(), {"tests": {"t": {}}}, {"tests": {"t": {"AUC": 0.5}}, "slices": {}})
     (tested,) = find_results([runs])
     assert store.add(tested) == "completed"
     assert store.add(plain) == "known"
@@ -130,7 +130,7 @@ def test_tests_and_slices_complete_an_entry(tmp_path):
     assert store.add(entry_of(record() | drawn)) == "completed"
     assert store.entries()[0].tuning == drawn["tuning"]
     assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
-    write_findings(file, record(auc=0.7, learning_rate=9), {}, {"tests": {"u": {}}, "slices": {}})
+    write_probe(file, record(auc=0.7, learning_rate=9), {}, {"tests": {"u": {}}, "slices": {}})
     assert next(find_results([runs])).tests == {}  # of another run
 
 
@@ -376,7 +376,7 @@ def test_a_store_that_cannot_be_used(tmp_path, capfd):
 def test_parts_of_a_slice_stand_in_the_order_of_their_numbers(tmp_path):
     parts = {name: {"rows": 10, "clicks": 5, "AUC": 0.6} for name in ("100+", "20–99", "0", "5–19", "1–4")}
     file = next(write(tmp_path / "runs", record()).rglob("*.json"))
-    write_findings(file, record(), {}, {"tests": {}, "slices": {"item_clicks": parts}})
+    write_probe(file, record(), {}, {"tests": {}, "slices": {"item_clicks": parts}})
     store = Store(tmp_path / "s")
     for entry in find_results([file]):
         store.add(entry)

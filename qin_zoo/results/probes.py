@@ -11,7 +11,7 @@ from qin_zoo.files import read_json, replace_file
 _VERSION = 1
 
 
-def read_findings(record_file: Path, record: dict, asked: dict | None = None) -> dict | None:
+def read_probe(record_file: Path, record: dict, asked: dict | None = None) -> dict | None:
     """What was found about this very run.
 
     Args:
@@ -30,7 +30,7 @@ def read_findings(record_file: Path, record: dict, asked: dict | None = None) ->
         return None
 
 
-def write_findings(record_file: Path, record: dict, asked: dict, found: dict) -> None:
+def write_probe(record_file: Path, record: dict, asked: dict, found: dict) -> None:
     """Keeps what was found."""
     data = {"version": _VERSION, "of": identity(record["params"], record["data"]), "asked": asked, "found": found}
     with replace_file(_file(record_file)) as temporary:
