@@ -92,6 +92,8 @@ def _describe(description, path: Path, force: bool) -> None:
     console.print(f"label: {description.label} ({description.because})")
     for doubt in description.doubts:
         console.print(f"DECIDE: {doubt}")
+    for note in description.notes:
+        console.print(f"Note: {note}")
     console.print(f"{len(files)} files described in {path}. Correct it, then: qin-zoo data import table {path} OUT")
 
 

@@ -61,13 +61,13 @@ def require_same_numbers(old: Path, new: Path, recorded: Mapping[str, Mapping[st
     Raises:
         DataError: an old number stands for something else in ``new``.
     """
-    then, now = _numbered(old), _numbered(new)
-    wanted = recorded or {name: _digest(words) for name, words in then.items()}
+    now = _numbered(new)
+    wanted = recorded or numbering(old)
     both = [name for name in wanted if name in now]
     for name in both:
         count = wanted[name]["count"]
         if _digest(now[name][:count]) != wanted[name]:
-            before = then.get(name, [])
+            before = _numbered(old).get(name, [])
             before = before if _digest(before) == wanted[name] else []
             raise DataError(_other(name, before, now[name], count, old, new))
     return both
@@ -124,8 +124,8 @@ def _numbered(folder: Path) -> dict[str, list]:
         if frame.width < 2 or "original_id" not in frame.columns:
             continue
         number = next(column for column in frame.columns if column != "original_id")
-        known = dict(frame.select(number, "original_id").iter_rows())
-        found[file.name] = [known.get(i) for i in range(1, max(known, default=0) + 1)]
+        numbers = pl.DataFrame({number: range(1, (frame[number].max() or 0) + 1)}, schema={number: frame[number].dtype})
+        found[file.name] = numbers.join(frame, on=number, how="left", maintain_order="left")["original_id"].to_list()
     for name in _WORDS:
         found |= {f"{name} of {column}": words for column, words in _lists(folder / name).items()}
     return found

@@ -185,6 +185,21 @@ def test_weights_of_before_say_of_old_items_what_they_said(shop, tmp_path, monke
                 old.rename(shop / "old")
 
 
+def test_a_day_without_a_table_of_items(shop, tmp_path):
+    """What was known of items stays, the vector in the item table too; an item that is only in the log is new."""
+    (tmp_path / "log").mkdir()
+    end = pl.read_csv(shop / "day/interactions.csv")["time"].max()
+    pl.DataFrame({"user_id": ["nobody"], "item_id": ["sku-x"], "time": [end + 9], "click": [1]}).write_csv(
+        tmp_path / "log/today.csv"
+    )
+    summary = extended(tmp_path / "log", tmp_path / "out", shop / "new")
+    old, new = table(shop / "new"), table(tmp_path / "out")
+    assert new[: len(old)].equals(old)
+    assert new.drop("item_id").row(-1) == old.drop("item_id").row(0)
+    assert table(tmp_path / "out", "ids_item")["original_id"][-1] == "sku-x"
+    assert table(tmp_path / "out", "test")[-1]["item_id"].item() == summary.items == len(old)
+
+
 def test_items_of_an_export(shop, tmp_path):
     """A table beside ids, one with original ids, and one of another numbering."""
     require_same_items(shop / "old", shop / "new/item_info.parquet")

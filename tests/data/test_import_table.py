@@ -214,7 +214,7 @@ def test_a_vector_of_the_wrong_length(raw, tmp_path):
 
 @pytest.mark.parametrize("form", ["npy", "rows", "h5", "bytes"])
 def test_vectors_by_ones_own_ids(raw, tmp_path, form):
-    """In another order than the items, one of them of no item, and one item without."""
+    """In another order than the items, one of them of an item that nobody met yet, and one item without."""
     ids = np.array(["sku-4", "sku-0", "strange", "sku-2", "sku-1"])
     vectors = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
     if form == "npy":
@@ -233,11 +233,23 @@ def test_vectors_by_ones_own_ids(raw, tmp_path, form):
     numbers = dict(pl.read_parquet(tmp_path / "out/ids_item.parquet").select("original_id", "item_id").iter_rows())
     table = np.array(pl.read_parquet(tmp_path / "out/item_info.parquet")["item_emb_d6"].to_list())
     for name, vector in zip(ids, vectors):
-        if name != "strange":
-            assert np.array_equal(table[numbers[name]], vector)
-    if form != "rows":
-        assert not table[numbers["sku-3"]].any()
-        assert said(summary, "1 of 5 ids are no items")
+        assert np.array_equal(table[numbers[name]], vector)
+    assert summary.items == (5 if form == "rows" else 6)
+    assert form == "rows" or not table[numbers["sku-3"]].any()
+
+
+def test_vectors_of_no_item(raw, tmp_path):
+    """Where a table says what the items are, others are left out and counted."""
+    np.save(raw / "clip.npy", np.ones((3, 4), np.float32))
+    np.save(raw / "clip_ids.npy", np.array(["sku-1", "stranger", "sku-2"]))
+    pd.DataFrame({"item_id": [f"sku-{n}" for n in range(5)], "brand": list("ababa")}).to_csv(
+        raw / "items.csv", index=False
+    )
+    summary, _ = brought(raw, tmp_path / "out")
+    assert summary.items == 5
+    assert said(summary, "clip.npy: 1 of 3 ids are no items")
+    table = np.array(pl.read_parquet(tmp_path / "out/item_info.parquet")["item_emb_d4"].to_list())
+    assert table.sum(1).tolist() == [0, 0, 4, 4, 0, 0]
 
 
 def test_a_doubled_header(raw, tmp_path):

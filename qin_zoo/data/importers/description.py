@@ -104,6 +104,7 @@ class Description:
         label: which rows are clicks; see ``labels.py``.
         because: why it was guessed.
         doubts: what nobody but the person can say.
+        notes: what was left out.
     """
 
     folder: Path
@@ -111,6 +112,7 @@ class Description:
     label: str
     because: str = ""
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def about(self, what: str) -> list[Entry]:
         """The entries of files about something."""
@@ -137,7 +139,8 @@ class Description:
         lines = [
             "# What `qin-zoo data import table` takes these files for. Correct it, then import it:",
             "#   qin-zoo data import table THIS_FILE OUT",
-            *(f"# DECIDE: {doubt}" for doubt in self.doubts),
+            *(f"# DECIDE: {printable(doubt)}" for doubt in self.doubts),
+            *(f"# {printable(note)}" for note in self.notes),
             _line(
                 "label",
                 self.label,

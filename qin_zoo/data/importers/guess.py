@@ -51,6 +51,7 @@ def describe(sources: Sequence[Path]) -> Description:
     tables = {path: OwnFile(path) for path in paths if path.suffix.lower() in SUFFIXES}
     kinds = _kinds(tables)
     doubts: list[str] = []
+    notes: list[str] = []
     if "interactions" not in [about for about, _ in kinds.values()]:
         columns = "; ".join(f"{path.name}: {', '.join(table.names)[:200]}" for path, table in tables.items())
         raise DataError(
@@ -73,15 +74,15 @@ def describe(sources: Sequence[Path]) -> Description:
             entry = guess_ids(path, folder, items, tables, doubts)
             entries += [entry] if entry else []
             used |= {entry.ids} if entry else set()
-    entries = [
-        entry
-        for entry in entries
-        if entry.about not in ("items", "ids") or not used & set(entry.files) or len(entry.columns) > 1
-    ]
+    # a file that holds nothing but the ids of vectors is no table of items
+    entries = [e for e in entries if e.about != "items" or len(e.columns) > 1 or not used & set(e.files)]
+    logs = [e.files[0] for e in entries if e.about == "interactions"]
+    if len(logs) > 1:
+        doubts.append(f"{', '.join(logs)}: which are the interactions? Their columns differ; leave out the others.")
     for path, (about, why) in kinds.items():
         if about == "" and path.name not in used:
-            doubts.append(f"{path.name} is left out: {why}. Add it to files if it is needed.")
-    return Description(folder, tuple(entries), label, because, tuple(doubts))
+            notes.append(f"{path.name} is left out: {why}.")
+    return Description(folder, tuple(entries), label, because, tuple(doubts), tuple(notes))
 
 
 def extension(sources: Sequence[Path], before: Description) -> Description:

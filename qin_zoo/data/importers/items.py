@@ -16,12 +16,13 @@ from qin_zoo.errors import DataError, suggest
 _LONGEST_LIST = 20
 
 
-def check_embedding(side: ItemSide, embedding: str | None) -> None:
+def check_embedding(side: ItemSide, embedding: str | None, before: Before | None = None) -> None:
     """Raises DataError unless the embedding asked for is there."""
-    if embedding is not None and embedding not in side.embeddings:
+    known = [*side.embeddings, *(before.names("item_feature.parquet") if before else ())]
+    if embedding is not None and embedding not in known:
         raise DataError(
-            f"--embedding: expected one of {', '.join(side.embeddings) or 'none (the source has no embeddings)'}, "
-            f"found '{embedding}'.{suggest(embedding, side.embeddings)}"
+            f"--embedding: expected one of {', '.join(known) or 'none (the source has no embeddings)'}, "
+            f"found '{embedding}'.{suggest(embedding, known)}"
         )
 
 

@@ -131,7 +131,7 @@ def write_log(
     options = replace(options, **{key: value for key, value in suits.items() if getattr(options, key) is None})
     label, rule = clicks(log, options.label)
     beside = _beside(log, options.history_column, label)
-    check_embedding(log.items, options.embedding)
+    check_embedding(log.items, options.embedding, before)
     users = _numbered(log, "user", before)
     items = _numbered(log, "item", before)
     events, notes, order = _events(log, label, users, items, options.seed)

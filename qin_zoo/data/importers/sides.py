@@ -43,6 +43,8 @@ def read_side(entry: Entry, folder: Path, owner: str, aside: SetAside, seen: See
     if not others:
         return first
     joined = Ids(first.ids.where, pl.concat([part.ids.values for part in parts]))
+    if again := int((~joined.values.is_first_distinct()).sum()):
+        seen.notes.append(f"{', '.join(entry.files)}: {again:,} {owner}s are in several; the first row is taken.")
     columns = {
         name: (kind, _concat([part.columns[name][1] for part in parts])) for name, (kind, _) in first.columns.items()
     }
@@ -162,7 +164,7 @@ class Seen:
         of: Sequence[pl.Series],
         known: pl.Series,
     ) -> ItemSide:
-        """The items of all tables, and the vectors of those, or of the log's where there is no table."""
+        """The items of all tables and their vectors; where there is no table, an item is what has a vector."""
         parts = [*ids, *(part.filter(part.is_in(pl.concat([known, *ids]).implode())) for part in of)] if ids else [*of]
         if not parts:
             return ItemSide(pl.Series([], dtype=pl.Int64))

@@ -54,7 +54,7 @@ def read(description: Description, before: Before | None = None, label: str | No
         DataError: a file or column that is missing or cannot be read, ids of tables that do not meet, or rows most of
             which cannot be used.
     """
-    rule, aside, seen = label or description.label, SetAside(), Seen()
+    rule, aside, seen = label or description.label, SetAside(), Seen(notes=list(description.notes))
     new = _interactions(description, rule, aside, seen)
     old = before.frame("log.parquet") if before else None
     if before and old is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +143,14 @@ class Table:
 
     def line(self, row: int) -> int:
         """The number of the line, from 1, where a row begins."""
-        inside = 0
-        if self._quoted:
-            counts = self.frame.head(row).select(pl.all().str.count_matches("\n").sum())
-            inside = int(counts.fill_null(0).sum_horizontal()[0])
+        inside = int(self._inside[row]) if self._quoted else 0
         return self._first + inside + (row if self._rows is None else int(self._rows[row]))
+
+    @cached_property
+    def _inside(self) -> np.ndarray:
+        """(rows + 1,) line ends within the values of the rows before each."""
+        ends = self.frame.select(pl.sum_horizontal(pl.all().str.count_matches("\n"))).to_series()
+        return np.concatenate([[0], np.cumsum(ends.to_numpy())])
 
     def at(self, row: int) -> str:
         """The place of a row, for messages."""

@@ -77,28 +77,27 @@ def vectors(table: OwnFile, name: str, column: Column) -> tuple[np.ndarray, np.n
 
     The width is what most have; vectors of another length, or with NaN, are something else.
     """
-    values = table.frame[name]
-    if isinstance(values.dtype, (pl.List, pl.Array)):
-        rows = values.to_list()
-        bad = np.zeros(len(rows), bool)
-    elif column.how and column.how != "json":
-        rows, bad = (
-            values.cast(pl.String).str.strip_chars().str.split(column.how).to_list(),
-            np.zeros(len(values), bool),
-        )
-    else:
-        rows, bad = json_lists(table.text(name))
-    lengths = np.array([len(row) if row is not None else 0 for row in rows])
+    values, bad = table.frame[name], np.zeros(table.frame.height, bool)
+    if isinstance(values.dtype, pl.Array):
+        values = values.arr.to_list()
+    elif not isinstance(values.dtype, pl.List):
+        if column.how and column.how != "json":
+            texts = table.text(name).str.split(column.how).list.eval(pl.element().str.strip_chars())
+        else:
+            found, bad = json_lists(table.text(name))
+            written = [None if e is None else [str(x) for x in e] for e in found]
+            texts = pl.Series(name, written, dtype=pl.List(pl.String))
+        values = texts
+    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
     known = lengths[lengths > 0]
     width = int(np.bincount(known).argmax()) if known.size else 0
-    out = np.zeros((len(rows), width), np.float32)
-    for place in np.flatnonzero(lengths):
-        try:
-            vector = np.array(rows[place], np.float64) if lengths[place] == width else None
-        except (TypeError, ValueError):
-            vector = None
-        if vector is None or not np.isfinite(vector).all():
-            bad[place] = True
-        else:
-            out[place] = vector
+    out = np.zeros((len(lengths), width), np.float32)
+    right = (lengths == width) & (width > 0)
+    flat = values.filter(pl.Series(right)).explode(empty_as_null=False, keep_nulls=False)
+    rows = flat.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy().reshape(-1, max(width, 1))
+    finite = np.isfinite(rows).all(axis=1)
+    place = np.flatnonzero(right)
+    out[place[finite]] = rows[finite]
+    bad |= (lengths > 0) & ~right
+    bad[place[~finite]] = True
     return out, bad, width
