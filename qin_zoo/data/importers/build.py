@@ -178,6 +178,21 @@ class Known:
             out["user"] = self._trained[user]
         return out
 
+    def item_levels(self, items: int) -> dict[str, np.ndarray]:
+        """(items + 1,) what a row after the whole log says of its item; item 0, padding, has zeros.
+
+        That is what the next day's rows begin with, and what a service knows of a candidate.
+        """
+        if not self._events.timed:
+            return {}
+        item = np.arange(items + 1)
+        views, likes = (self._count(name, item, np.full(len(item), self._span - 1)) for name in ("views", "likes"))
+        levels = {"likes_level": _digits(likes), "views_level": _digits(views)}
+        if self._all:
+            seen = max(views.sum(), 1)
+            levels["rate_level"] = _rate(likes, views, np.full(len(item), likes.sum() / seen))
+        return levels
+
     def _prior(self, source: np.ndarray) -> np.ndarray:
         """(rows,) the share of clicks among all interactions before the rows; a half where that is not known."""
         if not self._events.timed:

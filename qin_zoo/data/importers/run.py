@@ -23,6 +23,7 @@ from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import NAMES, split_chosen
 from qin_zoo.data.importers.words import Words
 from qin_zoo.data.importers.write import ImportSummary, Output
+from qin_zoo.data.item_levels import ITEM_LEVELS
 from qin_zoo.errors import DataError, suggest
 
 READERS: dict[str, Callable[[str | Path], InteractionLog]] = {
@@ -169,6 +170,8 @@ def write_log(
             wanted = _newest(events, wanted, options.max_rows_per_user, notes)
         rows = rows_of(events, wanted, negatives, options.seed)
         out.write_split(name, known.chunks(rows, options.max_history, of_users, context))
+    if levels := known.item_levels(len(items)):
+        out.write_table(ITEM_LEVELS, {"item_id": np.arange(len(items) + 1, dtype=np.int32), **levels})
     kept = write_items(out, log.items, items, options.embedding, words, notes)
     words.write(out)
     for name, numbering in (("user", users), ("item", items)):

@@ -5,6 +5,7 @@ OUT/item_info.parquet        row i is item i, row 0 padding
 OUT/item_feature.parquet     item_id and every embedding of the source, where it has some
 OUT/item_text.parquet        item_id, item_title, text, where there are texts
 OUT/item_kg.parquet          item_id, facts: lists of "relation:entity", where there is a knowledge graph
+OUT/item_levels.parquet      item_id, and what a row after the whole log says of its item: likes_level, views_level, …
 OUT/ids_user.parquet, ids_item.parquet   number and original id
 OUT/user_features.parquet    row i is user i, where something is known of users
 OUT/vocabularies.json        column -> terms; term i has the code i + 1
