@@ -29,6 +29,7 @@ ALLOWED = {
     "tuning": {"config", "data", "experiment", "processes", "training"},
     "results": {"config", "experiment"},
     "study": {"config", "data", "experiment", "processes", "results", "training", "tuning"},
+    "update": {"experiment", "models", "results"},
     "doctor": {"config", "data", "experiment", "results", "serving"},
 }
 ALLOWED["cli"] = ALLOWED.keys() - {"layers"}

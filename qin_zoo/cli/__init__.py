@@ -31,6 +31,7 @@ from qin_zoo.cli import (
     serve,
     study,
     tune,
+    update,
 )
 from qin_zoo.errors import QinZooError, printable
 from qin_zoo.log import warnings_on_terminal
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("continue")(continue_.continue_)
+app.command("update")(update.update)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
 app.command("explain")(explain.explain)

@@ -1,0 +1,87 @@
+"""`qin-zoo update`: before and after on the same rows, the gate, and the export behind it."""
+
+# ruff: noqa: F811 (fixtures that are imported)
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from period_runs import run, without_pictures  # noqa: F401
+from sklearn.metrics import log_loss, roc_auc_score
+
+from qin_zoo.cli import main
+from qin_zoo.errors import DataError
+from qin_zoo.experiment.continued import prepare_continuation
+from qin_zoo.experiment.prepare import build_model
+from qin_zoo.models.weights import warm_start
+from qin_zoo.update import update_run
+
+
+def quiet(line):
+    pass
+
+
+def called(*words) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return ended.value.code or 0
+
+
+def test_both_are_scored_on_the_new_rows(run, tmp_path):
+    record, folders = run
+    path = Path(record["files"]["record"])
+    done = update_run(path, folders[1], allowed=1.0, results_folder=tmp_path, echo=quiet)
+    label = pl.read_parquet(folders[1] / "test.parquet")["label"].to_numpy()
+    after = np.loadtxt(done.files.prediction, delimiter=",", skiprows=1)[:, 1]
+    assert done.split == "test"
+    assert done.after["AUC"] == pytest.approx(roc_auc_score(label, after), abs=1e-9)
+    prepared = prepare_continuation(path, folders[1])
+    dataset = prepared.open_dataset()
+    model = build_model(prepared, dataset)
+    warm_start(model, str(path.with_suffix(".model")))
+    before = np.concatenate([model(b)["y_pred"].view(-1).detach() for b in dataset.loader("test", shuffle=False)])
+    assert done.before["logloss"] == pytest.approx(log_loss(label, before.astype(float)), abs=1e-6)
+    assert done.differences["AUC"].mean == pytest.approx(done.after["AUC"] - done.before["AUC"])
+    assert done.differences["AUC"].half > 0
+    page = done.report.read_text()
+    assert "continues r.json: 48 new rows" in page
+    assert f"{done.before['AUC']:.6f}" in page
+
+
+def test_the_gate(run, tmp_path, capsys):
+    """A model that unlearns, by a huge step, is not exported; the file of before stays."""
+    record, folders = run
+    out = tmp_path / "m.onnx"
+    out.write_text("yesterday's")
+    command = ["update", record["files"]["record"], "--data", str(folders[1]), "--export", str(out)]
+    flipped = folders[1] / "train.parquet"
+    rows = pl.read_parquet(flipped)
+    easy = rows.with_columns(label=(pl.col("user") % 2).cast(pl.Int64))
+    easy.write_parquet(folders[1] / "test.parquet")  # tomorrow follows a rule that today's rows deny
+    easy.with_columns(label=1 - pl.col("label")).write_parquet(flipped)
+    steps = ["--set", "learning_rate=5", "--set", "epochs=20", "--replay", "none", "--name", "bad"]
+    assert called(*command, *steps) == 3
+    said = capsys.readouterr()
+    assert "AUC: WORSE than before" in said.out
+    assert f"Not exported: the new model is worse than the old one on the new rows. {out} stays as it is." in said.err
+
+
+def test_passed_and_exported(run, tmp_path):
+    pytest.importorskip("onnxscript")
+    from qin_zoo.serving.scorer import Scorer
+
+    record, folders = run
+    out = tmp_path / "m.onnx"
+    command = ["update", record["files"]["record"], "--data", str(folders[1]), "--export", str(out), "--allowed", "1"]
+    assert called(*command, "--replay", "random") == 0
+    assert Scorer(out).items == 35  # those of the new day, and padding
+
+
+def test_rows_without_labels(run, tmp_path):
+    record, folders = run
+    for split in ("test", "valid"):
+        file = folders[1] / f"{split}.parquet"
+        pl.read_parquet(file).drop("label").write_parquet(file)
+    with pytest.raises(DataError, match="label"):
+        update_run(Path(record["files"]["record"]), folders[1], results_folder=tmp_path, echo=quiet)
