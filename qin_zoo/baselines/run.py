@@ -108,9 +108,9 @@ def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str
     path = Path(source)
     if path.suffix == ".json":
         record = read_record(path)
-        if record is None or not isinstance(record.get("params"), dict):
+        if record is None:
             raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
-        baseline = record.get("model") if record.get("model") in BASELINES else None
+        baseline = record["model"] if record["model"] in BASELINES else None
         return record["params"], Path(record.get("config_dir") or "."), baseline
     if path.is_dir():
         block = find_dataset(None, path)
@@ -206,7 +206,7 @@ def _run(prepared: Prepared, dataset: Dataset, data: Data, echo) -> dict:
         plugins=[],
         scoring={"rows": sum(map(len, y_pred.values())), "seconds": scoring},
         evaluations=[],
-        rollbacks=0,
+        rollbacks=[],
         seconds=time.perf_counter() - started,
     )
     record["environment"]["lightgbm"] = importlib.metadata.version("lightgbm")

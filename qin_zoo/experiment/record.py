@@ -9,11 +9,18 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import NotRequired, TypedDict
 
 from qin_zoo import __version__
 from qin_zoo.errors import QinZooError
 from qin_zoo.files import read_json, replace_file
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SCHEMA_VERSION = 1
 # Parameters that do not change what a run computes.
@@ -27,6 +34,90 @@ _NOT_IDENTIFYING = {
     "strict",
     "verbose",
 }
+
+
+class Look(TypedDict):
+    """One evaluation of a training; see :class:`qin_zoo.training.trainer.Evaluation`."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    metrics: dict[str, float]
+    learning_rate: float
+    seconds: float
+    best: bool
+    gradient_norm: NotRequired[float | None]
+    largest_gradient_norm: NotRequired[float | None]
+
+
+class RunRecord(TypedDict):
+    """What ``<expid>.json`` holds; results, studies, tuning, repetitions, exports and reports read it.
+
+    What may be missing came with a later version, or belongs to runs of one kind; further keys are let through.
+
+    Attributes:
+        schema_version: :data:`SCHEMA_VERSION`.
+        expid: name of the run and its files.
+        asked_for: the name that it should have had, where that was taken.
+        model, dataset_id, config_dir: what was trained on what, and where that is configured.
+        params: all parameters, those of the dataset included.
+        rows: of each split.
+        valid, test: metric -> value; empty where the rows have no labels.
+        reachable: best AUC that is possible, where it is known.
+        calibration: split -> :class:`qin_zoo.calibration.Reliability`.
+        draws: metrics for other users, :class:`qin_zoo.bootstrap.Draws`.
+        parameters: number of trainable parameters.
+        processes: that trained together.
+        plugins: files of further models.
+        scoring: rows scored, and seconds.
+        evaluations: of the training.
+        rollbacks: when and why it went back to a checkpoint; 0 in baselines of old.
+        seconds: of everything.
+        environment: versions and machine.
+        data: split -> fingerprint of its files.
+        sizes: feature -> sizes that the data decided.
+        numbering: of items and users, what their numbers stood for.
+        sha256: of weights and predictions.
+        files: what was written -> path, or None.
+        period: of a continued run, how it came about.
+        tuning: of a study's run, what was spent on its parameters.
+        trial_of: of a trial, the search.
+        baseline, chosen: of a baseline, what it is, and what the validation rows chose.
+    """
+
+    schema_version: int
+    expid: str
+    asked_for: NotRequired[str]
+    model: str
+    dataset_id: str
+    config_dir: NotRequired[str]
+    params: dict[str, Any]
+    rows: dict[str, int]
+    valid: dict[str, float]
+    test: dict[str, float]
+    reachable: NotRequired[dict[str, float] | None]
+    calibration: NotRequired[dict[str, dict[str, Any]]]
+    draws: NotRequired[dict[str, Any]]
+    parameters: NotRequired[int]
+    processes: NotRequired[int]
+    plugins: NotRequired[list[str]]
+    scoring: NotRequired[dict[str, float]]
+    evaluations: NotRequired[list[Look]]
+    rollbacks: NotRequired[list[dict[str, Any]] | int]
+    seconds: NotRequired[float]
+    environment: dict[str, Any]
+    data: dict[str, dict[str, Any]]
+    sizes: NotRequired[dict[str, dict[str, Any]]]
+    numbering: NotRequired[dict[str, Any]]
+    sha256: NotRequired[dict[str, str]]
+    files: NotRequired[dict[str, str | None]]
+    period: NotRequired[dict[str, Any]]
+    tuning: NotRequired[dict[str, Any]]
+    trial_of: NotRequired[str]
+    baseline: NotRequired[str]
+    chosen: NotRequired[dict[str, float]]
+
+
 _PACKAGES = ("torch", "fuxictr", "numpy", "polars", "scikit-learn")
 
 
@@ -45,20 +136,28 @@ def environment() -> dict:
     }
 
 
-def write_record(path: Path, record: dict) -> None:
+def write_record(path: Path, record: RunRecord) -> None:
     """Writes a run's record; values JSON does not know (paths, tuples) become their text."""
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def read_record(path: Path) -> dict | None:
+@cache
+def _form() -> TypeAdapter:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    return TypeAdapter(with_config(ConfigDict(extra="allow", strict=True))(RunRecord))
+
+
+def read_record(path: Path) -> RunRecord | None:
     """A run's record; None where there is none, or one that was written by another version or is no record."""
     try:
         record = read_json(path)
-    except (OSError, ValueError):
+        if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+            return None
+        return _form().validate_python(record)
+    except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
-    known = isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION
-    return record if known else None
 
 
 def identity(params: dict, data: dict) -> dict[str, dict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from qin_zoo.config.experiments import apply_overrides
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import Prepared, prepare_params
-from qin_zoo.experiment.record import content_of, environment, identity, read_record
+from qin_zoo.experiment.record import RunRecord, content_of, environment, identity, read_record
 
 # Where files lie, and what they are called, is today's; so is what they are scored on.
 _OF_TODAY = (
@@ -114,10 +114,9 @@ def prepare_repetition(
     return Repetition(record, prepared)
 
 
-def _read_run(path: Path) -> dict:
+def _read_run(path: Path) -> RunRecord:
     record = read_record(path)
-    wanted = {"params": dict, "environment": dict, "data": dict, "valid": dict, "test": dict, "expid": str}
-    if record is None or not all(isinstance(record.get(key), kind) for key, kind in wanted.items()):
+    if record is None:
         raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
     if record.get("baseline"):
         raise ConfigError(f"{path} is the record of a baseline: `qin-zoo baseline {path}` repeats it.")

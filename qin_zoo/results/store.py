@@ -148,7 +148,9 @@ def _from_file(file: Path, trials: bool = True) -> Entry | None:
     if isinstance(data, dict) and "setting" in data:
         return _read_entry(file)
     record = read_record(file)
-    if record is None or not {"expid", "params", "evaluations"} <= record.keys():
+    if record is None:
+        if isinstance(data, dict) and {"expid", "params", "evaluations"} <= data.keys():
+            raise QinZooError(f"{file}: the record is damaged, or was written by another version. Delete it.")
         return None
     if not (record.get("valid") or record.get("test")) or ("trial_of" in record and not trials):
         return None

@@ -23,6 +23,7 @@ from qin_zoo.results.tables import tables
 def record(expid="QIN_x", seed=1, auc=0.7, dataset="d", rows="r", seconds=10.0, **params):
     """A run's record, as run_experiment writes it."""
     split = {"file": "test.parquet", "rows": 100, "blake2b": rows, "item_info": {"file": dataset}}
+    look = {"train_loss": 0.5, "learning_rate": 0.001, "best": True}
     return {
         "schema_version": SCHEMA_VERSION,
         "expid": expid,
@@ -44,8 +45,8 @@ def record(expid="QIN_x", seed=1, auc=0.7, dataset="d", rows="r", seconds=10.0, 
         "calibration": {"test": {"ece": 0.02, "rows": [50, 50], "predicted": [0.2, 0.6], "clicked": [0.1, 0.7]}},
         "scoring": {"rows": 200, "seconds": 0.5},
         "evaluations": [
-            {"metrics": {"AUC": auc - 0.1}, "seconds": seconds / 2},
-            {"metrics": {"AUC": auc}, "seconds": seconds},
+            {**look, "epoch": 1, "step": 8, "metrics": {"AUC": auc - 0.1}, "seconds": seconds / 2},
+            {**look, "epoch": 2, "step": 16, "metrics": {"AUC": auc}, "seconds": seconds},
         ],
         "seconds": seconds + 5,
         "environment": {"cpus": 2},
