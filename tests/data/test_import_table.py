@@ -116,6 +116,11 @@ def test_the_same_row_twice(raw, tmp_path):
     summary, found = brought(raw, tmp_path / "out")
     assert found == [(r.user_id, r.item_id, r.click) for r in table.drop_duplicates().itertuples()]
     assert said(summary, "2 rows are the same as another")
+    table = pd.concat([frame(), frame()[3:4].assign(click=0)])
+    table.to_csv(raw / "log.csv", index=False)
+    summary, found = brought(raw, tmp_path / "again")
+    assert len(found) == 21
+    assert said(summary, "1 rows have user, item and time of another row")
 
 
 def test_an_item_that_no_table_describes(raw, tmp_path):
@@ -283,8 +288,28 @@ def test_missing_columns(raw, tmp_path):
     with pytest.raises(DataError, match=r"log.csv: expected a column 'item_id'.*Did you mean 'item'"):
         import_table(read_description(content, "x.yaml", raw), tmp_path / "out")
     frame().drop(columns="user_id").to_csv(raw / "log.csv", index=False)
-    with pytest.raises(DataError, match="a column of users and one of items"):
-        brought(raw, tmp_path / "out")
+    description = describe([raw])
+    assert (
+        "which of its columns are user and item? It may be log.csv, with item_id, time, click" in description.doubts[0]
+    )
+    with pytest.raises(DataError, match=r"log.csv\): expected a column as user, found none"):
+        read_description(description.as_json(), "x.yaml", raw)
+
+
+def test_names_that_say_little(raw, tmp_path):
+    """Ids by their values, a time by its form, numbers beside N/A, and a file that is of no use."""
+    table = frame().rename(columns={"user_id": "visitor_ref_id", "item_id": "parent_asin", "time": "viewed_on"})
+    table["viewed_on"] = pd.to_datetime(table["viewed_on"], unit="s").dt.strftime("%Y-%m-%d %H:%M:%S")
+    table.to_csv(raw / "log.csv", index=False)
+    pd.DataFrame({"ref": [f"sku-{n}" for n in range(5)], "price": ["1.5", "N/A", "2.5", "-", "3.5"]}).to_csv(
+        raw / "assortment.csv", index=False, sep="\t"
+    )
+    (raw / "notes.txt").write_text("what\nnothing\n")
+    summary, found = brought(raw, tmp_path / "out")
+    assert found == plain()
+    assert said(summary, "notes.txt is left out")
+    price = pl.read_parquet(tmp_path / "out/item_info.parquet")["item_price"].to_numpy()
+    assert np.allclose(price[1:], np.array([-1, 0, 0, 0, 1]) * np.sqrt(1.5), atol=1e-6)
 
 
 def test_dates_with_zones_are_those_of_pandas(raw, tmp_path):

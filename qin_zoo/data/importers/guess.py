@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import polars as pl
+from typing import NamedTuple
 
 from qin_zoo.data.importers.description import LEFT_OUT, Column, Description, Entry, for_files
 from qin_zoo.data.importers.guess_column import guess_column, tokens
+from qin_zoo.data.importers.guess_log import guess_log
 from qin_zoo.data.importers.own_files import SUFFIXES, VECTORS, OwnFile
-from qin_zoo.data.importers.tables import as_numbers, found_in
-from qin_zoo.data.importers.units import guess_unit
+from qin_zoo.data.importers.tables import found_in
 from qin_zoo.data.importers.vectors import guess_ids
 from qin_zoo.errors import DataError
 
 _USERS = {
-    "user", "users", "member", "customer", "client", "visitor", "account", "uid", "userid", "buyer", "reader",
-    "viewer", "listener", "person",
+    "user", "users", "member", "customer", "customers", "client", "visitor", "account", "uid", "userid", "buyer",
+    "reader", "viewer", "listener", "person", "session",
 }  # fmt: skip
 _ITEMS = {
-    "item", "items", "iid", "itemid", "product", "products", "productid", "sku", "article", "articleid", "movie",
-    "movieid", "video", "videos", "track", "song", "asin", "goods", "news", "book", "books", "content", "document",
-    "page", "poi", "business", "listing", "offer", "ad", "photo", "recipe", "game", "app",
+    "item", "items", "iid", "itemid", "product", "products", "productid", "sku", "article", "articles", "articleid",
+    "movie", "movies", "movieid", "video", "videos", "track", "song", "asin", "goods", "news", "book", "books",
+    "content", "document", "page", "poi", "business", "listing", "offer", "ad", "photo", "recipe", "game", "app",
 }  # fmt: skip
 _ID = {"id", "ids", "no", "nr", "number", "key", "code", "hash", "uuid", "index"}
-_TIMES = {
-    "time", "timestamp", "ts", "date", "datetime", "created", "at", "when", "day", "unixtime", "moment",
-}  # fmt: skip
-_CLICKS = {
-    "label", "click", "clicks", "clicked", "like", "liked", "purchase", "purchased", "bought", "converted",
-    "conversion", "target",
-}  # fmt: skip
-_RATINGS = {"rating", "ratings", "score", "stars", "rate"}
-_CLICK_VALUES = ({"0", "1"}, {"-1", "1"}, {"false", "true"}, {"0"}, {"1"})
-_HEAD = 200_000  # rows that guesses are made from
+_IDS_THEMSELVES = {"uid", "userid", "iid", "itemid", "productid", "articleid", "movieid", "sku", "asin"}
+_KNOWN = 0.5  # of the log's ids that a column has to hold before it is taken for ids
+
+
+class _Kind(NamedTuple):
+    """What a table is about, why, and its columns of ids."""
+
+    about: str
+    why: str
+    user: str | None = None
+    item: str | None = None
 
 
 def describe(sources: Sequence[Path]) -> Description:
@@ -45,44 +44,56 @@ def describe(sources: Sequence[Path]) -> Description:
         sources: a folder, or files.
 
     Raises:
-        DataError: no files, files that cannot be read, or none that could hold interactions.
+        DataError: no files, or files that cannot be read.
     """
     folder, paths = files_of(sources)
     tables = {path: OwnFile(path) for path in paths if path.suffix.lower() in SUFFIXES}
+    if not tables:
+        raise DataError(f"{folder}: expected a csv or parquet file of interactions, found {found_in(folder)}.")
     kinds = _kinds(tables)
     doubts: list[str] = []
-    notes: list[str] = []
-    if "interactions" not in [about for about, _ in kinds.values()]:
-        columns = "; ".join(f"{path.name}: {', '.join(table.names)[:200]}" for path, table in tables.items())
-        raise DataError(
-            f"{folder}: expected a csv or parquet file with a column of users and one of items, found "
-            f"{columns or 'none'}. Rename them, for example to user_id and item_id."
-        )
     entries, label, because = [], "implicit", "no column of 0 and 1: every row is a click"
-    for (about, why), group in _groups(tables, kinds):
+    for kind, group in _groups(tables, kinds):
         table = tables[group[0]]
-        names = tuple(path.name for path in group)
-        if about == "interactions":
-            columns, label, because = _interactions(table, doubts)
+        if kind.about == "interactions":
+            columns, label, because = guess_log(table, kind.user, kind.item, doubts)
         else:
-            columns = _side(table, about)
-        entries.append(Entry(names, about, columns, because=f"{table.form}; {why}"))
-    items = [entry for entry in entries if entry.about == "items"]
-    used = set()
-    for path in paths:
-        if path.suffix.lower() in VECTORS:
-            entry = guess_ids(path, folder, items, tables, doubts)
-            entries += [entry] if entry else []
-            used |= {entry.ids} if entry else set()
-    # a file that holds nothing but the ids of vectors is no table of items
-    entries = [e for e in entries if e.about != "items" or len(e.columns) > 1 or not used & set(e.files)]
-    logs = [e.files[0] for e in entries if e.about == "interactions"]
+            columns = _side(table, kind)
+        names = tuple(path.name for path in group)
+        entries.append(Entry(names, kind.about, columns, because=f"{table.form}; {kind.why}"))
+    if not any(entry.about == "interactions" for entry in entries):
+        entries = [_unknown_log(tables, kinds, doubts), *entries]
+    entries, used = _with_vectors(entries, paths, folder, tables, doubts)
+    logs = [entry.files[0] for entry in entries if entry.about == "interactions"]
     if len(logs) > 1:
         doubts.append(f"{', '.join(logs)}: which are the interactions? Their columns differ; leave out the others.")
-    for path, (about, why) in kinds.items():
-        if about == "" and path.name not in used:
-            notes.append(f"{path.name} is left out: {why}.")
+    described = {name for entry in entries for name in entry.files} | used
+    notes = [f"{path.name} is left out: {kinds[path].why}." for path in tables if path.name not in described]
     return Description(folder, tuple(entries), label, because, tuple(doubts), tuple(notes))
+
+
+def _with_vectors(
+    entries: list[Entry], paths: Sequence[Path], folder: Path, tables: Mapping[Path, OwnFile], doubts: list[str]
+) -> tuple[list[Entry], set[str]]:
+    """The entries with those of files of vectors, and the files that tell their ids."""
+    items = [entry for entry in entries if entry.about == "items"]
+    found = (guess_ids(p, folder, items, tables, doubts) for p in paths if p.suffix.lower() in VECTORS)
+    vectors = [entry for entry in found if entry]
+    used = {entry.ids for entry in vectors}
+    # a file that holds nothing but the ids of vectors is no table of items
+    kept = [e for e in entries if e.about != "items" or len(e.columns) > 1 or not used & set(e.files)]
+    return kept + vectors, used
+
+
+def _unknown_log(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind], doubts: list[str]) -> Entry:
+    """The largest table that is about nothing known, or at all, as interactions whose columns nobody knows."""
+    path = max(tables, key=lambda path: (not kinds[path].about, tables[path].frame.height))
+    doubts.append(
+        f"which file holds the interactions, and which of its columns are user and item? It may be {path.name}, with "
+        f"{', '.join(tables[path].names)[:200]}. The first line of a csv file has to name the columns."
+    )
+    columns = {name: Column(LEFT_OUT, because="a user, an item, a time?") for name in tables[path].names}
+    return Entry((path.name,), "interactions", columns, because="no column is called like users, and one like items")
 
 
 def extension(sources: Sequence[Path], before: Description) -> Description:
@@ -114,162 +125,85 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
 
 
 def _id_column(names: Iterable[str], words: set[str]) -> str | None:
-    """The column that names ids of users or items: an id's name before a bare one."""
-    near = [name for name in names if (found := tokens(name)) & words and found <= words | _ID]
-    near.sort(key=lambda name: (not tokens(name) & _ID, len(name)))
-    return near[0] if near else None
+    """The column that names ids of users or items: the more of its name says so, the better."""
+    found = [(name, tokens(name)) for name in names]
+    near = [(name, t) for name, t in found if t & words and (t <= words | _ID or t & (_ID | _IDS_THEMSELVES))]
+    near.sort(key=lambda pair: (not pair[1] <= words | _ID, not pair[1] & _ID, len(pair[0])))
+    return near[0][0] if near else None
 
 
-def _kinds(tables: dict[Path, OwnFile]) -> dict[Path, tuple[str, str]]:
-    """Of each table what it is about, and why."""
+def _kinds(tables: Mapping[Path, OwnFile]) -> dict[Path, _Kind]:
+    """Of each table what it is about."""
     found = {}
     for path, table in tables.items():
-        user, item = _id_column(table.names, _USERS), _id_column(table.names, _ITEMS)
-        if user and item and table.is_single(user) and table.is_single(item):
-            found[path] = ("interactions", f"'{user}' and '{item}' are there")
+        single = [name for name in table.names if table.is_single(name)]
+        user, item = _id_column(single, _USERS), _id_column(single, _ITEMS)
+        if user and item:
+            found[path] = _Kind("interactions", f"'{user}' and '{item}' are there", user, item)
         elif item:
-            found[path] = ("items", f"'{item}' is there, and no user")
+            found[path] = _Kind("items", f"'{item}' is there, and no user", item=item)
         elif user:
-            found[path] = ("users", f"'{user}' is there, and no item")
+            found[path] = _Kind("users", f"'{user}' is there, and no item", user=user)
         else:
-            of_file = tokens(path.stem)
-            about = "items" if of_file & _ITEMS else "users" if of_file & _USERS else ""
-            named = next((name for name in table.names if tokens(name) <= _ID), None)
-            about = about if named else ""
-            found[path] = (
-                about,
-                f"the file's name, and '{named}'" if about else "no column is called like users or items",
-            )
-    logs = [path for path, (about, _) in found.items() if about == "interactions"]
-    for path in logs if len(logs) > 1 else ():
-        item = _id_column(tables[path].names, _ITEMS)
-        if tables[path].text(item).is_unique().all() and tables[path].frame.height > 1:
-            others = [
-                p for p in logs if p != path and found[p][0] == "interactions" and tables[p].names != tables[path].names
-            ]
-            if others:
-                found[path] = ("items", f"every '{item}' is there once")
+            found[path] = _by_file_name(path, single)
+    logs = [path for path in found if found[path].about == "interactions"]
+    for path in logs:
+        item = found[path].item
+        others = [p for p in logs if tables[p].names != tables[path].names and found[p].about == "interactions"]
+        if others and tables[path].frame.height > 1 and tables[path].text(item).is_unique().all():
+            found[path] = _Kind("items", f"every '{item}' is there once", item=item)
+    log = next((path for path in logs if found[path].about == "interactions"), None)
+    for path, kind in found.items():
+        if not kind.about and log is not None:
+            found[path] = _by_values(tables[path], tables[log], found[log]) or kind
     return found
 
 
-def _groups(
-    tables: dict[Path, OwnFile], kinds: dict[Path, tuple[str, str]]
-) -> list[tuple[tuple[str, str], list[Path]]]:
+def _by_file_name(path: Path, names: Sequence[str]) -> _Kind:
+    words = tokens(path.stem)
+    key = next((name for name in names if tokens(name) <= _ID), None)
+    if key and words & _ITEMS:
+        return _Kind("items", f"the file's name, and '{key}'", item=key)
+    if key and words & _USERS:
+        return _Kind("users", f"the file's name, and '{key}'", user=key)
+    return _Kind("", "no column is called like users or items, or holds their ids")
+
+
+def _by_values(table: OwnFile, log: OwnFile, kind: _Kind) -> _Kind | None:
+    """A table of which a column holds ids of the log, each once."""
+    for role, column in (("item", kind.item), ("user", kind.user)):
+        wanted = log.text(column).drop_nulls().unique()
+        for name in table.names:
+            if not table.is_single(name):
+                continue
+            values = table.text(name).drop_nulls()
+            share = float(wanted.is_in(values.implode()).mean() or 0)
+            if share >= _KNOWN and values.n_unique() > 0.9 * len(values):
+                return _Kind(f"{role}s", f"'{name}' holds {share:.0%} of the log's {role}s", **{role: name})
+    return None
+
+
+def _groups(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind]) -> list[tuple[_Kind, list[Path]]]:
     """Files with the same columns belong together; interactions first."""
     groups: dict[tuple, list[Path]] = {}
-    for path, (about, _) in kinds.items():
-        if about:
-            groups.setdefault((about, tuple(tables[path].names)), []).append(path)
+    for path, kind in kinds.items():
+        if kind.about:
+            groups.setdefault((kind.about, tuple(tables[path].names)), []).append(path)
     order = ("interactions", "items", "users")
     ranked = sorted(groups.items(), key=lambda pair: order.index(pair[0][0]))
     return [(kinds[group[0]], group) for _, group in ranked]
 
 
-def _interactions(table: OwnFile, doubts: list[str]) -> tuple[dict[str, Column], str, str]:
-    """The columns of a log, the rule of the clicks, and why it is that one."""
-    user, item = _id_column(table.names, _USERS), _id_column(table.names, _ITEMS)
-    columns = {}
-    for name, role in ((user, "user"), (item, "item")):
-        columns[name] = Column(role, because=f"its name; {table.text(name).n_unique():,} different ones")
-    rest = [name for name in table.names if name not in columns]
-    time, what = _time(table, rest, doubts)
-    if time is not None:
-        columns[time] = what
-    flags, ratings = [], []
-    for name in rest:
-        if name == time:
-            continue
-        if not table.is_single(name):
-            columns[name] = Column(LEFT_OUT, because="lists of a row are not read")
-            continue
-        text = table.text(name).head(_HEAD)
-        values = _values(text)
-        if values in _CLICK_VALUES and len(values) + bool(tokens(name) & _CLICKS) > 1:
-            flags.append(name)
-            columns[name] = Column("label", because=f"its values are {' and '.join(sorted(values))}")
-        elif tokens(name) & _CLICKS:
-            number = as_numbers(text.drop_nulls()).null_count() == 0
-            columns[name] = Column("label" if number else LEFT_OUT, because="its name")
-            ratings += [name] if number else []
-            if not number:
-                doubts.append(
-                    f"label: '{name}' sounds like clicks and holds {', '.join(sorted(values)) or 'texts'}. Write 0, 1."
-                )
-        elif tokens(name) & _RATINGS and as_numbers(text.drop_nulls()).null_count() == 0:
-            ratings.append(name)
-            columns[name] = Column("label", because="a rating")
-        else:
-            columns[name] = Column(
-                LEFT_OUT, because="it may be known only after the click; category or number where it is known before"
-            )
-    columns = {name: columns[name] for name in table.names}
-    return columns, *_label(table, flags, ratings, doubts)
-
-
-def _values(text: pl.Series) -> set[str]:
-    """The values of a column of few, 1.0 being 1; empty where there are many."""
-    values = text.drop_nulls().unique()
-    if not 0 < len(values) <= 8:
-        return set()
-    return {re.sub(r"^(-?\d+)\.0+$", r"\1", value.lower()) for value in values}
-
-
-def _label(table: OwnFile, flags: list[str], ratings: list[str], doubts: list[str]) -> tuple[str, str]:
-    named = [name for name in flags if tokens(name) & _CLICKS] or flags
-    if len(named) > 1:
-        doubts.append(f"label: which are the clicks, {', '.join(named)}? '{named[0]}' is taken.")
-    if named:
-        negative = "-1" in _values(table.text(named[0]).head(_HEAD))
-        if not tokens(named[0]) & _CLICKS:
-            doubts.append(f"label: is '{named[0]}' the click? It holds 0 and 1; implicit would make every row one.")
-        return (f"{named[0]}>0", "1 is a click, -1 none") if negative else (named[0], "1 is a click, 0 none")
-    if ratings:
-        top = as_numbers(table.text(ratings[0]).drop_nulls()).max()
-        counted = bool(tokens(ratings[0]) & _CLICKS)
-        rule = f"{ratings[0]}>0" if counted else f"{ratings[0]}>={max(round(0.8 * top), 1)}"
-        doubts.append(f"label: from which '{ratings[0]}' on is it a click? '{rule}' is taken; the greatest is {top:g}.")
-        return rule, "a count" if counted else "a rating"
-    return "implicit", "no column of 0 and 1: every row is a click"
-
-
-def _time(table: OwnFile, names: list[str], doubts: list[str]) -> tuple[str | None, Column]:
-    """The column of times."""
-    found = []
-    for name in names:
-        kind = table.frame[name].dtype
-        if not table.is_single(name) or not (kind.is_temporal() or tokens(name) & _TIMES):
-            continue
-        unit = guess_unit(table.text(name).head(_HEAD))
-        if unit is not None:
-            found.append((name, unit))
-    if not found:
-        return None, Column(LEFT_OUT)
-    rank = ("timestamp", "time", "datetime", "ts", "unixtime")
-    found.sort(
-        key=lambda pair: (
-            next((n for n, word in enumerate(rank) if word in tokens(pair[0])), 9),
-            pair[1].name == "order",
-        )
-    )
-    name, unit = found[0]
-    if len(found) > 1:
-        doubts.append(f"time: is it {', '.join(other for other, _ in found)}? '{name}' is taken.")
-    if unit.others:
-        doubts.append(f"time: is '{name}' written as {unit.name} or {', '.join(unit.others)}? {unit.name} is taken.")
-    return name, Column("time", unit.name, unit.because)
-
-
-def _side(table: OwnFile, about: str) -> dict[str, Column]:
+def _side(table: OwnFile, kind: _Kind) -> dict[str, Column]:
     """The columns of items or users."""
-    words = _ITEMS if about == "items" else _USERS
-    key = _id_column(table.names, words) or next(name for name in table.names if tokens(name) <= _ID)
+    key = kind.item or kind.user
     columns = {}
     for name in table.names:
         if name == key:
-            role = "item" if about == "items" else "user"
-            columns[name] = Column(role, because=f"its name; {table.text(name).n_unique():,} different ones")
+            role = "item" if kind.item else "user"
+            columns[name] = Column(role, because=f"{table.text(name).n_unique():,} different ones")
         else:
-            columns[name] = guess_column(table, name, about)
+            columns[name] = guess_column(table, name, kind.about)
     titles = [name for name, column in columns.items() if column.role == "title"]
     for name in titles[1:]:
         columns[name] = Column("text", because=columns[name].because)

@@ -10,7 +10,7 @@ import polars as pl
 from qin_zoo.data.importers.description import LEFT_OUT, Column
 from qin_zoo.data.importers.own_files import OwnFile
 from qin_zoo.data.importers.tables import as_numbers
-from qin_zoo.data.importers.values import decimal, json_lists
+from qin_zoo.data.importers.values import decimal, is_nothing, json_lists
 
 _TITLES = {"title", "name", "headline", "titel"}
 _TEXTS = {"description", "text", "overview", "plot", "summary", "abstract", "body", "caption", "content", "desc"}
@@ -102,6 +102,9 @@ def _of_json(lists: list) -> Column:
 
 
 def _number(text: pl.Series, words: set[str]) -> Column | None:
+    text = text.filter(~is_nothing(text))
+    if not len(text):
+        return None
     values, how = as_numbers(text), ""
     if values.is_null().mean() > 0.01:
         values, how = as_numbers(decimal(text)), "decimal comma"

@@ -167,6 +167,10 @@ def _put_together(
     if "time" in frame.columns and not once.all():
         _say_repeated(frame, rows.old, once, notes)
         frame = frame.filter(once)
+    if "time" in frame.columns:
+        other = frame.height - frame.select(pl.struct("user", "item", "time").n_unique()).item()
+        if other:
+            notes.append(f"{other:,} rows have user, item and time of another row, but not its label: all are taken.")
     log = InteractionLog(
         path,
         frame["user"],

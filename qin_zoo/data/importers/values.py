@@ -10,18 +10,23 @@ from qin_zoo.data.importers.own_files import OwnFile
 from qin_zoo.data.importers.tables import as_numbers
 from qin_zoo.files import parse_json
 
+_NOTHING = ("nan", "null", "none", "<na>", "n/a", "na", "#n/a", "-", "?", "\\n")  # as programs and people write it
+
 
 def numbers(table: OwnFile, name: str, how: str = "") -> tuple[np.ndarray, np.ndarray]:
     """(n,) float64, NaN where there is none; and (n,) bool where there is something, but no finite number."""
     text = table.text(name)
     values = as_numbers(decimal(text) if how == "decimal comma" else text)
-    nothing = (
-        (text.is_null() | text.str.to_lowercase().is_in(["nan", "null", "none", "<na>"])).fill_null(True).to_numpy()
-    )
+    nothing = is_nothing(text).to_numpy()
     found = values.fill_null(float("nan")).to_numpy().copy()
     bad = ~np.isfinite(found) & ~nothing
     found[~np.isfinite(found)] = np.nan
     return found, bad
+
+
+def is_nothing(text: pl.Series) -> pl.Series:
+    """(n,) bool: which texts say that there is no number."""
+    return text.is_null() | text.str.to_lowercase().is_in(_NOTHING).fill_null(True)
 
 
 def decimal(text: pl.Series) -> pl.Series:
