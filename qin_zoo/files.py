@@ -152,7 +152,7 @@ def sole_writer(path: Path, doing: str) -> Iterator[None]:
         lock.write({"process": os.getpid()})
         yield
     finally:
-        lock.release()
+        lock.release(remove=True)
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
