@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from qin_zoo.data.item_files import list_array
 from qin_zoo.data.sample_world import (
     IntArray,
     Rules,
@@ -382,20 +383,12 @@ def _write_table(path: Path, parts: Iterable[Mapping[str, np.ndarray]]) -> None:
     writer = None
     try:
         for columns in parts:
-            table = pa.table({name: _column(values) for name, values in columns.items()})
+            table = pa.table({name: v if v.ndim == 1 else list_array(v) for name, v in columns.items()})
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table, row_group_size=table.num_rows)
     finally:
         if writer is not None:
             writer.close()
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    """An Arrow array of (n,) values, or of n lists for (n, m)."""
-    if values.ndim == 1:
-        return pa.array(values)
-    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from qin_zoo.data.check.across import contradictions, duplicates, extreme_limit
 from qin_zoo.data.check.findings import FIX
 from qin_zoo.data.check.folder import Report, tag_limit
-from qin_zoo.data.check.items import ITEM_FILE, USER_FILE
+from qin_zoo.data.check.items import USER_FILE
 from qin_zoo.data.check.splits import LEVELS, TOP_LEVEL, Rules, Split, id_columns
 from qin_zoo.data.check.tables import BATCH_ROWS, Lists, ParquetTable, lists, matrices, scalars
+from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER, USER_HISTORY
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file

@@ -14,7 +14,7 @@ from qin_zoo.data.check.splits import has_column, id_columns
 from qin_zoo.data.check.tables import Lists, ParquetTable, lists, matrices, matrix_hash, scalars
 from qin_zoo.data.item_layout import PER_USER, USER_HISTORY, Layout
 
-ITEM_FILE, USER_FILE = "item_info.parquet", "user_info.parquet"
+USER_FILE = "user_info.parquet"
 TAG_VOCABULARY = 11_740
 """The challenge's tags, padding included."""
 REPEATED_SHARE = 0.01
