@@ -1,4 +1,8 @@
-"""Which tuners are alive: told by a lock that ends with its processes, or by a beat that other machines see."""
+"""Which tuners are alive: told by a lock that ends with its processes, or by a beat that other machines see.
+
+By hand: with Optuna's heartbeat a search that was killed would go on only when its grace period is over (measured: 5.9
+of 6 s; the lock tells at once), and its callback, which comes when a trial has ended, cannot note that it was lost.
+"""
 
 from __future__ import annotations
 
