@@ -77,6 +77,9 @@ def measure_latency(
         overrides: of parameters, ``key=value``.
         plugins: files with further models.
         progress: told what is being measured.
+
+    Raises:
+        ConfigError: the dataset has no item table.
     """
     prepared = prepare(expid, overrides=(*overrides, "precision=fp32", "compile=false"), plugins=plugins)
     if not has_item_table(prepared.params):

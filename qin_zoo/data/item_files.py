@@ -24,7 +24,7 @@ def list_array(matrix: np.ndarray) -> pa.ListArray:
 
 
 def in_folder(folder: str | Path, file: str | Path) -> Path:
-    """``file``, which lies in ``folder`` if it is a bare name."""
+    """``file``, which lies in ``folder`` if it is a bare name; DataError where there is no such folder."""
     folder, file = Path(folder), Path(file)
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a dataset's folder (train.parquet, item_info.parquet), found none.")

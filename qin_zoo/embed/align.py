@@ -245,6 +245,7 @@ class Projection(nn.Module):
                     parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, d) -> (B, dim), each of length 1."""
         z = F.linear(x, self.weight)
         if self.hidden is not None:
             z = z + F.linear(torch.relu(self.hidden(x)), self.out)

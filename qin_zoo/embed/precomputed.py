@@ -53,7 +53,11 @@ class Precomputed:
         return _RowInputs(self._path, num_items)
 
     def fit(self, inputs: Inputs) -> None:
-        """Finds the vectors of the items; of a parquet file they are first laid out in a temporary file."""
+        """Finds the vectors of the items; of a parquet file they are first laid out in a temporary file.
+
+        Raises:
+            DataError: rows, ids or lengths that do not fit the items.
+        """
         if self._table is None:
             self._table = self._lay_out(len(inputs))
         elif len(self._table) != len(inputs):

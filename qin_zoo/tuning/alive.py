@@ -35,11 +35,13 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def release(self) -> None:
+        """Lets go of it, and removes the file."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
 
 def lock_path(folder: Path, tuner: str) -> Path:
+    """Where the lock of a tuner of this name lies."""
     return folder / f".{tuner}.lock"
 
 

@@ -107,6 +107,7 @@ class Findings:
         tally: Tally | None = None,
         severity: str | None = None,
     ) -> None:
+        """Adds one; ``severity`` where it is another than usual, ``tally`` where single rows are concerned."""
         usual, mend = CODES[code]
         if severity == "note" and usual != "note":
             mend = "Nothing to do."  # so few, or so ordinary, that it is only said
