@@ -152,12 +152,12 @@ def sole_writer(path: Path, doing: str) -> Iterator[None]:
         lock.write({"process": os.getpid()})
         yield
     finally:
-        lock.release()
+        lock.release(remove=True)
 
 
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Digest of a file's bytes, hexadecimal."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
+def file_digest(path: Path, algorithm: str = "sha256", before: bytes = b"") -> str:
+    """Digest of a file's bytes, hexadecimal, as if they stood behind those of ``before``; OSError as of ``open``."""
+    digest = hashlib.new(algorithm, before, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)

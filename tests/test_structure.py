@@ -21,7 +21,7 @@ ALLOWED = {
     "training": {"models"},
     "experiment": {"config", "data", "models", "periods", "training"},
     "baselines": {"config", "data", "experiment"},
-    "bench": {"export", "layers", "data", "models", "serving", "experiment", "training"},
+    "bench": {"export", "layers", "data", "models", "processes", "serving", "experiment", "training"},
     "embed": {"data", "layers"},
     "export": {"data", "layers", "models", "serving", "experiment"},
     "explain": {"data", "layers", "models", "experiment"},

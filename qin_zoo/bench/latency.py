@@ -77,6 +77,9 @@ def measure_latency(
         overrides: of parameters, ``key=value``.
         plugins: files with further models.
         progress: told what is being measured.
+
+    Raises:
+        ConfigError: the dataset has no item table.
     """
     prepared = prepare(expid, overrides=(*overrides, "precision=fp32", "compile=false"), plugins=plugins)
     if not has_item_table(prepared.params):
@@ -151,39 +154,6 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def print_latency(measured: list[Latency], title: str) -> None:
-    """The measurements as a table on the terminal."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in ("threads", "candidates", "p50", "p95", "p99", "plain p50", "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    plain = {(m.threads, m.candidates): m for m in measured if m.model == "plain"}
-    previous = None
-    for m in measured:
-        if m.model == "plain":
-            continue
-        if previous not in (None, m.threads):
-            table.add_section()
-        previous = m.threads
-        beside = plain.get((m.threads, m.candidates))
-        cells = [str(m.threads), f"{m.candidates:,}", *_milliseconds(m)]
-        if beside:
-            cells += [_milliseconds(beside)[0], f"{beside.p50 / m.p50:.1f} ×"]
-        table.add_row(*cells)
-    console = Console()
-    console.print(table)
-    if plain:
-        apart = max(m.difference for m in plain.values())
-        console.print(f"Scores of both are at most {apart:.0e} apart.")
-
-
-def _milliseconds(m: Latency) -> list[str]:
-    return [f"{1000 * seconds:.2f}" for seconds in (m.p50, m.p95, m.p99)]
 
 
 def draw_latency(measured: list[Latency], path: Path, title: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 
 from qin_zoo.bench.contenders import Contender
-from qin_zoo.errors import QinZooError
+from qin_zoo.processes.worker import Worker, failure
+from qin_zoo.threads import share
 
 
 @dataclass
@@ -52,79 +54,50 @@ def race(contenders: list[Contender], rounds: int, progress: Callable[[str], Non
     Returns:
         what each did, those that failed with the reason.
     """
-    runners: list[_Runner] = []
+    results = [Result(contender.name) for contender in contenders]
+    workers = [Worker(contender.gpu, share(1), compete) for contender in contenders]
+
+    def ask(number: int, question: object) -> object:
+        """What a contender answers; None, and no more questions, once it has failed."""
+        result, worker = results[number], workers[number]
+        if result.failure:
+            return None
+        with contextlib.suppress(OSError):  # its process has ended, as receive tells
+            worker.send(question)
+        kind, answer = worker.receive()
+        if kind in ("failed", "died"):
+            less = " Use a smaller batch_size or --no-plain, if memory was short." if kind == "died" else ""
+            result.failure, answer = f"{answer}.{less}" if less else answer, None
+        return answer
+
     try:
-        for contender in contenders:
+        for number, contender in enumerate(contenders):
             progress(f"{contender.name}: starting")
-            runners.append(_Runner(contender))
-            runners[-1].attempt(runners[-1].wait_until_ready)
-        for number in range(rounds):
-            for runner in runners:
-                progress(f"{runner.result.name}: measurement {number + 1} of {rounds}")
-                runner.attempt(runner.measure)
-        for runner in runners:
-            runner.attempt(runner.finish)
+            if answer := ask(number, (contender, time.time())):
+                results[number].ready, results[number].facts = answer
+        for turn in range(rounds):
+            for number, result in enumerate(results):
+                progress(f"{result.name}: measurement {turn + 1} of {rounds}")
+                if answer := ask(number, "measure"):
+                    result.rates.append(answer)
+        for number, result in enumerate(results):
+            if answer := ask(number, "finish"):
+                result.peak_bytes, result.gpu_bytes = answer
     finally:
-        for runner in runners:
-            runner.stop()
-    return [runner.result for runner in runners]
+        for worker in workers:
+            worker.stop(kill=True)
+    return results
 
 
-class _Runner:
-    def __init__(self, contender: Contender) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, contender, time.time()), daemon=True)
-        self._process.start()
-        other.close()
-        self.result = Result(contender.name)
+def compete(job: tuple[Contender, float], gpu: int, connection: Connection) -> tuple[str, object]:
+    """What the process of a contender does: gets ready, then measures whenever it is told to.
 
-    def attempt(self, part: Callable[[], None]) -> None:
-        """Does a part of the race, unless an earlier one has failed."""
-        if self.result.failure:
-            return
-        try:
-            part()
-        except QinZooError as error:
-            self.result.failure = str(error)
-
-    def wait_until_ready(self) -> None:
-        self.result.ready, self.result.facts = self._receive()
-
-    def measure(self) -> None:
-        self._send("measure")
-        self.result.rates.append(self._receive())
-
-    def finish(self) -> None:
-        self._send("finish")
-        self.result.peak_bytes, self.result.gpu_bytes = self._receive()
-
-    def stop(self) -> None:
-        self._connection.close()
-        self._process.join(timeout=5)
-        self._process.terminate()
-        self._process.join()
-
-    def _send(self, word: str) -> None:
-        with contextlib.suppress(OSError):  # its process has ended: there is nothing to receive, either
-            self._connection.send(word)
-
-    def _receive(self):
-        try:
-            kind, value = self._connection.recv()
-        except (EOFError, OSError):
-            self._process.join()
-            raise QinZooError(
-                f"its process ended with status {self._process.exitcode} without a result; when it "
-                "was killed, memory was probably short: use a smaller batch_size or --no-plain."
-            ) from None
-        if kind == "error":
-            raise QinZooError(value)
-        return value
-
-
-def _serve(connection, contender: Contender, started: float) -> None:
-    """The process of a contender: gets ready, then measures whenever it is told to."""
+    Args:
+        job: the contender, and when its process was started, in seconds since the epoch.
+        gpu: index of its GPU, -1 for the CPU.
+        connection: to who measures.
+    """
+    contender, started = job
     try:
         measure, facts = contender.start()
         ready = time.time() - started
@@ -134,13 +107,11 @@ def _serve(connection, contender: Contender, started: float) -> None:
             begin = time.perf_counter()
             amount = measure()
             connection.send(("rate", amount / (time.perf_counter() - begin)))
-        connection.send(("memory", (_peak_bytes(), _gpu_bytes(contender))))
-    except (KeyboardInterrupt, EOFError, BrokenPipeError):  # nobody waits for a result any more
-        pass
-    except QinZooError as error:
-        connection.send(("error", str(error)))
+        return "memory", (_peak_bytes(), _gpu_bytes(gpu))
+    except (EOFError, BrokenPipeError):
+        os._exit(1)  # nobody waits for a result any more
     except Exception as error:  # its process has no other way to say so
-        connection.send(("error", f"{type(error).__name__}: {error}"))
+        return "failed", failure(error, None)
 
 
 def _peak_bytes() -> int:
@@ -152,9 +123,9 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _gpu_bytes(contender: Contender) -> int:
-    if contender.gpu < 0:
+def _gpu_bytes(gpu: int) -> int:
+    if gpu < 0:
         return 0
     import torch
 
-    return torch.cuda.max_memory_allocated(contender.gpu)
+    return torch.cuda.max_memory_allocated(gpu)

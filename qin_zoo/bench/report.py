@@ -1,8 +1,7 @@
-"""What a race measured, for people and for machines."""
+"""What a race measured, in figures."""
 
 from __future__ import annotations
 
-from qin_zoo.bench.growth import Point
 from qin_zoo.bench.race import Result
 
 
@@ -40,62 +39,3 @@ def summarise(results: list[Result]) -> dict:
             alone = fast.facts["flops"] / summary["product_flops_per_second"]
             summary |= {"step_seconds": seconds, "products_alone_seconds": alone, "product_fraction": alone / seconds}
     return summary
-
-
-def print_summary(summary: dict, title: str) -> None:
-    """The summary as a table on the terminal."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in ("", "rows/s", "range", "first after", "memory", "ratio"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, values in summary.items():
-        if not isinstance(values, dict) or name == "failed":
-            continue
-        rates, memory = values["all"], f"{values['peak_bytes'] / 2**20:,.0f} MiB"
-        if values["gpu_bytes"]:
-            memory += f", GPU {values['gpu_bytes'] / 2**20:,.0f} MiB"
-        ratio = f"{summary['ratio']:.1f} ×" if name == "qin-zoo" and "ratio" in summary else ""
-        table.add_row(
-            name,
-            f"{values['rows_per_second']:,.0f}",
-            f"{min(rates):,.0f}–{max(rates):,.0f}",
-            f"{values['seconds_to_first']:.1f} s",
-            memory,
-            ratio,
-        )
-    console = Console()
-    console.print(table)
-    if summary.get("epoch_seconds"):
-        console.print(f"An epoch of {summary['qin-zoo']['train_rows']:,} rows takes {summary['epoch_seconds']:,.0f} s.")
-    if "product_fraction" in summary:
-        console.print(
-            f"A step takes {summary['step_seconds']:.3f} s; its matrix products alone, at the measured "
-            f"{summary['product_flops_per_second'] / 1e9:,.0f} GFLOP/s, {summary['products_alone_seconds']:.3f} s: "
-            f"{summary['step_seconds'] / summary['products_alone_seconds']:.2f} ×, "
-            f"{summary['product_fraction']:.0%} of what the machine can do."
-        )
-
-
-def print_growth(points: list[Point], title: str) -> None:
-    """The growth of a step as a table on the terminal: gradient is forward and backward pass, update the rest."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    table.add_column("varied")
-    for heading in ("value", "gradient", "update", "step", "rows/s", "score", "rows/s"):
-        table.add_column(heading, justify="right")
-    previous = None
-    for p in points:
-        if previous not in (None, p.axis):
-            table.add_section()
-        previous = p.axis
-        table.add_row(
-            p.axis, f"{p.value:,}", f"{p.gradient:.3f} s", f"{p.update:.3f} s", f"{p.step:.3f} s",
-            f"{p.rows / p.step:,.0f}", f"{p.score:.3f} s", f"{p.rows / p.score:,.0f}",
-        )  # fmt: skip
-    Console().print(table)

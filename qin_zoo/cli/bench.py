@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.table import print_table, print_text
+
+if TYPE_CHECKING:
+    from qin_zoo.bench.growth import Point
+    from qin_zoo.bench.latency import Latency
 
 app = typer.Typer(help="Measure reading, training and scoring against a plain reference.", no_args_is_help=True)
 
@@ -101,7 +106,6 @@ def growth(
     from rich.console import Console
 
     from qin_zoo.bench.growth import AXES, draw_growth, grow
-    from qin_zoo.bench.report import print_growth
     from qin_zoo.errors import ConfigError, suggest
 
     axes = {}
@@ -120,7 +124,7 @@ def growth(
     if as_json:
         _print_json({"experiment": experiment, "points": [asdict(p) for p in points]})
     else:
-        print_growth(points, title)
+        _print_growth(points, title)
 
 
 @app.command()
@@ -145,7 +149,7 @@ def latency(
 
     from rich.console import Console
 
-    from qin_zoo.bench.latency import CANDIDATES, THREADS, draw_latency, measure_latency, print_latency
+    from qin_zoo.bench.latency import CANDIDATES, THREADS, draw_latency, measure_latency
     from qin_zoo.experiment.record import environment
 
     with Console(stderr=True).status("exporting") as status:
@@ -215,7 +219,7 @@ def _race(
 
     from qin_zoo.bench.contenders import Contender, product_contender
     from qin_zoo.bench.race import race
-    from qin_zoo.bench.report import print_summary, summarise
+    from qin_zoo.bench.report import summarise
     from qin_zoo.experiment.record import environment
 
     if not drawn:
@@ -246,7 +250,7 @@ def _race(
     if as_json:
         _print_json({"task": task, "experiment": experiment, "environment": environment(), **summary})
     else:
-        print_summary(summary, f"{task}: {experiment}, batches of {fast.prepare().params['batch_size']:,} rows")
+        _print_summary(summary, f"{task}: {experiment}, batches of {fast.prepare().params['batch_size']:,} rows")
     for name, why in summary.get("failed", {}).items():
         typer.echo(f"{name} failed: {why}", err=True)
     if not as_json and "seconds_to_first_cold" in summary:
@@ -255,6 +259,59 @@ def _race(
         )
     if "failed" in summary:
         raise typer.Exit(1)
+
+
+def _print_summary(summary: dict, title: str) -> None:
+    rows = []
+    for name, values in summary.items():
+        if not isinstance(values, dict) or name == "failed":
+            continue
+        rates, memory = values["all"], f"{values['peak_bytes'] / 2**20:,.0f} MiB"
+        if values["gpu_bytes"]:
+            memory += f", GPU {values['gpu_bytes'] / 2**20:,.0f} MiB"
+        ratio = f"{summary['ratio']:.1f} ×" if name == "qin-zoo" and "ratio" in summary else ""
+        spread, first = f"{min(rates):,.0f}–{max(rates):,.0f}", f"{values['seconds_to_first']:.1f} s"
+        rows.append((name, f"{values['rows_per_second']:,.0f}", spread, first, memory, ratio))
+    header = ("", "rows/s", "range", "first after", "memory", "ratio")
+    print_table(header, rows, numbers=range(1, 6), title=title)
+    if summary.get("epoch_seconds"):
+        print_text(f"An epoch of {summary['qin-zoo']['train_rows']:,} rows takes {summary['epoch_seconds']:,.0f} s.")
+    if "product_fraction" in summary:
+        print_text(
+            f"A step takes {summary['step_seconds']:.3f} s; its matrix products alone, at the measured "
+            f"{summary['product_flops_per_second'] / 1e9:,.0f} GFLOP/s, {summary['products_alone_seconds']:.3f} s: "
+            f"{summary['step_seconds'] / summary['products_alone_seconds']:.2f} ×, "
+            f"{summary['product_fraction']:.0%} of what the machine can do."
+        )
+
+
+def _print_growth(points: list[Point], title: str) -> None:
+    """The growth of a step: gradient is forward and backward pass, update the rest."""
+    rows = [
+        (
+            p.axis, f"{p.value:,}", *(f"{seconds:.3f} s" for seconds in (p.gradient, p.update, p.step)),
+            f"{p.rows / p.step:,.0f}", f"{p.score:.3f} s", f"{p.rows / p.score:,.0f}",
+        )
+        for p in points
+    ]  # fmt: skip
+    header = ("varied", "value", "gradient", "update", "step", "rows/s", "score", "rows/s")
+    print_table(header, rows, numbers=range(1, 8), title=title)
+
+
+def print_latency(measured: list[Latency], title: str) -> None:
+    """The measurements as a table on the terminal."""
+    plain = {(m.threads, m.candidates): m for m in measured if m.model == "plain"}
+    rows = []
+    for m in measured:
+        if m.model != "plain":
+            beside = plain.get((m.threads, m.candidates))
+            seconds = (m.p50, m.p95, m.p99, *([beside.p50] if beside else []))
+            cells = [str(m.threads), f"{m.candidates:,}", *(f"{1000 * s:.2f}" for s in seconds)]
+            rows.append([*cells, f"{beside.p50 / m.p50:.1f} ×"] if beside else [*cells, "", ""])
+    header = ("threads", "candidates", "p50", "p95", "p99", "plain p50", "ratio")
+    print_table(header, rows, numbers=range(7), title=title)
+    if plain:
+        print_text(f"Scores of both are at most {max(m.difference for m in plain.values()):.0e} apart.")
 
 
 def _make_data(folder: Path, rows: int, items: int) -> None:

@@ -69,18 +69,13 @@ def check(
 
 def _print_report(report: Report, console: Console) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from qin_zoo.data.check.page import split_figures, vector_figures, verdict
 
     if report.statistics.splits:
-        table = Table(title=escape(str(report.path)), title_justify="left")
-        table.add_column("")
-        for name in report.statistics.splits:
-            table.add_column(name, justify="right")
-        for heading, cells in split_figures(report):
-            table.add_row(heading, *cells)
-        console.print(table)
+        header = ["", *report.statistics.splits]
+        rows = [[heading, *cells] for heading, cells in split_figures(report)]
+        print_table(header, rows, numbers=range(1, len(header)), title=str(report.path))
     if report.statistics.items is not None:
         console.print(f"items: {report.statistics.items:,}")
     for name, dim, *norms in vector_figures(report):
@@ -137,16 +132,8 @@ def head(
     rows: Annotated[int, typer.Option("-n", "--rows", help="Rows to print.", min=1, max=10_000)] = 5,
 ) -> None:
     """Print the first rows of a file; of long lists the first and last entries."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from qin_zoo.data.check.look import abbreviated, first_rows
 
     names, values, total = first_rows(file, rows)
-    table = Table(title=Text(f"{file}: {len(values):,} of {total:,} rows"), title_justify="left")
-    for name in names:
-        table.add_column(Text(printable(name)), overflow="fold")
-    for row in values:
-        table.add_row(*(Text("" if value is None else printable(abbreviated(value))) for value in row))
-    Console(highlight=False).print(table)
+    cells = [["" if value is None else abbreviated(value) for value in row] for row in values]
+    print_table(names, cells, folded=range(len(names)), title=f"{file}: {len(values):,} of {total:,} rows")

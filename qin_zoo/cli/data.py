@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from qin_zoo.cli import check, download, enrich, import_data
+from qin_zoo.cli.table import print_table
 
 app = typer.Typer(help="Make, fetch, check and convert data.", no_args_is_help=True)
 app.command("download")(download.download)
@@ -31,20 +32,15 @@ def sample(
     The files are those of MicroLens_1M_x1; beside them lie sample.json and, in truth/, the exact click
     probability of every validation and test row. A sample of the same parameters is not made twice.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from qin_zoo.data.sample import write_sample
 
-    summary = write_sample(out, rows, items, seed, force=force)
-    table = Table(title=f"{summary.path}: {summary.items:,} items, seed {summary.seed}", title_justify="left")
-    table.add_column("split")
-    for heading in ("rows", "users", "click rate", "best reachable AUC", "AUC blind to the history"):
-        table.add_column(heading, justify="right")
+    summary, table = write_sample(out, rows, items, seed, force=force), []
     for name, split in summary.splits.items():
         aucs = ("" if auc is None else f"{auc:.4f}" for auc in (split.best_auc, split.blind_auc))
-        table.add_row(name, f"{split.rows:,}", f"{split.users:,}", f"{split.click_rate:.4f}", *aucs)
-    Console().print(table)
+        table.append((name, f"{split.rows:,}", f"{split.users:,}", f"{split.click_rate:.4f}", *aucs))
+    header = ("split", "rows", "users", "click rate", "best reachable AUC", "AUC blind to the history")
+    title = f"{summary.path}: {summary.items:,} items, seed {summary.seed}"
+    print_table(header, table, numbers=range(1, 6), title=title)
 
 
 @app.command()

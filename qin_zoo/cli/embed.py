@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from qin_zoo.cli import embed_learn
+from qin_zoo.cli.table import print_table
 
 app = typer.Typer(help="Encode items, fuse, align and quantize their embeddings.", no_args_is_help=True)
 app.command()(embed_learn.align)
@@ -116,20 +117,17 @@ def fuse(
 ) -> None:
     """Fuse stored embeddings into DIR/item_info_STRATEGY.parquet, with a report in JSON beside it."""
     from rich.console import Console
-    from rich.table import Table
 
     from qin_zoo.embed.strategies import fuse as fuse_embeddings
 
-    report = fuse_embeddings(folder, strategy, text=text, image=image, dim=dim, whiten=whiten, refit=refit)
-    table = Table(title=f"{report.column} by {report.strategy}{', whitened' if whiten else ''}", title_justify="left")
-    table.add_column("PCA of")
-    for heading in ("numbers", "kept", "items fitted", "items left out", "explained variance"):
-        table.add_column(heading, justify="right")
+    report, rows = fuse_embeddings(folder, strategy, text=text, image=image, dim=dim, whiten=whiten, refit=refit), []
     for part in report.parts:
         counts = (f"{n:,}" for n in (part.dim_in, part.dim, part.items, part.left_out))
-        table.add_row(" + ".join(part.sources), *counts, f"{part.explained:.2%}")
+        rows.append((" + ".join(part.sources), *counts, f"{part.explained:.2%}"))
+    header = ("PCA of", "numbers", "kept", "items fitted", "items left out", "explained variance")
+    title = f"{report.column} by {report.strategy}{', whitened' if whiten else ''}"
+    print_table(header, rows, numbers=range(1, 6), folded={0}, title=title)
     console = Console(highlight=False)
-    console.print(table)
     if any(part.reused for part in report.parts):
         console.print("Fitted to the items of the import that this one extends, and used as it is (--refit: anew).")
     console.print(f"{report.path} (report: {report.path.with_suffix('.json').name})", markup=False, soft_wrap=True)
@@ -138,27 +136,16 @@ def fuse(
 @app.command("list")
 def list_store(folder: Folder) -> None:
     """List the embeddings in DIR's store; their checksums are checked."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from qin_zoo.embed.store import EmbeddingStore
 
-    store = EmbeddingStore(folder)
-    table = Table(title=Text(str(store.path)), title_justify="left")
-    for heading in ("name", "encoder", "version"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("rows done", justify="right")
-    table.add_column("size", justify="right")
-    table.add_column("state")
-    damaged = False
+    store, rows, damaged = EmbeddingStore(folder), [], False
     for stored in store.entries():
         state = "finished" if stored.finished else "unfinished"
         if not store.intact(stored):
             state, damaged = "damaged", True
         done = f"{stored.rows_done:,} of {stored.rows:,}"
-        cells = (stored.name, stored.encoder, stored.version, done, str(stored.dim), state)
-        table.add_row(*(Text(cell) for cell in cells))
-    Console(highlight=False).print(table)
+        rows.append((stored.name, stored.encoder, stored.version, done, str(stored.dim), state))
+    header = ("name", "encoder", "version", "rows done", "size", "state")
+    print_table(header, rows, numbers={3, 4}, folded={0, 1, 2}, title=str(store.path))
     if damaged:
         raise typer.Exit(1)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from qin_zoo.cli.table import print_table
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.", show_default=False)]
 Column = Annotated[str, typer.Option(help="The embedding column of the item table.")]
 Info = Annotated[str, typer.Option(metavar="FILE", help="The item table; a bare name lies in DIR.")]
@@ -38,7 +40,6 @@ def align(
     similarity finds the other item of pairs of held-out users, before and after.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from qin_zoo.embed.align import TOP, AlignOptions, align_folder
 
@@ -63,12 +64,10 @@ def align(
     if report.before is None or report.after is None:
         console.print("No pair of a held-out user: the effect could not be measured.")
     else:
-        table = Table(title=f"{report.held_out_pairs:,} held-out pairs", title_justify="left")
-        for heading in ("embedding", f"recall@{TOP}", "mean reciprocal rank"):
-            table.add_column(heading, justify="left" if heading == "embedding" else "right")
-        for name, ranking in ((column, report.before), (out_column, report.after)):
-            table.add_row(name, f"{ranking.recall:.4f}", f"{ranking.mrr:.4f}")
-        console.print(table)
+        ranked = ((column, report.before), (out_column, report.after))
+        rows = [(name, f"{ranking.recall:.4f}", f"{ranking.mrr:.4f}") for name, ranking in ranked]
+        header = ("embedding", f"recall@{TOP}", "mean reciprocal rank")
+        print_table(header, rows, numbers={1, 2}, title=f"{report.held_out_pairs:,} held-out pairs")
         if report.after.mrr <= report.before.mrr:
             console.print(
                 "Held-out pairs do not rank better than before. Try a higher --temperature or a --hidden layer."
@@ -104,7 +103,6 @@ def quantize(
     relative squared error after each level, and the share of items whose whole code another item has, too.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from qin_zoo.embed.codes import feature_line, quantize_folder
 
@@ -114,13 +112,12 @@ def quantize(
     console = Console(highlight=False)
     if report.reused:
         console.print("Codebooks of the import that this one extends, used as they are (--refit: anew).")
-    table = Table(title=f"{report.items:,} items, {codebook_size:,} codewords a level", title_justify="left")
-    table.add_column("column")
-    for heading in ("codes used", "perplexity", "relative error"):
-        table.add_column(heading, justify="right")
-    for number, level in enumerate(report.levels, start=1):
-        table.add_row(f"code_{number}", f"{level.used:.1%}", f"{level.perplexity:.1f}", f"{level.error:.4f}")
-    console.print(table)
+    rows = [
+        (f"code_{number}", f"{level.used:.1%}", f"{level.perplexity:.1f}", f"{level.error:.4f}")
+        for number, level in enumerate(report.levels, start=1)
+    ]
+    title = f"{report.items:,} items, {codebook_size:,} codewords a level"
+    print_table(("column", "codes used", "perplexity", "relative error"), rows, numbers={1, 2, 3}, title=title)
     console.print(
         f"{report.distinct:,} different codes; collision rate {report.collision_rate:.2%}; "
         f"{report.without_embedding:,} items without an embedding have code 0"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from qin_zoo.cli.table import print_table
+
 
 def enrich(
     folder: Annotated[
@@ -42,8 +44,6 @@ def enrich(
     columns are announced, unless --known-before says that they do not.
     """
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from qin_zoo.data.enrich import enrich as join
 
@@ -51,16 +51,14 @@ def enrich(
         folder, source, column or (), known_before=known_before or (), id_column=id_column, info=info, output=output,
         force=force,
     )  # fmt: skip
-    table = Table(title=Text(f"{done.source}: {done.rows:,} rows, {done.strangers:,} of no item"), title_justify="left")
-    table.add_column("column")
-    table.add_column("kind")
-    for heading in ("items with it", "without", "least", "greatest"):
-        table.add_column(heading, justify="right")
+    rows = []
     for joined in done.columns:
         span = ("" if value is None else f"{value:g}" for value in (joined.least, joined.greatest))
-        table.add_row(Text(joined.name), joined.kind, f"{joined.found:,}", f"{joined.missing:,}", *span)
+        rows.append((joined.name, joined.kind, f"{joined.found:,}", f"{joined.missing:,}", *span))
+    header = ("column", "kind", "items with it", "without", "least", "greatest")
+    title = f"{done.source}: {done.rows:,} rows, {done.strangers:,} of no item"
+    print_table(header, rows, numbers=range(2, 6), folded={0}, title=title)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
     if done.left_out:
         console.print(f"left out: {', '.join(done.left_out)}", markup=False)
     counted = [joined.name for joined in done.columns if joined.known_before is False]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,8 +17,14 @@ from qin_zoo.files import discard_leftovers, replace_file
 ITEM_FILE = "item_info.parquet"
 
 
+def list_array(matrix: np.ndarray) -> pa.ListArray:
+    """The rows of a matrix (N, D) as a column of lists."""
+    offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+
+
 def in_folder(folder: str | Path, file: str | Path) -> Path:
-    """``file``, which lies in ``folder`` if it is a bare name."""
+    """``file``, which lies in ``folder`` if it is a bare name; DataError where there is no such folder."""
     folder, file = Path(folder), Path(file)
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a dataset's folder (train.parquet, item_info.parquet), found none.")

@@ -17,8 +17,7 @@ import json
 import operator
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -30,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from qin_zoo.data.item_files import list_array
 from qin_zoo.data.sample_world import (
     IntArray,
     Rules,
@@ -40,7 +40,7 @@ from qin_zoo.data.sample_world import (
     membership,
 )
 from qin_zoo.errors import DataError
-from qin_zoo.files import read_json
+from qin_zoo.files import is_running, read_json
 
 SCHEMA_VERSION = 1
 SUMMARY_FILE = "sample.json"
@@ -95,29 +95,14 @@ class SampleSummary:
     splits: Mapping[str, SplitSummary]
 
     @property
-    def rows(self) -> int:
-        """Training rows."""
-        return self.splits["train"].rows
-
-    @property
     def items(self) -> int:
         """Items, padding not counted."""
         return self.parameters["items"]
 
     @property
-    def users(self) -> int:
-        """Users of all splits."""
-        return sum(split.users for split in self.splits.values())
-
-    @property
     def seed(self) -> int:
         """The seed it was drawn with."""
         return self.parameters["seed"]
-
-    @property
-    def click_rate(self) -> float:
-        """Share of clicks among the training rows."""
-        return self.splits["train"].click_rate
 
     @property
     def best_auc(self) -> dict[str, float]:
@@ -146,9 +131,9 @@ def write_sample(
 ) -> SampleSummary:
     """Writes a sample into ``out``; the same arguments write the same values.
 
-    Everything is made in a temporary folder beside ``out`` first, so an interrupted run leaves nothing
-    half-made in ``out`` (one that is killed outright leaves that folder, ``.NAME.part-…``, to be deleted). A
-    sample of the same parameters that lies there already is left as it is.
+    Everything is made in a temporary folder within ``out`` first, so an interrupted run leaves nothing half-made; what
+    a killed one leaves (``.part-…``) the next one deletes. A sample of the same parameters that lies there already is
+    left as it is.
 
     Args:
         out: folder to write; created where it is missing.
@@ -191,27 +176,33 @@ def write_sample(
     }
 
     # before any work: what is there already, and may we write
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().absolute()
+    is_new = not out.exists()
     with _os_errors(out):
-        out = out.resolve()
-        found = _read(out)
-        wanted = {**parameters, "rules": asdict(rules)}
-        if found is not None and not force and _same(found.parameters, wanted):
-            return found
-        if found is None or not force:
-            _refuse_occupied(out, found)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists() and not os.access(out, os.W_OK):
-            raise PermissionError(13, "no write permission")
-        # a mount point cannot be reached by renaming from outside
-        beside = out if os.path.ismount(out) else out.parent
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=beside))
+        present = _read(out)
+        # the intercept is solved from the rest
+        wanted = {**parameters, "rules": {**asdict(rules), "intercept": None}}
+        if present is not None and not force:
+            rules_there = {**present.parameters["rules"], "intercept": None}
+            if {**present.parameters, "rules": rules_there} == wanted:
+                return present
+        if present is None or not force:
+            _refuse_occupied(out, present)
+        out.mkdir(parents=True, exist_ok=True)
+        staging = out / f".part-{os.getpid()}"
+        (staging / "truth").mkdir(parents=True)
     try:
         with _os_errors(out):
             summary = _generate(staging, out, parameters, rules, progress)
-            _publish(staging, out)
+            # The summary goes first and comes last: without it there is no sample.
+            (out / SUMMARY_FILE).unlink(missing_ok=True)
+            (out / "truth").mkdir(exist_ok=True)
+            for name in (*FILES, SUMMARY_FILE):
+                (staging / name).replace(out / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
     return summary
 
 
@@ -246,8 +237,9 @@ def _generate(folder: Path, out: Path, parameters: dict, rules: Rules, progress:
     """Writes all files into ``folder`` and returns the summary as of ``out``."""
     seed = parameters["seed"]
     world = make_world(parameters["items"], rules, parameters["embedding_dim"], _stream(seed, 0))
-    _write_items(folder / "item_info.parquet", world)
-    (folder / "truth").mkdir()
+    columns = {"item_id": np.arange(world.topic.size), "item_tags": world.tags}
+    columns[f"item_emb_d{world.embedding.shape[1]}"] = world.embedding
+    _write_table(folder / "item_info.parquet", [columns])
 
     splits, first_user = {}, 1
     sizes = {"train": parameters["rows"], "valid": parameters["valid_rows"], "test": parameters["test_rows"]}
@@ -255,101 +247,69 @@ def _generate(folder: Path, out: Path, parameters: dict, rules: Rules, progress:
     with tqdm(total=sum(sizes.values()), desc="sample", unit="row", unit_scale=True, disable=silent) as bar:
         for number, (name, size) in enumerate(sizes.items(), start=1):
             users = min(size, max(1, round(size * parameters["users"] / parameters["rows"])))
-            split = _Split(name, number, size, users, first_user)
-            splits[name] = _write_split(folder, split, world, parameters, bar.update)
+            per_user = _rows_per_user(size, users, _stream(seed, number))
+            splits[name] = _write_split(folder, name, number, per_user, first_user, world, parameters, bar.update)
             first_user += users
 
     summary = SampleSummary(out, {**parameters, "rules": asdict(world.rules)}, splits)
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "rows": summary.rows,
-        "items": summary.items,
-        "users": summary.users,
-        "seed": summary.seed,
-        "click_rate": summary.click_rate,
-        "splits": {name: asdict(split) for name, split in splits.items()},
-        "parameters": summary.parameters,
-    }
+    described = {name: asdict(split) for name, split in splits.items()}
+    content = {"schema_version": SCHEMA_VERSION, "splits": described, "parameters": summary.parameters}
     (folder / SUMMARY_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-@dataclass(frozen=True)
-class _Split:
-    """A split to write; ``number`` names its random streams, ``first_user`` is its smallest user id."""
-
-    name: str
-    number: int
-    rows: int
-    users: int
-    first_user: int
-
-    @property
-    def has_truth(self) -> bool:
-        return self.name != "train"
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows drawn together, (n,) each unless said otherwise.
-
-    Attributes:
-        user: index of the row's user within the chunk.
-        target: item ids.
-        history: (n, history_length) item ids, left-padded with 0, newest last.
-        counts: (n, T) history items per topic, or None where no truth is wanted.
-        label: 0 or 1.
-    """
-
-    user: IntArray
-    target: IntArray
-    history: IntArray
-    counts: IntArray | None
-    label: IntArray
-
-
 def _write_split(
-    folder: Path, split: _Split, world: World, parameters: dict, advance: Callable[[int], Any]
+    folder: Path,
+    name: str,
+    number: int,
+    per_user: IntArray,
+    first_user: int,
+    world: World,
+    parameters: dict,
+    advance: Callable[[int], Any],
 ) -> SplitSummary:
-    """Writes a split's parquet file and, except for train, its truth."""
-    seed = parameters["seed"]
-    per_user = _rows_per_user(split, _stream(seed, split.number))
-    bounds = _chunks(per_user)
-    length = parameters["history_length"]
-    clicks, truths = 0, []
-    with _TableWriter(folder / f"{split.name}.parquet") as writer:
-        for chunk, (start, stop) in enumerate(pairwise(bounds)):
-            rng = _stream(seed, split.number, 1 + chunk)
-            rows = _draw_rows(world, per_user[start:stop], length, split.has_truth, rng)
-            columns = {
-                "user_id": split.first_user + start + rows.user,
-                "item_id": rows.target,
-                "item_seq": rows.history,
-                "likes_level": world.likes[rows.target],
-                "views_level": world.views[rows.target],
-                "label": rows.label,
-            }
-            if split.name == "test":
+    """Writes a split's parquet file and, except for train, its truth.
+
+    Args:
+        folder: where it goes.
+        name: train, valid or test.
+        number: names its random streams.
+        per_user: (users,) rows of each user.
+        first_user: the smallest user id.
+        world: the catalogue.
+        parameters: of the sample.
+        advance: called with the rows written.
+    """
+    clicks, truths, rows = 0, [], int(per_user.sum())
+
+    def chunks() -> Iterator[dict[str, np.ndarray]]:
+        nonlocal clicks
+        for chunk, (start, stop) in enumerate(pairwise(_chunks(per_user))):
+            rng = _stream(parameters["seed"], number, 1 + chunk)
+            columns, truth = _draw_rows(world, per_user[start:stop], parameters["history_length"], name != "train", rng)
+            columns["user_id"] += first_user + start
+            clicks += int(columns["label"].sum())
+            truths.append(truth)
+            if name == "test":
                 del columns["label"]
-            writer.write(columns)
-            clicks += int(rows.label.sum())
-            if split.has_truth:
-                truths.append(_truth(world, rows))
-            advance(rows.label.size)
-    if not split.has_truth:
-        return SplitSummary(split.rows, split.users, clicks / split.rows)
+            yield columns
+            advance(columns["item_id"].size)
 
-    truth = {name: np.concatenate([t[name] for t in truths]) for name in truths[0]}
-    with _TableWriter(folder / "truth" / f"{split.name}.parquet") as writer:
-        writer.write(truth)
-    best, blind = (_auc(truth["label"], truth[name]) for name in ("probability", "blind_probability"))
-    return SplitSummary(split.rows, split.users, clicks / split.rows, best, blind)
+    _write_table(folder / f"{name}.parquet", chunks())
+    if name == "train":
+        return SplitSummary(rows, per_user.size, clicks / rows)
+    from sklearn.metrics import roc_auc_score  # a second that a run, which reads summaries only, need not wait
+
+    truth = {column: np.concatenate([t[column] for t in truths]) for column in truths[0]}
+    _write_table(folder / "truth" / f"{name}.parquet", [truth])
+    best, blind = (float(roc_auc_score(truth["label"], truth[p])) for p in ("probability", "blind_probability"))
+    return SplitSummary(rows, per_user.size, clicks / rows, best, blind)
 
 
-def _rows_per_user(split: _Split, rng: np.random.Generator) -> IntArray:
+def _rows_per_user(rows: int, users: int, rng: np.random.Generator) -> IntArray:
     """(users,) rows of each user: one, and a share of the others that varies between users."""
-    share = rng.standard_exponential(split.users)
-    return 1 + rng.multinomial(split.rows - split.users, share / share.sum())
+    share = rng.standard_exponential(users)
+    return 1 + rng.multinomial(rows - users, share / share.sum())
 
 
 def _chunks(per_user: IntArray) -> list[int]:
@@ -359,7 +319,9 @@ def _chunks(per_user: IntArray) -> list[int]:
     return [int(cut) for cut in np.unique(np.concatenate([[0], inner, [per_user.size]]))]
 
 
-def _draw_rows(world: World, per_user: IntArray, length: int, with_counts: bool, rng: np.random.Generator) -> _Rows:
+def _draw_rows(
+    world: World, per_user: IntArray, length: int, with_truth: bool, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     """Rows of users of their own interests, shuffled.
 
     A user's history grows by one item from each of their rows to the next, as far as it is long enough.
@@ -368,8 +330,11 @@ def _draw_rows(world: World, per_user: IntArray, length: int, with_counts: bool,
         world: the catalogue.
         per_user: (users,) rows of each.
         length: history length.
-        with_counts: whether to count topics.
+        with_truth: whether the click probabilities are wanted.
         rng: where the randomness comes from.
+
+    Returns:
+        The columns, (n,) or (n, length), users counted from 0; and the truth's, or None.
     """
     rules, users = world.rules, per_user.size
     interests = draw_interests(users, rules, rng)
@@ -389,78 +354,41 @@ def _draw_rows(world: World, per_user: IntArray, length: int, with_counts: bool,
     source = np.arange(seen.sum()) + np.repeat(offset[user] - (np.cumsum(seen) - seen), seen)
     history = np.zeros((user.size, length), dtype=np.int64)
     history[np.arange(length) >= (length - seen)[:, None]] = acted[source]
-    counts = None
-    if with_counts:
-        cell = np.repeat(np.arange(user.size), seen) * rules.topics + topics[source]
-        counts = np.bincount(cell, minlength=user.size * rules.topics).reshape(user.size, rules.topics)
-
     theirs = interests[user]
     shown = draw_topics(theirs, rules.exposure, rules.topics, rng)
     target = world.draw_items(shown, rng)
     member = (theirs == shown[:, None]).any(axis=1)
     label = (rng.random(user.size) < world.click_probability(member, target)).astype(np.int64)
-    return _Rows(user, target, history, counts, label)
-
-
-def _truth(world: World, rows: _Rows) -> dict[str, np.ndarray]:
-    """Label and exact click probabilities of ``rows``, with and without the history."""
-    topic = world.topic[rows.target]
-    exact = world.click_probability(membership(rows.counts, topic, world.rules), rows.target)
-    blind = world.click_probability(membership(None, topic, world.rules), rows.target)
-    return {
-        "label": rows.label.astype(np.int8),
-        "probability": exact.astype(np.float32),
-        "blind_probability": blind.astype(np.float32),
+    columns = {
+        "user_id": user,
+        "item_id": target,
+        "item_seq": history,
+        "likes_level": world.likes[target],
+        "views_level": world.views[target],
+        "label": label,
     }
+    if not with_truth:
+        return columns, None
+    cell = np.repeat(np.arange(user.size), seen) * rules.topics + topics[source]
+    counts = np.bincount(cell, minlength=user.size * rules.topics).reshape(user.size, rules.topics)
+    truth = {"label": label.astype(np.int8)}
+    for name, known in (("probability", counts), ("blind_probability", None)):
+        known = membership(known, world.topic[target], rules)
+        truth[name] = world.click_probability(known, target).astype(np.float32)
+    return columns, truth
 
 
-def _write_items(path: Path, world: World) -> None:
-    """Writes the item table, row i item i."""
-    with _TableWriter(path) as writer:
-        writer.write(
-            {
-                "item_id": np.arange(world.topic.size),
-                "item_tags": world.tags,
-                f"item_emb_d{world.embedding.shape[1]}": world.embedding,
-            }
-        )
-
-
-class _TableWriter:
-    """A parquet file written in row groups from named arrays; an (n, m) array becomes a list column."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Appends one row group."""
-        table = pa.table({name: _column(values) for name, values in columns.items()})
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
-        self._writer.write_table(table, row_group_size=table.num_rows)
-
-    def __enter__(self) -> _TableWriter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    """An Arrow array of (n,) values, or of n lists for (n, m)."""
-    if values.ndim == 1:
-        return pa.array(values)
-    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).reshape(-1)))
-
-
-def _auc(label: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve, ties counted half."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(label, score))
+def _write_table(path: Path, parts: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """A parquet file with a row group for each of ``parts``, named arrays; an (n, m) array becomes a list column."""
+    writer = None
+    try:
+        for columns in parts:
+            table = pa.table({name: v if v.ndim == 1 else list_array(v) for name, v in columns.items()})
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table, row_group_size=table.num_rows)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:
@@ -468,45 +396,19 @@ def _stream(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
-def _publish(staging: Path, out: Path) -> None:
-    """Moves the finished sample to its place."""
-    if not out.exists():
-        staging.chmod(0o777 & ~_umask())  # mkdtemp made it private
-        staging.rename(out)
-        return
-    # into the folder that is there: it may be somebody's current directory, and keep other files beside a
-    # sample being replaced. The summary goes first and comes last: without it there is no sample.
-    (out / SUMMARY_FILE).unlink(missing_ok=True)
-    (out / "truth").mkdir(exist_ok=True)
-    for name in (*FILES, SUMMARY_FILE):
-        (staging / name).replace(out / name)
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two sets of parameters make the same sample."""
-
-    def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-        # the intercept is solved from the rest
-        return {**parameters, "rules": {**parameters["rules"], "intercept": None}}
-
-    return given(one) == given(other)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _refuse_occupied(out: Path, found: SampleSummary | None) -> None:
-    """Raises DataError unless ``out`` is missing or an empty folder."""
+def _refuse_occupied(out: Path, present: SampleSummary | None) -> None:
+    """Raises DataError unless ``out`` is missing or an empty folder; deletes what a killed run left there."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; the sample needs a folder. Give a new or an empty one.")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists():
         return
-    if found is not None:
-        have = ", ".join(f"{k} {found.parameters.get(k)}" for k in ("rows", "items", "seed"))
+    for left in out.glob(".part-*"):
+        if left.name[6:].isdecimal() and not is_running(int(left.name[6:])):
+            shutil.rmtree(left)
+    if not any(out.iterdir()):
+        return
+    if present is not None:
+        have = ", ".join(f"{k} {present.parameters.get(k)}" for k in ("rows", "items", "seed"))
         raise DataError(
             f"{out} already holds a sample of other parameters ({have}). Give another folder, or delete this one first."
         )

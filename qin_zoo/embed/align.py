@@ -22,14 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from qin_zoo.data.columns import open_table
-from qin_zoo.data.item_files import check_output, in_folder, write_columns, write_report
+from qin_zoo.data.item_files import check_output, in_folder, list_array, write_columns, write_report
 from qin_zoo.data.mapped import Column
 from qin_zoo.embed.codes import has_embedding, read_embeddings
 from qin_zoo.errors import DataError
@@ -246,6 +245,7 @@ class Projection(nn.Module):
                     parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, d) -> (B, dim), each of length 1."""
         z = F.linear(x, self.weight)
         if self.hidden is not None:
             z = z + F.linear(torch.relu(self.hidden(x)), self.out)
@@ -409,9 +409,7 @@ def align_folder(
     embeddings = read_embeddings(info, column, cache_dir)
     clicks = read_co_clicks(in_folder(folder, "train.parquet"), len(embeddings), cache_dir, _reading(progress))
     aligned, report = align_embeddings(embeddings, clicks, options, (column, out_column), progress)
-    offsets = np.arange(0, aligned.numel() + 1, options.dim, dtype=np.int32)
-    vectors = pa.ListArray.from_arrays(offsets, aligned.numpy().reshape(-1))
-    write_columns(info, output, {out_column: vectors})
+    write_columns(info, output, {out_column: list_array(aligned.numpy())})
     write_report(output, asdict(report))
     return output, report
 

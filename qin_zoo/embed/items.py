@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.sources import ParquetSource, at, check_file
 from qin_zoo.errors import DataError, first_line, suggest
 
-ITEM_FILE = "item_info.parquet"
 # Where a column of text is looked for, in this order.
 TEXT_FILES = ("item_text.parquet", "item_kg.parquet", "item_feature.parquet", ITEM_FILE)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,7 @@ import numpy as np
 from qin_zoo.data.sources import Chunk, ParquetSource, at, check_file
 from qin_zoo.embed.items import Inputs, check_ids
 from qin_zoo.errors import DataError, first_line, suggest
-
-_HASH_BYTES = 1 << 22
+from qin_zoo.files import file_digest
 
 
 class Precomputed:
@@ -55,7 +53,11 @@ class Precomputed:
         return _RowInputs(self._path, num_items)
 
     def fit(self, inputs: Inputs) -> None:
-        """Finds the vectors of the items; of a parquet file they are first laid out in a temporary file."""
+        """Finds the vectors of the items; of a parquet file they are first laid out in a temporary file.
+
+        Raises:
+            DataError: rows, ids or lengths that do not fit the items.
+        """
         if self._table is None:
             self._table = self._lay_out(len(inputs))
         elif len(self._table) != len(inputs):
@@ -141,11 +143,7 @@ class _RowInputs:
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"rows {self._num_items}".encode())
-        with open(self._path, "rb") as file:
-            while part := file.read(_HASH_BYTES):
-                digest.update(part)
-        return digest.hexdigest()
+        return file_digest(self._path, before=f"rows {self._num_items}".encode())
 
     def __len__(self) -> int:
         return self._num_items

@@ -82,7 +82,7 @@ class Writer:
         return int(self._progress[0])
 
     def write(self, rows: np.ndarray) -> None:
-        """Appends rows (B, D), and only then says that they are there."""
+        """Appends rows (B, D), and only then says that they are there; DataError where they cannot be written."""
         rows = np.ascontiguousarray(rows, np.float32)
         start, file = self.rows_done, self._dataset.file
         try:

@@ -12,7 +12,6 @@ no part in the fit and stay zero; where [text; image] lacks one of the two, that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qin_zoo.data.item_files import ITEM_FILE, list_array, write_report
 from qin_zoo.data.kept import keep, kept
 from qin_zoo.data.sources import ParquetSource, at, check_file
-from qin_zoo.embed.items import ITEM_FILE
 from qin_zoo.embed.store import EmbeddingStore, Stored
 from qin_zoo.errors import DataError, suggest
 from qin_zoo.files import replace_file
@@ -159,9 +158,7 @@ def fuse(
     with replace_file(report.path) as file:
         _write_table(table, file, report.column, projections)
         sidecar.unlink(missing_ok=True)  # it must not describe another table
-    content = {"schema_version": SCHEMA_VERSION, **asdict(report), "path": report.path.name}
-    with replace_file(sidecar) as file:
-        file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(report.path, {"schema_version": SCHEMA_VERSION, **asdict(report), "path": report.path.name})
     return report
 
 
@@ -282,8 +279,7 @@ def _write_table(table: Path, out: Path, column: str, projections: Sequence[Proj
                     )
                 blocks = [(begin, min(begin + _BLOCK_ROWS, stop)) for begin in range(start, stop, _BLOCK_ROWS)]
                 vectors = np.vstack([np.hstack([p.rows(*block) for p in projections]) for block in blocks])
-                offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
-                lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
+                lists = list_array(vectors)
                 columns = [lists if f.name == column else batch.column(f.name) for f in schema]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
                 start = stop

@@ -21,6 +21,9 @@ def launch(devices: int, argv: list[str]) -> int:
     Args:
         devices: number of processes, one for each GPU, or sharing the CPU.
         argv: arguments, without the one that asked for several processes.
+
+    Raises:
+        QinZooError: they cannot be started.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -1,4 +1,8 @@
-"""Which tuners are alive: told by a lock that ends with its processes, or by a beat that other machines see."""
+"""Which tuners are alive: told by a lock that ends with its processes, or by a beat that other machines see.
+
+By hand: with Optuna's heartbeat a search that was killed would go on only when its grace period is over (measured: 5.9
+of 6 s; the lock tells at once), and its callback, which comes when a trial has ended, cannot note that it was lost.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +35,13 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def release(self) -> None:
+        """Lets go of it, and removes the file."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
 
 def lock_path(folder: Path, tuner: str) -> Path:
+    """Where the lock of a tuner of this name lies."""
     return folder / f".{tuner}.lock"
 
 

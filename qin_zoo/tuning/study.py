@@ -130,10 +130,6 @@ class SharedStudy:
         again = {"lost", "withdrawn"} & trial.user_attrs.keys() or trial._trial_id in self._failed_before
         return not again
 
-    def has_free_slot(self) -> bool:
-        by_slot = self._by_slot()
-        return any(not any(map(self._is_taken, by_slot[slot])) for slot in range(self.slots))
-
     def others_running(self) -> int:
         """How many trials other tuners are working on."""
         return sum(t.state == TrialState.RUNNING and t.user_attrs["tuner"] != self.tuner for t in self._all())

@@ -13,9 +13,9 @@ def test_sample_writes_and_reports(tmp_path):
     result = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
     made = read_summary(tmp_path / "s")
-    assert (made.rows, made.items, made.seed) == (300, 60, 7)
-    for figure in (f"{made.best_auc['valid']:.4f}", f"{made.blind_auc['test']:.4f}", f"{made.click_rate:.4f}"):
-        assert figure in result.output
+    assert (made.splits["train"].rows, made.items, made.seed) == (300, 60, 7)
+    for figure in (made.best_auc["valid"], made.blind_auc["test"], made.splits["train"].click_rate):
+        assert f"{figure:.4f}" in result.output
 
 
 def test_bad_argument_is_a_data_error(tmp_path):

@@ -3,7 +3,8 @@
 import errno
 import json
 import os
-import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_layout(made, tables):
         assert table.num_rows == made.splits[name].rows
         assert all(table[c].null_count == 0 for c in table.column_names)
         assert lists(table, "item_seq").shape == (table.num_rows, 100)
-    assert tables["train.parquet"].num_rows == made.rows == ROWS
+    assert tables["train.parquet"].num_rows == made.splits["train"].rows == ROWS
     assert tables["test.parquet"].num_rows == 2000
 
     items = tables["item_info.parquet"]
@@ -87,7 +88,8 @@ def test_rows(tables, split):
 
 def test_users(made, tables):
     ids = [np.unique(tables[f"{s}.parquet"]["user_id"].to_numpy()) for s in ("train", "valid", "test")]
-    np.testing.assert_array_equal(np.concatenate(ids), np.arange(1, made.users + 1))
+    users = sum(split.users for split in made.splits.values())
+    np.testing.assert_array_equal(np.concatenate(ids), np.arange(1, users + 1))
     assert ids[0].size == round(ROWS / 3.6)
 
 
@@ -126,7 +128,7 @@ def test_summary(made, tables):
         assert made.best_auc[name] > made.blind_auc[name] + 0.08
         assert made.splits[name].click_rate == pytest.approx(label.mean())
     assert set(made.best_auc) == set(made.blind_auc) == {"valid", "test"}
-    assert made.click_rate == pytest.approx(tables["train.parquet"]["label"].to_numpy().mean())
+    assert made.splits["train"].click_rate == pytest.approx(tables["train.parquet"]["label"].to_numpy().mean())
     assert abs(made.splits["valid"].click_rate - 0.25) < 0.015
     assert (made.seed, made.items) == (1, ITEMS)
     assert made.parameters["rules"]["intercept"] < 0
@@ -135,15 +137,13 @@ def test_summary(made, tables):
     assert again == made
     assert again.path == made.path
     content = json.loads((made.path / "sample.json").read_text())
-    assert content["rows"] == ROWS
-    assert content["users"] == made.users
     assert content["splits"]["valid"]["best_auc"] == made.best_auc["valid"]
 
 
 def test_default_sample_is_worth_learning(tmp_path):
     """At 2,000 items: a quarter of clicks, the best AUC near 0.92, the history needed for most of it."""
     made = write_sample(tmp_path / "s", 10_000, valid_rows=10_000)
-    assert abs(made.click_rate - 0.25) < 0.02
+    assert abs(made.splits["train"].click_rate - 0.25) < 0.02
     assert 0.88 < made.best_auc["valid"] < 0.94
     assert made.blind_auc["valid"] < made.best_auc["valid"] - 0.08
 
@@ -262,10 +262,12 @@ def test_empty_folder_and_missing_parents(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "a" / "b") == ["c"]
 
 
-def test_new_folder_has_ordinary_permissions(tmp_path):
-    small(tmp_path / "s")
-    (tmp_path / "plain").mkdir()
-    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+def test_what_a_killed_run_left_is_deleted(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".part-{dead.pid}" / "truth").mkdir(parents=True)
+    small(tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1, "splits": []}'])
@@ -298,7 +300,7 @@ def test_interrupted(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "_truth", interrupt)
+    monkeypatch.setattr(sample, "membership", interrupt)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path / "s")
     assert not any(tmp_path.iterdir())
@@ -317,10 +319,10 @@ def test_no_write_permission(tmp_path):
 def test_no_permission_is_said_with_the_path(tmp_path, monkeypatch):
     """What the test above shows of the file system, for when root runs the suite."""
 
-    def refuse(*args, dir=None, **kwargs):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(sample.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(DataError, match=r"Cannot write the sample .*/s: Permission denied \(.+\)"):
         small(tmp_path / "s")
 

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from qin_zoo.bench.latency import Latency, draw_latency, print_latency
+from qin_zoo.bench.latency import Latency, draw_latency
 from qin_zoo.cli import app
+from qin_zoo.cli.bench import print_latency
 from qin_zoo.errors import ConfigError
 
 SMALL = ("embedding_dim=8", "num_layers=1", "max_len=8")

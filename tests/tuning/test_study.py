@@ -63,7 +63,7 @@ class TestSlots:
         assert points == [{"units": u, "seed": s} for u in ([64, 32], [16]) for s in (1, 2, 3)]
         assert states(one) == {"RUNNING": 6}
         assert one.others_running() == other.others_running() == 3
-        assert not one.has_free_slot()
+        assert one.claim() is None
 
     def test_several_processes(self, tuner_file, project):
         """Three tuners claim as fast as they can while one after another is killed: every slot is done once."""

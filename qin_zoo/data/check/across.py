@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
 from qin_zoo.data.check.findings import Findings, tally_of
 from qin_zoo.data.check.splits import Split
@@ -19,21 +20,21 @@ SHIFT_TIMES = 3
 
 def duplicates(split: Split) -> np.ndarray:
     """(n,) bool, rows equal in every column to an earlier one; rows with empty histories are never meant."""
-    return _again(split.full) & (split.length > 0)
+    return repeated(split.full) & (split.length > 0)
+
+
+def repeated(values: np.ndarray) -> np.ndarray:
+    """(n,) bool, where an equal value comes earlier."""
+    return ~pl.Series(values).is_first_distinct().to_numpy()
 
 
 def contradictions(split: Split) -> np.ndarray:
     """(n,) bool, rows whose user, item and history occur with both labels; empty histories are never meant."""
-    out = np.zeros(split.rows, bool)
-    if split.label is None or split.rows == 0:
-        return out
-    order = np.argsort(split.key, kind="stable")
-    key, label = split.key[order], split.label[order]
-    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    sizes = np.diff(np.append(starts, len(key)))
-    both = np.logical_or.reduceat(label == 0, starts) & np.logical_or.reduceat(label == 1, starts)
-    out[order] = np.repeat(both, sizes)
-    return out & (split.length > 0)
+    if split.label is None:
+        return np.zeros(split.rows, bool)
+    rows = pl.DataFrame({"key": split.key, "label": split.label})
+    both = (pl.col("label") == 0).any().over("key") & (pl.col("label") == 1).any().over("key")
+    return rows.select(both).to_series().to_numpy() & (split.length > 0)
 
 
 def rows_per_user(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,12 +124,3 @@ def click_rate(split: Split) -> float:
     if split.label is None or not (split.label >= 0).any():
         return float("nan")
     return float(split.label[split.label >= 0].mean())
-
-
-def _again(values: np.ndarray) -> np.ndarray:
-    """(n,) bool where an equal value comes earlier."""
-    again = np.zeros(len(values), bool)
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    again[order[1:][ordered[1:] == ordered[:-1]]] = True
-    return again

@@ -12,7 +12,7 @@ EXAMPLES = 5
 
 _FETCH = "Fetch or write the file again."
 _ENCODE = "Encode the files again from the same table of ids."
-_FIX = "`qin-zoo data check DIR --fix OUT` mends a copy."
+FIX = "`qin-zoo data check DIR --fix OUT` mends a copy."
 
 # code -> (severity, how to mend it)
 CODES: dict[str, tuple[str, str]] = {
@@ -23,18 +23,18 @@ CODES: dict[str, tuple[str, str]] = {
     "missing-column": ("error", "Add the column or rename the one that holds it."),
     "wrong-type": ("error", "Cast the column and write the file again."),
     "history-not-ids": ("error", "Store each history as a list of integer item ids, newest last."),
-    "null-value": ("error", f"Fill the nulls (ids: 0, histories: an empty list) or drop those rows. {_FIX}"),
+    "null-value": ("error", f"Fill the nulls (ids: 0, histories: an empty list) or drop those rows. {FIX}"),
     # rows of a split
-    "negative-id": ("error", f"Ids count from 0, and 0 is padding: encode the column again. {_FIX}"),
-    "padding-target": ("warning", f"Item 0 is padding: give the row its item or drop it. {_FIX}"),
-    "unknown-item": ("error", f"{_ENCODE} {_FIX}"),
-    "unknown-history-item": ("error", f"{_ENCODE} {_FIX}"),
-    "unknown-user": ("error", "Write the split and user_info.parquet from the same data."),
-    "history-too-short": ("error", "Write the split and user_info.parquet from the same data."),
-    "label-not-binary": ("error", f"Labels are clicks: map them to 0 and 1. {_FIX}"),
+    "negative-id": ("error", f"Ids count from 0, and 0 is padding: encode the column again. {FIX}"),
+    "padding-target": ("warning", f"Item 0 is padding: give the row its item or drop it. {FIX}"),
+    "unknown-item": ("error", f"{_ENCODE} {FIX}"),
+    "unknown-history-item": ("error", f"{_ENCODE} {FIX}"),
+    "unknown-user": ("error", f"Write the split and user_info.parquet from the same data. {FIX}"),
+    "history-too-short": ("error", f"Write the split and user_info.parquet from the same data. {FIX}"),
+    "label-not-binary": ("error", f"Labels are clicks: map them to 0 and 1. {FIX}"),
     "label-missing": ("error", "Join the labels to the rows; only the test split may lack them."),
     "label-one-class": ("error", "Sample rows with both labels; AUC is undefined for one class."),
-    "level-out-of-range": ("error", f"Bucket the counts into 0…10 again. {_FIX}"),
+    "level-out-of-range": ("error", f"Bucket the counts into 0…10 again. {FIX}"),
     "history-length-varies": ("note", "Nothing to do here; FuxiCTR's own loader wants one length."),
     "long-history": ("note", "Nothing to do: models read the newest items."),
     "no-history": ("warning", "Join the histories again; a sequence model has nothing to read."),
@@ -46,19 +46,19 @@ CODES: dict[str, tuple[str, str]] = {
     "missing-padding-row": ("error", "Put a row of zeros for item 0 before the first."),
     "duplicate-item": ("error", "Keep one row for each item id."),
     "user-order": ("error", "Sort by user index and give every index a row: row i has to describe user i."),
-    "broken-embedding": ("error", f"Replace NaN and infinite values. {_FIX}"),
-    "embedding-length": ("error", f"Give every item a vector of one length. {_FIX}"),
-    "zero-embedding": ("warning", f"Compute the item's embedding, or use the mean of the others. {_FIX}"),
-    "padding-row-not-zero": ("warning", f"Set the padding row to zeros. {_FIX}"),
+    "broken-embedding": ("error", f"Replace NaN and infinite values. {FIX}"),
+    "embedding-length": ("error", f"Give every item a vector of one length. {FIX}"),
+    "zero-embedding": ("warning", f"Compute the item's embedding, or use the mean of the others. {FIX}"),
+    "padding-row-not-zero": ("warning", f"Set the padding row to zeros. {FIX}"),
     "repeated-embedding": ("warning", "Look at those items' images and texts: a placeholder was probably embedded."),
     "embedding-norm-outlier": ("warning", "Compute those embeddings again, or normalise all of them."),
-    "negative-tag": ("error", f"Tag ids count from 1, and 0 is padding. {_FIX}"),
-    "tag-beyond-vocabulary": ("warning", f"Encode the tags again, or name their number with --tags. {_FIX}"),
-    "tag-padding-inside": ("warning", f"Move the zeros to the end. {_FIX}"),
+    "negative-tag": ("error", f"Tag ids count from 1, and 0 is padding. {FIX}"),
+    "tag-beyond-vocabulary": ("warning", f"Encode the tags again, or name their number with --tags. {FIX}"),
+    "tag-padding-inside": ("warning", f"Move the zeros to the end. {FIX}"),
     # between rows and files
-    "duplicate-rows": ("warning", f"Keep one of each. {_FIX}"),
-    "contradictory-labels": ("warning", f"Drop them: a model cannot tell them apart. {_FIX}"),
-    "extreme-user": ("warning", f"Drop them or cap their rows: probably no single person. {_FIX}"),
+    "duplicate-rows": ("warning", f"Keep one of each. {FIX}"),
+    "contradictory-labels": ("warning", f"Drop them: a model cannot tell them apart. {FIX}"),
+    "extreme-user": ("warning", f"Drop them or cap their rows: probably no single person. {FIX}"),
     "split-leakage": ("warning", "Take those rows out of the training split before comparing models."),
     "click-rate-shift": ("note", "Scores are not calibrated across the splits; AUC does not mind."),
     "history-shift": ("warning", "Say it with every figure: other histories are tested than are trained on."),
@@ -107,6 +107,7 @@ class Findings:
         tally: Tally | None = None,
         severity: str | None = None,
     ) -> None:
+        """Adds one; ``severity`` where it is another than usual, ``tally`` where single rows are concerned."""
         usual, mend = CODES[code]
         if severity == "note" and usual != "note":
             mend = "Nothing to do."  # so few, or so ordinary, that it is only said

@@ -13,29 +13,15 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from qin_zoo.data.check.across import contradictions, duplicates, extreme_limit
+from qin_zoo.data.check.findings import FIX
 from qin_zoo.data.check.folder import Report, tag_limit
-from qin_zoo.data.check.items import ITEM_FILE, USER_FILE
+from qin_zoo.data.check.items import USER_FILE
 from qin_zoo.data.check.splits import LEVELS, TOP_LEVEL, Rules, Split, id_columns
 from qin_zoo.data.check.tables import BATCH_ROWS, Lists, ParquetTable, lists, matrices, scalars
-from qin_zoo.data.item_layout import HISTORY, PER_USER, USER_HISTORY
+from qin_zoo.data.item_files import ITEM_FILE
+from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER, USER_HISTORY
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file
-
-# What leaving out rows and replacing values cannot mend.
-_STRUCTURAL = (
-    "missing-file",
-    "unreadable-file",
-    "empty-file",
-    "missing-column",
-    "wrong-type",
-    "history-not-ids",
-    "label-missing",
-    "item-order",
-    "missing-padding-row",
-    "duplicate-item",
-    "user-order",
-)
-_ORDER = ("wrong values", "contradictory labels", "duplicates", "extreme users")
 
 
 @dataclass
@@ -79,7 +65,7 @@ def fix_folder(report: Report, out: str | Path, tags: int | None = None, progres
         QinZooError: ``out`` cannot be written.
     """
     out = _new_folder(report.path, Path(out).expanduser())
-    structural = [f for f in report.errors if f.code in _STRUCTURAL]
+    structural = [f for f in report.errors if FIX not in f.mend and f.code != "label-one-class"]
     if structural:
         listed = "; ".join(f"{f.file}: {f.message} ({f.code})" for f in structural[:5])
         raise DataError(f"{report.path} cannot be mended by leaving out rows: {listed}. Mend that first.")
@@ -143,10 +129,9 @@ def _split_change(
     keep = np.ones(split.rows, bool)
     if split.name in ("train", "valid"):
         masks = {"wrong values": split.bad, "contradictory labels": contradictions(split)}
-        masks |= {"duplicates": duplicates(split)}
-        for rule in _ORDER[:3]:
-            counts[f"rows left out: {rule}"] = int((keep & masks[rule]).sum())
-            keep &= ~masks[rule]
+        for rule, mask in (masks | {"duplicates": duplicates(split)}).items():
+            counts[f"rows left out: {rule}"] = int((keep & mask).sum())
+            keep &= ~mask
     if split.name == "train":
         before = keep.sum()
         mended.limit = _drop_extremes(split.user, keep)
@@ -200,7 +185,7 @@ def _repad(batch: pa.RecordBatch, rules: Rules, counts: dict[str, int]) -> pa.Re
 
 def _clean_test(batch: pa.RecordBatch, per_user: bool, rules: Rules, counts: dict[str, int]) -> pa.RecordBatch:
     """Puts 0 for ids that are none and clips levels."""
-    user, item = id_columns(PER_USER) if per_user else ("user_id", "item_id")
+    user, item = id_columns(PER_USER if per_user else PER_ROW)
     for column in (user, item, *LEVELS):
         if column not in batch.schema.names:
             continue

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from qin_zoo.data.check.across import check_rows, check_splits
 from qin_zoo.data.check.findings import CODES, Finding, Findings
-from qin_zoo.data.check.items import ITEM_FILE, TAG_VOCABULARY, USER_FILE, Items, read_items, read_users
+from qin_zoo.data.check.items import TAG_VOCABULARY, USER_FILE, Items, read_items, read_users
 from qin_zoo.data.check.splits import Rules, Split, read_split
 from qin_zoo.data.check.statistics import Statistics, statistics_of
 from qin_zoo.data.check.tables import Lists, ParquetTable
+from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.item_layout import PER_ROW, PER_USER, Layout
 from qin_zoo.errors import DataError
 

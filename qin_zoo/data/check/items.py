@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from qin_zoo.data.check.across import repeated
 from qin_zoo.data.check.findings import Findings, Tally, tally_of
 from qin_zoo.data.check.splits import has_column, id_columns
 from qin_zoo.data.check.tables import Lists, ParquetTable, lists, matrices, matrix_hash, scalars
 from qin_zoo.data.item_layout import PER_USER, USER_HISTORY, Layout
 
-ITEM_FILE, USER_FILE = "item_info.parquet", "user_info.parquet"
+USER_FILE = "user_info.parquet"
 TAG_VOCABULARY = 11_740
 """The challenge's tags, padding included."""
 REPEATED_SHARE = 0.01
@@ -30,13 +31,11 @@ class Items:
         rows: its rows, padding included.
         norms: embedding column -> (items,) norms, NaN where the vector is broken; padding left out.
         dims: embedding column -> length of its vectors.
-        tags: tag column -> (tagged items, greatest tag).
     """
 
     rows: int
     norms: dict[str, np.ndarray] = field(default_factory=dict)
     dims: dict[str, int] = field(default_factory=dict)
-    tags: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_items(
@@ -90,7 +89,7 @@ def read_items(
     for name in vectors:
         items.norms[name], items.dims[name] = checks[name].finish(table.name, name, findings)
     for name in tags:
-        items.tags[name] = checks[name].finish(table.name, name, findings)
+        checks[name].finish(table.name, name, findings)
     return items
 
 
@@ -104,9 +103,7 @@ def _numbering(file: str, column: str, what: str, ids: np.ndarray, null: np.ndar
         message = f"expected row 0 to be padding, item 0; found item {ids[0]}"
         findings.add("missing-padding-row", file, column, message)
         expected = expected + 1
-    order = np.argsort(ids, kind="stable")
-    again = np.zeros(len(ids), bool)
-    again[order[1:][ids[order[1:]] == ids[order[:-1]]]] = True
+    again = repeated(ids)
     if again.any():
         code = "duplicate-item" if what == "item" else "user-order"
         findings.add_tally(code, file, column, f"each {what} once", tally_of(again, ids))
@@ -182,7 +179,7 @@ class _Tags:
     dtype = np.int64
 
     def __init__(self, vocabulary: int) -> None:
-        self.vocabulary, self.tagged, self.greatest, self.padding = vocabulary, 0, 0, False
+        self.vocabulary, self.padding = vocabulary, False
         self.null, self.negative, self.beyond, self.inside = Tally(), Tally(), Tally(), Tally()
 
     def read(self, row: int, column: Lists) -> None:
@@ -200,17 +197,14 @@ class _Tags:
             self.inside.add(row + np.unique(owner[1:][gap]), np.array(["a tag after a zero"]))
         if row == 0 and values[: offsets[1]].any():
             self.padding = True
-        self.tagged += len(np.unique(owner[values != 0]))
-        self.greatest = max(self.greatest, int(values.max(initial=0)))
 
-    def finish(self, file: str, name: str, findings: Findings) -> tuple[int, int]:
+    def finish(self, file: str, name: str, findings: Findings) -> None:
         findings.add_tally("null-value", file, name, "a list in each row", self.null)
         findings.add_tally("negative-tag", file, name, "ids from 0 on", self.negative)
         findings.add_tally("tag-beyond-vocabulary", file, name, f"ids below {self.vocabulary:,}", self.beyond)
         findings.add_tally("tag-padding-inside", file, name, "zeros only after the tags", self.inside)
         if self.padding:
             findings.add("padding-row-not-zero", file, name, "expected zeros in row 0, found tags")
-        return self.tagged, self.greatest
 
 
 def read_users(path: Path, items: int | None, findings: Findings, advance: Callable[[int], object]) -> Lists | None:

@@ -40,13 +40,13 @@ class Split:
         file: the file's name.
         label_column: the label's column, or None.
         user, item: ids.
-        label: 0, 1, or -1 where it is neither; None without labels.
-        level: the first level column, or None.
         length: history items.
         key: hash of user, item and history.
         full: hash of all columns.
         repeats: whether the target stands in its history.
         bad: rows with a value they must not hold.
+        label: 0, 1, or -1 where it is neither; None without labels.
+        level: the first level column, or None.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Split:
     label_column: str | None
     user: np.ndarray
     item: np.ndarray
-    label: np.ndarray | None
-    level: np.ndarray | None
     length: np.ndarray
     key: np.ndarray
     full: np.ndarray
     repeats: np.ndarray
     bad: np.ndarray
+    label: np.ndarray | None = None
+    level: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -267,7 +267,7 @@ class _Reader:
         seen = self._ids("seq_len", columns)
         repeats, users = np.zeros(len(user), bool), self.rules.users
         if users is None:
-            return seen.astype(np.int32), mixed_length(seen), repeats
+            return seen.astype(np.int32), seen.astype(np.uint64), repeats
         count = len(users.offsets) - 1
         unknown = user >= count
         self._wrong("unknown-user", self.user, f"users below {count:,}, the rows of user_info.parquet", unknown, user)
@@ -279,7 +279,7 @@ class _Reader:
         ends = starts + np.where(unknown, 0, np.clip(seen, 0, has))
         for part, matrix in matrices(users.values, starts, ends):
             repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
-        return seen.astype(np.int32), mixed_length(seen), repeats
+        return seen.astype(np.int32), seen.astype(np.uint64), repeats
 
     def finish(self) -> Split:
         """The findings of the pass and the split."""
@@ -289,15 +289,7 @@ class _Reader:
                 tally.values = [f"others, as in row {tally.rows[0]:,}"]
             findings.add_tally(code, file, column, expected, tally)
         data = {part: np.concatenate(arrays) for part, arrays in self.parts.items()}
-        split = Split(
-            self.name,
-            file,
-            self.label,
-            *(data[p] for p in ("user", "item")),
-            data.get("label"),
-            data.get("level"),
-            *(data[p] for p in ("length", "key", "full", "repeats", "bad")),
-        )
+        split = Split(self.name, file, self.label, **data)
         if split.label is not None and (split.label >= 0).any():
             present = np.unique(split.label[split.label >= 0])
             if len(present) == 1:
@@ -332,11 +324,6 @@ class _Reader:
             share = rows.size / split.rows
             message = f"the target stands in its own history in {share:.2%} of the rows{told}"
             findings.add("target-in-history", file, column, message, tally, severity)
-
-
-def mixed_length(seen: np.ndarray) -> np.ndarray:
-    """The history's stand-in where it is a user's first ``seen`` entries."""
-    return seen.astype(np.uint64)
 
 
 def _hashable(kind: pa.DataType) -> bool:

@@ -12,40 +12,6 @@ from qin_zoo.data.check.splits import TOP_LEVEL, Split
 
 
 @dataclass(frozen=True)
-class SplitFigures:
-    """A split in numbers; NaN where there is nothing to count.
-
-    Attributes:
-        rows, users, items: how many.
-        clicks: share of clicks.
-        top_rows, top_clicks: share of the rows, and of the clicks, of the hundredth of the users (rounded up) with most
-            rows.
-        half: how many users, those with most rows first, have half of the rows.
-        history: least, median, mean and greatest number of history items.
-        quartiles: the first and the third of them.
-        no_history: share of rows without any.
-        cold_items, cold_users: share of rows whose item or user the training split has no row of.
-        duplicates: share of rows equal to an earlier one.
-        in_history: share of rows whose target stands in its own history.
-    """
-
-    rows: int
-    users: int
-    items: int
-    clicks: float
-    top_rows: float
-    top_clicks: float
-    half: int
-    history: tuple[int, float, float, int]
-    quartiles: tuple[float, float]
-    no_history: float
-    cold_items: float
-    cold_users: float
-    duplicates: float
-    in_history: float
-
-
-@dataclass(frozen=True)
 class VectorFigures:
     """An embedding column: its length, items and norms (least, median, mean, greatest)."""
 
@@ -59,7 +25,7 @@ class Statistics:
     """A dataset in numbers.
 
     Attributes:
-        splits: name -> figures.
+        splits: name -> heading -> (figure, how to write it); NaN where there is nothing to count.
         items: items of the item table, padding left out; None without one.
         vectors: embedding column -> figures.
         lengths: split -> (L+1,) rows by history length.
@@ -71,7 +37,7 @@ class Statistics:
         norms: embedding column -> norms of the items that have a vector.
     """
 
-    splits: dict[str, SplitFigures] = field(default_factory=dict)
+    splits: dict[str, dict[str, tuple[float, str]]] = field(default_factory=dict)
     items: int | None = None
     vectors: dict[str, VectorFigures] = field(default_factory=dict)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
@@ -101,30 +67,38 @@ def statistics_of(splits: dict[str, Split], items: Items | None) -> Statistics:
     return out
 
 
-def _figures(split: Split, known: tuple[np.ndarray, np.ndarray] | None) -> SplitFigures:
+def _figures(split: Split, known: tuple[np.ndarray, np.ndarray] | None) -> dict[str, tuple[float, str]]:
     length = split.length
     users, place, rows = rows_per_user(split)
     order = np.argsort(-rows, kind="stable")
-    top = np.isin(place, order[: -(-len(users) // 100)])
+    top = np.isin(place, order[: -(-len(users) // 100)])  # the hundredth of the users, rounded up, with most rows
     clicked = None if split.label is None else split.label == 1
-    cold = (float("nan"), float("nan"))
+    cold = (np.nan, np.nan)
     if known is not None:
         cold = tuple(float((~np.isin(ids, seen)).mean()) for ids, seen in zip((split.item, split.user), known))
-    return SplitFigures(
-        split.rows,
-        len(users),
-        len(np.unique(split.item)),
-        click_rate(split),
-        float(top.mean()),
-        float(top[clicked].mean()) if clicked is not None and clicked.any() else float("nan"),
-        int(np.searchsorted(np.cumsum(rows[order]), split.rows / 2)) + 1,
-        (int(length.min()), float(np.median(length)), float(length.mean()), int(length.max())),
-        tuple(float(q) for q in np.quantile(length, [0.25, 0.75])),
-        float((length == 0).mean()),
-        *cold,
-        float(duplicates(split).mean()),
-        float(split.repeats.mean()),
-    )
+    return {
+        "rows": (split.rows, ",d"),
+        "users": (len(users), ",d"),
+        "items as target": (len(np.unique(split.item)), ",d"),
+        "click rate": (click_rate(split), ".2%"),
+        "rows of the top 1% of users": (top.mean(), ".2%"),
+        "clicks of the top 1% of users": (
+            top[clicked].mean() if clicked is not None and clicked.any() else np.nan,
+            ".2%",
+        ),
+        "users with half of the rows": (int(np.searchsorted(np.cumsum(rows[order]), split.rows / 2)) + 1, ",d"),
+        "history, least": (length.min(), ",d"),
+        "history, quarter": (np.quantile(length, 0.25), ",.0f"),
+        "history, median": (np.median(length), ",.0f"),
+        "history, three quarters": (np.quantile(length, 0.75), ",.0f"),
+        "history, mean": (length.mean(), ",.1f"),
+        "history, greatest": (length.max(), ",d"),
+        "rows without history": ((length == 0).mean(), ".2%"),
+        "rows of cold items": (cold[0], ".2%"),
+        "rows of cold users": (cold[1], ".2%"),
+        "duplicates": (duplicates(split).mean(), ".2%"),
+        "target in its history": (split.repeats.mean(), ".2%"),
+    }
 
 
 def _series(split: Split, out: Statistics) -> None:

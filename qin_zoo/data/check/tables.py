@@ -33,6 +33,7 @@ class Lists(NamedTuple):
 
     @property
     def lengths(self) -> np.ndarray:
+        """(rows,) entries of each."""
         return np.diff(self.offsets)
 
 
@@ -55,7 +56,11 @@ class ParquetTable:
     def batches(
         self, names: Sequence[str] | None = None, rows: int = BATCH_ROWS
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yields ``(first row, batch)``."""
+        """Yields ``(first row, batch)``.
+
+        Raises:
+            DataError: a damaged file.
+        """
         row = 0
         try:
             # one thread: no batch is decoded ahead, and memory stays that of one
