@@ -25,6 +25,7 @@ _NOT_IDENTIFYING = {
     "num_workers",
     "on_nan",
     "strict",
+    "tracker",
     "verbose",
 }
 _PACKAGES = ("torch", "fuxictr", "numpy", "polars", "scikit-learn")
