@@ -27,7 +27,7 @@ def check_tracker(tracker: str | None) -> None:
     if tracker is not None and importlib.util.find_spec(tracker) is None:
         raise ConfigError(
             f"tracker: {tracker} needs the package {tracker}, which is not installed: "
-            f"{install('track', _PACKAGES[tracker])}. Or leave tracker out; event files for TensorBoard are written anyway."
+            f"{install('track', _PACKAGES[tracker])}. Or leave tracker out: TensorBoard's files are written anyway."
         )
 
 

@@ -350,9 +350,9 @@ def test_our_studies_are_found_by_name_anywhere(tmp_path, monkeypatch):
     ablation = config.REPOSITORY / "experiments/studies/ablation.yaml"
     for name in ("experiments/studies/ablation.yaml", "studies/ablation", "ablation.yaml", "ablation"):
         assert config.find_file(Path(name)) == ablation
-    with pytest.raises(ConfigError, match="several files .*ml-100k/embeddings.yaml.*Name its folder"):
+    with pytest.raises(ConfigError, match=r"several files .*ml-100k/embeddings.yaml.*Name its folder"):
         config.find_file(Path("embeddings"))
-    with pytest.raises(ConfigError, match="Did you mean 'studies/ablation.yaml'"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'studies/ablation.yaml'"):
         config.find_file(Path("studies/ablatoin.yaml"))
     (tmp_path / "ablation").write_text("")
     assert config.find_file(Path("ablation")) == Path("ablation")
