@@ -57,6 +57,17 @@ def suggest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:
     return f" Did you mean '{names[near[0]]}'?" if near else ""
 
 
+def install(extra: str, *packages: str) -> str:
+    """How missing packages are installed; this project lies on no index, so its extras are those of a checkout.
+
+    Args:
+        extra: of ``pyproject.toml``.
+        packages: what it means.
+    """
+    by_hand = " ".join(packages)
+    return f"pip install -c constraints.txt -e '.[{extra}]' in a checkout of qin-zoo, or pip install {by_hand}"
+
+
 def first_line(error: BaseException) -> str:
     """The kind and the first line of an exception's text, for quoting it in a message of ours."""
     lines = str(error).splitlines()

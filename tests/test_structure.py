@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "qin_zoo"
 LEAVES = {
     "batch", "bootstrap", "calibration", "distributed", "errors", "feature_types", "files", "fuxi", "log", "metrics",
-    "pages", "plugins", "registry", "threads",
+    "pages", "plugins", "progress", "registry", "threads",
 }  # fmt: skip
 ALLOWED = {
     "layers": set(),

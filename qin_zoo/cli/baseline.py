@@ -16,7 +16,7 @@ def baseline(
         str,
         typer.Argument(
             metavar="DATASET_OR_EXPID",
-            help="Dataset id, a folder with dataset_config.yaml, experiment id, or a run's record, <expid>.json.",
+            help="Dataset id, a folder with dataset_config.yaml, experiment id, or a run: record or short id.",
         ),
     ],
     config: options.Config = None,
@@ -60,7 +60,9 @@ def baseline(
     """
     from qin_zoo.baselines.run import prepare_baselines, run_baselines
     from qin_zoo.config.experiments import parse_overrides
+    from qin_zoo.results.runs import file_of
 
     changes = parse_overrides(overrides or []) | ({} if seed is None else {"seed": seed})
+    source = str(file_of(Path(source))) if source.startswith("#") else source
     prepared = prepare_baselines(source, config, data=data, overrides=changes, which=which, time_column=time)
     run_baselines(prepared, Path.cwd(), sys.argv, echo=typer.echo, overwrite=overwrite, columns=columns)

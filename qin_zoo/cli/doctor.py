@@ -15,7 +15,7 @@ def doctor(
         Path | None,
         typer.Argument(
             metavar="[RUN|DATA|EXPORT|STORE]",
-            help="A run's record or a folder of runs, a data folder, an export (.onnx), or a store of results.",
+            help="A run (record, short id), a folder of runs or data, an export (.onnx), or a store of results.",
         ),
     ] = None,
 ) -> None:
@@ -26,9 +26,10 @@ def doctor(
     from rich.console import Console
 
     from qin_zoo.doctor import look_at
+    from qin_zoo.results.runs import file_of
 
     console, bad = Console(highlight=False), False
-    for line in look_at(path):
+    for line in look_at(file_of(path) if path and path.name.startswith("#") else path):
         sign, style = _SIGNS[line.severity]
         sign = sign if sign.isascii() or (console.encoding or "").lower().startswith("utf") else "-"
         console.print(f"[{style}]{sign}[/]", end=" ")

@@ -53,7 +53,7 @@ def run(
     record: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="RUN.json", help="Repeat a run from its record, or its line in a store; named .repeat."
+            "--from", metavar="RUN", help="Repeat a run, given by record, line in a store or short id; named .repeat."
         ),
     ] = None,
     devices: Annotated[
@@ -71,6 +71,7 @@ def run(
     from qin_zoo.models.sharded import require_engine
     from qin_zoo.processes.child import end_with_launcher
     from qin_zoo.processes.launch import is_launched, launch
+    from qin_zoo.results.runs import file_of
     from qin_zoo.results.store import stored_run
 
     if sum(given is not None for given in (experiment, expid, record)) != 1:
@@ -83,6 +84,7 @@ def run(
     if name is not None:
         changes["model_id"] = name
     common = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
+    record = record and file_of(record)
     repetition = None if record is None else prepare_repetition(stored_run(record) or record, **common)
     if repetition is not None:
         repetition.tell_differences(typer.echo)

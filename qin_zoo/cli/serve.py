@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import QinZooError, install
 from qin_zoo.threads import cores
 
 _VARIABLE = "QIN_ZOO_TOKEN"
@@ -62,7 +62,8 @@ def serve(
         from qin_zoo.serving.http.settings import Settings
     except ImportError as error:
         raise QinZooError(
-            f"serving needs packages that are not installed ({error.name} is missing): pip install 'qin-zoo[serve]'."
+            f"serving needs packages that are not installed ({error.name} is missing): "
+            f"{install('serve', 'onnxruntime', 'fastapi', 'uvicorn', 'prometheus-client')}."
         ) from error
     token = _token(token_file)
     if token is None and not no_token and not _is_loopback(host):

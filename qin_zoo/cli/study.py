@@ -12,7 +12,13 @@ from qin_zoo.cli import options
 
 
 def study(
-    file: Annotated[Path, typer.Argument(help="YAML with experiments, variations and seeds.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML with experiments, variations and seeds; or one of ours by name, as `ablation`.",
+            show_default=False,
+        ),
+    ],
     gpu: Annotated[
         list[int] | None, typer.Option("--gpu", help="Index of a GPU; repeat it to train on several at once.")
     ] = None,
@@ -32,7 +38,7 @@ def study(
     A run that is finished with the same parameters on the same data is not repeated; a study that was stopped goes
     on when its command is given again. Whatever becomes of one run, the others go on.
     """
-    from qin_zoo.config.experiments import parse_overrides
+    from qin_zoo.config.experiments import find_file, parse_overrides
     from qin_zoo.results.entry import entry_of
     from qin_zoo.results.lines import boards
     from qin_zoo.results.render import write_csv, write_markdown
@@ -41,6 +47,7 @@ def study(
     from qin_zoo.study.plan import plan_runs, read_study
     from qin_zoo.study.tuned import tune_lines
 
+    file = find_file(file)
     plan = read_study(file)
     runs = plan_runs(plan, file)
     common = {"overrides": parse_overrides(overrides or []), "plugins": plugin}

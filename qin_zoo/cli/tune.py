@@ -18,7 +18,12 @@ class Pruner(str, Enum):
 
 
 def tune(
-    config: Annotated[Path, typer.Argument(help="FuxiCTR's tuner file: base_expid, tuner_space.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="FuxiCTR's tuner file, base_expid and tuner_space; or one of ours by name.", show_default=False
+        ),
+    ],
     trials: Annotated[
         int | None, typer.Option(min=1, help="Trials of a search in ranges, 50 by default; a grid runs them all.")
     ] = None,
@@ -47,13 +52,14 @@ def tune(
     The same command again goes on where it was stopped or killed; given twice, on one machine or on several with one
     --storage, the two share the work.
     """
+    from qin_zoo.config.experiments import find_file
     from qin_zoo.tuning.report import print_results, write_results
     from qin_zoo.tuning.tuner import Tuner, plan_search
 
     if gpu and workers > 1:
         raise typer.BadParameter("Give --gpu once for each trial at once, or --workers for the CPU, not both.")
     search = plan_search(
-        config, trials=trials, storage=storage, data=data, overrides=options.changes(overrides, strict),
+        find_file(config), trials=trials, storage=storage, data=data, overrides=options.changes(overrides, strict),
         plugins=plugin, pruner=pruner and pruner.value, seed=seed,
     )  # fmt: skip
     for note in search.base.notes:

@@ -149,6 +149,30 @@ def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path
     )
 
 
+def find_file(file: Path) -> Path:
+    """A study's or a tuner's file: where it is named, else among the experiments that the package brings along.
+
+    Args:
+        file: a path, or ``experiments/studies/ablation.yaml``, ``studies/ablation`` or ``ablation`` anywhere.
+
+    Raises:
+        ConfigError: there is none, or several of that name.
+    """
+    if file.exists() or file.is_absolute():
+        return file
+    name = file if file.suffix else file.with_name(f"{file.name}.yaml")
+    parts = name.parts[1:] if name.parts[0] == "experiments" else name.parts
+    home = REPOSITORY / "experiments"
+    found = [home.joinpath(*parts)] if home.joinpath(*parts).is_file() else sorted(home.glob(f"*/{'/'.join(parts)}"))
+    if len(found) == 1 and "config" not in found[0].name:
+        return found[0]
+    files = {str(f.relative_to(home)): f for f in sorted(home.glob("*/*.yaml")) if "config" not in f.name}
+    if len(found) > 1:
+        names = ", ".join(str(f.relative_to(home)) for f in found)
+        raise ConfigError(f"{file}: several files of {home} are called so: {names}. Name its folder, too.")
+    raise ConfigError(f"{file}: no such file, here or in {home}.{suggest(name, files)} There are: {', '.join(files)}.")
+
+
 def apply_overrides(
     params: dict, overrides: Mapping[str, object], written: str = "command line"
 ) -> ExperimentParams:

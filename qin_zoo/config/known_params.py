@@ -75,7 +75,8 @@ class RunParams(_Table):
     stale_limit: Count = _key("FeSAIL's η: a value stale for longer is held back no more.")
     stale_strength: NonNegative = _key("FeSAIL's λ: how much rows of stale values are held back; 0 for not at all.")
     retire_after: Count | None = _key("Periods without occurring after which a value's row begins anew; null: never.")
-    verbose: Index = _key("0 for no progress bars.")
+    verbose: Index = _key("0 for no progress: no bars on a terminal, no lines elsewhere.")
+    tracker: one_of("mlflow", "wandb") | None = _key("Who is told parameters and curves beside TensorBoard's files.")
     recipe: one_of("small", "medium", "published") = _key(
         "Sizes, rates and looks chosen from the number of training rows; published: what the configuration says."
     )

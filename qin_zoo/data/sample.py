@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from qin_zoo.data.item_files import list_array
 from qin_zoo.data.sample_world import (
@@ -41,6 +40,7 @@ from qin_zoo.data.sample_world import (
 )
 from qin_zoo.errors import DataError
 from qin_zoo.files import is_running, read_json
+from qin_zoo.progress import Progress
 
 SCHEMA_VERSION = 1
 SUMMARY_FILE = "sample.json"
@@ -243,8 +243,7 @@ def _generate(folder: Path, out: Path, parameters: dict, rules: Rules, progress:
 
     splits, first_user = {}, 1
     sizes = {"train": parameters["rows"], "valid": parameters["valid_rows"], "test": parameters["test_rows"]}
-    silent = None if progress else True  # None: tqdm looks whether there is a terminal
-    with tqdm(total=sum(sizes.values()), desc="sample", unit="row", unit_scale=True, disable=silent) as bar:
+    with Progress(total=sum(sizes.values()), desc="sample", shown=progress, unit=" rows", unit_scale=True) as bar:
         for number, (name, size) in enumerate(sizes.items(), start=1):
             users = min(size, max(1, round(size * parameters["users"] / parameters["rows"])))
             per_user = _rows_per_user(size, users, _stream(seed, number))

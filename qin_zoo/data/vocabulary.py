@@ -113,6 +113,15 @@ class Vocabulary:
             own = pl.when(place < len(self.words)).then(own).otherwise(place - len(self.words) + self.oov + 1)
         return pl.when(place.is_null()).then(self.oov).otherwise(own)
 
+    def word(self, number: int) -> str | None:
+        """What an id stands for; None for padding, and for all that is unknown."""
+        if not self.remap:
+            return str(number) if 0 < number < self.oov else None
+        behind = number - self.oov - 1
+        if 0 <= behind < len(self.beyond):
+            return str(self.beyond[behind])
+        return str(self.words[number - 1]) if 0 < number <= len(self.words) else None
+
     def as_dict(self, dtype: str = "str") -> dict[str, int]:
         """Word -> id, in the order of ids, with FuxiCTR's names for padding and the unknown.
 

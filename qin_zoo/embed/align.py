@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from qin_zoo.data.columns import open_table
 from qin_zoo.data.item_files import check_output, in_folder, list_array, write_columns, write_report
 from qin_zoo.data.mapped import Column
 from qin_zoo.embed.codes import has_embedding, read_embeddings
 from qin_zoo.errors import DataError
+from qin_zoo.progress import Progress
 
 _CHUNK = 1 << 16  # rows whose pairs are drawn at a time
 _EVALUATED = 10_000  # held-out pairs that are ranked, at most
@@ -335,7 +335,7 @@ def _epoch(
 ) -> float | None:
     """One pass over the pairs (3, n); the mean loss, or None where no pair had a negative."""
     total, seen, contrasted = 0.0, 0, False
-    bar = tqdm(pairs.split(options.batch_size, dim=1), desc=name, unit="batch", disable=None if progress else True)
+    bar = Progress(pairs.split(options.batch_size, dim=1), desc=name, shown=progress)
     for batch in bar:
         excluded = related(batch)
         contrasted = contrasted or not bool(excluded.all())
@@ -416,11 +416,11 @@ def align_folder(
 
 def _reading(progress: bool) -> Callable[[str, int, int], None]:
     """A bar while the training split is read for the first time."""
-    bars: list[tqdm] = []
+    bars: list[Progress] = []
 
     def show(name: str, done: int, total: int) -> None:
         if not bars:
-            bars.append(tqdm(total=total, desc=f"reading {name}", unit=" rows", disable=None if progress else True))
+            bars.append(Progress(total=total, desc=f"reading {name}", shown=progress, unit=" rows"))
         bars[0].update(done - bars[0].n)
         if done >= total:
             bars.pop().close()

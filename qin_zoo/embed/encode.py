@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from qin_zoo.data.kept import keep, kept
 from qin_zoo.embed.encoders import Encoder, Keeping
@@ -15,6 +14,7 @@ from qin_zoo.embed.items import Inputs
 from qin_zoo.embed.store import EmbeddingStore, Stored, check_name
 from qin_zoo.errors import DataError
 from qin_zoo.files import sole_writer
+from qin_zoo.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,13 @@ def _encode(
     started_at, without_input = stored.rows_done, 0
     with (
         store.writing(stored) as writer,
-        tqdm(
+        Progress(
             total=stored.rows,
             initial=started_at,
             desc=f"encode {name}",
             unit=" items",
             unit_scale=True,
-            disable=None if progress else True,
+            shown=progress,
         ) as bar,
     ):
         for start in range(started_at, stored.rows, batch_size):

@@ -6,7 +6,7 @@ import importlib
 import zlib
 from typing import Any
 
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.errors import DataError, first_line, install
 
 
 def open_image(path: Any) -> Any:
@@ -45,5 +45,5 @@ def optional(module: str, package: str) -> Any:
     except ImportError as error:
         raise DataError(
             f"This encoder needs {package}, which cannot be imported ({first_line(error)}): "
-            f"pip install 'qin-zoo[embed]' (or pip install {package})."
+            f"{install('embed', package)}."
         ) from error

@@ -18,18 +18,25 @@ from qin_zoo.files import file_digest, replace_file
 from qin_zoo.metrics import evaluate_metrics
 
 SCHEMA_VERSION = 1
+_FOLDS, _SEED = 5, 2025
 
 
 def calibrate_run(
     prepared: Prepared, method: str, checkpoint: Path | None = None, echo: Callable[[str], None] = print
-) -> Calibrator:
+) -> Calibrator | None:
     """Fits a step on the validation split and writes it, with report and picture, beside the weights.
+
+    It is kept if it helps rows that it was not fitted to: in five folds of the validation rows, those of a user in one,
+    logloss and ECE must not be worse than those of the scores as they are.
 
     Args:
         prepared: the experiment.
         method: ``platt`` or ``isotonic``.
         checkpoint: weights. Default: the experiment's own.
         echo: receives what a person wants to see.
+
+    Returns:
+        the step; None where it makes things worse. Nothing is written then, and a step that was there stays.
 
     Raises:
         QinZooError: the experiment, its data or its weights cannot be used, or nothing can be fitted.
@@ -49,6 +56,12 @@ def calibrate_run(
     labels = {split: dataset.labels(split) for split in splits}
     before = {split: predict_rows(model, dataset, split)[0] for split in splits}
     calibrator = fit_calibrator(method, labels["valid"], before["valid"])
+    held_out = _held_out(method, labels["valid"], before["valid"], dataset.group_ids("valid"))
+    told = ", ".join(f"{k} {held_out['before'][k]:.6f} → {held_out['after'][k]:.6f}" for k in ("ECE", "logloss"))
+    echo(f"valid, rows that the step was not fitted to ({_FOLDS} folds): {told}")
+    if any(held_out["after"][name] > held_out["before"][name] for name in ("ECE", "logloss")):
+        echo(f"no step is kept: {method} makes it worse. The scores of {checkpoint.name} are left as they are.")
+        return None
     results = {
         split: {"before": _measure(labels[split], raw), "after": _measure(labels[split], calibrator(raw))}
         for split, raw in before.items()
@@ -59,6 +72,7 @@ def calibrate_run(
         "step": calibrator_to_dict(calibrator),
         "weights_sha256": file_digest(checkpoint),
         "fitted_on": {"split": "valid", "rows": len(labels["valid"])},
+        "held_out": held_out,
         "results": results,
     }
     title = f"{prepared.expid}: calibration, {method}"
@@ -74,6 +88,18 @@ def calibrate_run(
         echo(f"{split}: {told}" + ("  (fitted to these rows)" if split == "valid" else ""))
     echo(f"step: {calibration_file(checkpoint)}, from now on used by predict and export; delete it for the raw scores")
     return calibrator
+
+
+def _held_out(method: str, y_true: np.ndarray, y_pred: np.ndarray, users: np.ndarray | None) -> dict[str, dict]:
+    """ECE and logloss before and after a step that was fitted to the other folds; a user's rows are in one fold."""
+    groups = np.arange(len(y_true)) if users is None else np.unique(users, return_inverse=True)[1].reshape(-1)
+    fold = np.random.default_rng(_SEED).permutation(groups.max() + 1)[groups] % _FOLDS
+    after = y_pred.copy()
+    for number in range(_FOLDS):
+        inside = fold == number
+        after[inside] = fit_calibrator(method, y_true[~inside], y_pred[~inside])(y_pred[inside])
+    sides = {"before": y_pred, "after": after}
+    return {when: {k: v for k, v in _measure(y_true, p).items() if k != "reliability"} for when, p in sides.items()}
 
 
 def _measure(y_true: np.ndarray, y_pred: np.ndarray) -> dict:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
     apply_overrides,
@@ -29,6 +27,7 @@ from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.record import read_record
 from qin_zoo.experiment.tasks import check_labels, check_task, task_defaults
 from qin_zoo.metrics import default_monitor, mode_of_monitor
+from qin_zoo.progress import Progress
 from qin_zoo.registry import get_model
 
 # What a configuration may leave out; models give the defaults of their own parameters.
@@ -270,7 +269,7 @@ def _tell_other_tables(then: dict, now: dict, same_items: bool) -> None:
             )
 
 
-_bars: dict[str, tqdm] = {}
+_bars: dict[str, Progress] = {}
 
 
 def _show_conversion(name: str, done: int, total: int) -> None:
@@ -278,7 +277,7 @@ def _show_conversion(name: str, done: int, total: int) -> None:
     if total < 200_000:
         return
     if name not in _bars:
-        _bars[name] = tqdm(total=total, desc=f"reading {name}", unit=" rows", disable=None)
+        _bars[name] = Progress(total=total, desc=f"reading {name}", unit=" rows", leave=True)
     _bars[name].update(done - _bars[name].n)
     if done >= total:
         _bars.pop(name).close()

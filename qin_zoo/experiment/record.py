@@ -32,6 +32,7 @@ _NOT_IDENTIFYING = {
     "num_workers",
     "on_nan",
     "strict",
+    "tracker",
     "verbose",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from qin_zoo.experiment.record import course_of, kept_evaluation, monitored, read_record
 from qin_zoo.files import replace_file
 from qin_zoo.metrics import default_monitor, mode_of
+from qin_zoo.training.tracking import shown_params
 
 _COURSES = {
     "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
@@ -123,8 +124,14 @@ def render_report(record: dict, baselines: list[dict] | None = None) -> str:
         ]
     if evaluations:
         parts += _training(record, evaluations, kept, metrics)
+    parts += ["## Parameters", _parameters(record["params"])]
     parts += ["## Files", "\n".join(f"- {name}: `{path}`" for name, path in record["files"].items() if path)]
     return "\n\n".join(parts) + "\n"
+
+
+def _parameters(params: dict) -> str:
+    """Those that a run can be told by; its record has the columns of the data, too."""
+    return "\n".join(f"- {key}: `{value}`" for key, value in shown_params(params).items())
 
 
 def _training(record: dict, evaluations: list[dict], kept: dict, metrics: list[str]) -> list[str]:

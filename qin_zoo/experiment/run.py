@@ -41,6 +41,7 @@ from qin_zoo.models.sharded import require_engine
 from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.stop import catch_signals
+from qin_zoo.training.trackers import check_tracker, sinks_of
 from qin_zoo.training.tracking import Tracker
 from qin_zoo.training.trainer import Evaluation, Trainer
 
@@ -120,6 +121,7 @@ def _run(
             return record
     model = build_model(prepared, dataset)
     _require_metrics(params, dataset)
+    check_tracker(params.get("tracker"))
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if group.leads:
         files.record.unlink(missing_ok=True)  # a run that is finished has a record
@@ -283,7 +285,8 @@ def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, res
     group = getattr(model, "group", ALONE)
     if not resume and group.leads:
         shutil.rmtree(files.events, ignore_errors=True)
-    with Tracker(files.events if group.leads else None) as tracker, catch_signals(3 if group.active else 1) as stop:
+    sinks = sinks_of(params.get("tracker"), files.events, prepared.expid, params["dataset_id"]) if group.leads else []
+    with Tracker(sinks, params) as tracker, catch_signals(3 if group.active else 1) as stop:
         trainer = Trainer(
             model,
             params["epochs"],

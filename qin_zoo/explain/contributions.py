@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import QinZooError, install
 from qin_zoo.layers import dense
 from qin_zoo.models import ModelInput, ZooModel
 
@@ -144,8 +144,5 @@ def _captum():
     try:
         from captum.attr import IntegratedGradients
     except ImportError:
-        raise QinZooError(
-            "Explaining needs captum, which is not installed: pip install -c constraints.txt -e '.[explain]', or "
-            "pip install captum."
-        ) from None
+        raise QinZooError(f"Explaining needs captum, which is not installed: {install('explain', 'captum')}.") from None
     return IntegratedGradients

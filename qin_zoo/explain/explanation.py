@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.item_names import ID_FILE, item_titles, original_ids
+from qin_zoo.data.words import words_of
 from qin_zoo.errors import ConfigError
 from qin_zoo.explain.attention import attention_weights
 from qin_zoo.explain.contributions import Contributions, integrated_gradients
@@ -51,12 +52,21 @@ class Feature:
         name: of the feature.
         value: in the row, where it is one number.
         contribution: to the logit; of the history, all places together.
+        meaning: what the number stands for in the files that were imported or encoded, where that was kept.
     """
 
     part: str
     name: str
     value: float | None
     contribution: float
+    meaning: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its value, in the words of whose data it is where they were kept; empty where it is no single one."""
+        if self.meaning is not None:
+            return self.meaning
+        return "" if self.value is None else f"{self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,7 @@ def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str
         label=float(model.get_labels(read)[0]) if loader.has_label else None,
         target=target,
         layers={name: type(layers[name]).__name__ for name in weights},
-        features=_features(contributions, row_columns(batch)),
+        features=_features(contributions, row_columns(batch), words_of(dataset)),
         history=[
             HistoryItem(
                 place + 1,
@@ -192,14 +202,17 @@ def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str
     )
 
 
-def _features(found: Contributions, columns: Mapping[str, torch.Tensor]) -> list[Feature]:
-    def value(name: str) -> float | None:
+def _features(
+    found: Contributions, columns: Mapping[str, torch.Tensor], word: Callable[[str, int], str | None]
+) -> list[Feature]:
+    def feature(part: str, name: str, contribution: float) -> Feature:
         column = columns.get(name)
-        return column.item() if column is not None and column.numel() == 1 else None
+        value = column.item() if column is not None and column.numel() == 1 else None
+        return Feature(part, name, value, contribution, word(name, value) if isinstance(value, int) else None)
 
     return [
-        *(Feature("context", name, value(name), c) for name, c in found.context.items()),
-        *(Feature("target", name, value(name), c) for name, c in found.target.items()),
+        *(feature("context", name, c) for name, c in found.context.items()),
+        *(feature("target", name, c) for name, c in found.target.items()),
         *(Feature("history", name, None, float(c.sum())) for name, c in found.history.items()),
     ]
 
@@ -216,9 +229,12 @@ def _items(
             return Item(number, str(ids[number]) if number in ids else None, titles.get(number))
 
         return item(target), [(place, item(number)) for place, number in enumerate(history) if number]
-    target = Item(int(batch[model._inputs.target_features[0][0]])) if isinstance(model, ZooModel) else None
+    word, name = words_of(dataset), model._inputs.target_features[0][0] if isinstance(model, ZooModel) else ""
+    target = Item(number := int(batch[name]), word(name, number)) if name else None
     if not sequences:
         return target, []
     padding = dataset.feature_map.features[sequences[0]].get("padding_idx") or 0
     history = batch[sequences[0]][0].tolist()
-    return target, [(place, Item(number)) for place, number in enumerate(history) if number != padding]
+    return target, [
+        (place, Item(number, word(sequences[0], number))) for place, number in enumerate(history) if number != padding
+    ]

@@ -29,7 +29,7 @@ def draw_explanation(e: Explanation, path: Path) -> None:
 
     ax = above.add_subplot()
     features = e.ranked
-    labels = [f"{f.part} {f.name}" + ("" if f.value is None else f" = {f.value:g}") for f in features]
+    labels = [f"{f.part} {f.name}" + (f" = {f.shown}" if f.shown else "") for f in features]
     _bars(ax, [f.contribution for f in features], labels, "contribution of each feature to the logit")
 
     names = [_drawable(item.item.name, str(item.item.item)) for item in e.history]

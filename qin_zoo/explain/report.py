@@ -61,9 +61,7 @@ def _history_row(e: Explanation, item: HistoryItem) -> list[str]:
 
 
 def _feature_rows(e: Explanation) -> list[list[str]]:
-    return [
-        [f"{f.part} {f.name}", "" if f.value is None else f"{f.value:g}", f"{f.contribution:+.4f}"] for f in e.ranked
-    ]
+    return [[f"{f.part} {f.name}", f.shown, f"{f.contribution:+.4f}"] for f in e.ranked]
 
 
 def render_report(e: Explanation, picture: str) -> str:
@@ -80,7 +78,7 @@ def render_report(e: Explanation, picture: str) -> str:
         f"{e.model} on {e.dataset_id}, {_cell(e.scored)}: {sum_line(e)}.",
         f"![contributions and weights]({picture})",
         "## Features",
-        markdown_table(["feature", "value", "contribution"], _feature_rows(e)),
+        markdown_table(["feature", "value", "contribution"], [list(map(_cell, row)) for row in _feature_rows(e)]),
         f"{_METHOD} Here: {delta_line(e)}. {left_out_line(e)}".rstrip(),
         "## History, oldest first",
         "\n".join(attention_lines(e)),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.errors import QinZooError, first_line, install
 from qin_zoo.models import ZooModel
 from qin_zoo.models.adapter import blame
 
@@ -81,7 +81,7 @@ def _require() -> None:
     except ImportError as error:
         raise QinZooError(
             f"qin-zoo export needs the packages onnx, onnxscript and onnxruntime; {error.name} is missing. "
-            "pip install 'qin-zoo[export]'."
+            f"{install('export', 'onnx', 'onnxscript', 'onnxruntime')}."
         ) from error
 
 

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from qin_zoo.distributed import ALONE, Group, others_wait
 from qin_zoo.errors import QinZooError
@@ -27,6 +26,7 @@ from qin_zoo.models.loss import Loss, name_in_fuxictr
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
 from qin_zoo.models.weights import read_state, renamed, require_fit
+from qin_zoo.progress import Progress
 
 _FUXICTR = "embedding_layer.embedding_layers."  # how a checkpoint of FuxiCTR's models of named fields names tables
 
@@ -402,8 +402,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self.eval()
         y_pred, y_true, group_id = [], [], []
         wants_groups = labels and self.feature_map.group_id is not None
-        # None: a bar on a terminal only
-        bar = tqdm(data_generator, desc="scoring", leave=False, disable=None if self._verbose else True)
+        bar = Progress(data_generator, "scoring", name=self.model_id, shown=bool(self._verbose) and self.group.leads)
         for batch in self._together(bar):
             y_pred.append(self.forward(batch)["y_pred"].view(-1).float())
             if labels:

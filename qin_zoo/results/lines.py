@@ -154,8 +154,12 @@ class Board:
         return [self.monitor, *(name for name in names if name != self.monitor)]
 
     def ranked(self) -> list[Line]:
-        """Experiments as they are configured, the best first; those whose metric is missing or NaN last."""
-        plain = [line for line in self.lines if line.first.variation == PLAIN]
+        """Experiments as they are configured, the best first; those whose metric is missing or NaN last.
+
+        Of an experiment that ran in named variations only, all of these.
+        """
+        configured = {line.first.experiment for line in self.lines if line.first.variation == PLAIN}
+        plain = [x for x in self.lines if x.first.variation == PLAIN or x.first.experiment not in configured]
         sign = -1 if mode_of(self.monitor) == "max" else 1
 
         def place(line: Line) -> tuple[bool, float]:

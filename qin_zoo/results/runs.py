@@ -147,6 +147,15 @@ def resolve_one(text: str, roots: Iterable[Path] = ROOTS) -> Run:
     return found[0]
 
 
+def file_of(path: Path, roots: Iterable[Path] = ROOTS) -> Path:
+    """A file or folder that is there, or is named as a record; else that of the run which is called so.
+
+    Raises:
+        QinZooError: there is no such run, or several.
+    """
+    return path if path.exists() or path.suffix == ".json" else resolve_one(str(path), roots).file
+
+
 def _several(text: str, found: list[Run]) -> QinZooError:
     told = ", ".join(f"{run.id} {run.entry.dataset_id}/{run.name}" for run in found[:_LISTED])
     more = f", … ({len(found)} in all)" if len(found) > _LISTED else ""

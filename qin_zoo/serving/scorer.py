@@ -320,7 +320,7 @@ def _open(data: bytes, threads: int, path):
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise QinZooError("scoring needs the package onnxruntime: pip install 'qin-zoo[serve]'.") from error
+        raise QinZooError("scoring needs the package onnxruntime: pip install onnxruntime.") from error
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
 
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import CheckpointError, ConfigError, QinZooError
+from qin_zoo.progress import Progress
 from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
 from qin_zoo.training.stability import NotFinite, Watch, trace
 from qin_zoo.training.state import capture, restore
@@ -214,7 +214,8 @@ class Trainer:
         label = f"epoch {self._epoch + 1}/{self.epochs}"
         total, first = model._steps_per_epoch, self._next_batch
         batches = _batches(train, self._epoch, first, self._drawn)
-        bar = tqdm(batches, label, total, initial=first, leave=False, disable=None)
+        shown = bool(getattr(model, "_verbose", 1)) and self.group.leads
+        bar = Progress(batches, label, total, name=getattr(model, "model_id", ""), shown=shown, initial=first)
         for model._batch_index, batch in enumerate(bar, first):
             model._total_steps += 1
             self._drawn = getattr(train, "drawn", None)

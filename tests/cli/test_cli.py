@@ -163,6 +163,65 @@ class TestListAndInfo:
         assert qin_zoo("list", "q*") == 0
         assert "DIN_" not in capsys.readouterr().out
 
+    def test_the_list_is_short_at_80_columns_and_whole_where_it_is_asked(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        assert qin_zoo("list") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) < 40
+        assert max(map(len, lines)) <= 100  # the last line is a hint
+        assert max(map(len, lines[:-1])) <= 80
+        assert qin_zoo("list", "senet") == 0
+        out = capsys.readouterr().out
+        assert "DIN_SENet_ml-100k" in out
+        assert "QIN_sample" not in out
+        assert qin_zoo("list", "--dataset", "ml-100k") == 0
+        out = capsys.readouterr().out
+        assert "QIN_ml-100k" in out
+        assert "QIN_sample" not in out
+        assert qin_zoo("list", "--dataset", "ml-100") == 1
+        assert "Did you mean 'ml-100k'" in capsys.readouterr().err
+
+    def test_machines_get_json(self, capsys):
+        assert qin_zoo("list", "--json") == 0
+        models = {m["model"]: m for m in json.loads(capsys.readouterr().out)}
+        assert {"expid": "QIN_sample", "dataset_id": "sample"}.items() <= next(
+            e for e in models["QIN"]["experiments"] if e["expid"] == "QIN_sample"
+        ).items()
+        assert qin_zoo("info", "epochs", "--json") == 0
+        (key,) = json.loads(capsys.readouterr().out)
+        assert (key["default"], key["expected"]) == (1, "a whole number of at least 1")
+        assert qin_zoo("info", "DIN", "--json") == 0
+        parameters = {p["name"]: p for p in json.loads(capsys.readouterr().out)["parameters"]}
+        assert parameters["learning_rate"]["default"] == "0.001"
+
+    @pytest.mark.parametrize(
+        ("key", "words"),
+        [
+            ("epochs", r"by default 1 .*Passes over"),
+            ("batch_size", "by default 1024 "),
+            ("max_len", "Items of the history"),
+            ("seed", "by default 1029 "),
+            ("on_nan", r"one of stop, rollback, by default stop"),
+            ("train_fraction", "a number from 0 to 1, by default 1"),
+            ("checkpoint_steps", "every ten minutes"),
+            ("num_row", "num_row of QIN, by default 2"),
+            ("vocab_size", "vocab_size of feature_cols"),
+        ],
+    )
+    def test_a_key_is_explained(self, key, words, capsys):
+        assert qin_zoo("info", key) == 0
+        assert re.search(words, " ".join(capsys.readouterr().out.split()))
+
+    def test_an_unknown_key_is_told_the_nearest(self, capsys):
+        assert qin_zoo("info", "epohcs") == 1
+        assert "Did you mean 'epochs'" in capsys.readouterr().err
+
+    def test_completion_knows_the_commands(self):
+        asked = {"COMP_WORDS": "qin-zoo ru", "COMP_CWORD": "1", "_QIN_ZOO_COMPLETE": "complete_bash"}
+        program = [sys.executable, "-c", "from qin_zoo.cli import app; app(prog_name='qin-zoo')"]
+        done = subprocess.run(program, capture_output=True, text=True, env={**os.environ, **asked})
+        assert done.stdout.split() == ["run", "runs"]
+
     def test_list_imports_nothing_heavy(self):
         """What makes it answer at once: neither torch nor FuxiCTR nor a plotting library is loaded for it."""
         program = (

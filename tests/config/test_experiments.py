@@ -342,3 +342,19 @@ def test_overrides_are_yaml_and_leave_the_original_alone():
 def test_overrides_that_are_refused(override, message):
     with pytest.raises(ConfigError, match=message):
         parse_overrides([override])
+
+
+def test_our_studies_are_found_by_name_anywhere(tmp_path, monkeypatch):
+    """As of an installed package, which lies elsewhere than one works."""
+    monkeypatch.chdir(tmp_path)
+    ablation = config.REPOSITORY / "experiments/studies/ablation.yaml"
+    for name in ("experiments/studies/ablation.yaml", "studies/ablation", "ablation.yaml", "ablation"):
+        assert config.find_file(Path(name)) == ablation
+    with pytest.raises(ConfigError, match=r"several files .*ml-100k/embeddings.yaml.*Name its folder"):
+        config.find_file(Path("embeddings"))
+    with pytest.raises(ConfigError, match=r"Did you mean 'studies/ablation.yaml'"):
+        config.find_file(Path("studies/ablatoin.yaml"))
+    (tmp_path / "ablation").write_text("")
+    assert config.find_file(Path("ablation")) == Path("ablation")
+    with pytest.raises(ConfigError):
+        config.find_file(Path("model_config"))

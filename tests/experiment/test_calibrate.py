@@ -130,3 +130,36 @@ def test_a_runs_report_tells_its_error(run):
     report = (FOLDER / "QIN_sample.md").read_text()
     assert "| ECE |" in report
     assert f"{record['calibration']['valid']['ece']:.6f}" in report
+
+
+def test_a_step_that_makes_held_out_rows_worse_is_not_kept(run, sample, monkeypatch, capsys):
+    """The sample's true probabilities cannot be calibrated; twice their logits can, and Platt finds the half."""
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    truth = pl.read_parquet(sample / "truth/valid.parquet")["probability"].to_numpy().astype(np.float64)
+    rows = pl.read_parquet(sample / "valid.parquet")
+    y_true, users = rows["label"].to_numpy(), rows["user_id"].to_numpy()
+    bent = IsotonicRegression(out_of_bounds="clip", y_min=1e-3, y_max=1 - 1e-3)
+    held_out = cross_val_predict(bent, truth, y_true, groups=users, cv=GroupKFold(5))
+    assert log_loss(y_true, held_out) > log_loss(y_true, truth)  # scikit-learn says the same of the same rows
+
+    monkeypatch.setattr("qin_zoo.experiment.calibrate.predict_rows", lambda model, dataset, split: (truth, {}))
+    assert run("calibrate", "--method", "isotonic") == 0
+    assert "no step is kept: isotonic makes it worse" in capsys.readouterr().out
+    assert not list(FOLDER.glob("*.calibration.*"))
+
+    logits = 2 * np.log(truth / (1 - truth))
+    monkeypatch.setattr(
+        "qin_zoo.experiment.calibrate.predict_rows", lambda model, dataset, split: (1 / (1 + np.exp(-logits)), {})
+    )
+    assert run("calibrate") == 0
+    found = json.loads((FOLDER / "QIN_sample.calibration.json").read_text())
+    assert found["step"]["slope"] == pytest.approx(0.5, abs=0.15)
+    assert found["held_out"]["after"]["logloss"] < found["held_out"]["before"]["logloss"]
+    kept = (FOLDER / "QIN_sample.calibration.json").read_bytes()
+
+    monkeypatch.setattr("qin_zoo.experiment.calibrate.predict_rows", lambda model, dataset, split: (truth, {}))
+    assert run("calibrate", "--method", "isotonic") == 0
+    assert (FOLDER / "QIN_sample.calibration.json").read_bytes() == kept

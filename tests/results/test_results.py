@@ -135,6 +135,13 @@ def test_tests_and_slices_complete_an_entry(tmp_path):
     assert next(find_results([runs])).tests == {}  # of another run
 
 
+def test_models_with_named_variations_only_stand_in_the_first_table():
+    entries = [entry_of(r) for r in many() if "QIN_x.plain" not in r["expid"]]
+    (board,) = boards([*entries, *(entry_of(record(f"QIN_x.max.s{s}", s, 0.71, attention="max")) for s in (1, 2))])
+    models, _ = tables(board)
+    assert [row[0].text for row in models.rows] == ["QIN_x, max", "QIN_x, mean", "DIN_x"]
+
+
 def test_lines_are_ranked_and_differences_paired_by_seed():
     from scipy.stats import t, ttest_1samp
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from test_resume import train
+from trained import train
 
 from qin_zoo.models import ZooModel
 from qin_zoo.training.stability import NotFinite, Watch
@@ -145,7 +145,8 @@ def test_event_files(sample, tmp_path):
     assert scalars["valid/AUC"] == [9, 18, 27, 36, 45, 54, 63, 72]
     assert set(scalars) == {
         "train/loss", "train/gradient_norm", "train/learning_rate", "train/mean_loss",
-        "valid/AUC", "valid/logloss", "valid/gAUC",
+        "valid/AUC", "valid/logloss", "valid/gAUC", "best/AUC", "best/logloss", "best/gAUC",
+        "_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info",
     }  # fmt: skip
 
 

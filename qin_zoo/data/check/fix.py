@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from qin_zoo.data.check.across import contradictions, duplicates, extreme_limit
 from qin_zoo.data.check.findings import FIX
@@ -22,6 +21,7 @@ from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER, USER_HISTORY
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file
+from qin_zoo.progress import Progress
 
 
 @dataclass
@@ -74,7 +74,7 @@ def fix_folder(report: Report, out: str | Path, tags: int | None = None, progres
     files = [f"{n}.parquet" for n in parts.splits] + [ITEM_FILE] + ([USER_FILE] if report.per_user else [])
     tables = {file: ParquetTable(report.path / file) for file in files}
     total = sum(table.num_rows for table in tables.values())
-    with tqdm(total=total, desc="fix", unit=" rows", unit_scale=True, disable=None if progress else True) as bar:
+    with Progress(total=total, desc="fix", shown=progress, unit=" rows", unit_scale=True) as bar:
         for file, table in tables.items():
             touched = {f.code for f in report.findings if f.file == file}
             counts: dict[str, int] = {}

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from qin_zoo.data.check.across import check_rows, check_splits
 from qin_zoo.data.check.findings import CODES, Finding, Findings
 from qin_zoo.data.check.items import TAG_VOCABULARY, USER_FILE, Items, read_items, read_users
@@ -18,6 +16,7 @@ from qin_zoo.data.check.tables import Lists, ParquetTable
 from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.item_layout import PER_ROW, PER_USER, Layout
 from qin_zoo.errors import DataError
+from qin_zoo.progress import Progress
 
 SPLITS = ("train", "valid", "test")
 
@@ -92,7 +91,7 @@ def check_folder(folder: str | Path, tags: int | None = None, progress: bool = F
             total += ParquetTable(folder / file).num_rows
             there.append(file)
     splits, items, users = {}, None, None
-    with tqdm(total=total, desc="check", unit=" rows", unit_scale=True, disable=None if progress else True) as bar:
+    with Progress(total=total, desc="check", shown=progress, unit=" rows", unit_scale=True) as bar:
         advance: Callable[[int], object] = bar.update
         if ITEM_FILE in there:
             with _unreadable(ITEM_FILE, findings):

@@ -58,6 +58,7 @@ class ClassicFields:
             )
         self.target, self.sequence = target, sequence
         self.notes = notes
+        self.vocabularies: dict[str, list[str]] = {}
         loaded = {path: _load(path, sequence, notes) for path in dict.fromkeys(splits.values())}
         self.tables = {name: dict(loaded[path]) for name, path in splits.items()}
         first, path = self.tables["train"], splits["train"]
@@ -105,6 +106,10 @@ class ClassicFields:
         for n, (name, values) in enumerate(properties.items(), 1):
             table[own(name)] = values
             out.feature(own(name), "categorical", source="item", vocab_size=numbers[n].size)
+            if terms := numbers[n].terms:
+                self.vocabularies[own(name)] = terms
+        if self.vocabularies:
+            out.write_json("vocabularies.json", self.vocabularies)
         out.write_table("item_info.parquet", table)
         out.write_table("ids_item.parquet", numbers[0].table("item_id"))
         out.write_table(
@@ -198,7 +203,7 @@ class ClassicFields:
             # the vocabulary is that of the training rows; what comes later only is unknown, 0
             _, known = categories(pl.Series(parts["train"]))
             texts, parts = parts, {s: _Vocabulary(known)(v) for s, v in parts.items()}
-            size = len(known) + 1
+            size, self.vocabularies[own(name)] = len(known) + 1, known
             for s, codes in parts.items():
                 if unknown := int(((codes == 0) & (texts[s] != "")).sum()):
                     self.notes.append(
@@ -274,6 +279,11 @@ class _Codes:
             codes = self._numbering(pl.Series(values.reshape(-1))).reshape(values.shape)
             return np.where(values == 0, 0, codes).astype(np.int32)
         return _Vocabulary(self._numbering.ids.to_list())(values)
+
+    @property
+    def terms(self) -> list[str]:
+        """What stood for 1, 2, …; empty where codes are those of the files."""
+        return [] if self._numbering is None else self._numbering.ids.cast(pl.String).to_list()
 
     def table(self, name: str) -> pl.DataFrame:
         ids = np.arange(1, self.size, dtype=np.int32)
