@@ -11,11 +11,10 @@ import numpy as np
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset
 from qin_zoo.data.feature_map import field_groups
-from qin_zoo.data.item_layout import USER
+from qin_zoo.data.item_layout import USERS
 from qin_zoo.feature_types import has_table, type_of
 
 ITEM = "item"  # the target's number, whatever the layout calls it
-USERS = ("user_id", USER)  # how the public layouts call the column that says whose row it is
 _AT_ONCE = 8192
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from qin_zoo.baselines.columns import write_columns
 from qin_zoo.baselines.models import BASELINES, Baseline, Data
-from qin_zoo.baselines.rows import USERS, View
+from qin_zoo.baselines.rows import View
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
     apply_overrides,
@@ -26,8 +26,10 @@ from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.schema import known_params
 from qin_zoo.data.columns import open_table
 from qin_zoo.data.dataset import SPLITS, Dataset, relocate, tables_beside
+from qin_zoo.data.describe import user_column
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.experiment.from_data import describe_data
 from qin_zoo.experiment.ownership import owned
 from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.experiment.record import read_record
@@ -61,7 +63,7 @@ def prepare_baselines(
     """Reads and checks what baselines are to be fitted to; touches no data and writes nothing.
 
     Args:
-        source: an experiment id, the record of a run, a folder with a ``dataset_config.yaml``, or a dataset id.
+        source: an experiment id, the record of a run, a folder of data, or a dataset id.
         config_dir: folder of the configuration. Default: found by the id.
         data: folder that replaces the configured folder of the dataset's files.
         overrides: parameters, or ``key=value`` texts.
@@ -85,8 +87,7 @@ def prepare_baselines(
     params = ExperimentParams({**params, **tables_beside(params)})
     check_id(params["dataset_id"], "dataset_id")
     if params.get("group_id") is None:
-        features = [name for c in params.get("feature_cols") or [] if c.get("active", True) for name in _names(c)]
-        params["group_id"] = next((name for name in USERS if name in features), None)
+        params["group_id"] = user_column(params)
     params.setdefault("metrics", ["AUC", "gAUC", "logloss"] if params["group_id"] else ["AUC", "logloss"])
     prepared = []
     for name in which or ([recorded] if recorded else BASELINES):
@@ -99,10 +100,6 @@ def prepare_baselines(
     return prepared
 
 
-def _names(column: Mapping) -> list[str]:
-    return column["name"] if isinstance(column["name"], list) else [column["name"]]
-
-
 def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str | None]:
     """Parameters, the folder of their configuration, and the baseline whose record it is."""
     path = Path(source)
@@ -113,8 +110,7 @@ def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str
         baseline = record["model"] if record["model"] in BASELINES else None
         return record["params"], Path(record.get("config_dir") or "."), baseline
     if path.is_dir():
-        block = find_dataset(None, path)
-        return {**block.values, "dataset_id": block.name}, path, None
+        return describe_data(path), path, None
     experiments = {experiment.expid for experiment in find_experiments(problems=[])}
     if config_dir is None and source not in experiments:
         try:

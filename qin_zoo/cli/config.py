@@ -37,8 +37,9 @@ class Parameter:
 
 
 def config(
-    experiment: Annotated[str, typer.Argument(help="Experiment id.")],
+    experiment: Annotated[str, typer.Argument(help="Experiment id, or a model's name with --data.")],
     config: options.Config = None,
+    data: options.Data = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
     strict: options.Strict = False,
@@ -47,7 +48,7 @@ def config(
     """Show what a run would use: every key, its value, where it comes from, what it means; and the keys not set."""
     from qin_zoo.experiment.prepare import prepare
 
-    prepared = prepare(experiment, config, overrides=options.changes(overrides, strict), plugins=plugin)
+    prepared = prepare(experiment, config, data=data, overrides=options.changes(overrides, strict), plugins=plugin)
     used, unset = _parameters(prepared)
     if as_json:
         whole = {

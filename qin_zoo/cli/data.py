@@ -41,6 +41,8 @@ def sample(
     header = ("split", "rows", "users", "click rate", "best reachable AUC", "AUC blind to the history")
     title = f"{summary.path}: {summary.items:,} items, seed {summary.seed}"
     print_table(header, table, numbers=range(1, 6), title=title)
+    typer.echo(f"A model on it: qin-zoo run QIN --data {out}")
+    typer.echo(f"What to beat:  qin-zoo baseline {out}")
 
 
 @app.command()

@@ -137,3 +137,5 @@ def show(summary) -> None:
     for note in summary.notes:
         console.print(f"Note: {note}")
     console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")
+    console.print(f"A model on it: qin-zoo run QIN --data {summary.path}")
+    console.print(f"What to beat:  qin-zoo baseline {summary.path}")

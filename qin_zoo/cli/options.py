@@ -20,7 +20,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a parameter of the experiment; may be repeated."),
 ]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder that holds the dataset's files, instead of the configured one.")
+    Path | None,
+    typer.Option("--data", help="Folder that holds the dataset's files, instead of the configured one."),
 ]
 Strict = Annotated[
     bool,

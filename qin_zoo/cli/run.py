@@ -31,7 +31,9 @@ def training() -> Iterator[None]:
 
 
 def run(
-    experiment: Annotated[str | None, typer.Argument(help="Experiment id.")] = None,
+    experiment: Annotated[
+        str | None, typer.Argument(help="Experiment id, or with --data the name of a model: no configuration needed.")
+    ] = None,
     config: options.Config = None,
     expid: Annotated[str | None, typer.Option("--expid", help="Experiment id, as in FuxiCTR.")] = None,
     gpu: options.Gpu = -1,

@@ -12,6 +12,9 @@ from typing import Any
 
 _STEPS = 800  # of an epoch, about
 _BATCHES = (256, 4096)
+_FEW = 300, 32  # of an epoch, and rows in a batch at least, where there are less than would fill such batches
+_AT_LEAST = 1000, 150  # steps of a training, and of a wait for a gain
+_MANY = 1_000_000  # rows from which on a medium model is worth its time
 # Hidden layers by the names that models give them, of a small and of a medium model.
 _HIDDEN = {
     "dnn_hidden_units": ([128, 64], [256, 128]),
@@ -37,26 +40,58 @@ _TRAINING = {
 }
 
 
-def recipe(name: str, rows: int, accepted: Collection[str]) -> dict[str, Any]:
+def recipe_for(rows: int) -> str:
+    """The recipe for a training split of so many rows."""
+    return "small" if rows < _MANY else "medium"
+
+
+def steady(accepted: Collection[str]) -> dict[str, Any]:
+    """What carries a training of data of which nothing is known over where it stands still, besides a recipe.
+
+    Without batch normalisation QIN stood still at an AUC of 0.70 on the sample, where it reaches 0.91 with it; a
+    learning rate that is cut to a tenth, FuxiCTR's default, stays there.
+
+    Args:
+        accepted: parameters that the model takes.
+    """
+    return {"factor": 0.5, **({"batch_norm": True} if "batch_norm" in accepted else {})}
+
+
+def recipe(name: str, rows: int, accepted: Collection[str], batch_size: int | None = None) -> dict[str, Any]:
     """The parameters of a recipe.
 
     Args:
         name: ``small`` or ``medium``; ``published`` has none.
         rows: of the training split.
         accepted: parameters that the model takes; of its sizes only those are given.
+        batch_size: rows in a batch, where that is settled.
 
     Returns:
         batches of such a size that an epoch has about 800 of them (256 rows at least, 4096 at most), two looks at the
         validation rows in an epoch, a learning rate that is lowered where a look gains nothing, and the model's sizes.
+        Of less than 80,000 rows batches are smaller, and of a few thousand there are more epochs.
     """
     if name not in _KINDS:  # published: what the configuration says
         return {}
-    size = _BATCHES[0]
-    while size < _BATCHES[1] and size * _STEPS < rows:
-        size *= 2
-    chosen = {**_TRAINING, "batch_size": size, "eval_steps": max(1, -(-rows // size) // 2)}
+    size = batch_size or _batch_size(rows)
+    steps = -(-rows // size)
+    looks = max(1, steps // 2)
+    epochs, patience = (-(-least // every) for least, every in zip(_AT_LEAST, (steps, looks)))
+    chosen = {**_TRAINING, "batch_size": size, "eval_steps": looks}
+    if steps < _FEW[0] // 2:  # a look tells little, and so does one without a gain
+        chosen |= {"epochs": max(_TRAINING["epochs"], epochs), "reduce_lr_on_plateau": False}
+        chosen |= {"early_stop_patience": max(_TRAINING["early_stop_patience"], patience)}
     of_model = {key: units[[*_KINDS].index(name)] for key, units in _HIDDEN.items()} | _KINDS[name]
     return chosen | {key: value for key, value in of_model.items() if key in accepted}
+
+
+def _batch_size(rows: int) -> int:
+    size = _FEW[1]
+    while size < _BATCHES[0] and size * _FEW[0] < rows:
+        size *= 2
+    while _BATCHES[0] <= size < _BATCHES[1] and size * _STEPS < rows:
+        size *= 2
+    return size
 
 
 def with_recipe(params: Mapping[str, Any], rows: int, accepted: Collection[str], origin: Mapping[str, str]):
@@ -72,11 +107,10 @@ def with_recipe(params: Mapping[str, Any], rows: int, accepted: Collection[str],
         origin: key -> where it was written.
     """
     near = _nearness(origin.get("recipe", ""))
-    return {
-        key: value
-        for key, value in recipe(params["recipe"], rows, accepted).items()
-        if key not in params or _nearness(origin.get(key, "")) < near
-    }
+    settled = {key for key in params if _nearness(origin.get(key, "")) >= near}
+    batch_size = params["batch_size"] if "batch_size" in settled else None
+    chosen = recipe(params["recipe"], rows, accepted, batch_size)
+    return {key: value for key, value in chosen.items() if key not in settled}
 
 
 def _nearness(origin: str) -> int:

@@ -29,6 +29,11 @@ class RunFiles:
         return self._file(".events")
 
     @property
+    def config(self) -> Path:
+        """Folder of the configuration of a run that was made of a model and a folder of data."""
+        return self._file(".config")
+
+    @property
     def encoder(self) -> Path:
         """What encoding raw files learned from the training rows."""
         return self._file(".encoder.json")

@@ -24,6 +24,7 @@ from qin_zoo.data.grown import grown_sizes, require_same_numbers
 from qin_zoo.data.item_names import ID_FILE
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.experiment.files import RunFiles
+from qin_zoo.experiment.from_data import compose, is_model, telling_where_data_come_from
 from qin_zoo.experiment.record import read_record
 from qin_zoo.experiment.tasks import check_labels, check_task, task_defaults
 from qin_zoo.metrics import default_monitor, mode_of_monitor
@@ -33,7 +34,7 @@ from qin_zoo.registry import get_model
 # What a configuration may leave out; models give the defaults of their own parameters.
 DEFAULTS = {
     "seed": 1029,
-    "epochs": 1,
+    "epochs": 10,  # with early stopping
     "batch_size": 1024,
     "shuffle": True,
     "max_gradient_norm": 10.0,
@@ -54,6 +55,8 @@ class Prepared:
         expid: name of the run and its files.
         asked_for: the name it should have had, where that is another run's (:mod:`qin_zoo.experiment.ownership`).
         trained: record of the run whose weights are used, where there is one: its data must fit them.
+        described: keys of the dataset's own description, where the experiment is made of a model and a folder of data
+            (:mod:`qin_zoo.experiment.from_data`); its configuration is written beside the run then.
         notes: lines that say what the configuration's old names became, and what was left out.
     """
 
@@ -65,6 +68,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
     asked_for: str = ""
     trained: dict | None = field(default=None, repr=False)
+    described: tuple[str, ...] = ()
 
     @property
     def files(self) -> RunFiles:
@@ -110,7 +114,8 @@ class Prepared:
         if not ours and params.get("sample_weight"):  # its loss knows of none, as a note has said
             params = apply_overrides(params, {"sample_weight": None})
         as_fuxictr = not ours or params["shuffle"] == "fuxictr"
-        dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
+        with telling_where_data_come_from(params):
+            dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
         if self.trained:
             old = self.trained["params"].get("train_data")
             recorded = self.trained.get("numbering")
@@ -132,7 +137,7 @@ def prepare(
     """Reads and checks an experiment; touches no data and writes nothing.
 
     Args:
-        expid: experiment id.
+        expid: experiment id, or with ``data`` the name of a model, which is trained on that folder as it says itself.
         config_dir: folder with ``model_config.yaml``. Default: found by the id.
         gpu: index of the GPU, -1 for the CPU.
         data: folder that replaces the configured folder of the dataset's files.
@@ -144,10 +149,41 @@ def prepare(
     Raises:
         QinZooError: anything in configuration or command line that cannot be used.
     """
+    plugins = tuple(plugins or ())
+    if config_dir is None and is_model(expid, plugins):
+        return prepare_model(expid, data, gpu=gpu, overrides=overrides, plugins=plugins, name=name)
     config_dir = resolve_experiment(expid, config_dir)
     overrides = dict(overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or []))
     params = load_experiment(config_dir, expid, dataset_id=overrides.pop("dataset_id", None))
     return prepare_params(name or expid, params, config_dir, gpu=gpu, data=data, overrides=overrides, plugins=plugins)
+
+
+def prepare_model(
+    model: str,
+    data: Path | None,
+    *,
+    gpu: int = -1,
+    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    plugins: Iterable[Path] | None = None,
+    name: str | None = None,
+) -> Prepared:
+    """A model on a folder of data, without a configuration: see :mod:`qin_zoo.experiment.from_data`.
+
+    Args:
+        model: its name.
+        data: the folder.
+        gpu, overrides, plugins: see :func:`prepare`.
+        name: of the run. Default: that of the model.
+
+    Raises:
+        QinZooError: anything that cannot be used; no folder is given.
+    """
+    from qin_zoo.models.adapter import adapt
+
+    plugins = tuple(plugins or ())
+    params, of_data = compose(model, data, constructor_params(adapt(get_model(model, plugins))))
+    prepared = prepare_params(name or model, params, Path(data), gpu=gpu, overrides=overrides, plugins=plugins)
+    return replace(prepared, described=of_data, notes=(*params.notes, *prepared.notes))
 
 
 def prepare_params(
@@ -178,6 +214,7 @@ def prepare_params(
     name = overrides.get("model_id", name)  # FuxiCTR's key for it
     check_id(name, "name of the run")
     params["model_id"] = name
+    endless = "epochs" not in params
     for key, value in {**DEFAULTS, **task_defaults(params)}.items():
         params.setdefault(key, value)
     params["gpu"] = gpu
@@ -190,12 +227,16 @@ def prepare_params(
         moved = relocate(params, data)
         params = ExperimentParams(moved, origin=params.origin, former=params.former, notes=params.notes)
     if "recipe" in params:
-        chosen = with_recipe(params, count_rows(params), constructor_params(model_class), params.origin)
+        with telling_where_data_come_from(params):
+            rows = count_rows(params)
+        chosen = with_recipe(params, rows, constructor_params(model_class), params.origin)
         params = check_params(apply_overrides(params, chosen, f"recipe {params['recipe']}"), model_class)
     params.setdefault("monitor", default_monitor(params["metrics"]))
     params.setdefault("monitor_mode", mode_of_monitor(params["monitor"]))
     check_task(params)
     notes = params.notes
+    if endless and "epochs" not in params.origin:  # nor did a recipe say
+        notes += (f"epochs is not configured: {params['epochs']} at most, fewer where early stopping ends them.",)
     if beside := tables_beside(params):
         params = apply_overrides(params, beside)
         notes += (f"Not configured, taken from beside the training rows: {', '.join(beside.values())}.",)

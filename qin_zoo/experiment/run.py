@@ -20,6 +20,7 @@ from qin_zoo.distributed import ALONE, Group, joined
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.experiment.continued import start_from, start_period, take_over
 from qin_zoo.experiment.files import RunFiles
+from qin_zoo.experiment.from_data import write_configuration
 from qin_zoo.experiment.ownership import owned
 from qin_zoo.experiment.predict import draw_split, feed_split, predict_rows
 from qin_zoo.experiment.prepare import Prepared, build_model
@@ -132,6 +133,8 @@ def _run(
         if dataset.encoder_file is not None:
             with replace_file(files.encoder) as temporary:
                 shutil.copyfile(dataset.encoder_file, temporary)
+        if prepared.described:
+            write_configuration(files.config, prepared.expid, params, prepared.described)
     group.wait()
     with log_to(files.log, append=resume and interrupted) if group.leads else nullcontext():
         logging.info(f"Parameters: {params}")
@@ -142,6 +145,9 @@ def _run(
             f"{prepared.expid}: {params['model']} with {parameters:,} parameters on {params['dataset_id']}, "
             f"{dataset.rows('train'):,} training rows, {model.device}"
         )
+        if prepared.described:
+            told = (f"{key} {params[key]}" for key in ("batch_size", "epochs", "learning_rate"))
+            echo(f"  recipe {params['recipe']}: {', '.join(told)}, …; to go on from it: --config {files.config}")
         for line in _of_fuxictr(prepared):
             echo(f"  {line}")
         if interrupted and not resume:

@@ -17,7 +17,8 @@ TAKEN = ("embedding_dim", "net_dropout", "dnn_hidden_units")
 
 
 @pytest.mark.parametrize(
-    ("rows", "batch_size", "looks"), [(3, 256, 1), (80_000, 256, 156), (800_167, 1024, 391), (3_600_000, 4096, 439)]
+    ("rows", "batch_size", "looks"),
+    [(3, 32, 1), (3000, 32, 47), (20_000, 128, 78), (80_000, 256, 156), (800_167, 1024, 391), (3_600_000, 4096, 439)],
 )
 def test_looks_and_batches_follow_the_rows(rows, batch_size, looks):
     chosen = recipe("small", rows, TAKEN)
@@ -26,6 +27,16 @@ def test_looks_and_batches_follow_the_rows(rows, batch_size, looks):
     assert recipe("medium", rows, TAKEN)["dnn_hidden_units"] == [256, 128]
     assert recipe("published", rows, TAKEN) == {}
     assert "dnn_hidden_units" not in recipe("small", rows, ["embedding_dim"])
+
+
+def test_few_rows_get_steps_enough():
+    for rows in (3, 300, 5000):
+        chosen = recipe("small", rows, TAKEN)
+        steps = -(-rows // chosen["batch_size"])
+        assert chosen["epochs"] * steps >= 1000
+        assert chosen["early_stop_patience"] * chosen["eval_steps"] >= 150
+    assert recipe("small", 80_000, TAKEN)["epochs"] == 10
+    assert recipe("small", 1000, TAKEN, batch_size=600)["eval_steps"] == 1, "two looks at the batches that are settled"
 
 
 def test_no_hidden_layers_are_forgotten():
@@ -65,7 +76,7 @@ def test_what_is_written_nearer_goes_first(folder):
     in_block = prepare("X", folder).params
     assert in_block["embedding_dim"] == 40, "the block's own"
     assert in_block["learning_rate"] == 1e-3, "before Base's"
-    assert in_block["batch_size"] == 256, "before the runner's default"
+    assert in_block["batch_size"] == 32, "before the runner's default"
     assert in_block.origin["batch_size"] == "recipe small"
     given = prepare("Y", folder, overrides=["recipe=medium", "net_dropout=0.7"]).params
     assert (given["embedding_dim"], given["net_dropout"]) == (32, 0.7)

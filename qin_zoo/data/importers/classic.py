@@ -21,10 +21,9 @@ from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import NAMES
 from qin_zoo.data.importers.tables import Table
 from qin_zoo.data.importers.write import ImportSummary, Output
+from qin_zoo.data.item_layout import USERS
 from qin_zoo.errors import DataError, first_line
 from qin_zoo.files import read_json
-
-_USERS = ("user_id", "userid", "user", "user_index", "uid")
 
 
 class ClassicFields:
@@ -72,7 +71,7 @@ class ClassicFields:
         for name in sequence:
             if first[name].ndim != 2:
                 raise DataError(f"{path}, column '{name}': expected a sequence in each row, found single values.")
-        self.user = user or next((n for n in _USERS if n in first and first[n].ndim == 1), None)
+        self.user = user or next((n for n in USERS if n in first and first[n].ndim == 1), None)
         if self.user:
             require(path, list(first), self.user)
 
