@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,11 +41,26 @@ class _AboveBars(logging.StreamHandler):
         return printable(super().format(record))
 
 
-def warnings_on_terminal() -> None:
+def warnings_on_terminal(least: int = logging.WARNING) -> None:
     """Shows warnings of this process, and no more of FuxiCTR's log and ours."""
     terminal = _AboveBars()
-    terminal.setLevel(logging.WARNING)
+    terminal.setLevel(least)
     logging.getLogger().addHandler(terminal)
+
+
+@contextmanager
+def warnings_shown(least: int = logging.WARNING) -> Iterator[None]:
+    """The same as long as the block runs, where this process, a notebook say, shows no log of its own."""
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    warnings_on_terminal(least)
+    terminal = root.handlers[-1]
+    try:
+        yield
+    finally:
+        root.removeHandler(terminal)
 
 
 @contextmanager
@@ -54,7 +69,9 @@ def log_to(path: Path, append: bool = False):
     root = logging.getLogger()
     handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s"))
-    level = root.level
+    level, others = root.level, {other: other.level for other in root.handlers}
+    for other in others:  # a notebook's, say: what it did not show before, it does not show now
+        other.setLevel(max(other.level, level))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
@@ -62,4 +79,6 @@ def log_to(path: Path, append: bool = False):
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
+        for other, own in others.items():
+            other.setLevel(own)
         handler.close()

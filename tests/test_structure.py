@@ -31,8 +31,10 @@ ALLOWED = {
     "study": {"config", "data", "experiment", "processes", "results", "training", "tuning"},
     "update": {"experiment", "models", "results"},
     "doctor": {"config", "data", "experiment", "results", "serving"},
+    "api": {"data", "experiment", "explain", "export", "results"},
+    "estimator": {"experiment", "training"},
 }
-ALLOWED["cli"] = ALLOWED.keys() - {"layers"}
+ALLOWED["cli"] = ALLOWED.keys() - {"layers", "api", "estimator"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

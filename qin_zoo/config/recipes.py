@@ -48,7 +48,7 @@ def recipe_for(rows: int) -> str:
 def steady(accepted: Collection[str]) -> dict[str, Any]:
     """What carries a training of data of which nothing is known over where it stands still, besides a recipe.
 
-    Without batch normalisation QIN stood still at an AUC of 0.70 on the sample, where it reaches 0.91 with it; a
+    Without batch normalisation QIN stood still at an AUC of 0.70 on the sample, where with it two epochs bring 0.90; a
     learning rate that is cut to a tenth, FuxiCTR's default, stays there.
 
     Args:

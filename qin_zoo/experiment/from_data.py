@@ -18,6 +18,7 @@ from qin_zoo.config.recipes import recipe_for, steady
 from qin_zoo.data.dataset import count_rows, relocate
 from qin_zoo.data.describe import describe_folder, user_column
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.experiment.tasks import is_regression
 from qin_zoo.files import replace_file
 from qin_zoo.registry import discover
 
@@ -70,7 +71,7 @@ def compose(model: str, folder: Path | None, accepted: Collection[str]) -> tuple
     chosen: dict[str, Any] = {"model": model, "recipe": recipe_for(count_rows(params)), **steady(accepted)}
     if params.get("group_id") is None and (user := user_column(params)):
         chosen["group_id"] = user
-    if params.get("group_id") or "group_id" in chosen:  # whose rows they are is known
+    if (params.get("group_id") or "group_id" in chosen) and not is_regression(params):  # whose clicks they are is known
         chosen["metrics"] = ["AUC", "gAUC", "logloss"]
     of_data = tuple(key for key in {**params, "group_id": None} if key != "dataset_id")
     params.update(chosen)
