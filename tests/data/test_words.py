@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from qin_zoo.cli import main
-from qin_zoo.data.importers import import_folder
+from qin_zoo.data.importers import ImportOptions, import_folder
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
 
@@ -50,7 +50,8 @@ def trained(block):
 
 
 def test_an_import_writes_the_words_of_context_columns_and_explain_shows_them(source, capsys):
-    import_folder("fuxictr", source / "raw", source / "D", target_field=["item"], sequence_field=["clicked"])
+    fields = {"target_field": ["item"], "sequence_field": ["clicked"], "user_field": "user"}
+    import_folder("fuxictr", source / "raw", source / "D", ImportOptions(label="click"), **fields)
     row = pl.read_csv(source / "raw/valid.csv").row(7, named=True)
     words = json.loads((source / "D/vocabularies.json").read_text())
     assert words["device"] == ["desktop", "phone", "watch"]
