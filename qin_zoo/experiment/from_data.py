@@ -115,7 +115,7 @@ def telling_where_data_come_from(params: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _whence(dataset_id: str, folder: Path) -> str:
-    from qin_zoo.data.download.known import KNOWN
+    from qin_zoo.data.download import KNOWN
 
     if dataset_id == "sample":
         return f"Make them: `qin-zoo data sample {folder}`."
