@@ -139,6 +139,12 @@ class TestRun:
             assert qin_zoo("predict", *run) == 0
             assert f"AUC {first['AUC']:.6f}" in capsys.readouterr().out
 
+    def test_numbers_to_be_met_have_the_metrics_of_numbers(self, tmp_path):
+        write_csv_fields(tmp_path / "data")
+        file = tmp_path / "data" / "dataset_config.yaml"
+        file.write_text(file.read_text().replace("shop:\n", "shop:\n  task: regression\n"))
+        assert prepare("DCNv2", data=tmp_path / "data").params["metrics"] == ["MSE", "MAE"]
+
     def test_what_is_written_has_the_name_of_the_run(self, tmp_path):
         write_csv_fields(tmp_path / "data")
         assert qin_zoo("run", "DCNv2", "--data", "data", *QUICK) == 0
