@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from http_service import endless, export, rewrite, settings
 
-pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import QinZooError
