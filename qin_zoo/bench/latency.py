@@ -22,8 +22,10 @@ from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.request import RequestModel
 from qin_zoo.feature_types import type_of
 from qin_zoo.files import replace_file
+from qin_zoo.models import ZooModel
 from qin_zoo.serving.bundle import seal
-from qin_zoo.serving.scorer import ITEMS, Scorer
+from qin_zoo.serving.items import ITEMS
+from qin_zoo.serving.scorer import Scorer
 
 CANDIDATES, THREADS = (1, 10, 100, 1000), (1, 2)
 _KINDS = 16  # different requests of each size
@@ -81,17 +83,9 @@ def measure_latency(
     Raises:
         ConfigError: the dataset has no item table.
     """
-    prepared = prepare(expid, overrides=(*overrides, "precision=fp32", "compile=false"), plugins=plugins)
-    if not has_item_table(prepared.params):
-        raise ConfigError(f"{expid} has no item table: only datasets with one can be exported.")
-    model = build_model(prepared).eval()
-    max_len = prepared.params.get("max_len", 100)
-    items = random_batch(model.feature_map, 1, max_len).items
-    request = RequestModel(model, items)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.onnx"
-        manifest = {"name": expid, "task": "latency", "dataset_id": "random", **describe(request, items, max_len)}
-        path.write_bytes(seal(to_onnx(request, *request.tracing(items)), manifest)[0])
+        model, items, max_len = export_untrained(expid, path, overrides, plugins)
         reference = make_plain(model) if plain else None
         before, measured = torch.get_num_threads(), []
         try:
@@ -100,14 +94,38 @@ def measure_latency(
                 scorer = Scorer(path, threads=count)
                 for rows in candidates:
                     progress(f"{rows} candidates, {count} threads")
-                    kinds = [_request(scorer, rows, max_len, seed) for seed in range(_KINDS)]
+                    kinds = [random_request(scorer, rows, max_len, seed) for seed in range(_KINDS)]
                     measured += _measure(scorer, reference, items, kinds, count, requests, plain_seconds)
         finally:
             torch.set_num_threads(before)
     return measured
 
 
-def _request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
+def export_untrained(
+    expid: str, path: Path, overrides: Iterable[str] = (), plugins: Iterable[Path] = ()
+) -> tuple[ZooModel, dict, int]:
+    """Writes an export with untrained weights and random items; the model, its items and the length of a history.
+
+    Args:
+        expid, overrides, plugins: as :func:`measure_latency` has them.
+        path: file to write.
+
+    Raises:
+        ConfigError: the dataset has no item table.
+    """
+    prepared = prepare(expid, overrides=(*overrides, "precision=fp32", "compile=false"), plugins=plugins)
+    if not has_item_table(prepared.params):
+        raise ConfigError(f"{expid} has no item table: only datasets with one can be exported.")
+    model = build_model(prepared).eval()
+    max_len = prepared.params.get("max_len", 100)
+    items = random_batch(model.feature_map, 1, max_len).items
+    request = RequestModel(model, items)
+    manifest = {"name": expid, "task": "latency", "dataset_id": "random", **describe(request, items, max_len)}
+    path.write_bytes(seal(to_onnx(request, *request.tracing(items)), manifest)[0])
+    return model, items, max_len
+
+
+def random_request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
     g = np.random.default_rng(seed)
     history = g.integers(1, scorer.items, max_len)
     if scorer.beside:

@@ -168,6 +168,47 @@ def latency(
 
 
 @app.command()
+def service(
+    experiment: Annotated[str, typer.Argument(help="Experiment id, of a dataset with an item table.")] = "QIN_sample",
+    candidates: Annotated[
+        list[int] | None, typer.Option(min=1, help="Candidates of a request; may be repeated. Default: 1, 100, 1000.")
+    ] = None,
+    connections: Annotated[
+        list[int] | None, typer.Option(min=1, help="Clients; may be repeated. Default: 1, 16, 64.")
+    ] = None,
+    workers: Annotated[
+        list[int] | None, typer.Option(min=1, help="Processes of each service; may be repeated. Default: 1 and 2.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="That each load lasts.")] = 3,
+    rounds: Rounds = 3,
+    overrides: options.Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Load `qin-zoo serve`, and two services that one would write instead, in the same run; untrained weights.
+
+    Those are FastAPI and bare ASGI with orjson, both with ONNX Runtime on uvicorn (pip install fastapi uvicorn). wrk
+    makes the load; it takes a core of its own.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from qin_zoo.bench.service import CANDIDATES, CONNECTIONS, WORKERS, measure_service, print_service
+    from qin_zoo.training.record import environment
+
+    with Console(stderr=True).status("exporting") as status:
+        measured = measure_service(
+            experiment, candidates or CANDIDATES, connections or CONNECTIONS, workers or WORKERS, seconds=seconds,
+            rounds=rounds, overrides=overrides or (), progress=status.update,
+        )  # fmt: skip
+    if as_json:
+        points = [asdict(m) for m in measured]
+        _print_json({"experiment": experiment, "environment": environment(), "loads": points})
+    else:
+        print_service(measured, f"{experiment}: services under load")
+
+
+@app.command()
 def trajectory(
     experiment: Experiment = _DEFAULT,
     config: options.Config = None,

@@ -24,6 +24,10 @@ def export(
         Path | None,
         typer.Option(metavar="NEW.parquet", help="Items to add to the catalogue or to replace, without training."),
     ] = None,
+    histories: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.npz", help="Also write each user's newest history, for `qin-zoo serve --histories`."),
+    ] = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
 ) -> None:
@@ -32,3 +36,8 @@ def export(
 
     prepared, checkpoint = find_run(run, config, checkpoint, data=data, overrides=overrides, plugins=plugin)
     export_run(prepared, out, checkpoint=checkpoint, table=table, items=items, echo=typer.echo)
+    if histories is not None:
+        from qin_zoo.export.histories import export_histories
+
+        users = export_histories(prepared.open_dataset(), histories)
+        typer.echo(f"{histories}: the newest histories of {users:,} users")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +12,39 @@ from typing import Annotated
 import typer
 
 from qin_zoo.errors import QinZooError, install
-from qin_zoo.threads import cores
 
 _VARIABLE = "QIN_ZOO_TOKEN"
+_NAME = re.compile(r"[\w.-]{1,60}")
 
 
 def serve(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="File that `qin-zoo export` wrote.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="File that `qin-zoo export` wrote.", show_default=False)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE[:SHARE]",
+            help="Instead of PATH, several models, and their shares of the requests; a user stays with one.",
+        ),
+    ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A model that scores every request for /metrics alone."),
+    ] = None,
+    histories: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|redis://…",
+            help="Where user_id of a request finds its history, and POST /events adds to it (`export --histories`).",
+        ),
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="A log line for each answer.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Requests scored at the same time. Default: one for each core.")
-    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer; as many as cores use the whole machine.")
+    ] = 1,
     ids: Annotated[
         str, typer.Option(help="How requests name items: table (rows of the item table) or original (before import).")
     ] = "table",
@@ -38,11 +61,12 @@ def serve(
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 10_000,
     max_history: Annotated[int, typer.Option(min=1, help="History items of a request.")] = 10_000,
     max_embeddings: Annotated[int, typer.Option(min=1, help="Items of a request with embeddings.")] = 1_000,
-    max_connections: Annotated[int, typer.Option(min=1, help="Connections; further ones are told 503.")] = 1024,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="Requests that wait for a thread; further ones are told 503.")
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Connections of a worker; further ones are told 503.")
     ] = 1024,
-    max_batch: Annotated[int, typer.Option(min=1, help="Waiting requests that a thread takes together.")] = 16,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Requests that wait in a worker; further ones are told 503.")
+    ] = 1024,
     timeout: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds for a client's headers, for its body, and for a request to wait."),
@@ -52,18 +76,18 @@ def serve(
         float, typer.Option(min=1, help="Seconds for loading the file and its first answer, before it is used.")
     ] = 120,
 ) -> None:
-    """Serve an exported model: POST /score, GET /healthz, /metrics, /openapi.json and a page at /.
+    """Serve an exported model: POST /score and /top, GET /healthz, /metrics, /openapi.json and a page at /.
 
     Every address but /healthz asks for the token, if there is one. SIGHUP loads the file anew without dropping a
     request; SIGTERM and Ctrl-C end the service after the requests in flight.
     """
     try:
         from qin_zoo.serving.http.server import serve as run
-        from qin_zoo.serving.http.settings import Settings
+        from qin_zoo.serving.http.settings import Served, Settings
     except ImportError as error:
         raise QinZooError(
             f"serving needs packages that are not installed ({error.name} is missing): "
-            f"{install('serve', 'onnxruntime', 'fastapi', 'uvicorn', 'prometheus-client')}."
+            f"{install('serve', 'onnxruntime', 'httptools', 'orjson', 'prometheus-client')}."
         ) from error
     token = _token(token_file)
     if token is None and not no_token and not _is_loopback(host):
@@ -71,12 +95,25 @@ def serve(
             f"--host {host}: other machines could use this service, and there is no token. Give one with --token-file "
             f"or the variable {_VARIABLE}, or serve everyone with --no-token."
         )
+    if (path is None) == (not model):
+        found = "none" if path is None else "both"
+        raise QinZooError(f"expected PATH, or --model NAME=FILE once or more, found {found}.")
+    served = [Served(*_named(text, "--model")) for text in model or ()]
+    if path is not None and shadow:
+        served = [Served("model", path, 1.0)]
+    served += [Served(*_named(text, "--shadow")[:2], 0.0) for text in shadow or ()]
+    names = [one.name for one in served]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise QinZooError(f"{twice} is the name of several models: give each another one.")
     settings = Settings(
-        path=path,
+        path=path or served[0].path,
+        models=tuple(served),
+        histories=histories,
+        access_log=access_log,
         host=host,
         port=port,
         ids=ids,
-        threads=threads or cores(),
+        workers=workers,
         token=token,
         max_body=max_body,
         max_candidates=max_candidates,
@@ -84,13 +121,27 @@ def serve(
         max_embeddings=max_embeddings,
         max_connections=max_connections,
         max_waiting=max_waiting,
-        max_batch=max_batch,
         timeout=timeout,
         grace=grace,
         load_timeout=load_timeout,
         watch=watch,
     )
     run(settings)
+
+
+def _named(text: str, option: str) -> tuple[str, Path, float]:
+    """Name, file and share of ``NAME=FILE`` or ``NAME=FILE:SHARE``."""
+    name, _, rest = text.partition("=")
+    file, _, share = rest.rpartition(":")
+    try:
+        number = float(share)
+    except ValueError:
+        file, number = rest, 1.0
+    if not (_NAME.fullmatch(name) and file):
+        raise QinZooError(f"{option} {text}: expected NAME=FILE, the name of letters, digits, _, - and points.")
+    if not 0 < number < math.inf:
+        raise QinZooError(f"{option} {text}: expected a share above 0. A model that is not shown is a --shadow.")
+    return name, Path(file), number
 
 
 def _token(file: Path | None) -> str | None:

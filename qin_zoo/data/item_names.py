@@ -7,18 +7,19 @@ from pathlib import Path
 
 import polars as pl
 
-ID_FILE = "ids_item.parquet"
+ID_FILE, WORD_FILE = "ids_item.parquet", "vocabularies.json"
 # Files that `qin-zoo data import` writes and the challenge's raw one, with their columns of titles, the best first.
 _TITLES = {"item_text.parquet": ("item_title", "text"), "item_feature.parquet": ("item_title",)}
 
 
-def original_ids(file: Path) -> dict[int, object]:
+def original_ids(file: Path, number: str = "item_id") -> dict[int, object]:
     """Row of the item table -> id in the dataset's source; empty without such a file, or without such columns in it.
 
     Args:
         file: the dataset's :data:`ID_FILE`, or a table of new items.
+        number: the column with the rows; ``user_id`` of the users' file.
     """
-    columns = ["item_id", "original_id"]
+    columns = [number, "original_id"]
     if not file.is_file() or not set(columns) <= set(pl.scan_parquet(file, glob=False).collect_schema()):
         return {}
     return dict(pl.read_parquet(file, glob=False, columns=columns).iter_rows())

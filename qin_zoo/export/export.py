@@ -15,7 +15,7 @@ import torch
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
 from qin_zoo.data.grown import require_same_items
-from qin_zoo.data.item_names import ID_FILE, original_ids
+from qin_zoo.data.item_names import ID_FILE, WORD_FILE, original_ids
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
 from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.export.compare import compare
@@ -24,14 +24,16 @@ from qin_zoo.export.item_table import Catalogue, update_items
 from qin_zoo.export.manifest import describe, make_manifest
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.plain import Doubts, PlainFieldsModel, PlainModel, plain_scores
-from qin_zoo.export.request import RequestModel
+from qin_zoo.export.request import RequestModel, numbering
 from qin_zoo.feature_types import type_of
-from qin_zoo.files import replace_file
+from qin_zoo.files import parse_json, replace_file
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import ZooModel
 from qin_zoo.serving.bundle import seal
-from qin_zoo.serving.scorer import ITEMS, Scorer
+from qin_zoo.serving.catalogue import pack
+from qin_zoo.serving.items import ITEMS
+from qin_zoo.serving.scorer import Scorer
 
 TABLES = ("fp32", "fp16", "int8")
 _REQUESTS = 24  # that every export is checked with
@@ -115,6 +117,11 @@ def export_model(
     described["items"] |= {"learnt": len(next(iter(learnt.values()))), "table": "fp32"}
     if (ids := _original_ids(dataset.folder, len(request.table), new_items)) is not None:
         described["items"]["original_ids"] = ids
+    words = _words(dataset.folder)
+    described["items"]["features"] = _filters(dataset, catalogue.items, words)
+    for one in (*described["inputs"]["context"], *described["inputs"]["new"]):
+        if one["name"] in words and type_of(one).ids:
+            one["words"] = words[one["name"]][: one["vocab_size"] - 1]
     manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
     with tempfile.TemporaryDirectory() as folder:
         plain, auc = Path(folder) / "fp32.onnx", None
@@ -240,6 +247,25 @@ def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | No
     if new_items is not None:
         ids |= original_ids(new_items)
     return [None, *(ids.get(number) for number in range(1, count))]
+
+
+def _words(folder: Path) -> dict[str, list[str]]:
+    """Column -> the words that codes from 1 on stand for, where an import wrote them down."""
+    file = folder / WORD_FILE
+    found = parse_json(file.read_bytes()) if file.is_file() else {}
+    return {name: ["" if w is None else str(w) for w in words] for name, words in found.items() if words}
+
+
+def _filters(dataset: Dataset, items: dict[str, torch.Tensor], words: dict[str, list[str]]) -> list[dict]:
+    """The items' categories and lists of them."""
+    specs = dataset.feature_map.features
+    numbers = numbering(items, specs)
+    found = []
+    for name, codes in items.items():
+        if name not in numbers and type_of(specs[name]).ids:
+            known = {"words": words[name]} if name in words else {}
+            found.append({"name": name, "type": specs[name]["type"], "codes": pack(codes.numpy()), **known})
+    return found
 
 
 # ---- checks

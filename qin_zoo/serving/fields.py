@@ -146,6 +146,15 @@ class FieldRequests:
             shared |= {HISTORY + name: found[order] for name, found in ids.items()}
         return shared, unknown
 
+    @property
+    def no_history(self) -> dict[str, list]:
+        """The history of a user of whom nothing is known, as a request has it."""
+        return {name: [] for name in self.history}
+
+    def check_history(self, history: object) -> None:
+        """Raises RequestError where a request with this history would be refused."""
+        self._histories(history)
+
     def example(self, candidates: int) -> dict:
         """A request that the model answers, JSON values."""
         own = self.targets or list(self.rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qin_zoo.feature_types import FEATURE_TYPES, type_of
+from qin_zoo.serving.catalogue import unpack
 from qin_zoo.serving.preprocess import FUNCTIONS
 from qin_zoo.serving.tokens import TOKENS
 
@@ -34,6 +35,7 @@ def check(manifest: dict) -> None:
         _want(isinstance(found, list), where, "a list", found)
         for place, described in enumerate(found):
             _feature(described, f"{where}[{place}]")
+            _words(described, f"{where}[{place}]")
         names = [described["name"] for described in found]
         _want(len(set(names)) == len(names), where, "each name once", names)
     for described in history.get("beside", []):
@@ -48,6 +50,28 @@ def check(manifest: dict) -> None:
         _want(isinstance(ids, list), "items.original_ids", "a list", ids)
         _want(len(ids) == items["count"], "items.original_ids", f"{items['count']} of them", len(ids))
         _want(set(map(type, ids)) <= {int, str, type(None)}, "items.original_ids", "numbers, texts and null", ids)
+    features = items.get("features", [])
+    _want(isinstance(features, list), "items.features", "a list", features)
+    for place, described in enumerate(features):
+        _filter(described, f"items.features[{place}]", items["count"])
+
+
+def _words(described: dict, where: str) -> None:
+    """What codes from 1 on stand for."""
+    words = described.get("words", [])
+    _want(isinstance(words, list) and set(map(type, words)) <= {str}, f"{where}.words", "texts", words)
+    _want(len(words) < described.get("vocab_size", len(words) + 1), f"{where}.words", "fewer than codes", len(words))
+
+
+def _filter(described: object, where: str, count: int) -> None:
+    """What is known of the items besides their vectors."""
+    _want(isinstance(described, dict) and isinstance(described.get("name"), str), where, "a name", described)
+    _words(described, where)
+    try:
+        codes = unpack(_object(described, "codes", f"{where}."))
+    except (KeyError, TypeError, ValueError) as error:
+        _want(False, f"{where}.codes", "packed codes", error)
+    _want(codes.ndim in (1, 2) and len(codes) == count, f"{where}.codes", f"codes of {count} items", codes.shape)
 
 
 def _feature(described: object, where: str) -> None:

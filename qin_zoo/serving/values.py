@@ -58,6 +58,9 @@ def _padded_lists(value: object, length: int, where: str, rows: int) -> object:
 
 def whole_numbers(values: object, where: str) -> np.ndarray:
     """Values as int64, of whatever shape they have."""
+    if type(values) is list and set(map(type, values)) == {int}:
+        with contextlib.suppress(OverflowError):
+            return np.array(values, np.int64)
     array = _array(values, where)
     if array.dtype.kind not in "iu" and array.size:
         wrong = values

@@ -1,5 +1,6 @@
 """What the tests of the HTTP service share: exports, settings, requests, and a service in a process of its own."""
 
+import asyncio
 import json
 import os
 import re
@@ -16,6 +17,11 @@ import numpy as np
 from conftest import REPOSITORY
 
 from qin_zoo.serving import Scorer, bundle
+from qin_zoo.serving.histories import Histories
+from qin_zoo.serving.http.app import Service as Answering
+from qin_zoo.serving.http.connection import Connection
+from qin_zoo.serving.http.metrics import Metrics
+from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.settings import Settings
 
 CONTEXT = {"likes_level": 3, "views_level": 4}
@@ -75,9 +81,9 @@ def endless(path: Path) -> None:
 
 def settings(path: Path, **changes) -> Settings:
     defaults = {
-        "host": "127.0.0.1", "port": 0, "ids": "table", "threads": 2, "token": None, "max_body": 20_000,
+        "host": "127.0.0.1", "port": 0, "ids": "table", "workers": 1, "token": None, "max_body": 20_000,
         "max_candidates": 300, "max_history": 500, "max_embeddings": 50, "max_connections": 100, "max_waiting": 100,
-        "max_batch": 4, "timeout": 10.0, "grace": 5, "load_timeout": 60.0, "watch": None,
+        "timeout": 10.0, "grace": 5, "load_timeout": 60.0, "watch": None,
     }  # fmt: skip
     return Settings(path=path, **(defaults | changes))
 
@@ -90,6 +96,44 @@ def request(number: int = 0, candidates: int = 5) -> dict:
         "candidates": [(number * 3 + k) % 100 + 1 for k in range(candidates)],
         "context": {"likes_level": number % 11, "views_level": number * 5 % 11},
     }
+
+
+class Local:
+    """The service in a thread of this process, and a client of it, until the end of a ``with`` block."""
+
+    def __init__(self, chosen: Settings, models: Models | None = None, histories: Histories | None = None):
+        models = models or Models(chosen)
+        used = lambda: [live.identity for live in models.all.values()]  # noqa: E731
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self.answering = Answering(chosen, models, Metrics(1, [*models.all], used), histories)
+
+    async def _begin(self) -> int:
+        self._task = self._loop.create_task(self.answering.look_after())
+        self._server = await self._loop.create_server(lambda: Connection(self.answering), "127.0.0.1", 0)
+        return self._server.sockets[0].getsockname()[1]
+
+    async def _end(self) -> None:
+        self._server.close()
+        self._task.cancel()
+        for connection in [*self.answering.connections]:
+            connection.abort()
+        self.answering.close()
+
+    def _do(self, work):
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def __enter__(self) -> httpx.Client:
+        self._thread.start()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self._do(self._begin())}", timeout=60)
+        return self.client
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self._do(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 class Service:

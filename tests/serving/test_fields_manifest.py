@@ -174,7 +174,6 @@ def larger(*names):
 
 
 class TestContract:
-    pytest.importorskip("fastapi")
 
     @pytest.mark.parametrize(
         "change",

@@ -3,22 +3,22 @@
 import html
 import json
 import re
+import socket
 import threading
+import time
 import tracemalloc
+from contextlib import ExitStack
 
+import httpx
 import numpy as np
 import pytest
-from http_service import CONTEXT, JSON, export, request, settings
+from http_service import CONTEXT, JSON, Local, answer_of, export, post, receive_all, request, settings
 
-pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
-
-from fastapi.testclient import TestClient
 
 from qin_zoo.serving import Scorer
 from qin_zoo.serving.http import app as app_module
-from qin_zoo.serving.http.app import create_app
-from qin_zoo.serving.http.live import LiveModel
+from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.schema import openapi
 
 
@@ -35,16 +35,12 @@ def scorer(path):
 @pytest.fixture
 def make(path):
     """Clients of applications with settings of their own."""
-    clients = []
+    with ExitStack() as stack:
 
-    def make(**changes) -> TestClient:
-        chosen = settings(changes.pop("path", path), **changes)
-        clients.append(TestClient(create_app(chosen, LiveModel(chosen)), raise_server_exceptions=False))
-        return clients[-1].__enter__()
+        def make(**changes) -> httpx.Client:
+            return stack.enter_context(Local(settings(changes.pop("path", path), **changes)))
 
-    yield make
-    for client in clients:
-        client.__exit__(None, None, None)
+        yield make
 
 
 @pytest.fixture
@@ -125,6 +121,13 @@ def test_requests_that_are_refused(change, message, client):
     assert len(answer.content) < 500
 
 
+def ask(client: httpx.Client) -> socket.socket:
+    """A connection that has sent a request."""
+    connection, body = socket.create_connection(("127.0.0.1", client.base_url.port), timeout=60), json.dumps(BODY)
+    connection.sendall(post(body.encode(), "Connection: close", length=len(body)))
+    return connection
+
+
 def test_lists_within_lists(client):
     """Whatever the depth, the answer is one of ours."""
     for depth in (10, 70, 200, 900, 990, 5000):
@@ -181,7 +184,7 @@ class TestOtherRefusals:
         assert client.get("/healthz").status_code == 200
 
     def test_overload(self, make, monkeypatch):
-        """One request is scored, one waits, a third one is told to come again."""
+        """While one request is scored others come; more than may wait are told to come again."""
         begun, free = threading.Event(), threading.Event()
 
         def answer(self, request):
@@ -189,25 +192,60 @@ class TestOtherRefusals:
             free.wait(60)
             return np.zeros(1, np.float32), 0
 
-        client = make(threads=1, max_waiting=1, timeout=60.0)
+        client = make(max_waiting=2, timeout=60.0)
         monkeypatch.setattr(Scorer, "answer", answer)
-        got = []
-        threads = [
-            threading.Thread(target=lambda: got.append(client.post("/score", json=BODY).status_code)) for _ in range(2)
-        ]
-        threads[0].start()
+        with ExitStack() as stack:
+            asking = [stack.enter_context(ask(client))]
+            assert begun.wait(60)
+            asking += [stack.enter_context(ask(client)) for _ in range(5)]
+            free.set()
+            answers = [receive_all(connection) for connection in asking]
+        refused = [answer for answer in answers if answer_of(answer)[0] == 503]
+        assert len(refused) == 3
+        assert answer_of(answers[0])[0] == 200
+        assert b"\r\nretry-after: 1\r\n" in refused[0]
+        assert "2 requests wait already" in answer_of(refused[0])[1]["detail"]
+
+    def test_a_request_that_waited_too_long_is_not_scored(self, make, monkeypatch):
+        begun = threading.Event()
+
+        def answer(self, request):
+            begun.set()
+            time.sleep(1)
+            return np.zeros(1, np.float32), 0
+
+        client = make(timeout=0.5)
+        monkeypatch.setattr(Scorer, "answer", answer)
+        with ExitStack() as stack:
+            asking = [stack.enter_context(ask(client))]
+            assert begun.wait(60)
+            asking += [stack.enter_context(ask(client)) for _ in range(2)]  # the second of them waits for the first
+            answers = [answer_of(receive_all(connection)) for connection in asking]
+        assert [status for status, _ in answers] == [200, 200, 503]
+        assert "this request waited" in answers[2][1]["detail"]
+
+    def test_many_candidates_keep_nobody_waiting(self, make, monkeypatch):
+        """They are scored in a thread, and the answer is the same."""
+        client, begun, free = make(max_candidates=5000, max_body=100_000), threading.Event(), threading.Event()
+        many = {**BODY, "candidates": [1 + k % 100 for k in range(4000)]}
+        plain, score = Scorer.answer, []
+
+        def answer(self, request):
+            if len(request["candidates"]) > 10:
+                begun.set()
+                assert free.wait(60)
+            return plain(self, request)
+
+        monkeypatch.setattr(Scorer, "answer", answer)
+        thread = threading.Thread(target=lambda: score.append(httpx.post(f"{client.base_url}/score", json=many)))
+        thread.start()
         assert begun.wait(60)
-        threads[1].start()
-        while "\nqin_zoo_waiting 1.0\n" not in client.get("/metrics").text:
-            assert threads[1].is_alive()
-        refused = client.post("/score", json=BODY)
+        assert client.post("/score", json=BODY).status_code == 200
         free.set()
-        for thread in threads:
-            thread.join()
-        assert refused.status_code == 503
-        assert refused.headers["Retry-After"] == "1"
-        assert "1 requests wait already" in refused.json()["detail"]
-        assert got == [200, 200]
+        thread.join()
+        found = np.float32(score[0].json()["scores"])
+        assert len(found) == 4000
+        np.testing.assert_array_equal(found[:100], found[100:200])
 
 
 class TestToken:
@@ -240,13 +278,12 @@ class TestToken:
 def test_millions_of_items_are_not_listed(ids, path, make, monkeypatch):
     """The description shows a few, and is made once for a model."""
     count, made = 5_000_000, []
-    monkeypatch.setattr(app_module, "openapi", lambda *args: made.append(args[1]) or openapi(*args))
+    monkeypatch.setattr(app_module, "openapi", lambda *args: made.append(args[0]) or openapi(*args))
     chosen = settings(path, ids="table")
-    live = LiveModel(chosen)
-    live.current.items = count
-    live.current.manifest["items"]["original_ids"] = [None, "a", *range(count)]
-    app = create_app(settings(path, ids=ids), live)
-    with TestClient(app) as client:
+    models = Models(chosen)
+    models.first.current.items = count
+    models.first.current.manifest["items"]["original_ids"] = [None, "a", *range(count)]
+    with Local(settings(path, ids=ids), models) as client:
         client.get("/healthz")
         tracemalloc.start()
         pages = [client.get(address).text for address in ("/", "/openapi.json") * 3]
@@ -261,8 +298,9 @@ def test_millions_of_items_are_not_listed(ids, path, make, monkeypatch):
 
 
 def test_the_description_is_that_of_the_model_in_use(sample, path):
-    live = LiveModel(settings(path))
-    with TestClient(create_app(settings(path), live)) as client:
+    models = Models(settings(path))
+    live = models.first
+    with Local(settings(path), models) as client:
         before = client.get("/openapi.json").json()["info"]["description"]
         live.current = Scorer(export(sample, 2))
         after = client.get("/openapi.json").json()["info"]["description"]
@@ -287,10 +325,10 @@ def test_metrics(client, scorer):
         "qin_zoo_request_seconds_count 4.0",
         "qin_zoo_candidates_total 5.0",
         "qin_zoo_unknown_items_total 1.0",
-        "qin_zoo_batch_size_sum 4.0",
         "qin_zoo_waiting 0.0",
         "qin_zoo_in_flight 1.0",
         f'qin_zoo_model_info{{fingerprint="{scorer.manifest["sha256"]}",name="QIN_sample"}} 1.0',
+        'qin_zoo_score_count{model="QIN_sample"} 5.0',
     ):
         assert line in lines
     assert "secret" not in answer.text
@@ -310,14 +348,14 @@ class TestDescription:
         assert schema["properties"]["context"]["required"] == ["likes_level", "views_level"]
         level = schema["properties"]["context"]["properties"]["likes_level"]["anyOf"][0]
         assert level == {"type": "integer", "minimum": 0, "maximum": 10}
-        assert set(described["paths"]) == {"/score", "/healthz", "/metrics"}
+        assert set(described["paths"]) == {"/score", "/top", "/healthz", "/metrics"}
         assert client.post("/score", json=schema["example"]).status_code == 200
 
     def test_the_page_loads_nothing_and_its_command_works(self, client):
         answer = client.get("/")
         assert "QIN_sample" in answer.text
         assert "likes_level" in answer.text
-        assert not re.search(r"<script|<link|src=|https?://(?!testserver/score)", answer.text)
+        assert not re.search(r"<script|<link|src=|https?://(?!127[.]0[.]0[.]1:[0-9]+/score)", answer.text)
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         body = re.search(r"-d '(.*)'", html.unescape(answer.text))[1]
         assert client.post("/score", content=body, headers=JSON).status_code == 200

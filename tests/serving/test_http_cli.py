@@ -8,7 +8,6 @@ import pytest
 from conftest import REPOSITORY
 from http_service import export
 
-pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.cli import main
@@ -70,7 +69,7 @@ class TestToken:
         assert "the variable QIN_ZOO_TOKEN: expected one word" in refusal()
 
 
-@pytest.mark.parametrize("missing", ["uvicorn", "fastapi", "prometheus_client", "onnxruntime"])
+@pytest.mark.parametrize("missing", ["httptools", "orjson", "prometheus_client", "onnxruntime"])
 def test_a_missing_package(missing, refusal, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("qin_zoo.serving.http")]:
         monkeypatch.delitem(sys.modules, name)

@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
 schemathesis = pytest.importorskip("schemathesis")
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from http_service import Service, endless, equals, export, request, rewrite
 
-pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.serving import Scorer

@@ -17,11 +17,10 @@ import pytest
 from conftest import REPOSITORY
 from http_service import Service, answer_of, equals, export, post, receive_all, request
 
-pytest.importorskip("fastapi")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.serving import Scorer
-from qin_zoo.serving.http.protocol import TOLD
+from qin_zoo.serving.http.connection import TOLD
 
 BODY = json.dumps(request(3)).encode()
 
@@ -83,9 +82,9 @@ class TestAnswers:
 
     def test_answers_are_sent_at_once(self, service):
         """Connections inherit TCP_NODELAY from the listener; asyncio sets it only where it made the socket itself."""
-        from qin_zoo.serving.http.server import _listen
+        from qin_zoo.serving.http.server import listen
 
-        with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as client:
+        with listen("127.0.0.1", 0)[0] as listener, socket.create_connection(listener.getsockname()) as client:
             accepted, _ = listener.accept()
             with accepted, client:
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

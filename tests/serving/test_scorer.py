@@ -302,3 +302,32 @@ def test_imports_nothing_heavy(path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_short_way_says_what_the_long_one_does(scorer, monkeypatch):
+    """Requests as most are take a way of their own; others, and their messages, must not notice."""
+    g = np.random.default_rng(0)
+    asked = [
+        {
+            "history": g.integers(1 - number % 2, 101 + number % 3, number % 70).tolist(),
+            "candidates": g.integers(1 - number % 5 // 4, 101 + number % 7 // 6, 1 + number % 40).tolist(),
+            "context": {"likes_level": number % 12, "views_level": [None, 1, True, 2.0, "3"][number % 5]},
+        }
+        for number in range(300)
+    ]
+    for one in asked[::2]:
+        one["context"]["views_level"], one["context"]["likes_level"] = 3, one["context"]["likes_level"] % 11
+    asked += [{"history": [], "candidates": [1]}, {"history": [1], "candidates": [2], "context": {}}]
+
+    def told(one):
+        try:
+            scores, unknown = scorer.answer(one)
+            return scores.tolist(), unknown
+        except RequestError as error:
+            return str(error)
+
+    short = [told(one) for one in asked]
+    taken = [scorer.requests._plain(**one) for one in asked[:300]]
+    assert 50 < sum(found is not None for found in taken) < 250
+    monkeypatch.setattr(scorer.requests, "_plain", lambda *_: None)
+    assert [told(one) for one in asked] == short

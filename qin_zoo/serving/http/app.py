@@ -2,189 +2,225 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import hmac
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 
-import numpy as np
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse
-from prometheus_client.exposition import choose_encoder
-from starlette.exceptions import HTTPException as StarletteHTTPException
+import orjson
 
-from qin_zoo import __version__
-from qin_zoo.errors import RequestError
-from qin_zoo.serving.http.body import parse, read_body
-from qin_zoo.serving.http.gate import OPEN, Gate, problem
-from qin_zoo.serving.http.live import LiveModel, identity
+from qin_zoo.serving.histories import Histories
+from qin_zoo.serving.http.connection import Answer, Connection, Request, problem
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.metrics import Metrics
+from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.page import page
-from qin_zoo.serving.http.pool import Overloaded, Pool
-from qin_zoo.serving.http.schema import REQUEST, Health, Problem, ScoreAnswer, openapi
+from qin_zoo.serving.http.schema import openapi
 from qin_zoo.serving.http.settings import Settings
+from qin_zoo.serving.http.tasks import Outcome, Tasks, failed, refused
 from qin_zoo.serving.scorer import Scorer
-from qin_zoo.serving.values import width
 
-_CLOSING = 1.0  # seconds that a scoring thread has to end, after all requests have
-_PROBLEMS = {
-    400: "No JSON.",
-    401: "No token, or not the service's.",
-    408: "The body came too slowly.",
-    413: "The body is too large.",
-    415: "Not sent as application/json.",
-    422: "JSON that is no request to this model.",
-    503: "Too much to do; Retry-After says when to try again.",
-}
+OPEN = "/healthz"  # answered to everyone, whatever the load
+_HOP = 0.002  # seconds of scoring after which what has come meanwhile is read
+_SHADOWS = 64  # requests that wait for a shadow; further ones it does not see
 
 
-def create_app(settings: Settings, live: LiveModel) -> FastAPI:
-    """The ASGI application. Its ``state.metrics`` counts; while ``state.ending``, each answer is its connection's last.
+class Service:
+    """Answers requests on one event loop. Requests to score wait in a queue, and are worked off one after the other on
+    the loop itself: handing them to threads took longer than most of them take. Long ones go to a thread.
 
     Args:
         settings: limits and token.
-        live: the model.
+        models: that score.
+        metrics: counts.
+        histories: of users, if requests may leave theirs out.
+
+    Attributes:
+        connections: that are open.
+        ending: whether the service is; then each answer is its connection's last.
+        date: the time as answers carry it.
+        routes: path -> method -> what answers.
     """
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI):
-        app.state.pool = Pool(
-            lambda body: _answer(body, live, settings, metrics),
-            threads=settings.threads,
-            max_waiting=settings.max_waiting,
-            max_batch=settings.max_batch,
-            max_seconds=settings.timeout,
-            told=metrics.batch.observe,
-        )
-        yield
-        app.state.pool.close(_CLOSING)
+    def __init__(
+        self, settings: Settings, models: Models, metrics: Metrics, histories: Histories | None = None
+    ) -> None:
+        self.settings, self.metrics, self._models = settings, metrics, models
+        self.connections: set[Connection] = set()
+        self.ending = False
+        self.date = b""
+        self.routes: dict[str, dict[str, Callable[[Request], None]]] = {
+            "/score": {"POST": self._queued},
+            "/top": {"POST": self._queued},
+            **({} if histories is None else {"/events": {"POST": self._queued}}),
+            OPEN: {"GET": lambda request: request.reply(Answer(200, b'{"status":"ok"}'))},
+            "/metrics": {"GET": self._tell_metrics},
+            "/openapi.json": {"GET": lambda request: request.reply(Answer(200, orjson.dumps(self._description())))},
+            "/": {"GET": self._show_page},
+        }
+        self._expected = None if settings.token is None else b"bearer " + settings.token.encode()
+        self._queue: deque[tuple[Request, float]] = deque()
+        self._working, self._long, self._shadowing = False, 0, 0
+        self._tasks = Tasks(settings, models, histories)
+        self._thread = ThreadPoolExecutor(1, "score")
+        self._described: tuple[Scorer | None, dict] = (None, {})
 
-    app = FastAPI(
-        title="qin-zoo serve",
-        version=__version__,
-        description="Scores candidates for one user with an exported model.",
-        docs_url=None,  # they load scripts from elsewhere
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
-    metrics = Metrics(waiting=lambda: app.state.pool.waiting, model=lambda: identity(live.current))
-    app.state.metrics = metrics
-    app.state.ending = False
-    app.openapi = _once(live, lambda scorer: openapi(app, scorer, settings))
-    app.add_middleware(Gate, metrics=metrics, token=settings.token, ending=lambda: app.state.ending)
-    _add_problems(app)
+    # ---- what connections ask
 
-    @app.post(
-        "/score",
-        summary="Scores of candidates",
-        response_description="The scores, in the order of the candidates.",
-        response_model=ScoreAnswer,
-        responses={status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()},
-        openapi_extra=REQUEST,
-    )
-    async def score(request: Request) -> Response:
-        kind = request.headers.get("content-type", "")
-        if kind.partition(";")[0].strip().lower() != "application/json":
-            raise HTTPException(415, f"expected the header Content-Type: application/json, found {kind[:60]!r}.")
-        body = await read_body(request, settings.max_body, settings.timeout)
-        return Response(await app.state.pool.run(body), media_type="application/json")
+    def refusal(self, request: Request, too_many: bool = False) -> Answer | None:
+        """Why a request is not let in, as far as its headers say."""
+        methods = self.routes.get(request.path)
+        if request.path != OPEN:
+            if too_many:
+                return problem(503, "too many connections. Try again later.", ("Retry-After", "1"), close=True)
+            if self._expected is not None and not self._bears_token(request):
+                expected = "expected the header Authorization: Bearer TOKEN with the service's token."
+                return problem(401, expected, ("WWW-Authenticate", "Bearer"))
+        if methods is None:
+            return problem(404, f"nothing is here. Expected one of {', '.join(self.routes)}.")
+        if request.method not in methods:
+            return problem(405, f"expected {', '.join(methods)}.", ("Allow", ", ".join(methods)))
+        if request.method == "POST":
+            kind = request.header(b"content-type")
+            if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
+                return problem(415, f"expected the header Content-Type: application/json, found {kind[:60]!r}.")
+        return None
 
-    @app.get(OPEN, summary="Whether the service answers")
-    async def healthz() -> Health:
-        return Health()
+    def _bears_token(self, request: Request) -> bool:
+        scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
+        return hmac.compare_digest(scheme.lower() + b" " + token.strip(), self._expected)
 
-    @app.get(
-        "/metrics",
-        summary="Figures for Prometheus",
-        response_description="Prometheus text.",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}, 401: {"model": Problem, "description": _PROBLEMS[401]}},
-    )
-    async def prometheus(request: Request) -> Response:
-        encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(metrics.registry), headers={"Content-Type": kind})
+    def too_large(self) -> Answer:
+        """The answer to a body that is."""
+        most = self.settings.max_body
+        return problem(413, f"body: expected at most {most:,} bytes, found more. Split the request.", close=True)
 
-    @app.get("/", include_in_schema=False)
-    async def describe(request: Request) -> HTMLResponse:
-        return page(app.openapi(), live.current, str(request.base_url), settings.token is not None)
+    def handle(self, request: Request) -> None:
+        """Answers a request that is let in, now or later."""
+        try:
+            self.routes[request.path][request.method](request)
+        except Exception as error:
+            request.reply(failed(error))
 
-    return app
+    def answered(self, request: Request, status: int) -> None:
+        """Counts a request that has got its answer."""
+        metrics = self.metrics
+        path = request.path if request.path in self.routes else "other"
+        metrics.in_flight.add(-1)
+        metrics.requests.add(1, path, status)
+        seconds = time.perf_counter() - request.begin
+        if path == "/score":
+            metrics.seconds.observe(seconds)
+        if self.settings.access_log:
+            event(
+                logging.INFO, "request", client=request.client, method=request.method, path=request.path, status=status,
+                ms=f"{1000 * seconds:.2f}", bytes=request.size,
+            )  # fmt: skip
+
+    async def look_after(self) -> None:
+        """Ends connections that wait too long, and keeps the date, until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self.date = formatdate(usegmt=True).encode()
+            now = loop.time()
+            for connection in [one for one in self.connections if one.deadline < now]:
+                connection.expire()
+            await asyncio.sleep(min(0.1, self.settings.timeout / 4))
+
+    # ---- routes
+
+    def _tell_metrics(self, request: Request) -> None:
+        text, kind = self.metrics.exposition(request.header(b"accept"))
+        request.reply(Answer(200, text, kind))
+
+    def _show_page(self, request: Request) -> None:
+        host = request.header(b"host") or f"{self.settings.host}:{self.settings.port}"
+        scorer, token = self._models.first.current, self.settings.token is not None
+        text, headers = page(self._description(), scorer, f"http://{host}/", token)
+        request.reply(Answer(200, text.encode(), "text/html; charset=utf-8", headers))
+
+    def _description(self) -> dict:
+        """The OpenAPI description of the model in use, made when it is first asked for."""
+        scorer = self._models.first.current
+        if self._described[0] is not scorer:
+            self._described = scorer, openapi(scorer, self.settings, [*self._models.all], [*self.routes])
+        return self._described[1]
+
+    # ---- scores
+
+    def _queued(self, request: Request) -> None:
+        if len(self._queue) + self._long >= self.settings.max_waiting:
+            request.reply(_overloaded(f"{self.settings.max_waiting:,} requests wait already"))
+            return
+        self._queue.append((request, time.perf_counter()))
+        self.metrics.waiting.add(1)
+        if not self._working:
+            self._working = True
+            asyncio.get_running_loop().call_soon(self._work)
+
+    def _work(self) -> None:
+        """Scores what waits, for a while."""
+        begin = now = time.perf_counter()
+        while self._queue and now - begin < _HOP:
+            request, since = self._queue.popleft()
+            self.metrics.waiting.add(-1)
+            if request.gone:  # nobody waits for it any more
+                continue
+            if now - since > self.settings.timeout:
+                request.reply(_overloaded(f"this request waited {now - since:.1f} seconds"))
+            else:
+                self._begin(request, now)
+            now = time.perf_counter()
+        self._working = bool(self._queue)
+        if self._working:
+            asyncio.get_running_loop().call_soon(self._work)
+
+    def _begin(self, request: Request, begin: float) -> None:
+        try:
+            task = self._tasks.read(request)
+        except Exception as error:
+            self._end(request, begin, refused(error))
+            return
+        if not task.long:
+            self._end(request, begin, task.do())
+            return
+        self._long += 1
+        future = asyncio.get_running_loop().run_in_executor(self._thread, task.do)
+
+        def done(future: asyncio.Future) -> None:
+            self._long -= 1
+            if not future.cancelled():
+                self._end(request, begin, future.result())
+
+        future.add_done_callback(done)
+
+    def _end(self, request: Request, begin: float, outcome: Outcome) -> None:
+        self.metrics.scoring.observe(time.perf_counter() - begin)
+        outcome.count(self.metrics)
+        request.reply(outcome.answer)
+        if outcome.shadow is not None and self._shadowing < _SHADOWS:
+            self._shadowing += 1
+            future = asyncio.get_running_loop().run_in_executor(self._thread, outcome.shadow)
+            future.add_done_callback(self._shadowed)
+        elif outcome.shadow is not None:
+            self.metrics.shadows.add(1, "left out")
+
+    def _shadowed(self, future: asyncio.Future) -> None:
+        self._shadowing -= 1
+        if future.cancelled():
+            return
+        for outcome in future.result():
+            outcome.count(self.metrics)
+            self.metrics.shadows.add(1, "scored" if outcome.answer.status == 200 else "failed")
+
+    def close(self) -> None:
+        """Lets the thread go, without waiting for it."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _once(live: LiveModel, describe: Callable[[Scorer], dict]) -> Callable[[], dict]:
-    """The description of the model in use, made when it is first asked for."""
-    described, found = None, {}
-
-    def current() -> dict:
-        nonlocal described, found
-        if described is not (scorer := live.current):
-            described, found = scorer, describe(scorer)
-        return found
-
-    return current
-
-
-def _add_problems(app: FastAPI) -> None:
-    """Every error in one form."""
-
-    @app.exception_handler(StarletteHTTPException)
-    async def http(request: Request, error: StarletteHTTPException) -> Response:
-        return problem(error.status_code, error.detail, error.headers)
-
-    @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Response:
-        return problem(422, str(error))
-
-    @app.exception_handler(Overloaded)
-    async def overloaded(request: Request, error: Overloaded) -> Response:
-        return problem(503, f"too much to do: {error}. Try again later.", {"Retry-After": "1"})
-
-    @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        event(logging.ERROR, "a request failed", error=repr(error))
-        return problem(500, "the service failed on this request; its log says why.")
-
-
-def _answer(body: bytes, live: LiveModel, settings: Settings, metrics: Metrics) -> bytes:
-    """The JSON answer to a JSON request."""
-    with metrics.scoring.time():
-        scorer = live.current
-        if settings.ids == "table":  # original ids may have brackets in them
-            _check_size(body, scorer, settings)
-        request = parse(body)
-        if settings.ids == "table":
-            request = _with_numbers(request, settings.max_embeddings)
-        scores, unknown = scorer.answer(request)
-        if not np.isfinite(scores).all():
-            raise RequestError("expected values that give finite scores; those in context or embeddings are too large.")
-        found = {"scores": scores.tolist(), "unknown_items": unknown, "model": identity(scorer)}
-        answer = json.dumps(found, separators=(",", ":")).encode()
-    metrics.candidates.inc(len(scores))
-    metrics.unknown.inc(unknown)
-    return answer
-
-
-def _check_size(body: bytes, scorer: Scorer, settings: Settings) -> None:
-    """Whether a request may hold so many lists and objects, before they are built: half a second for a million."""
-    lists = sum(width(described) is not None for described in scorer.inputs)
-    features = 1 + len(scorer.manifest["inputs"]["new"])
-    most = 5 + lists * (settings.max_candidates + 1) + features * settings.max_embeddings
-    if scorer.fields is not None:  # a candidate is an object; a context may be a list of them for each field
-        most += settings.max_candidates + len(scorer.fields.rows) + len(scorer.fields.history)
-    if (found := body.count(b"[") + body.count(b"{")) > most:
-        raise RequestError(f"body: expected at most {most:,} lists and objects, found {found:,}. Split the request.")
-
-
-def _with_numbers(request: object, most: int) -> object:
-    """Numbers for the keys of ``embeddings``, which JSON can only write as texts; not if they are too many anyway."""
-    given = request.get("embeddings") if isinstance(request, dict) else None
-    if not isinstance(given, dict) or len(given) > most:
-        return request
-    return {**request, "embeddings": {_number(key): value for key, value in given.items()}}
-
-
-def _number(key: str) -> int | str:
-    # Only as JSON writes numbers, so that no two keys become one.
-    return int(key) if key.isascii() and key.isdigit() and len(key) < 20 and (key == "0" or key[0] != "0") else key
+def _overloaded(reason: str) -> Answer:
+    return problem(503, f"too much to do: {reason}. Try again later.", ("Retry-After", "1"))

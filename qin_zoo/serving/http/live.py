@@ -15,7 +15,8 @@ from qin_zoo.serving.http.contract import broken
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.http.trial import try_out
-from qin_zoo.serving.scorer import ITEMS, Scorer
+from qin_zoo.serving.items import ITEMS
+from qin_zoo.serving.scorer import Scorer
 
 _WARM = 100  # candidates of the request that a new model answers first
 
@@ -85,6 +86,7 @@ class LiveModel:
 
     Attributes:
         current: its scorer; a request takes it once and ends on it.
+        name: what metrics call it, whatever is loaded later.
         loaded: :meth:`state` of the file that was last loaded or refused.
 
     Raises:
@@ -95,6 +97,13 @@ class LiveModel:
         self._settings = settings
         self.loaded = self.state()
         self.current = load(settings)
+        self.name = settings.name or self.current.manifest["name"]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers name the model by: :func:`identity`, under the name that the service has for it."""
+        manifest = self.current.manifest
+        return {"name": self._settings.name or manifest["name"], "fingerprint": manifest["sha256"]}
 
     async def reload(self) -> str:
         """Takes the file as it is now into use; where it cannot be served, or asks for other requests, the old model
@@ -115,7 +124,7 @@ class LiveModel:
                     "the service anew to serve it."
                 )
         except Exception as error:  # whatever is wrong with the new file, the old model serves on
-            event(logging.ERROR, "reload refused, the old model stays", error=error)
+            event(logging.ERROR, "reload refused, the old model stays", error=error, **self._told())
             return "refused"
         if identity(new) == identity(old):
             event(logging.INFO, "reload: the file is the same", **identity(new))
@@ -125,6 +134,10 @@ class LiveModel:
         self.current = new
         event(logging.INFO, "reload", **identity(new))
         return "loaded"
+
+    def _told(self) -> dict[str, str]:
+        """Which of several models it is."""
+        return {"model": self.name} if self._settings.name else {}
 
     def state(self) -> tuple | None:
         """What changes when the file is replaced; None while it is not there."""

@@ -15,12 +15,11 @@ def event(level: int, what: str, **values: object) -> None:
 
 
 def log_to_stderr() -> None:
-    """Shows the service's lines, and errors of uvicorn and asyncio."""
+    """Shows the service's lines, and asyncio's errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
     handler.formatter.converter = time.gmtime
-    # uvicorn warns of every malformed request: a flood that others cause, and /metrics counts.
-    for name, level in (("qin_zoo.serving", logging.INFO), ("uvicorn", logging.ERROR), ("asyncio", logging.ERROR)):
+    for name, level in (("qin_zoo.serving", logging.INFO), ("asyncio", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.addHandler(handler)

@@ -7,19 +7,19 @@ import shlex
 from html import escape
 from string import Template
 
-from fastapi.responses import HTMLResponse
-
 from qin_zoo.serving.fields import taken
 from qin_zoo.serving.http.live import identity
 from qin_zoo.serving.scorer import Scorer
 
-_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_HEADERS = (("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),)
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$name · qin-zoo serve</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-pre { background: #f4f4f4; padding: 1rem; overflow-x: auto } table { border-collapse: collapse }
-td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #ddd }
+pre { background: #8882; padding: 1rem; overflow-x: auto } code { overflow-wrap: anywhere }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #8886 }
 </style></head><body>
 <h1>$name</h1>
 <p>$summary</p>
@@ -36,8 +36,8 @@ td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid
 """)
 
 
-def page(description: dict, scorer: Scorer, url: str, token: bool) -> HTMLResponse:
-    """The page.
+def page(description: dict, scorer: Scorer, url: str, token: bool) -> tuple[str, tuple]:
+    """The page, and the headers it is sent with.
 
     Args:
         description: the OpenAPI description.
@@ -66,7 +66,7 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> HTMLRespon
         "features": _rows((d["name"], d["type"], _values(scorer, d)) for d in features),
         "answers": _rows((status, answer["description"]) for status, answer in answers.items()),
     }
-    return HTMLResponse(_PAGE.substitute({k: escape(str(v)) for k, v in values.items()} | rows), headers=_HEADERS)
+    return _PAGE.substitute({k: escape(str(v)) for k, v in values.items()} | rows), _HEADERS
 
 
 def _values(scorer: Scorer, described: dict) -> str:

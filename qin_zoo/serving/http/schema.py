@@ -2,80 +2,194 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, Field
+from collections.abc import Sequence
 
+from qin_zoo import __version__
 from qin_zoo.feature_types import type_of
 from qin_zoo.serving.fields import taken
 from qin_zoo.serving.http.live import example, identity
 from qin_zoo.serving.http.settings import Settings
-from qin_zoo.serving.scorer import ITEMS, Scorer
+from qin_zoo.serving.items import ITEMS
+from qin_zoo.serving.scorer import Scorer
 
-REQUEST = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ScoreRequest"}}},
-    }
-}
 _LARGEST = 3.4028234e38  # of float32
 _ID = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 
 
-class Problem(BaseModel):
-    """Why a request was not answered."""
+_TEXT = {"type": "string"}
+_USER = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}
+_SCHEMAS = {
+    "Problem": {
+        "description": "Why a request was not answered.",
+        "properties": {"detail": {**_TEXT, "description": "What was expected, what came, and how to mend it."}},
+    },
+    "ModelIdentity": {
+        "description": "The model that scored.",
+        "properties": {
+            "name": {**_TEXT, "description": "The experiment it was exported from."},
+            "fingerprint": {**_TEXT, "description": "SHA-256 in the export's manifest."},
+        },
+    },
+    "ScoreAnswer": {
+        "description": "Scores of one request.",
+        "properties": {
+            "scores": {
+                "type": "array",
+                "items": {"type": "number"},
+                "description": "One for each candidate: the shortest text that float32 reads as the very score.",
+            },
+            "unknown_items": {
+                "type": "integer",
+                "description": "How often an item of the request was unknown and had no embeddings; of named fields, "
+                "how many values were in no vocabulary.",
+            },
+            "model": {"$ref": "#/components/schemas/ModelIdentity"},
+        },
+    },
+    "TopAnswer": {
+        "description": "The best items of the catalogue, the best first.",
+        "properties": {
+            "items": {"type": "array", "description": "As requests name them."},
+            "scores": {"type": "array", "items": {"type": "number"}},
+            "scored": {"type": "integer", "description": "How many items there were to choose from."},
+            "model": {"$ref": "#/components/schemas/ModelIdentity"},
+        },
+    },
+    "Kept": {"description": "The event counts from now on.", "properties": {"kept": {"const": True}}},
+    "Health": {"description": "The service answers.", "properties": {"status": {"const": "ok"}}},
+}
+_PROBLEMS = {
+    400: "No JSON.",
+    401: "No token, or not the service's.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    415: "Not sent as application/json.",
+    422: "JSON that is no request to this model.",
+    503: "Too much to do; Retry-After says when to try again.",
+}
 
-    detail: str = Field(description="What was expected, what came, and how to mend it.")
 
-
-class ModelIdentity(BaseModel):
-    """The model that scored."""
-
-    name: str = Field(description="The experiment it was exported from.")
-    fingerprint: str = Field(description="SHA-256 in the export's manifest.")
-
-
-class ScoreAnswer(BaseModel):
-    """Scores of one request."""
-
-    scores: list[float] = Field(description="One for each candidate: float32, written out exactly.")
-    unknown_items: int = Field(
-        description="How often an item of the request was unknown and had no embeddings; of named fields, how many "
-        "values were in no vocabulary."
-    )
-    model: ModelIdentity
-
-
-class Health(BaseModel):
-    """The service answers."""
-
-    status: str = "ok"
-
-
-def openapi(app: FastAPI, scorer: Scorer, settings: Settings) -> dict:
+def openapi(scorer: Scorer, settings: Settings, models: Sequence[str] = (), paths: Sequence[str] = ()) -> dict:
     """The description.
 
     Args:
-        app: its routes.
         scorer: the model whose inputs are described.
         settings: limits, and whether a token is asked for.
+        models: names of all that are served, where a request may choose.
+        paths: what the service answers.
     """
     model = identity(scorer)
-    found = get_openapi(
-        title=app.title,
-        version=app.version,
-        description=f"{app.description} Now: {model['name']}, {model['fingerprint']}.",
-        routes=app.routes,
-    )
-    components = found.setdefault("components", {})
-    request = _request if scorer.fields is None else _fields_request
-    components.setdefault("schemas", {})["ScoreRequest"] = request(scorer, settings)
+    request = (_request if scorer.fields is None else _fields_request)(scorer, settings)
+    _add_common(request, settings, models)
+    schemas = {name: {"type": "object", "required": [*s["properties"]], **s} for name, s in _SCHEMAS.items()}
+    schemas["ScoreRequest"] = request
+    components: dict = {"schemas": schemas}
+    security = {}
     if settings.token is not None:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        for path in ("/score", "/metrics"):
-            for operation in found["paths"][path].values():
-                operation["security"] = [{"token": []}]
-    return found
+        security = {"security": [{"token": []}]}
+    text = {"text/plain": {"schema": _TEXT}}
+    described = {
+        "/score": _posting("Scores of candidates", "The scores, in the order of the candidates.", "Score"),
+        "/healthz": {"get": _operation("Whether the service answers", "It does.", _json("Health"))},
+        "/metrics": {"get": _operation("Figures for Prometheus", "Prometheus text.", text)},
+    }
+    described["/metrics"]["get"]["responses"] |= _problems(401, 503)
+    if scorer.catalogue is not None and "/top" in paths:
+        schemas["TopRequest"] = _top_request(request, scorer, settings)
+        described["/top"] = _posting("The best of the catalogue", "Items and scores.", "Top")
+    if "/events" in paths:
+        schemas["KeptRequest"] = _event_request(request)
+        described["/events"] = _posting("Adds to a user's history", "It is kept.", "Kept")
+        schemas["KeptAnswer"] = schemas.pop("Kept")
+    for path, operations in described.items():
+        for operation in operations.values() if path != "/healthz" else ():
+            operation |= security
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "qin-zoo serve",
+            "version": __version__,
+            "description": "Scores candidates for one user with an exported model. "
+            f"Now: {model['name']}, {model['fingerprint']}.",
+        },
+        "paths": described,
+        "components": components,
+    }
+
+
+def _add_common(request: dict, settings: Settings, models: Sequence[str]) -> None:
+    """What requests for scores may hold besides: a user in the place of a history, and a model's name."""
+    if settings.histories is not None:
+        request["properties"]["user_id"] = {**_USER, "description": "Whose history is looked up; in place of history."}
+        if "history" in request["required"]:
+            request["required"].remove("history")
+            request["oneOf"] = [{"required": ["history"]}, {"required": ["user_id"]}]
+    if len(models) > 1:
+        request["properties"]["model"] = {"enum": [*models], "description": "Which of them scores. Default: by share."}
+
+
+def _top_request(request: dict, scorer: Scorer, settings: Settings) -> dict:
+    """The same as for scores, of the catalogue or a part of it; row features are one value each."""
+    properties = dict(request["properties"])
+    properties.pop("embeddings", None)
+    context = properties["context"]
+    properties["context"] = {
+        **context,
+        "description": "Row features, one value each.",
+        "properties": {described["name"]: _value(described) for described in scorer.inputs},
+    }
+    items = {key: properties["candidates"][key] for key in ("type", "items", "maxItems")}
+    one = {"type": ["integer", "string"]}
+    properties |= {
+        "k": {"type": "integer", "minimum": 1, "maximum": settings.max_candidates, "description": "How many."},
+        "candidates": {**items, "description": "Among which to choose. Default: the whole catalogue."},
+        "exclude": {**items, "description": "Items to leave out."},
+        "where": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                name: {"anyOf": [one, {"type": "array", "items": one}]} for name in scorer.catalogue.features
+            },
+            "description": "What the items have: a value for a feature, or several of which one.",
+        },
+    }
+    required = ["k", *(name for name in request["required"] if name != "candidates")]
+    example = {key: value for key, value in request["example"].items() if key != "candidates"} | {"k": 3}
+    return {**request, "required": required, "properties": properties, "example": example}
+
+
+def _event_request(request: dict) -> dict:
+    history = request["properties"].get("history", {})
+    item = history.get("items", {})
+    if history.get("type") == "object":
+        one = {name: lists["items"] for name, lists in history["properties"].items()}
+        item = {"type": "object", "additionalProperties": False, "required": [*one], "properties": one}
+    item = {**item, "description": "What the user acted on."}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["user_id", "item"],
+        "properties": {"user_id": _USER, "item": item, "time": {"type": "number", "description": "Kept, not used."}},
+    }
+
+
+def _posting(summary: str, answer: str, name: str) -> dict:
+    operation = _operation(summary, answer, _json(f"{name}Answer"))
+    operation["responses"] |= _problems(*_PROBLEMS)
+    return {"post": operation | {"requestBody": {"required": True, "content": _json(f"{name}Request")}}}
+
+
+def _json(schema: str) -> dict:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _operation(summary: str, answer: str, content: dict) -> dict:
+    return {"summary": summary, "responses": {"200": {"description": answer, "content": content}}}
+
+
+def _problems(*statuses: int) -> dict:
+    return {str(s): {"description": _PROBLEMS[s], "content": _json("Problem")} for s in statuses}
 
 
 def _request(scorer: Scorer, settings: Settings) -> dict:
@@ -207,6 +321,8 @@ def _value(described: dict) -> dict:
     one = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
     if kind.ids:
         one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+    if described.get("words"):
+        one = {"anyOf": [one, {"type": "string"}], "description": "A code, or a word as the dataset has it."}
     if not kind.width:
         return one
     wide = described[kind.width]

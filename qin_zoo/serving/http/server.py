@@ -9,18 +9,19 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
-
-import uvicorn
-from fastapi import FastAPI
+from collections.abc import Callable, Coroutine
 
 from qin_zoo.errors import QinZooError
-from qin_zoo.serving.http.app import create_app
-from qin_zoo.serving.http.live import LiveModel, identity
+from qin_zoo.serving.histories import Histories, open_histories
+from qin_zoo.serving.http.app import Service
+from qin_zoo.serving.http.connection import TOLD, Connection
+from qin_zoo.serving.http.live import LiveModel
 from qin_zoo.serving.http.log import event, log_to_stderr
-from qin_zoo.serving.http.protocol import TOLD, limited
+from qin_zoo.serving.http.metrics import Metrics
+from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.http.trial import try_out
+from qin_zoo.serving.http.workers import supervise
 
 _BACKLOG = 2048  # connections that the system keeps until they are accepted
 _AT_ONCE = 64  # connections accepted before their number is looked at
@@ -40,84 +41,104 @@ def serve(settings: Settings) -> None:
     log_to_stderr()
     if _RELOAD is not None:
         signal.signal(_RELOAD, signal.SIG_IGN)  # until there is something to replace
-    with _listen(settings.host, settings.port) as listener:
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(one) for one in listen(settings.host, settings.port, settings.workers)]
         _allow_files(settings.max_connections)
-        asyncio.run(try_out(settings))
-        live = LiveModel(settings)
-        app = create_app(settings, live)
-        config = uvicorn.Config(
-            app,
-            http=limited(settings.max_connections, settings.timeout),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_AT_ONCE,
-        )
-        server = _Server(config, app, settings.grace)
-        # uvicorn raises the signal once more after its own shutdown: handled here, so that a wanted end is status 0.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, server.handle_exit)
-        asyncio.run(_run(server, listener, app, live, settings))
+        for each in settings.each():
+            asyncio.run(try_out(each))
+        models = Models(settings)
+        histories = _histories(settings, models)
+        metrics = Metrics(settings.workers, [*models.all], lambda: [live.identity for live in models.all.values()])
+        told = {**models.first.identity, "workers": settings.workers, "token": "yes" if settings.token else "no"}
+        if settings.models:
+            told = {"models": ",".join(models.all)} | told
+        host, port = listeners[0].getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+        def begun() -> None:
+            event(logging.INFO, "serving", address=address, **told)
+
+        def work(number: int, parent: int | None = None, begun: Callable[[], None] = lambda: None) -> None:
+            metrics.begin(number)
+            _run(_work(listeners[number], Service(settings, models, metrics, histories), models, parent, begun))
+
+        if settings.workers == 1:
+            work(0, begun=begun)
+        else:
+            supervise(settings.workers, work, begun)
         event(logging.INFO, "stopped")
 
 
-class _Server(uvicorn.Server):
-    """Lets idle clients know that it ends, where they ask once more, and accepts few connections at a time.
+def _run(main: Coroutine) -> None:
+    """Runs an event loop, uvloop's where it is installed."""
+    try:
+        from uvloop import run
+    except ImportError:
+        from asyncio import run
+    run(main)
+
+
+def _histories(settings: Settings, models: Models) -> Histories | None:
+    if settings.histories is None:
+        return None
+    length = models.first.current.manifest["inputs"]["history"]["max_len"]
+    found = open_histories(settings.histories, max(length, 1), settings.ids)
+    if aside := getattr(found, "set_aside", None):
+        event(logging.WARNING, "the events belong to another file of histories and were set aside", file=aside)
+    return found
+
+
+async def _work(
+    listener: socket.socket, service: Service, models: Models, parent: int | None, begun: Callable[[], None]
+) -> None:
+    """Serves on one listener in this process.
 
     Args:
-        config: uvicorn's.
-        app: its ``state.ending`` is set.
-        grace: seconds that all of the end may take.
+        parent: a file that ends with the process to serve for.
+        begun: called once it serves.
     """
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, grace: float) -> None:
-        super().__init__(config)
-        self._app, self._grace = app, grace
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or []:
-            listener.listen(_BACKLOG)  # asyncio's own is how many it accepts at once, too
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        begin = time.monotonic()
-        for server in self.servers:
-            server.close()
-        self._app.state.ending = True
-        until = begin + min(_LINGER, self._grace / 2)
-        while self.server_state.connections and time.monotonic() < until and not self.force_exit:
-            await asyncio.sleep(0.02)
-        self.config.timeout_graceful_shutdown = self._grace - (time.monotonic() - begin)
-        await super().shutdown(sockets)
-
-
-async def _run(
-    server: uvicorn.Server, listener: socket.socket, app: FastAPI, live: LiveModel, settings: Settings
-) -> None:
-    wanted, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.set_exception_handler(_seldom())
+    loop, ended, settings, metrics = asyncio.get_running_loop(), asyncio.Event(), service.settings, service.metrics
+    wanted = {live: asyncio.Event() for live in models.all.values()}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(ended.set))
     if _RELOAD is not None:
-        loop.add_signal_handler(_RELOAD, wanted.set)
-    reloads = loop.create_task(_reload_when(wanted, app, live, settings.watch))
-    host, port = listener.getsockname()[:2]
-    event(
-        logging.INFO,
-        "serving",
-        address=f"http://{f'[{host}]' if ':' in host else host}:{port}",
-        **identity(live.current),
-        threads=settings.threads,
-        token="yes" if settings.token else "no",
-    )
-    await server.serve(sockets=[listener])
-    reloads.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await reloads
+        signal.signal(_RELOAD, lambda *_: [loop.call_soon_threadsafe(one.set) for one in wanted.values()])
+    if parent is not None:
+        loop.add_reader(parent, ended.set)
+    for live in wanted:
+        if live.state() not in (live.loaded, None):  # its file was replaced since a worker crashed
+            metrics.reloads.add(1, await live.reload())
+    door = _Door(listener, service)
+    begun()
+    tasks = [loop.create_task(service.look_after())]
+    tasks += [loop.create_task(_reload_when(one, live, metrics, settings.watch)) for live, one in wanted.items()]
+    await ended.wait()
+    if parent is not None:
+        loop.remove_reader(parent)
+    door.close()
+    await _end(service, settings.grace)
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    service.close()
 
 
-async def _reload_when(wanted: asyncio.Event, app: FastAPI, live: LiveModel, watch: float | None) -> None:
+async def _end(service: Service, grace: float) -> None:
+    """Idle clients may ask once more and are told, what is in flight is answered."""
+    begin = time.monotonic()
+    service.ending = True
+    while service.connections and time.monotonic() < begin + min(_LINGER, grace / 2):
+        await asyncio.sleep(0.02)
+    while service.connections and time.monotonic() < begin + grace:
+        for connection in [*service.connections]:
+            connection.end()
+        await asyncio.sleep(0.02)
+    for connection in [*service.connections]:
+        connection.abort()
+
+
+async def _reload_when(wanted: asyncio.Event, live: LiveModel, metrics: Metrics, watch: float | None) -> None:
     """Loads the file anew when ``wanted`` is set or, looking every ``watch`` seconds, when it was replaced."""
     seen = live.loaded
     while True:
@@ -129,40 +150,88 @@ async def _reload_when(wanted: asyncio.Event, app: FastAPI, live: LiveModel, wat
         if not (wanted.is_set() or replaced):
             continue
         wanted.clear()
-        result = await live.reload()
-        app.state.metrics.reloads.labels(result).inc()
+        metrics.reloads.add(1, await live.reload())
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
+    """A listening socket for each worker, among which the system shares out connections.
+
+    Raises:
+        QinZooError: the address cannot be used.
+    """
+    listeners: list[socket.socket] = []
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # the socket module adds the address once more
+        # Alone first: two services would share a port that both ask for with SO_REUSEPORT.
+        with contextlib.suppress(IndexError):
+            listeners.append(socket.create_server(address[:2], family=family, backlog=_BACKLOG))
+        if workers > 1:
+            address = listeners.pop().getsockname()
+            listeners = []
+            for _ in range(workers):
+                listeners.append(
+                    socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=True)
+                )
+    except (OSError, ValueError) as error:
+        for listener in listeners:
+            listener.close()
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # socket adds the address once more
         raise QinZooError(
             f"cannot listen on {host} port {port}: {reason}. Choose another with --host or --port (0: a free port)."
         ) from error
-    # Connections inherit it. Without it an answer's body waits 40 ms until the client has confirmed its headers.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    for listener in listeners:
+        # Connections inherit it. Without it an answer's body waits 40 ms until the client has confirmed its headers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listeners
 
 
-def _seldom() -> Callable:
-    """An exception handler of asyncio that tells seldom what happens at every try: that there is no room to accept."""
-    told, times = -_TELL, 0
+class _Door:
+    """Accepts connections, a few at a time; where there is no room for one it waits, which the log tells seldom.
 
-    def handle(loop: asyncio.AbstractEventLoop, context: dict) -> None:
-        nonlocal told, times
-        error = context.get("exception")
-        if not (isinstance(error, OSError) and error.errno in _NO_ROOM):
-            loop.default_exception_handler(context)
-            return
-        times += 1
-        if loop.time() - told >= _TELL:
-            event(logging.ERROR, "connections wait, none can be accepted", error=error.strerror, times=times)
-            told, times = loop.time(), 0
+    asyncio's servers wait, too, but uvloop's cut off whoever comes then.
 
-    return handle
+    Args:
+        listener: what to accept from.
+        service: answers.
+    """
+
+    def __init__(self, listener: socket.socket, service: Service) -> None:
+        self._listener, self._service, self._loop = listener, service, asyncio.get_running_loop()
+        self._told, self._times, self._tasks = -_TELL, 0, set()
+        listener.setblocking(False)
+        self._open()
+
+    def _open(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._wait(error)
+                return  # nobody else is there, or went away meanwhile
+            connection.setblocking(False)
+            task = self._loop.create_task(
+                self._loop.connect_accepted_socket(lambda: Connection(self._service), connection)
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _wait(self, error: OSError) -> None:
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(1, self._open)
+        self._times += 1
+        if self._loop.time() - self._told >= _TELL:
+            event(logging.ERROR, "connections wait, none can be accepted", error=error.strerror, times=self._times)
+            self._told, self._times = self._loop.time(), 0
+
+    def close(self) -> None:
+        """Nobody else is let in."""
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
 
 
 def _allow_files(max_connections: int) -> None:

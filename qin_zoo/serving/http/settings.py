@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Served:
+    """One of several models.
+
+    Attributes:
+        name: what answers and metrics call it.
+        path: file that ``qin-zoo export`` wrote.
+        share: of the requests, beside the others' shares; 0 for a shadow, which scores them all and is never shown.
+    """
+
+    name: str
+    path: Path
+    share: float
 
 
 @dataclass(frozen=True)
@@ -14,24 +29,27 @@ class Settings:
         path: file that ``qin-zoo export`` wrote.
         host, port: where it listens; port 0 takes a free one.
         ids: how requests name items, ``table`` or ``original`` (see ``Scorer``).
-        threads: requests scored at the same time, each on one thread.
+        workers: processes that answer, one request at a time each, on one thread.
         token: what ``Authorization: Bearer`` must carry for all but ``/healthz``; None asks for nothing.
         max_body: bytes of a request's body.
         max_candidates, max_history, max_embeddings: items of a request.
-        max_connections: beyond them a connection is told 503 and closed.
-        max_waiting: requests that wait for a thread; beyond them one is told 503.
-        max_batch: waiting requests that a thread takes together; 1 hands over one by one.
+        max_connections: of a worker; beyond them a connection is told 503 and closed.
+        max_waiting: requests that wait in a worker; beyond them one is told 503.
         timeout: seconds that a client has for its headers, and again for its body, and that a request may wait.
         grace: seconds that requests in flight have when the service is stopped.
         load_timeout: seconds in which the file must be loaded and have answered a first request.
         watch: seconds between looks at the file, which is loaded anew when it was replaced; None: on SIGHUP only.
+        histories: where users' histories are looked up, a file or an address of Redis; None: nowhere.
+        access_log: whether each answer has a line in the log.
+        name: what answers call the model; "" for what the file says.
+        models: several of them, in the place of ``path``.
     """
 
     path: Path
     host: str
     port: int
     ids: str
-    threads: int
+    workers: int
     token: str | None = field(repr=False)
     max_body: int
     max_candidates: int
@@ -39,8 +57,17 @@ class Settings:
     max_embeddings: int
     max_connections: int
     max_waiting: int
-    max_batch: int
     timeout: float
     grace: int
     load_timeout: float
     watch: float | None
+    histories: str | None = None
+    access_log: bool = False
+    name: str = ""
+    models: tuple[Served, ...] = ()
+
+    def each(self) -> list[Settings]:
+        """The settings of each model by itself."""
+        if not self.models:
+            return [self]
+        return [replace(self, path=served.path, name=served.name, models=()) for served in self.models]

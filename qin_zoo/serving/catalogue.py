@@ -1,0 +1,106 @@
+"""What an export knows of its items besides their vectors: ids, and features by which a catalogue is filtered."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qin_zoo.errors import RequestError, suggest
+from qin_zoo.serving.values import shown
+
+_DTYPE = np.dtype("<i4")
+
+
+def pack(codes: np.ndarray) -> dict:
+    """Codes of items, (U,) or (U, T), as they stand in a manifest: JSON values.
+
+    Args:
+        codes: whole numbers from 0 on, 0 being padding.
+    """
+    data = zlib.compress(np.ascontiguousarray(codes, _DTYPE).tobytes())
+    return {"shape": list(codes.shape), "zlib": base64.b85encode(data).decode()}
+
+
+def unpack(packed: Mapping) -> np.ndarray:
+    """The codes.
+
+    Raises:
+        ValueError: they are not what :func:`pack` makes.
+    """
+    shape = packed["shape"]
+    size = int(np.prod(shape, dtype=np.int64)) * _DTYPE.itemsize
+    unpacking = zlib.decompressobj()
+    try:
+        data = unpacking.decompress(base64.b85decode(packed["zlib"]), size + 1)  # no more than fits
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(data) != size:
+        raise ValueError(f"expected {size} bytes, found {len(data)} or more")
+    return np.frombuffer(data, _DTYPE).reshape(shape)
+
+
+class Catalogue:
+    """The items of an export with an item table, by what is known of them.
+
+    Args:
+        items: ``items`` of its manifest.
+
+    Attributes:
+        features: names by which the catalogue can be filtered.
+    """
+
+    def __init__(self, items: Mapping):
+        self._count: int = items["count"]
+        self._named = items.get("original_ids")
+        found = items.get("features", [])
+        self.features: list[str] = [one["name"] for one in found]
+        self._codes = {one["name"]: unpack(one["codes"]) for one in found}
+        self._words = {
+            one["name"]: {word: place + 1 for place, word in enumerate(one["words"])} for one in found if "words" in one
+        }
+
+    def rows(self, where: Mapping | None, named: bool) -> np.ndarray:
+        """The rows of the items of which all of ``where`` holds, (n,) int64, ascending; never padding.
+
+        Args:
+            where: feature -> value, or several of which one must be there. A code, or a word where the export has them.
+            named: leave out items without an original id.
+
+        Raises:
+            RequestError: there is no such feature or word.
+        """
+        there = np.ones(self._count, bool)
+        there[0] = False
+        if named:
+            there &= np.array([name is not None for name in self._named])
+        if not isinstance(where or {}, Mapping):
+            raise RequestError(f"where: expected feature -> value, found {shown(where)}.")
+        for name, value in (where or {}).items():
+            if name not in self._codes:
+                near, known = suggest(name, self._codes), ", ".join(self.features) or "none"
+                raise RequestError(f"where: unknown feature {shown(name)}.{near} Features: {known}.")
+            codes = [self._code(name, one) for one in (value if isinstance(value, list) else [value])]
+            found = np.isin(self._codes[name], codes)
+            there &= found if found.ndim == 1 else found.any(axis=1)
+        return np.flatnonzero(there)
+
+    def _code(self, name: str, value: object) -> int:
+        words = self._words.get(name, {})
+        if isinstance(value, str) and value in words:
+            return words[value]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise RequestError(
+                f"where: {name}: expected {'one of its words' if words else 'a whole number'}, found {shown(value)}."
+                f"{suggest(value, words)}"
+            )
+        return value
+
+
+def best(rows: Sequence[np.ndarray], scores: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best rows and their scores, the best first; of equal scores the first rows."""
+    all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
+    order = np.lexsort((all_rows, -all_scores))[:k]
+    return all_rows[order], all_scores[order]

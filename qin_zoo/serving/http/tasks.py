@@ -1,0 +1,253 @@
+"""What a request asks for: scores, the best of a catalogue, or that an event is kept. Its body read, and its answer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import orjson
+
+from qin_zoo.errors import RequestError, suggest
+from qin_zoo.serving.histories import Histories, StoreError, user_key
+from qin_zoo.serving.http.body import NoJSON, parse, parse_strictly
+from qin_zoo.serving.http.connection import Answer, Request, problem
+from qin_zoo.serving.http.live import LiveModel
+from qin_zoo.serving.http.log import event
+from qin_zoo.serving.http.metrics import SCORES, Metrics
+from qin_zoo.serving.http.models import Models
+from qin_zoo.serving.http.settings import Settings
+from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.values import shown, width
+
+LONG = 2048  # candidates of a request that would keep others waiting too long
+_TOP = ("k", "history", "context", "candidates", "where", "exclude")
+_EVENT = ("user_id", "item", "time")
+_BOUNDS = np.array(SCORES, np.float32)
+
+
+@dataclass
+class Outcome:
+    """A request's answer, and what is counted of it.
+
+    Attributes:
+        answer: what the client gets.
+        scores: by the name of the model, those of its histogram and their sum.
+        candidates: that were scored.
+        unknown: items that the model does not know.
+        user: whether the user was known; None where none was named.
+        events: that were kept.
+        shadow: scores the request once more with each of the shadows.
+    """
+
+    answer: Answer
+    scores: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+    candidates: int = 0
+    unknown: int = 0
+    user: bool | None = None
+    events: int = 0
+    shadow: Callable[[], list[Outcome]] | None = None
+
+    def count(self, metrics: Metrics) -> None:
+        """Adds it to the metrics; to be called on the event loop."""
+        for model, (scores, total) in self.scores.items():
+            metrics.scores.add(np.bincount(_BOUNDS.searchsorted(scores)).tolist(), total, model)
+        if self.candidates:
+            metrics.candidates.add(self.candidates)
+        if self.unknown:
+            metrics.unknown.add(self.unknown)
+        if self.user is not None:
+            metrics.users.add(1, "yes" if self.user else "no")
+        if self.events:
+            metrics.events.add(self.events)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a request asks for, read.
+
+    Attributes:
+        do: answers it; from any thread.
+        long: whether others should not wait for it.
+    """
+
+    do: Callable[[], Outcome]
+    long: bool = False
+
+
+class Tasks:
+    """Reads requests.
+
+    Args:
+        settings: limits.
+        models: that score.
+        histories: of users, if there are any.
+    """
+
+    def __init__(self, settings: Settings, models: Models, histories: Histories | None) -> None:
+        self._settings, self._models, self._histories = settings, models, histories
+        self._user = () if histories is None else ("user_id",)
+
+    def read(self, request: Request) -> Task:
+        """What a request asks for.
+
+        Raises:
+            NoJSON: its body is none.
+            RequestError: it asks for nothing that there is.
+        """
+        body, path = request.body, request.path
+        if self._settings.ids == "table":  # original ids may have brackets in them
+            check_size(body, self._models.first.current, self._settings)
+        asked = parse(body)
+        remote = self._histories is not None and self._histories.remote
+        if path == "/score":
+            long = isinstance(asked, dict) and isinstance(asked.get("candidates"), list)
+            long = (long and len(asked["candidates"]) > LONG) or (remote and "user_id" in asked)
+            return Task(partial(self._exactly, self._score, asked, body), long)
+        if path == "/top":
+            return Task(partial(self._exactly, partial(self._top, request), asked, body), True)
+        return Task(partial(self._exactly, self._event, asked, body), remote)
+
+    def _exactly(self, answer: Callable[[object], Outcome], asked: object, body: bytes) -> Outcome:
+        """The outcome; a refusal is told of numbers as they were written."""
+        try:
+            try:
+                return answer(asked)
+            except RequestError:
+                return answer(parse_strictly(body))
+        except Exception as error:
+            return refused(error)
+
+    # ---- what there is
+
+    def _score(self, asked: object) -> Outcome:
+        model, user, asked = self._look_up(asked)
+        asked = self._with_numbers(asked)
+        outcome = self._scored(model, model.current, asked)
+        outcome.user = user
+        if self._models.shadows:
+            outcome.shadow = partial(self._shadow, asked)
+        return outcome
+
+    def _scored(self, model: LiveModel, scorer: Scorer, asked: object) -> Outcome:
+        scores, unknown = scorer.answer(asked)
+        total = float(scores.sum(dtype=np.float64))
+        if not math.isfinite(total):  # one of them is not: float64 has room for the sum of any that are
+            raise RequestError("expected values that give finite scores; those in context or embeddings are too large.")
+        name = model.identity
+        found = {"scores": scores, "unknown_items": unknown, "model": name}
+        answer = Answer(200, orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY))
+        return Outcome(answer, {model.name: (scores, total)}, len(scores), unknown)
+
+    def _shadow(self, asked: object) -> list[Outcome]:
+        outcomes = []
+        for model in self._models.shadows:
+            try:
+                outcomes.append(replace(self._scored(model, model.current, asked), candidates=0, unknown=0))
+            except Exception as error:
+                outcomes.append(refused(error))
+        return outcomes
+
+    def _top(self, request: Request, asked: object) -> Outcome:
+        model, user, asked = self._look_up(asked)
+        _check_keys(asked, _TOP, ("k", "history"), self._user)
+        scorer = model.current
+        items, scores, scored = scorer.top(**asked, going=lambda: not request.gone)
+        found = {"items": items, "scores": scores, "scored": scored, "model": model.identity}
+        answer = Answer(200, orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY))
+        return Outcome(answer, candidates=scored, user=user)
+
+    def _event(self, asked: object) -> Outcome:
+        _check_keys(asked, _EVENT, ("user_id", "item"), ())
+        user, time = user_key(asked["user_id"]), asked.get("time")
+        if time is not None and (isinstance(time, bool) or not isinstance(time, (int, float))):
+            raise RequestError(f"time: expected a number, found {shown(time)}.")
+        item = asked["item"]
+        history = {name: [value] for name, value in item.items()} if isinstance(item, dict) else [item]
+        self._models.first.current.requests.check_history(history)
+        self._histories.append(user, item, time)
+        return Outcome(Answer(200, b'{"kept":true}'), events=1)
+
+    # ---- what they have in common
+
+    def _look_up(self, asked: object) -> tuple[LiveModel, bool | None, object]:
+        """The model of a request, whether its user is known, and the rest of it with a history."""
+        if self._histories is not None and isinstance(asked, dict) and not asked.keys() & {"user_id", "history"}:
+            raise RequestError("expected user_id or history, found neither.")
+        if not isinstance(asked, dict) or not ("user_id" in asked or "model" in asked):
+            return self._models.choose(), None, asked
+        asked, user, known = dict(asked), None, None
+        name = asked.pop("model", None)
+        if "user_id" in asked:
+            if self._histories is None:
+                raise RequestError("user_id: this service has no histories (--histories). Give history instead.")
+            if "history" in asked:
+                raise RequestError("history: expected user_id or history, found both.")
+            user = user_key(asked.pop("user_id"))
+            found = self._histories.get(user)
+            known = found is not None
+            asked["history"] = found if known else self._models.first.current.requests.no_history
+        return self._models.choose(user, name), known, asked
+
+    def _with_numbers(self, request: object) -> object:
+        """Numbers for the keys of ``embeddings``, which JSON has as texts; not if they are too many anyway."""
+        given = request.get("embeddings") if isinstance(request, dict) and self._settings.ids == "table" else None
+        if not isinstance(given, dict) or len(given) > self._settings.max_embeddings:
+            return request
+        return {**request, "embeddings": {_number(key): value for key, value in given.items()}}
+
+
+def _check_keys(asked: object, known: tuple, needed: tuple, also: tuple) -> None:
+    keys = (*known, *also)
+    if not isinstance(asked, dict):
+        raise RequestError(f"expected a mapping with {', '.join(keys)}, found {shown(asked)}.")
+    for key in asked:
+        if key not in keys:
+            raise RequestError(f"unknown key {shown(key)}.{suggest(key, keys)} Keys: {', '.join(keys)}.")
+    for key in needed:
+        if key not in asked:
+            raise RequestError(f"{key} is missing. Keys: {', '.join(keys)}.")
+
+
+def check_size(body: bytes, scorer: Scorer, settings: Settings) -> None:
+    """Whether a request may hold so many lists and objects, before they are built: half a second for a million.
+
+    Raises:
+        RequestError: it may not.
+    """
+    found = body.count(b"[") + body.count(b"{")
+    if found <= 5:
+        return
+    lists = sum(width(described) is not None for described in scorer.inputs)
+    features = 1 + len(scorer.manifest["inputs"]["new"])
+    most = 5 + lists * (settings.max_candidates + 1) + features * settings.max_embeddings
+    if scorer.fields is not None:  # a candidate is an object; a context may be a list of them for each field
+        most += settings.max_candidates + len(scorer.fields.rows) + len(scorer.fields.history)
+    if found > most:
+        raise RequestError(f"body: expected at most {most:,} lists and objects, found {found:,}. Split the request.")
+
+
+def _number(key: str) -> int | str:
+    # Only as JSON writes numbers, so that no two keys become one.
+    return int(key) if key.isascii() and key.isdigit() and len(key) < 20 and (key == "0" or key[0] != "0") else key
+
+
+def refused(error: Exception) -> Outcome:
+    """Of a request that cannot be answered."""
+    if isinstance(error, NoJSON):
+        return Outcome(problem(400, str(error)))
+    if isinstance(error, RequestError):
+        return Outcome(problem(422, str(error)))
+    if isinstance(error, StoreError):
+        event(logging.ERROR, "the histories' store does not answer", error=error)
+        return Outcome(problem(503, "the store of histories does not answer. Try again later.", ("Retry-After", "1")))
+    return Outcome(failed(error))
+
+
+def failed(error: Exception) -> Answer:
+    """The answer where the fault is ours."""
+    event(logging.ERROR, "a request failed", error=repr(error))
+    return problem(500, "the service failed on this request; its log says why.")
