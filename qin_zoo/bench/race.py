@@ -107,14 +107,15 @@ def compete(job: tuple[Contender, float], gpu: int, connection: Connection) -> t
             begin = time.perf_counter()
             amount = measure()
             connection.send(("rate", amount / (time.perf_counter() - begin)))
-        return "memory", (_peak_bytes(), _gpu_bytes(gpu))
+        return "memory", (peak_bytes(), _gpu_bytes(gpu))
     except (EOFError, BrokenPipeError):
         os._exit(1)  # nobody waits for a result any more
     except Exception as error:  # its process has no other way to say so
         return "failed", failure(error, None)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far; 0 where that is not known."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 from qin_zoo.bench.race import Result
+from qin_zoo.files import replace_file
 
 
 def summarise(results: list[Result]) -> dict:
@@ -39,3 +44,62 @@ def summarise(results: list[Result]) -> dict:
             alone = fast.facts["flops"] / summary["product_flops_per_second"]
             summary |= {"step_seconds": seconds, "products_alone_seconds": alone, "product_fraction": alone / seconds}
     return summary
+
+
+_GPU_HEADINGS = (
+    "experiment", "precision", "rows/s", "epoch", "step", "memory", "of the products' rate",
+    "products, others, idle", "logits", "gradients", "bound by",
+)  # fmt: skip
+_BOUND = {
+    "products": "matrix products",
+    "others": "memory: gathers and elementwise passes",
+    "idle": "the host: the GPU waits",
+}
+
+
+def write_gpu_table(lines: list[dict[str, Any]], facts: dict[str, Any], limits: dict[str, float], path: Path) -> None:
+    """Writes ``path``.md and ``path``.json.
+
+    Args:
+        lines: what ``check_gpu`` measured.
+        facts: ``environment``, ``rows``, and ``notes``, lines for the head.
+        limits: of the logits' difference, by precision.
+        path: of the files, without suffix.
+    """
+    done = [line for line in lines if "failure" not in line]
+    text = [f"# {', '.join(facts['environment']['gpus']) or 'CPU'}, torch {facts['environment']['torch']}", ""]
+    text += [*facts["notes"], ""]
+    for precision in limits:
+        if of_it := [line for line in done if line["precision"] == precision]:
+            rates = [f"{max(line[key] for line in of_it) / 1e12:,.2f}" for key in ("product_rate", "memory_rate")]
+            text.append(f"{precision}: matrix products {rates[0]} TFLOP/s; a copy {rates[1]} TB/s, read and written.")
+    text += ["", f"| {' | '.join(_GPU_HEADINGS)} |", "| --- | --- |" + " ---: |" * (len(_GPU_HEADINGS) - 3) + " --- |"]
+    text += [f"| {' | '.join(_gpu_cells(line, limits))} |" for line in done]
+    text += ["", *(f"- {_gpu_name(line)}: no result. {line['failure']}" for line in lines if "failure" in line)]
+    contents = {".md": "\n".join(text).strip(), ".json": json.dumps(facts | {"lines": lines}, indent=2)}
+    for suffix, content in contents.items():
+        with replace_file(path.with_name(path.name + suffix)) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
+
+
+def _gpu_name(line: dict[str, Any]) -> str:
+    return f"{line['expid']}, {line['precision']}{', compiled' if line['compiled'] else ''}"
+
+
+def _gpu_cells(line: dict[str, Any], limits: dict[str, float]) -> list[str]:
+    whole = line["steps"] * line["step_seconds"] >= 0.99 * line["epoch_seconds"]
+    compiled = f", compiled in {line['first_seconds']:.0f} s" if line["compiled"] else ""
+    far = line["logits"] > limits[line["precision"]]
+    return [
+        line["expid"],
+        line["precision"] + compiled,
+        f"{line['rows_per_second']:,.0f}",
+        f"{line['epoch_seconds']:.2f} s" + ("" if whole else f" (from {line['steps']:,} steps)"),
+        f"{1000 * line['step_seconds']:.2f} ms",
+        f"{line['peak_bytes'] / 2**30:.2f} GiB" + (", rows resident" if line["resident"] else ""),
+        f"{line['product_share']:.0%}",
+        ", ".join(f"{line[key]:.0%}" for key in _BOUND),
+        f"{line['logits']:.1e}" + (" **too far**" if far else ""),
+        f"{line['gradients']:.1e}",
+        _BOUND[max(_BOUND, key=line.__getitem__)],
+    ]

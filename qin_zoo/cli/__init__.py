@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import io
 import sys
 
@@ -99,13 +100,25 @@ def _write_what_the_terminal_can() -> None:
             stream.reconfigure(errors="qin_zoo.plain")
 
 
+def _app_for(argv: list[str]) -> typer.Typer:
+    """The app with the command that is asked for alone: typer reads the signatures of all that there are."""
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    everything = (app.registered_commands, app.registered_groups)
+    commands, groups = ([c for c in those if c.name == asked] for those in everything)
+    if not (commands or groups):  # help, or a name that is not known
+        return app
+    lean = copy.copy(app)
+    lean.registered_commands, lean.registered_groups = commands, groups
+    return lean
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2."""
     be_a_good_neighbour()
     warnings_on_terminal()
     _write_what_the_terminal_can()
     try:
-        app(args=argv)
+        _app_for(sys.argv[1:] if argv is None else argv)(args=argv)
     except QinZooError as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)

@@ -249,6 +249,38 @@ def trajectory(
         )
 
 
+@app.command("gpu")
+def gpu_check(
+    out: Annotated[Path, typer.Argument(help="Table to write: OUT.md and OUT.json.")],
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option(help="Experiment of a dataset with an item table; may be repeated. Default: four published ones."),
+    ] = None,
+    gpu: Annotated[int, typer.Option(help="GPU; -1 is the CPU, to see that all of it runs.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of an epoch; they are random.")] = 3_600_000,
+    seconds: Annotated[float, typer.Option(min=1, help="For everything; what is not done by then is told.")] = 360,
+    note: Annotated[list[str] | None, typer.Option(help="Line for the head of the table; may be repeated.")] = None,
+    overrides: options.Overrides = None,
+) -> None:
+    """Train published configurations in float32, tf32 and bfloat16, compiled or not; compare with the CPU."""
+    from rich.console import Console
+
+    from qin_zoo.bench.gpu import BOUNDS, EXPERIMENTS, check_gpu
+    from qin_zoo.bench.report import write_gpu_table
+    from qin_zoo.experiment.record import environment
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Console(stderr=True).status("starting") as status:
+        how = (gpu, rows, seconds, tuple(experiment or EXPERIMENTS), tuple(overrides or ()))
+        lines = check_gpu(*how, progress=status.update)
+    facts = {"environment": environment(), "rows": rows, "overrides": overrides or [], "notes": note or []}
+    write_gpu_table(lines, facts, BOUNDS, out)
+    failed = [line for line in lines if "failure" in line or line["logits"] > BOUNDS[line["precision"]]]
+    typer.echo(f"{len(lines) - len(failed)} of {len(lines)} settings as expected: {out}.md")
+    if failed:
+        raise typer.Exit(1)
+
+
 def _race(
     task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, cold=False, rival=None,
     drawn=False,

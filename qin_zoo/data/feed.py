@@ -39,7 +39,7 @@ def split_bytes(loader: ColumnLoader) -> int:
     if not loader.num_samples:
         return 0
     sizes: list[int] = []
-    _each(loader.batch(np.arange(1)), lambda t: sizes.append(t.nbytes) or t)
+    map_rows(loader.batch(np.arange(1)), lambda t: sizes.append(t.nbytes) or t)
     return sum(sizes) * loader.num_samples
 
 
@@ -64,7 +64,7 @@ class Feed:
         return getattr(self.loader, name)
 
     def _place(self, batch: Any, move: Callable[[Tensor], Tensor]) -> Any:
-        batch = _each(batch, move)
+        batch = map_rows(batch, move)
         if isinstance(batch, ItemBatch):
             if self._items is None:  # the same table with every batch
                 self._items = {name: t.to(self.device) for name, t in batch.items.items()}
@@ -88,7 +88,7 @@ class Prefetching(Feed):
         def read() -> None:
             try:
                 for batch in batches:
-                    put((_each(batch, Tensor.pin_memory) if pinned else batch, None))
+                    put((map_rows(batch, Tensor.pin_memory) if pinned else batch, None))
                     if stopped.is_set():
                         return
                 put((None, None))
@@ -147,17 +147,17 @@ def _usual(t: Tensor) -> Tensor:
     return t.long() if t.dtype == torch.int32 else t
 
 
-def _each(batch: Any, move: Callable[[Tensor], Tensor]) -> Any:
+def map_rows(batch: Any, move: Callable[[Tensor], Tensor]) -> Any:
     """The batch with ``move`` applied to the tensors of its rows; an item table is left alone."""
     if isinstance(batch, ItemBatch):
         rows, beside = ({name: move(t) for name, t in part.items()} for part in (batch.rows, batch.beside))
         return ItemBatch(rows, move(batch.history), move(batch.target), batch.items, beside)
     if isinstance(batch, dict):
         return {name: move(t) for name, t in batch.items()}
-    return tuple(_each(part, move) if isinstance(part, dict) else move(part) for part in batch)
+    return tuple(map_rows(part, move) if isinstance(part, dict) else move(part) for part in batch)
 
 
 def _tensors(batch: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    _each(batch, lambda t: found.append(t) or t)
+    map_rows(batch, lambda t: found.append(t) or t)
     return found

@@ -57,10 +57,14 @@ class DINAttention(InterestLayer):
         by_item = F.linear(items, w_h - w_difference)  # (U, H)
 
         def scores(places: Tensor) -> Tensor:
-            row = places // length
-            item = places if index is None else index.flatten()[places]
-            x = F.linear(F.embedding(row, target) * F.embedding(item, items), w_product)  # (N, H)
-            x = x + F.embedding(row, by_target) + F.embedding(item, by_item)
+            if len(places) == len(target) * length:  # all, in their order: nothing to look up, nor to sum up backward
+                item = places if index is None else index.flatten()
+                of_row, of_target = (values.repeat_interleave(length, dim=0) for values in (target, by_target))
+            else:
+                item = places if index is None else index.flatten()[places]
+                of_row, of_target = (F.embedding(places // length, values) for values in (target, by_target))
+            x = F.linear(of_row * F.embedding(item, items), w_product)  # (N, H)
+            x = x + of_target + F.embedding(item, by_item)
             for step in rest:
                 x = step(x)
             return x

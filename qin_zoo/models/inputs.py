@@ -234,13 +234,8 @@ class ItemTableInputs:
         sizes = [self.embedder.feature_map.features[name]["vocab_size"] for name in self.history_features]
         for name, size in zip(self.history_features, sizes):  # an item with another rating is another one
             index = index * size + F.pad(self._beside(name, batch), (0, 1))
-        every = count * math.prod(sizes)
-        if index.is_cuda and every <= index.numel():
-            # The whole catalogue: a GPU would have to be waited for to know how many items are distinct.
-            distinct = torch.arange(every, device=index.device) if sizes else None
-        else:
-            distinct, index = torch.unique(index, return_inverse=True)  # (U,), (B, L + 1)
-        if distinct is not None:
+        distinct, index = _distinct(index, count * math.prod(sizes))  # (U,), (B, L + 1)
+        if sizes or len(distinct) != count:  # otherwise they are the table as it is
             values = {}
             for name, size in reversed([*zip(self.history_features, sizes)]):
                 values[name], distinct = distinct % size, distinct // size
@@ -413,6 +408,18 @@ def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> I
         return FieldInputs(embedder, target_field, sequence_field)
     inputs = ItemTableInputs(embedder)
     return inputs if inputs.item_features else FieldInputs(embedder)
+
+
+def _distinct(index: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """Ids that hold all of ``index`` (B, L), of which there are ``every`` many: (U,), and where each stands, (B, L).
+
+    On a GPU, which would have to be waited for to know the distinct ones, either all there are, or one for each place.
+    """
+    if not index.is_cuda:
+        return torch.unique(index, return_inverse=True)
+    if every <= index.numel():
+        return torch.arange(every, device=index.device), index
+    return index.flatten(), torch.arange(index.numel(), device=index.device).view(index.shape)
 
 
 def row_columns(batch) -> Mapping[str, Tensor]:

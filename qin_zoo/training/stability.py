@@ -23,12 +23,13 @@ class NotFinite(QinZooError):
 class Watch:
     """Looks at every step's loss and gradient norm without waiting for a GPU.
 
-    On a GPU a step is looked at when the next one has been started, so that the GPU is never idle.
+    On a GPU a step is looked at when the next one has been started, so that the GPU is never idle. Its values leave
+    the GPU at once: asked for later, they would come behind the work of the next step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._late = device.type == "cuda"
-        self._waiting: tuple[Tensor, Any] | None = None
+        self._waiting: tuple[Tensor, torch.cuda.Event | None, Any] | None = None
 
     def look(self, loss: Tensor, norm: Tensor | None, where: Any) -> Any:
         """Tells ``where`` of the first step that is not finite, as soon as it is known; otherwise None.
@@ -39,7 +40,11 @@ class Watch:
             where: handed back.
         """
         values = torch.isfinite(loss) if norm is None else torch.isfinite(loss) & torch.isfinite(norm)
-        waiting, self._waiting = self._waiting, (values, where)
+        arrived = None
+        if values.is_cuda:
+            values, arrived = values.to("cpu", non_blocking=True), torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(loss.device))
+        waiting, self._waiting = self._waiting, (values, arrived, where)
         return self._bad(waiting) if self._late else self.rest()
 
     def rest(self) -> Any:
@@ -48,8 +53,13 @@ class Watch:
         return self._bad(waiting)
 
     @staticmethod
-    def _bad(waiting: tuple[Tensor, Any] | None) -> Any:
-        return waiting[1] if waiting is not None and not bool(waiting[0]) else None
+    def _bad(waiting: tuple[Tensor, torch.cuda.Event | None, Any] | None) -> Any:
+        if waiting is None:
+            return None
+        values, arrived, where = waiting
+        if arrived is not None:
+            arrived.synchronize()
+        return None if bool(values) else where
 
 
 def trace(model: nn.Module, batch: Any, rows: np.ndarray | None) -> str:

@@ -259,7 +259,8 @@ class Trainer:
         if not steps or self.on_steps is None:
             return
         numbers, losses, norms = zip(*steps)
-        norms = [None if norm is None else float(norm) for norm in norms]
+        known = iter(torch.stack([n for n in norms if n is not None] or [losses[0]]).tolist())  # one copy from a GPU
+        norms = [None if norm is None else next(known) for norm in norms]
         rate = self.model.optimizer.param_groups[0]["lr"]
         self.on_steps(Steps(list(numbers), torch.stack(losses).tolist(), norms, rate))
 

@@ -86,7 +86,7 @@ def train_until(sample, folder, name, call):
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
-@pytest.mark.parametrize("call", [1, 2, 3, 7, 20, 30])
+@pytest.mark.parametrize("call", [1, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 20, 30))])
 def test_killed_while_saving(name, call, sample, tmp_path, uninterrupted):
     process = start(train_until, sample, tmp_path, name, call)
     process.join()
@@ -139,8 +139,13 @@ def interrupt(sample, folder, **changes):
     return sorted((folder / "sample/QIN_sample.checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".json"])
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
+QUICK = {(".pt", "cut"), (".pt", "gone"), (".json", "flip"), (".json", "empty")}
+DAMAGES = [(suffix, damage) for suffix in (".pt", ".json") for damage in ("cut", "flip", "empty", "gone")]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"), [d if d in QUICK else pytest.param(*d, marks=pytest.mark.slow) for d in DAMAGES]
+)
 def test_a_damaged_checkpoint_is_passed_over(suffix, damage, sample, tmp_path, uninterrupted):
     newest = [f for f in interrupt(sample, tmp_path) if f.suffix == suffix][-1]
     content = newest.read_bytes()

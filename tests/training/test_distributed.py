@@ -43,7 +43,7 @@ def alone(sample, tmp_path_factory):
     return train(sample, tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_same_losses(size, sample, tmp_path, alone):
     """3,000 rows in batches of 127: the last one has 79."""
     records = together(size, train, sample, tmp_path)
@@ -58,7 +58,9 @@ def test_the_same_losses(size, sample, tmp_path, alone):
     assert json.loads((tmp_path / "sample/QIN_sample.json").read_text())["processes"] == size
 
 
-@pytest.mark.parametrize("model", ["DIN", "DIN_SENet", "Transformer_DCN"])
+@pytest.mark.parametrize(
+    "model", ["DIN", *(pytest.param(m, marks=pytest.mark.slow) for m in ("DIN_SENet", "Transformer_DCN"))]
+)
 def test_other_models(model, sample, tmp_path):
     changes = {"epochs": 1, "learning_rate": 1e-4}  # rounding errors grow with the rate, in one process as in two
     if model == "Transformer_DCN":
@@ -72,7 +74,7 @@ def test_other_models(model, sample, tmp_path):
     assert max(apart) < 1e-5
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_metrics_and_predictions_are_exact(size, sample, tmp_path):
     """The same weights, scored by one and by several processes: the same bits."""
 
