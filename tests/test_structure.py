@@ -38,10 +38,13 @@ ALLOWED["cli"] = ALLOWED.keys() - {"layers", "api", "estimator"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imported(file) -> set[str]:
-    """Every module a file imports, functions included."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+def imported(file, types: bool = True) -> set[str]:
+    """Every module a file imports, functions included; with or without those that only its annotations need."""
+    names, tree = set(), ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -94,7 +97,7 @@ def test_no_module_imports_itself():
     """Nor over others, imports within functions included."""
     names = {".".join(f.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
     known = {
-        name: {n if n in names else n.rpartition(".")[0] for n in imported(file)} & names.keys() - {name}
+        name: {n if n in names else n.rpartition(".")[0] for n in imported(file, types=False)} & names.keys() - {name}
         for name, file in names.items()
     }
     order = graphlib.TopologicalSorter(known)

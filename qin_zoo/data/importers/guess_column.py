@@ -128,7 +128,7 @@ def _separated(text: pl.Series, length: float) -> Column | None:
         share = text.str.contains(separator, literal=True).mean()
         if share < (0.05 if separator != "," else 0.2):
             continue
-        pieces = text.str.split(separator).explode().str.strip_chars()
+        pieces = text.str.split(separator).explode(empty_as_null=True).str.strip_chars()
         words = float(np.mean([len(piece.split()) for piece in pieces.head(2000)]))
         again = 1 - pieces.n_unique() / len(pieces)
         if words <= 3 and (again > 0.3 or (separator != "," and len(text) < 100)):
