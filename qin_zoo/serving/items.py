@@ -9,6 +9,7 @@ import numpy as np
 from qin_zoo.errors import QinZooError, RequestError, suggest
 from qin_zoo.feature_types import type_of
 from qin_zoo.serving.bundle import BESIDE, CONTEXT, NEW
+from qin_zoo.serving.catalogue import unpack
 from qin_zoo.serving.values import column, shown, whole_numbers
 
 ITEMS = "item_seq"  # what a history that tells more of its items calls their list
@@ -51,6 +52,8 @@ class ItemRequests:
         self._numbered = self._original_ids(ids, path)
         self.named = self._numbered is not None
         self.any = next(iter(self._numbered), "") if self.named else 1
+        of_item = {name: one["of_item"] for name, one in self._context.items() if "of_item" in one}
+        self._of_item = {name: unpack(packed).astype(np.int64) for name, packed in of_item.items()}
         self._sizes = {name: described.get("vocab_size") for name, described in self._context.items()}
         self._is_plain = not self.named and not self._beside and self._max_len > 0
         self._is_plain &= all(described["type"] == "categorical" for described in self._context.values())
@@ -81,7 +84,7 @@ class ItemRequests:
             return found
         history, beside = self._lists(history)
         candidates = self.ids(candidates, "candidates")
-        context, missed = self._check_context({} if context is None else context, len(candidates))
+        context, missed = self._check_context({} if context is None else context, candidates)
         history, candidates, new, unknown = self._place(history, candidates, embeddings)
         columns = {"candidates": candidates, **context}
         newest = self._newest(history, {"history": history, **beside})
@@ -93,7 +96,7 @@ class ItemRequests:
         if not (type(history) is type(candidates) is list and history and candidates):
             return None
         context = {} if context is None else context
-        if type(context) is not dict or len(context) != len(self._sizes):
+        if type(context) is not dict or not context.keys() <= self._sizes.keys():
             return None
         rows = len(candidates)
         if rows > self._limits["candidates"] or len(history) > self._limits["history"]:
@@ -105,6 +108,9 @@ class ItemRequests:
         columns = {"candidates": np.array(candidates, np.int64)}
         for name, size in self._sizes.items():
             value = context.get(name)
+            if value is None and name in self._of_item:
+                columns[CONTEXT + name] = self._of_item[name][columns["candidates"]]
+                continue
             if type(value) is not int or not 0 <= value < size:
                 return None
             columns[CONTEXT + name] = np.full(rows, value, np.int64)
@@ -220,7 +226,21 @@ class ItemRequests:
             )
         return {str(value): row for row, value in enumerate(original) if value is not None}
 
-    def _check_context(self, context: Mapping, rows: int) -> tuple[dict[str, np.ndarray], int]:
+    def of_items(self, context: object, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The graph's inputs for the row features that a request leaves to what is known of its candidates, (N,) each.
+
+        Args:
+            context: of a request that has been read.
+            rows: (N,) of the item table; beyond it are new items, of which nothing is known.
+        """
+        known = np.minimum(rows, self.count - 1)
+        return {
+            CONTEXT + name: np.where(rows < self.count, levels[known], 0)
+            for name, levels in self._of_item.items()
+            if (context or {}).get(name) is None
+        }
+
+    def _check_context(self, context: Mapping, candidates: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
         """The graph's inputs for the row features, (N, …) each, and how many of their words are unknown."""
         if not isinstance(context, Mapping):
             raise RequestError(f"context: expected feature -> value, found {shown(context)}.")
@@ -230,8 +250,10 @@ class ItemRequests:
                     f"context: unknown feature {shown(name)}.{suggest(name, self._context)} "
                     f"Features: {', '.join(self._context) or 'none'}."
                 )
-        values, unknown = {}, 0
+        rows, values, unknown = len(candidates), self.of_items(context, candidates), 0
         for name, described in self._context.items():
+            if CONTEXT + name in values:
+                continue
             value = context.get(name, described["default"])
             if value is None:
                 raise RequestError(f"context: {name} is missing. Features: {', '.join(self._context)}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qin_zoo.feature_types import FEATURE_TYPES, type_of
 from qin_zoo.serving.catalogue import unpack
 from qin_zoo.serving.preprocess import FUNCTIONS
@@ -42,6 +44,11 @@ def check(manifest: dict) -> None:
         _want(described["type"] == "categorical", "inputs.history.beside", "categorical features", described["type"])
     for described in inputs["context"]:
         _want("default" in described, f"inputs.context, {described['name']}", "a default, or null", described)
+        if "of_item" in described:
+            where, most = f"inputs.context, {described['name']}.", described.get("vocab_size", 0)
+            codes = _codes(described, "of_item", where, items.get("count"))
+            fits = codes.ndim == 1 and codes.min(initial=0) >= 0 and codes.max(initial=0) < most
+            _want(fits, f"{where}of_item", f"ids below {most}", codes.shape)
     if "vocabularies" in manifest:
         _fields(inputs, _object(manifest, "vocabularies"))
     _number(items, "count", "items", 0, 2**31)
@@ -67,11 +74,17 @@ def _filter(described: object, where: str, count: int) -> None:
     """What is known of the items besides their vectors."""
     _want(isinstance(described, dict) and isinstance(described.get("name"), str), where, "a name", described)
     _words(described, where)
+    _codes(described, "codes", f"{where}.", count)
+
+
+def _codes(described: dict, key: str, where: str, count: int) -> np.ndarray:
+    """Packed codes of all items."""
     try:
-        codes = unpack(_object(described, "codes", f"{where}."))
+        codes = unpack(_object(described, key, where))
     except (KeyError, TypeError, ValueError) as error:
-        _want(False, f"{where}.codes", "packed codes", error)
-    _want(codes.ndim in (1, 2) and len(codes) == count, f"{where}.codes", f"codes of {count} items", codes.shape)
+        _want(False, f"{where}{key}", "packed codes", error)
+    _want(codes.ndim in (1, 2) and len(codes) == count, f"{where}{key}", f"codes of {count} items", codes.shape)
+    return codes
 
 
 def _feature(described: object, where: str) -> None:

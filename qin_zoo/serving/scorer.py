@@ -39,7 +39,7 @@ class Scorer:
     Attributes:
         manifest: what the file says of itself: inputs, model card, run, data.
         inputs: of each row feature, ``name``, ``type``, ``vocab_size`` or ``dim`` or ``max_len``, and ``default``,
-            which is None where a value must be given.
+            which is None where a value must be given; with ``of_item`` it is known of each candidate where none is.
         beside: of each feature of the history's items, ``name``, ``type`` and ``vocab_size``.
         items: number of rows of the item table, padding included; 0 of named fields.
         fields: how requests of a model of named fields are read; None with an item table.
@@ -203,6 +203,7 @@ class Scorer:
                 break
             block = rows[first : first + _BLOCK]
             feed = {name: np.repeat(values, len(block), axis=0) for name, values in columns.items()}
+            feed |= requests.of_items(context, block)
             scores = self._run({**shared, **feed, "candidates": block})
             better = np.ones(len(block), bool) if len(found[0]) < k else scores > found[1][-1]
             found = best([found[0], block[better]], [found[1], scores[better]], k)

@@ -117,6 +117,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}…"
 
 
+def is_required(described: Mapping) -> bool:
+    """Whether a request must give a row feature: nothing stands for it, and it is not known of the items."""
+    return described["default"] is None and "of_item" not in described
+
+
 def width(described: Mapping) -> int | None:
     """Numbers in one value of a feature; None for a single number."""
     key = type_of(described).width

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qin_zoo.feature_types import type_of
 from qin_zoo.serving.fields import taken
 from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.values import is_required
 
 _OURS = ("max_len", "padded", "fields", "pairs", "targets")  # what is done with a history is not the client's
 _DIFFERENT, _SMALLER = ("type", "dim", "values"), ("vocab_size", "max_len")
@@ -64,7 +65,7 @@ def _features(before: list[dict], after: list[dict], where: str) -> list[str]:
     found = [f"{where}: {name} is no longer taken" for name in old.keys() - new.keys()]
     for name, described in new.items():
         was = old.get(name, {})
-        if where != "embeddings" and described["default"] is None and (not was or was["default"] is not None):
+        if where != "embeddings" and is_required(described) and (not was or not is_required(was)):
             found.append(f"{where}: {name} must be given")
         for key in _DIFFERENT:
             if was and described.get(key) != was.get(key):

@@ -11,6 +11,7 @@ from qin_zoo.serving.http.live import example, identity
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.items import ITEMS
 from qin_zoo.serving.scorer import Scorer
+from qin_zoo.serving.values import is_required
 
 _LARGEST = 3.4028234e38  # of float32
 _ID = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
@@ -195,7 +196,7 @@ def _problems(*statuses: int) -> dict:
 def _request(scorer: Scorer, settings: Settings) -> dict:
     original = settings.ids == "original"
     item = {"anyOf": [{"type": "integer"}, {"type": "string"}]} if original else _ID
-    required = [described["name"] for described in scorer.inputs if described["default"] is None]
+    required = [described["name"] for described in scorer.inputs if is_required(described)]
     features = {
         described["name"]: {**_feature(described), "description": "One value for all candidates, or one for each."}
         for described in scorer.inputs
