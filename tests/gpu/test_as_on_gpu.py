@@ -1,7 +1,7 @@
 """What a GPU would do, without one: the branches for it give the same numbers, and nothing in a step waits for it.
 
 A tensor of the meta device has no values: whoever asks for one, or mixes devices, raises an error, as a GPU would have
-to be waited for. That is of the forward pass and the loss: a backward pass of torch's own cannot do without values there.
+to be waited for. That is of the forward pass and the loss: backward, torch itself cannot do without values there.
 Time and the GPU's own kernels are matters of ``test_on_gpu.py``.
 """
 
