@@ -24,7 +24,7 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.bench.contenders import Contender, training_step, wait
 from qin_zoo.bench.race import peak_bytes
 from qin_zoo.bench.synthetic import random_batch
-from qin_zoo.data.feed import Feed, Resident, feed, map_rows
+from qin_zoo.data.feed import DeviceResident, Feed, feed, map_rows
 from qin_zoo.experiment.prepare import Prepared, build_model, prepare
 from qin_zoo.models.precision import PRECISIONS
 from qin_zoo.processes.worker import Worker, failure
@@ -204,7 +204,7 @@ def measure(
         "steps": taken,
         "epoch_seconds": rows / rate,
         "first_seconds": first,
-        "resident": isinstance(source, Resident),
+        "resident": isinstance(source, DeviceResident),
         "peak_bytes": peak_bytes() if gpu < 0 else torch.cuda.max_memory_allocated(gpu),
         "flops": flops,
         "product_rate": _product_rate(gpu, setting.precision),

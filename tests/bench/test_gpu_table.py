@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from qin_zoo.bench.gpu import BOUNDS, EXPERIMENTS, RandomRows, Setting, check_gpu, differences, measure, profile
 from qin_zoo.bench.report import write_gpu_table
 from qin_zoo.cli import app
-from qin_zoo.data.feed import Resident
+from qin_zoo.data.feed import DeviceResident
 from qin_zoo.experiment.prepare import build_model
 
 SMALL = ("batch_size=64", "embedding_dim=8", "num_layers=1", "max_len=8")
@@ -26,7 +26,7 @@ def test_random_rows_are_visited_once_an_epoch_and_the_same_where_they_are_resid
     assert len(loaders[0]) == 4
     for _ in range(2):
         seen = []
-        for got, rows in zip(Resident(loaders[0], torch.device("cpu")), loaders[1].next_batches(), strict=True):
+        for got, rows in zip(DeviceResident(loaders[0], torch.device("cpu")), loaders[1].next_batches(), strict=True):
             seen += rows.tolist()
             want = loaders[1].batch(rows)
             assert torch.equal(got.item_ids, want.item_ids)

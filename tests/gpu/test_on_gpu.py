@@ -12,7 +12,7 @@ import torch
 from conftest import VOCAB, item_table_feature_map, random_item_batch
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.data.feed import Ahead, Resident, feed
+from qin_zoo.data.feed import DeviceResident, Prefetching, feed
 from qin_zoo.experiment.predict import predict_split
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
@@ -106,7 +106,7 @@ def loader(sample, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", [Ahead, Resident])
+@pytest.mark.parametrize("kind", [Prefetching, DeviceResident])
 def test_rows_on_the_gpu_are_the_loader_s(loader, kind):
     for _ in range(2):
         for got, want in zip(kind(loader(), GPU), loader(), strict=True):
@@ -118,7 +118,7 @@ def test_rows_on_the_gpu_are_the_loader_s(loader, kind):
 
 @not_rehearsed
 def test_a_small_split_is_resident(loader):
-    assert isinstance(feed(loader(), GPU), Resident)
+    assert isinstance(feed(loader(), GPU), DeviceResident)
 
 
 class Died(Exception):
