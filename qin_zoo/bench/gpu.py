@@ -131,7 +131,7 @@ def _in_a_process(
     try:
         for setting in settings:
             progress(f"{setting.expid}, {setting.precision}{', compiled' if setting.compiled else ''}")
-            found = {"failure": f"no time left: its experiment had {seconds:.0f} s"}
+            found = {"failure": f"no time left: its experiment had {max(seconds, 0):.0f} s"}
             if (left := deadline - time.monotonic()) > 0:
                 worker.send((setting, seconds / (4 * len(settings)), flops, *how))
                 if worker.connection.poll(left):

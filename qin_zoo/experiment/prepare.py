@@ -20,6 +20,7 @@ from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.recipes import with_recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside
+from qin_zoo.data.encode import is_raw
 from qin_zoo.data.grown import grown_sizes, require_same_numbers
 from qin_zoo.data.item_names import ID_FILE
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
@@ -119,7 +120,9 @@ class Prepared:
         if self.trained:
             old = self.trained["params"].get("train_data")
             recorded = self.trained.get("numbering")
-            same = require_same_numbers(Path(old).parent, dataset.folder, recorded) if old and recorded else []
+            encoded = has_item_table(params) or not is_raw(params)  # raw files get the vocabularies of the weights
+            known = old and recorded and encoded
+            same = require_same_numbers(Path(old).parent, dataset.folder, recorded) if known else []
             _tell_other_tables(self.trained["data"], dataset.fingerprints(), ID_FILE in same)
         return dataset
 

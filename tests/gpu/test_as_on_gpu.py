@@ -14,6 +14,8 @@ from qin_zoo.registry import create_model, list_models
 
 MODELS = [name for name in list_models() if name != "Transformer_DCN_Quant"]  # it needs codes
 PARAMS = {"metrics": ["AUC"], "embedding_dim": 8, "model_root": ".", "verbose": 0, "embedding_regularizer": 1e-3}
+ONLY_TRAINED = {"SIM"}  # has no second output without training, which its loss is of
+NO_META = {"SIM", "QIN", "QNN"}  # QNN's layers leave autocast, which torch cannot do on the meta device
 CATALOGUES = {"fewer items than places": VOCAB, "more": {**VOCAB, "item_id": 500}}
 
 
@@ -46,7 +48,7 @@ def gradients(model, batch):
 
 
 @pytest.mark.parametrize("vocab", CATALOGUES.values(), ids=CATALOGUES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ONLY_TRAINED])
 def test_the_branches_for_a_gpu_give_the_same_numbers(name, vocab, as_on_gpu):
     model, batch = build(name, vocab), random_item_batch(vocab, 8)
     model.eval()  # without dropout
@@ -60,7 +62,7 @@ def test_the_branches_for_a_gpu_give_the_same_numbers(name, vocab, as_on_gpu):
 
 
 @pytest.mark.parametrize("loss", ["binary_crossentropy", "published", "pairwise", "focal", "jrc"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in NO_META])
 def test_a_step_waits_for_no_value(name, loss, as_on_gpu):
     if loss != "binary_crossentropy" and name != "DIN":
         pytest.skip("the loss is the same for all")

@@ -64,14 +64,14 @@ def _log(ratings: Table, movies: Table, movie: str, users: Table | None) -> Inte
 
 def _of_100k(folder: Path) -> InteractionLog:
     users = folder / "u.user"
-    movies = Table(folder / "u.item", "|", ("id", "title", "released", "video", "url", *_GENRES), latin1=True)
+    movies = Table(folder / "u.item", "|", ("id", "title", "released", "video", "url", *_GENRES), encoding="latin-1")
     has = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES]
     movies.frame = movies.frame.with_columns(pl.concat_str(has, separator="|", ignore_nulls=True).alias("genres"))
     return _log(
         Table(folder / "u.data", "\t", _COLUMNS),
         movies,
         "id",
-        Table(users, "|", ("id", "age", "gender", "occupation", "zip_code"), latin1=True) if users.exists() else None,
+        Table(users, "|", ("id", "age", "gender", "occupation", "zip_code"), encoding="latin-1") if users.exists() else None,
     )
 
 
@@ -79,7 +79,7 @@ def _of_dat(folder: Path) -> InteractionLog:
     users = folder / "users.dat"
     return _log(
         Table(folder / "ratings.dat", "::", _COLUMNS),
-        Table(folder / "movies.dat", "::", ("id", "title", "genres"), latin1=True),
+        Table(folder / "movies.dat", "::", ("id", "title", "genres"), encoding="latin-1"),
         "id",
-        Table(users, "::", ("id", "gender", "age", "occupation", "zip_code"), latin1=True) if users.exists() else None,
+        Table(users, "::", ("id", "gender", "age", "occupation", "zip_code"), encoding="latin-1") if users.exists() else None,
     )

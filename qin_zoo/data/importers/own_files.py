@@ -41,7 +41,7 @@ class OwnFile:
             self.form, self.frame = "parquet", _read_parquet(path)
         else:
             separator = _separator(path)
-            self._table = Table(path, separator, quoted=True, latin1=True, lenient=True)
+            self._table = Table(path, separator, quoted=True, encoding="cp1252", lenient=True)
             self.form = f"{_SEPARATORS[separator]}, {_encoding(path)}"
             self.frame, self.left_out, self.notes = self._table.frame, self._table.left_out, self._table.notes
         names = [name.strip() for name in self.frame.columns]

@@ -96,7 +96,8 @@ class Table:
         separator: between two values of a line; any text.
         names: the columns of a file without a header; None takes them from its first line.
         quoted: whether values may stand in double quotes.
-        latin1: whether a file that is not UTF-8 is Latin-1, as Windows has it (cp1252) where it can be.
+        encoding: of one byte, for a file that is not UTF-8: ``latin-1``; or ``cp1252``, as Windows has it, and Latin-1
+            where that cannot be. Default: such a file is refused.
         lenient: whether lines with too many values are left out.
 
     Attributes:
@@ -115,7 +116,7 @@ class Table:
         names: Sequence[str] | None = None,
         *,
         quoted: bool = False,
-        latin1: bool = False,
+        encoding: str | None = None,
         lenient: bool = False,
     ) -> None:
         require_file(path)
@@ -123,8 +124,8 @@ class Table:
         self.left_out: list[tuple[int, str]] = []
         self._lenient = lenient
         self._quoted, self._separator, self._content = quoted, separator, None
-        if latin1 or len(separator) > 1:
-            self._content = self._decode(latin1)
+        if encoding or len(separator) > 1:
+            self._content = self._decode(encoding)
         header, text = self._first_line()
         self._first = header + 1 if names is None else header
         names = self._header(text) if names is None else list(names)
@@ -175,15 +176,15 @@ class Table:
             raise self.wrong(row, f"a number for '{name}'", self.frame[name][row])
         return values.fill_null(float("nan")).to_numpy()
 
-    def _decode(self, latin1: bool) -> bytes:
+    def _decode(self, encoding: str | None) -> bytes:
         """The file as UTF-8 with one byte between values."""
         raw = self.path.read_bytes()
         try:
             text = raw.decode("utf-8-sig")
         except UnicodeDecodeError:
-            if not latin1:
+            if not encoding:
                 raise self._no_utf8() from None
-            text = _of_one_byte(raw)
+            text = _of_one_byte(raw, encoding)
         if len(self._separator) > 1:
             if _STAND_IN in text:
                 line = text[: text.index(_STAND_IN)].count("\n") + 1
@@ -330,9 +331,9 @@ def as_numbers(text: pl.Series) -> pl.Series:
     return values
 
 
-def _of_one_byte(raw: bytes) -> str:
+def _of_one_byte(raw: bytes, encoding: str) -> str:
     try:
-        return raw.decode("cp1252")
+        return raw.decode(encoding)
     except UnicodeDecodeError:
         return raw.decode("latin-1")
 
