@@ -14,6 +14,8 @@ from qin_zoo.data.importers.tables import Table, folder_of, found_in
 from qin_zoo.errors import DataError
 
 EXPECTED = "a MovieLens data set: u.data and u.item (100K), ratings.dat and movies.dat (1M, 10M), or ratings.csv and movies.csv (20M, 25M, 32M, latest)"  # fmt: skip  # noqa: E501
+_USER_100K = ("id", "age", "gender", "occupation", "zip_code")
+_USER_1M = ("id", "gender", "age", "occupation", "zip_code")
 _GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
@@ -71,7 +73,7 @@ def _of_100k(folder: Path) -> InteractionLog:
         Table(folder / "u.data", "\t", _COLUMNS),
         movies,
         "id",
-        Table(users, "|", ("id", "age", "gender", "occupation", "zip_code"), encoding="latin-1") if users.exists() else None,
+        Table(users, "|", _USER_100K, encoding="latin-1") if users.exists() else None,
     )
 
 
@@ -81,5 +83,5 @@ def _of_dat(folder: Path) -> InteractionLog:
         Table(folder / "ratings.dat", "::", _COLUMNS),
         Table(folder / "movies.dat", "::", ("id", "title", "genres"), encoding="latin-1"),
         "id",
-        Table(users, "::", ("id", "gender", "age", "occupation", "zip_code"), encoding="latin-1") if users.exists() else None,
+        Table(users, "::", _USER_1M, encoding="latin-1") if users.exists() else None,
     )
