@@ -43,7 +43,7 @@ def on_files(files: Files, config) -> Files:
     pages = repository_pages()
     others = {path for page in pages for path in linked_files(page) if path.is_file()} - set(pages)
     found = [file for file in files if file.src_dir != config.docs_dir]
-    for path in (*pages, *sorted(others)):
+    for path in (*pages, REPOSITORY / "docs" / "site.css", *sorted(others)):
         place = path.relative_to(REPOSITORY).as_posix()
         found.append(File(place, str(REPOSITORY), config.site_dir, config.use_directory_urls))
     for name, write in REFERENCE.items():
