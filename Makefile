@@ -1,9 +1,10 @@
 # make demo: everything set up, sample data made, QIN trained, evaluated, submitted and reported.
 # make test: everything set up, the tests but for the slow ones.
 # make test-all: all tests, as CI runs them.
+# make docs: the site, into site/; fails on a warning.
 # make mutations: deliberate faults, one at a time, each of which a test must notice; takes about an hour.
 # make test-lowest: the small demo with the lowest versions that pyproject.toml allows, in .venv-lowest.
-# The first three leave what is already there alone.
+# The first four leave what is already there alone.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_ARGS ?=
 
-.PHONY: demo test test-all mutations test-lowest lint clean help
+.PHONY: demo test test-all docs mutations test-lowest lint clean help
 
 demo: $(READY)
 	$(BIN)/qin-zoo demo $(DEMO_ARGS)
@@ -21,6 +22,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -n auto
+
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 mutations: $(READY)
 	$(BIN)/python tests/mutations.py
@@ -46,7 +50,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) checkpoints data/sample data/sample_small .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) site checkpoints data/sample data/sample_small .pytest_cache .ruff_cache
 
 help:
 	@sed -n 's/^# //p' Makefile

@@ -33,8 +33,9 @@ def require_engine() -> None:
         version = torch.__version__.split("+")[0]
         raise ConfigError(
             f"sharded_tables needs TorchRec, which cannot be imported here ({first_line(error)}). Install torchrec and "
-            f"fbgemm-gpu (fbgemm-gpu-cpu on machines without a GPU) in the versions made for torch {version}, see the "
-            "README. Or leave sharded_tables out: every process then holds whole tables, which must fit on one device."
+            f"fbgemm-gpu (fbgemm-gpu-cpu on machines without a GPU) in the versions made for torch {version}, see "
+            "docs/topics/runs.md. Or leave sharded_tables out: every process then holds whole tables, which must fit "
+            "on one device."
         ) from error
     for logger in ("torchrec", "torch.fx._symbolic_trace"):  # remarks that no user can act on
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -152,7 +153,9 @@ def _engine(rows: int, dim: int, group: Group, device: torch.device) -> nn.Modul
     plan = construct_module_sharding_plan(collection, {"table": row_wise(compute_kernel="dense")}, sharder, **sizes)
     engine = sharder.shard(collection, plan, ShardingEnv.from_process_group(dist.group.WORLD), device=device)
     if len(getattr(engine, "_lookups", ())) != 1:
-        raise ConfigError("sharded_tables: this version of TorchRec is built otherwise; take the one the README names.")
+        raise ConfigError(
+            "sharded_tables: this version of TorchRec is built otherwise; take the one that docs/topics/runs.md names."
+        )
     return engine
 
 
