@@ -2,6 +2,7 @@
 # make test: everything set up, the tests but for the slow ones.
 # make test-all: all tests, as CI runs them.
 # make docs: the site, into site/; fails on a warning.
+# make guides: every command of the guides in docs/, as it stands there; takes many minutes.
 # make mutations: deliberate faults, one at a time, each of which a test must notice; takes about an hour.
 # make test-lowest: the small demo with the lowest versions that pyproject.toml allows, in .venv-lowest.
 # The first four leave what is already there alone.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_ARGS ?=
 
-.PHONY: demo test test-all docs mutations test-lowest lint clean help
+.PHONY: demo test test-all docs guides mutations test-lowest lint clean help
 
 demo: $(READY)
 	$(BIN)/qin-zoo demo $(DEMO_ARGS)
@@ -25,6 +26,9 @@ test-all: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+guides: $(READY)
+	QIN_ZOO_GUIDES=1 $(BIN)/python -m pytest tests/test_site.py
 
 mutations: $(READY)
 	$(BIN)/python tests/mutations.py
