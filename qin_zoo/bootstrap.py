@@ -78,20 +78,64 @@ def draw_users(
     Raises:
         QinZooError: whatever :func:`qin_zoo.metrics.evaluate_metrics` refuses.
     """
-    group, groups = _numbered(np.arange(len(y_true)) if group_id is None else np.asarray(group_id))
-    auc = _WeightedAUC(y_true, y_pred, group) if "AUC" in metrics else None
-    means = {m: values_of_groups(y_true, y_pred, m, group) for m in metrics if m != "AUC"}
+    return draw_users_of_parts([(y_true, y_pred, group_id)], metrics, draws)
+
+
+def draw_users_of_parts(
+    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], metrics: Sequence[str], draws: int = DRAWS
+) -> Draws:
+    """The same of several sets of rows, periods say, which are scored each by itself: means of their metrics.
+
+    A user who has rows in several of them is drawn with all of these.
+
+    Args:
+        parts: ``y_true``, ``y_pred`` and ``group_id`` of each, as :func:`draw_users` takes them.
+        metrics, draws: see there.
+    """
+    sizes = [len(y_true) for y_true, *_ in parts]
+    alone = any(group_id is None for *_, group_id in parts)
+    names = np.arange(sum(sizes)) if alone else np.concatenate([np.asarray(g) for *_, g in parts])
+    group, groups = _numbered(names)
+    scores = [
+        _Scores(y_true, y_pred, metrics, own)
+        for (y_true, y_pred, _), own in zip(parts, np.split(group, np.cumsum(sizes)[:-1]))
+    ]
     found: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
     drawn = ""
-    with np.errstate(invalid="ignore", divide="ignore"):  # a draw without clicks has no AUC
-        for times in _times(groups, draws, len(y_true)):
-            drawn = drawn or _hash(group, times[0])
-            if auc is not None:
-                found["AUC"].append(auc(times))
-            for metric, (values, weights) in means.items():
-                mean = times @ (values * weights) / (times @ weights)
-                found[metric].append(np.sqrt(mean) if is_root(metric) else mean)
+    for times in _times(groups, draws, max(sizes)):
+        drawn = drawn or _hash(group, times[0])
+        values = [of_part(times) for of_part in scores]
+        for metric in metrics:
+            found[metric].append(np.mean([v[metric] for v in values], axis=0))
     return Draws(groups, drawn, {m: np.concatenate(v).astype(np.float32) for m, v in found.items()})
+
+
+class _Scores:
+    """Metrics of rows whose groups are drawn so and so often.
+
+    Args:
+        y_true, y_pred, metrics: see :func:`draw_users`.
+        group: (N,) numbers of the groups.
+    """
+
+    def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, metrics: Sequence[str], group: np.ndarray) -> None:
+        self._here, own = np.unique(group, return_inverse=True)
+        self._auc = _WeightedAUC(y_true, y_pred, own) if "AUC" in metrics else None
+        self._means = {m: values_of_groups(y_true, y_pred, m, own) for m in metrics if m != "AUC"}
+
+    def __call__(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """Metric -> (K,).
+
+        Args:
+            times: (K, groups) weights.
+        """
+        times = times[:, self._here]
+        with np.errstate(invalid="ignore", divide="ignore"):  # a draw without clicks has no AUC
+            found = {} if self._auc is None else {"AUC": self._auc(times)}
+            for metric, (values, weights) in self._means.items():
+                mean = times @ (values * weights) / (times @ weights)
+                found[metric] = np.sqrt(mean) if is_root(metric) else mean
+        return found
 
 
 def _numbered(group_id: np.ndarray) -> tuple[np.ndarray, int]:

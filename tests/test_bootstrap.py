@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from qin_zoo.bootstrap import Draws, _times, draw_users
+from qin_zoo.bootstrap import Draws, _times, draw_users, draw_users_of_parts
 from qin_zoo.errors import QinZooError
 from qin_zoo.metrics import evaluate_metrics
 
@@ -75,6 +75,25 @@ def test_blocks_change_nothing(monkeypatch):
     for metric in METRICS:
         np.testing.assert_allclose(parts.values[metric], whole.values[metric], rtol=1e-6)
     assert parts.drawn == whole.drawn
+
+
+def test_a_user_of_two_periods_is_drawn_with_the_rows_of_both():
+    """Every draw is the mean of what scikit-learn finds for each part, weighted by one draw of all users."""
+    one, two = rows(seed=1, users=20), rows(seed=2, users=30, n=500)
+    found = draw_users_of_parts([one, two], METRICS, draws=12)
+    users = list(dict.fromkeys([*one[2].tolist(), *two[2].tolist()]))
+    assert found.groups == len(users) < len(set(one[2])) + len(set(two[2]))
+    (times,) = _times(found.groups, 12, 500)
+    for k, counts in enumerate(times):
+        weight = dict(zip(users, counts))
+        single = []
+        for y_true, y_pred, user in (one, two):
+            w = np.array([weight[u] for u in user])
+            single.append([f(y_true, y_pred, sample_weight=w) for f in (roc_auc_score, log_loss)])
+        expected = np.mean(single, axis=0)
+        assert [found.values["AUC"][k], found.values["logloss"][k]] == pytest.approx(expected, abs=1e-6)
+    alone = draw_users(*one[:2], METRICS, one[2], draws=12)
+    assert draw_users_of_parts([one], METRICS, draws=12).values["gAUC"] == pytest.approx(alone.values["gAUC"])
 
 
 def test_a_draw_of_one_class_has_no_auc():

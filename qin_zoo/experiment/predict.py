@@ -127,7 +127,7 @@ def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[s
     """
     labels = dataset.feature_map.labels
     columns = y_pred.reshape(len(y_pred), -1).T
-    truth = [_truth(dataset, split, label) for label in labels]
+    truth = [truth_of(dataset, split, label) for label in labels]
     found = [draw_users(y_true, p, metrics, group_id) for (y_true, group_id), p in zip(truth, columns, strict=True)]
     if len(labels) == 1:
         return found[0].as_dict()
@@ -137,12 +137,12 @@ def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[s
 
 
 def _metrics(model, dataset: Dataset, split: str, label: str, y_pred: np.ndarray) -> dict[str, float]:
-    y_true, group_id = _truth(dataset, split, label)
+    y_true, group_id = truth_of(dataset, split, label)
     metrics = model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id)
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _truth(dataset: Dataset, split: str, label: str) -> tuple[np.ndarray, np.ndarray | None]:
+def truth_of(dataset: Dataset, split: str, label: str) -> tuple[np.ndarray, np.ndarray | None]:
     """(N,) labels of a split's used rows, and (N,) whose they are."""
     rows, group_id = dataset.used_rows(split), dataset.group_ids(split)
     return dataset.labels(split, label)[rows], group_id if group_id is None else group_id[rows]

@@ -6,7 +6,11 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
+
+from qin_zoo.bootstrap import draw_users_of_parts
 from qin_zoo.experiment.continued import prepare_continuation
+from qin_zoo.experiment.predict import truth_of
 from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.experiment.run import finished_record
 from qin_zoo.study.plan import StudyRun
@@ -28,7 +32,7 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
         that of the last period; its metrics are means over the periods that were continued, each tested on the next
         one, and ``slices`` has those of each.
     """
-    record, records = train(prepared), []
+    record, records, parts = train(prepared), [], []
     for number, folder in enumerate(run.periods, 1):
         if record is None:
             return None
@@ -40,11 +44,30 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
         )
         record = train(continued)
         records.append(record)
+        parts.append(continued)
     if record is None:
         return None
     split = "test" if record["test"] else "valid"
     means = {s: {name: statistics.fmean(r[s][name] for r in records) for name in record[s]} for s in ("valid", "test")}
-    parts = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
+    slices = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
     whole = {"expid": run.name, "asked_for": run.name, "seconds": sum(r["seconds"] for r in records)}
-    of_one = {"draws": None, "calibration": {}}  # what was found of the last period's rows only
-    return {**record, **means, **whole, **of_one, "slices": {"period": parts}}
+    whole |= {"draws": _draws(parts, records), "calibration": {}}  # the last period's is not that of all
+    return {**record, **means, **whole, "slices": {"period": slices}}
+
+
+def _draws(continued: list[Prepared], records: list[dict]) -> dict | None:
+    """The test metrics for other users, each drawn with the rows of all periods, JSON.
+
+    None where the test rows have no labels or several, or predictions are gone.
+    """
+    files = [Path(record["files"]["prediction"] or "") for record in records]
+    if not all(file.is_file() and record["test"] for file, record in zip(files, records)):
+        return None
+    parts = []
+    for prepared, file in zip(continued, files):
+        dataset = prepared.open_dataset()
+        if len(labels := dataset.feature_map.labels) > 1:
+            return None
+        y_true, group_id = truth_of(dataset, "test", labels[0])
+        parts.append((y_true, pl.read_csv(file).to_series(1).to_numpy(), group_id))
+    return draw_users_of_parts(parts, continued[0].params["metrics"]).as_dict()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from period_runs import COLUMNS, SMALL, run, without_pictures, write_items  # noqa: F401
 
+from qin_zoo.bootstrap import Draws
 from qin_zoo.cli.trained import find_run
 from qin_zoo.data.periods import cut_into_periods
 from qin_zoo.errors import QinZooError
@@ -209,6 +210,9 @@ def test_a_study_over_periods(run, tmp_path):
         single = [json.loads(Path(f"studied/d/{planned.name}.p{n}.json").read_text()) for n in (1, 2)]
         assert found["test"]["AUC"] == np.mean([r["test"]["AUC"] for r in single])
         assert [r["params"]["seed"] for r in single] == [planned.seed] * 2
+        drawn = Draws.from_dict(found["draws"])
+        mean = drawn.values["AUC"].mean()
+        assert mean == pytest.approx(found["test"]["AUC"], abs=0.01), "of a thousand draws"
         assert over_periods(planned, planned.prepare(), {}, -1) == found, "it is finished"
     (board,) = boards(entry_of(r, r) for r in records.values())
     assert [(line.name, len(line.seeds)) for line in board.lines] == [("E, random", 2)]
