@@ -50,9 +50,10 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
     split = "test" if record["test"] else "valid"
     means = {s: {name: statistics.fmean(r[s][name] for r in records) for name in record[s]} for s in ("valid", "test")}
     slices = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
-    whole = {"expid": run.name, "asked_for": run.name, "seconds": sum(r["seconds"] for r in records)}
-    whole |= {"draws": _draws(parts, records), "calibration": {}}  # the last period's is not that of all
-    return {**record, **means, **whole, "slices": {"period": slices}}
+    seconds = sum(r["evaluations"][-1]["seconds"] if r["evaluations"] else r["seconds"] for r in records)
+    whole = {"expid": run.name, "asked_for": run.name, "seconds": seconds, "draws": _draws(parts, records)}
+    of_one = {"calibration": {}, "evaluations": []}  # the last period's are not those of all
+    return {**record, **means, **whole, **of_one, "slices": {"period": slices}}
 
 
 def _draws(continued: list[Prepared], records: list[dict]) -> dict | None:
