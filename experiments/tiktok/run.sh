@@ -9,7 +9,10 @@ data=data/tiktok
 
 [ -f "$data/dataset_config.yaml" ] || qin-zoo data import mmrec "$raw" "$data"
 [ -f "${data}_light/dataset_config.yaml" ] || qin-zoo data import mmrec "$raw" "${data}_light" --max-rows-per-user 20
+[ -f "${data}_light_counted/dataset_config.yaml" ] ||
+  qin-zoo baseline "${data}_light" --columns "${data}_light_counted"
 for modality in audio image; do
   qin-zoo embed encode "$data" --modality $modality --encoder "precomputed:$data/item_feature.parquet:${modality}_emb"
 done
+qin-zoo study "$here/counted.yaml" "$@"
 exec "$here/../embeddings.sh" tiktok audio image "$@"
