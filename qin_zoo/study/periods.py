@@ -52,6 +52,7 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
     slices = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
     seconds = sum(r["evaluations"][-1]["seconds"] if r["evaluations"] else r["seconds"] for r in records)
     whole = {"expid": run.name, "asked_for": run.name, "seconds": seconds, "draws": _draws(parts, records)}
+    whole["rows"] = {name: sum(r["rows"][name] for r in records) for name in record["rows"]}
     of_one = {"calibration": {}, "evaluations": []}  # the last period's are not those of all
     return {**record, **means, **whole, **of_one, "slices": {"period": slices}}
 

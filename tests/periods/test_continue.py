@@ -210,6 +210,7 @@ def test_a_study_over_periods(run, tmp_path):
         single = [json.loads(Path(f"studied/d/{planned.name}.p{n}.json").read_text()) for n in (1, 2)]
         assert found["test"]["AUC"] == np.mean([r["test"]["AUC"] for r in single])
         assert [r["params"]["seed"] for r in single] == [planned.seed] * 2
+        assert found["rows"]["test"] == sum(r["rows"]["test"] for r in single)
         assert entry_of(found).seconds == sum(r["evaluations"][-1]["seconds"] for r in single), "of training"
         drawn = Draws.from_dict(found["draws"])
         mean = drawn.values["AUC"].mean()
