@@ -74,7 +74,7 @@ def test_a_missing_package(missing, refusal, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("qin_zoo.serving.http")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    assert "pip install 'qin-zoo[serve]'" in refusal()
+    assert "-e '.[serve]' in a checkout of qin-zoo, or pip install" in refusal()
 
 
 def test_needs_nothing_heavy(sample):
