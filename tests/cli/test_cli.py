@@ -189,7 +189,7 @@ class TestListAndInfo:
         ).items()
         assert qin_zoo("info", "epochs", "--json") == 0
         (key,) = json.loads(capsys.readouterr().out)
-        assert (key["default"], key["expected"]) == (1, "a whole number of at least 1")
+        assert (key["default"], key["expected"]) == (10, "a whole number of at least 1")
         assert qin_zoo("info", "DIN", "--json") == 0
         parameters = {p["name"]: p for p in json.loads(capsys.readouterr().out)["parameters"]}
         assert parameters["learning_rate"]["default"] == "0.001"
@@ -197,7 +197,7 @@ class TestListAndInfo:
     @pytest.mark.parametrize(
         ("key", "words"),
         [
-            ("epochs", r"by default 1 .*Passes over"),
+            ("epochs", r"by default 10 .*Passes over"),
             ("batch_size", "by default 1024 "),
             ("max_len", "Items of the history"),
             ("seed", "by default 1029 "),

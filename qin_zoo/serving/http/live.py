@@ -17,7 +17,6 @@ from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.http.trial import try_out
 from qin_zoo.serving.items import ITEMS
 from qin_zoo.serving.scorer import Scorer
-from qin_zoo.serving.values import is_required
 
 _WARM = 100  # candidates of the request that a new model answers first
 
@@ -46,7 +45,7 @@ def example(scorer: Scorer, ids: str, candidates: int = 3) -> dict:
     context = {
         found["name"]: [] if (kind := type_of(found)).ids and kind.width else kind.zeros(1, found)[0].tolist()
         for found in scorer.inputs
-        if is_required(found)
+        if "of_item" not in found
     }
     history = first = list(first)
     if scorer.beside:
