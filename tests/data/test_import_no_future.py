@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qin_zoo.data.importers.build import Known, rows_of
+from qin_zoo.data.importers.build import PointInTime, rows_of
 from qin_zoo.data.importers.log import Events
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import split_rows
@@ -36,7 +36,7 @@ def events_of(log, timed, with_given) -> Events:
 def imported(log, split, history, timed, with_given, negatives=0):
     """One dictionary per row, its ``source`` the position of its interaction in the log."""
     events = events_of(log, timed, with_given)
-    known = Known(events, split, history)
+    known = PointInTime(events, split, history)
     out = []
     for number in range(3):
         rows = rows_of(events, np.flatnonzero(split == number), negatives, seed=3)

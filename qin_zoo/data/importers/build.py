@@ -69,7 +69,7 @@ def rows_of(events: Events, chosen: np.ndarray, negatives: int, seed: int) -> Ro
     )
 
 
-class Known:
+class PointInTime:
     """What is known at a row's moment.
 
     Args:

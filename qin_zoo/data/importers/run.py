@@ -12,7 +12,7 @@ import polars as pl
 
 from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole, table
 from qin_zoo.data.importers.before import Before
-from qin_zoo.data.importers.build import Known, rows_of
+from qin_zoo.data.importers.build import PointInTime, rows_of
 from qin_zoo.data.importers.description import Description
 from qin_zoo.data.importers.features import context_features, user_features
 from qin_zoo.data.importers.ids import Ids, aligned
@@ -146,7 +146,7 @@ def write_log(
     negatives = options.negatives
     if negatives is None:
         negatives = 1 if events.click.all() else 0
-    known = Known(events, split, options.history, options.known, beside and (beside.name, beside.codes))
+    known = PointInTime(events, split, options.history, options.known, beside and (beside.name, beside.codes))
 
     out.begin()
     words = Words(before)
