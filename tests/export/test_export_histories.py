@@ -52,7 +52,7 @@ def test_original_ids(sample, tmp_path):
 def test_a_dataset_without_users(sample, tmp_path):
     dataset = prepare("QIN_sample", data=sample).open_dataset()
     loader = dataset.loader("train", shuffle=False)
-    loader.table = {name: column for name, column in loader.table.items() if name != "user_id"}
+    loader.table.columns.pop("user_id")
     dataset.loader = lambda split, shuffle=None: loader
     with pytest.raises(ConfigError, match="names no users"):
         export_histories(dataset, tmp_path / "h.npz")
