@@ -93,6 +93,18 @@ def test_the_picture_is_of_the_rules():
     assert sorted(drawn) == sorted(arrows)
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_lead_to_modules(file):
+    """Those within functions, too, which run only when somebody asks."""
+
+    def there(name: str) -> bool:
+        path = REPOSITORY.joinpath(*name.split("."))
+        return path.with_suffix(".py").exists() or path.is_dir()
+
+    ours = [name for name in imported(file) if name.startswith("qin_zoo.")]
+    assert [name for name in ours if not there(name) and not there(name.rpartition(".")[0])] == []
+
+
 def test_no_module_imports_itself():
     """Nor over others, imports within functions included."""
     names = {".".join(f.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}

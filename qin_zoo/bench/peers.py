@@ -74,7 +74,7 @@ def bare():
         body, more = b"", True
         while more:
             message = await receive()
-            body, more = body + message["body"], message["more_body"]
+            body, more = body + message["body"], message.get("more_body", False)
         scores = score(**orjson.loads(body))
         text = orjson.dumps({"scores": scores}, option=orjson.OPT_SERIALIZE_NUMPY)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))]

@@ -194,7 +194,7 @@ def service(
     from rich.console import Console
 
     from qin_zoo.bench.service import CANDIDATES, CONNECTIONS, WORKERS, measure_service, print_service
-    from qin_zoo.training.record import environment
+    from qin_zoo.experiment.record import environment
 
     with Console(stderr=True).status("exporting") as status:
         measured = measure_service(

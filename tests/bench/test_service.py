@@ -22,7 +22,7 @@ from qin_zoo.serving import Scorer
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     out = tmp_path_factory.mktemp("service") / "m.onnx"
-    export_untrained("QIN_sample", out)
+    export_untrained("QIN_MicroLens_1M_x1", out, ["embedding_dim=8", "num_layers=1"])  # whose sizes are configured
     return out
 
 
@@ -49,7 +49,9 @@ def test_without_wrk(monkeypatch):
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (apt install wrk)")
 def test_a_run(capsys):
     options = ["--candidates", "3", "--connections", "2", "--workers", "2", "--seconds", "1", "--rounds", "1"]
-    main(["bench", "service", "QIN_sample", *options, "--json"])
+    small = ["--set", "embedding_dim=8", "--set", "num_layers=1"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["bench", "service", "QIN_MicroLens_1M_x1", *small, *options, "--json"])
     loads = json.loads(capsys.readouterr().out)["loads"]
     assert [load["service"] for load in loads] == [service.OURS, *service.PEERS]
     for load in loads:
