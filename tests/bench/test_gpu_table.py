@@ -36,7 +36,7 @@ def test_random_rows_are_visited_once_an_epoch_and_the_same_where_they_are_resid
     assert torch.equal(first.item_ids, again.item_ids)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32"])  # bf16's products of a card's size take a CPU minutes
 def test_a_setting(precision):
     found = measure(Setting(EXPID, precision, False), -1, 60, 0, 300, SMALL)
     assert found["steps"] == 5
@@ -101,7 +101,7 @@ def test_the_table(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("QIN_ZOO_REHEARSE" not in os.environ, reason="takes a CPU many minutes: set QIN_ZOO_REHEARSE")
 def test_the_script_rehearsed(tmp_path):
     environment = os.environ | {"GPU_CHECK_SMALL": "1", "PYTHON": sys.executable}
     script = REPOSITORY / "experiments" / "gpu_check.sh"
