@@ -39,7 +39,7 @@ class Fusion(nn.Module):
 
     def fuse(self, parts: Sequence[Tensor]) -> Tensor:
         """Parts (…, d_m) to (…, output_dim)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement fuse(parts).")
 
 
 class ConcatFusion(Fusion):

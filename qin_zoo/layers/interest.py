@@ -19,7 +19,7 @@ class InterestLayer(nn.Module):
         Returns:
             (B, L), or (B, K, L) for K heads; 0 where the history has no item.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement weights(target, history, mask).")
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         """Interest of the user in the target.
@@ -32,4 +32,4 @@ class InterestLayer(nn.Module):
         Returns:
             (B, D).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement forward(target, history, mask).")
