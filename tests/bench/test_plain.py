@@ -6,15 +6,14 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, VOCAB, item_table_feature_map, random_item_batch
+from conftest import MODELS, REPOSITORY, VOCAB, item_table_feature_map, random_item_batch
 
 from qin_zoo.bench.plain import PLAIN, PlainLoader, make_plain
 from qin_zoo.bench.trajectory import trajectories
 from qin_zoo.experiment.prepare import prepare
-from qin_zoo.registry import create_model, list_models
+from qin_zoo.registry import create_model
 
 PARAMS = {"metrics": ["AUC"], "embedding_dim": 8, "model_root": ".", "verbose": 0, "embedding_regularizer": 1e-3}
-MODELS = [name for name in list_models() if name != "Transformer_DCN_Quant"]  # it needs codes
 
 
 def pair(name, **params):

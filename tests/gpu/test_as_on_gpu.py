@@ -7,12 +7,11 @@ Time and the GPU's own kernels are matters of ``test_on_gpu.py``.
 
 import pytest
 import torch
-from conftest import VOCAB, item_table_feature_map, random_item_batch
+from conftest import MODELS, VOCAB, item_table_feature_map, random_item_batch
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.registry import create_model, list_models
+from qin_zoo.registry import create_model
 
-MODELS = [name for name in list_models() if name != "Transformer_DCN_Quant"]  # it needs codes
 PARAMS = {"metrics": ["AUC"], "embedding_dim": 8, "model_root": ".", "verbose": 0, "embedding_regularizer": 1e-3}
 ONLY_TRAINED = {"SIM"}  # has no second output without training, which its loss is of
 NO_META = {"SIM", "QIN", "QNN"}  # QNN's layers leave autocast, which torch cannot do on the meta device

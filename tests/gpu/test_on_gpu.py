@@ -9,21 +9,20 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, item_table_feature_map, random_item_batch
+from conftest import MODELS, VOCAB, item_table_feature_map, random_item_batch
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.feed import DeviceResident, Prefetching, feed
 from qin_zoo.experiment.predict import predict_split
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
-from qin_zoo.registry import create_model, list_models
+from qin_zoo.registry import create_model
 from qin_zoo.training.stability import Watch
 
 REHEARSED = bool(os.environ.get("GPU_CHECK_SMALL"))
 INDEX, GPU = (-1, torch.device("cpu")) if REHEARSED else (0, torch.device("cuda:0"))
 pytestmark = pytest.mark.skipif(not (REHEARSED or torch.cuda.is_available()), reason="needs a CUDA GPU")
 not_rehearsed = pytest.mark.skipif(REHEARSED, reason="needs a CUDA GPU")
-MODELS = [name for name in list_models() if name != "Transformer_DCN_Quant"]  # it needs codes
 BOUNDS = {"fp32": (1e-4, 1e-3), "tf32": (1e-2, 1e-2), "bf16": (5e-2, 5e-2)}  # of logits and losses, by precision
 PARAMS = {"metrics": ["AUC"], "embedding_dim": 8, "model_root": ".", "verbose": 0, "embedding_regularizer": 1e-3}
 
