@@ -70,7 +70,8 @@ def measure_latency(
     """Times random requests with untrained weights and random items, histories of full length.
 
     Args:
-        expid: experiment on a dataset with an item table whose configuration gives every size.
+        expid: experiment on a dataset with an item table. Its data are read only for sizes that the configuration
+            leaves to them.
         candidates: numbers of candidates.
         threads: numbers of threads.
         requests: requests to the exported model, of each kind.
@@ -112,16 +113,21 @@ def export_untrained(
 
     Raises:
         ConfigError: the dataset has no item table.
+        DataError: a size is missing, and so are the data.
     """
     prepared = prepare(expid, overrides=(*overrides, "precision=fp32", "compile=false"), plugins=plugins)
     if not has_item_table(prepared.params):
         raise ConfigError(f"{expid} has no item table: only datasets with one can be exported.")
-    model = build_model(prepared).eval()
+    try:
+        model = build_model(prepared).eval()
+    except ConfigError:  # sizes that the configuration leaves to the data
+        model = build_model(prepared, prepared.open_dataset()).eval()
     max_len = prepared.params.get("max_len", 100)
     items = random_batch(model.feature_map, 1, max_len).items
     request = RequestModel(model, items)
     manifest = {"name": expid, "task": "latency", "dataset_id": "random", **describe(request, items, max_len)}
-    path.write_bytes(seal(to_onnx(request, *request.tracing(items)), manifest)[0])
+    graph, manifest["chunk"] = to_onnx(request, *request.tracing(items), max_len)
+    path.write_bytes(seal(graph, manifest)[0])
     return model, items, max_len
 
 

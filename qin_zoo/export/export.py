@@ -127,15 +127,16 @@ def export_model(
     manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
     with tempfile.TemporaryDirectory() as folder:
         plain, auc = Path(folder) / "fp32.onnx", None
-        graph = to_onnx(request, *request.tracing(catalogue.items))
+        max_len = loader.histories.max_len
+        graph, manifest["chunk"] = to_onnx(request, *request.tracing(catalogue.items), max_len)
         data, manifest, difference = _checked(
-            graph, manifest, plain, model, partial(_both_scores, model, catalogue, loader.histories.max_len)
+            graph, manifest, plain, model, partial(_both_scores, model, catalogue, max_len)
         )
         if table != "fp32":
             request.compress(table)
             manifest["items"]["table"] = table
             compressed = Path(folder) / "compressed.onnx"
-            graph = to_onnx(request, *request.tracing(catalogue.items))
+            graph, _ = to_onnx(request, *request.tracing(catalogue.items), max_len)
             data, manifest = _sealed(graph, manifest, compressed)
             auc = _compare(dataset, plain, compressed)
             if auc is not None:
@@ -177,7 +178,8 @@ def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
     words = sum(map(len, described["vocabularies"].values()))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fields.onnx"
-        graph = to_onnx(request, *request.tracing(described["inputs"]))
+        longest = described["inputs"]["history"]["max_len"]
+        graph, manifest["chunk"] = to_onnx(request, *request.tracing(described["inputs"]), longest)
         data, manifest, difference = _checked(
             graph, manifest, path, model, partial(_both_scores_of_fields, model, manifest)
         )

@@ -14,6 +14,7 @@ from qin_zoo.serving.values import column, shown, whole_numbers
 
 ITEMS = "item_seq"  # what a history that tells more of its items calls their list
 _HASH = 2**62 - 1
+_FEW = 200  # numbers of which Python finds the least sooner than NumPy
 
 
 class ItemRequests:
@@ -101,23 +102,31 @@ class ItemRequests:
         rows = len(candidates)
         if rows > self._limits["candidates"] or len(history) > self._limits["history"]:
             return None
-        if {*map(type, history), *map(type, candidates)} != {int}:
+        newest, places = self._known(history), self._known(candidates)
+        if newest is None or places is None or (self._padded and len(newest) < self._max_len):
             return None
-        if not (0 < min(history) <= max(history) < self.count and 0 < min(candidates) <= max(candidates) < self.count):
-            return None
-        columns = {"candidates": np.array(candidates, np.int64)}
+        columns = {"candidates": places}
         for name, size in self._sizes.items():
             value = context.get(name)
             if value is None and name in self._of_item:
-                columns[CONTEXT + name] = self._of_item[name][columns["candidates"]]
+                columns[CONTEXT + name] = self._of_item[name][places]
                 continue
             if type(value) is not int or not 0 <= value < size:
                 return None
             columns[CONTEXT + name] = np.full(rows, value, np.int64)
-        newest = np.array(history[-self._max_len :], np.int64)
-        if self._padded and len(newest) < self._max_len:
+        return {"history": newest[-self._max_len :], **self._no_new}, columns, rows, 0
+
+    def _known(self, ids: list) -> np.ndarray | None:
+        """(n,) int64 where all of them are rows of the table."""
+        if {*map(type, ids)} != {int}:
             return None
-        return {"history": newest, **self._no_new}, columns, rows, 0
+        try:
+            array = np.array(ids, np.int64)
+        except OverflowError:
+            return None
+        few = len(ids) <= _FEW
+        least, most = (min(ids), max(ids)) if few else (array.min(), array.max())
+        return array if least > 0 and most < self.count else None
 
     def _lists(self, history: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The ids of the history's items, and what is told of them besides."""

@@ -52,6 +52,8 @@ def check(manifest: dict) -> None:
     if "vocabularies" in manifest:
         _fields(inputs, _object(manifest, "vocabularies"))
     _number(items, "count", "items", 0, 2**31)
+    if "chunk" in manifest:
+        _number(manifest, "chunk", "manifest", 1, 2**20)
     ids = items.get("original_ids")
     if ids is not None:
         _want(isinstance(ids, list), "items.original_ids", "a list", ids)

@@ -21,8 +21,7 @@ from qin_zoo.serving.items import ItemRequests
 from qin_zoo.serving.values import shown, width
 
 MAX_CANDIDATES, MAX_HISTORY, MAX_EMBEDDINGS = 100_000, 1_000_000, 10_000
-_CHUNK = 256  # candidates scored at a time: their intermediate results stay small, for Transformers too
-_BLOCK = 4096  # items of a catalogue scored at a time
+_CHUNK = 256  # candidates scored at a time where the file does not say how many
 _KEYS = ("history", "candidates", "context", "embeddings")
 
 
@@ -72,6 +71,7 @@ class Scorer:
         self.beside: list[dict] = inputs["history"].get("beside", [])
         self._check_graph(path)
         self.items: int = self.manifest["items"]["count"]
+        self._chunk: int = self.manifest.get("chunk", _CHUNK)
         self._most, of_fields = max_candidates, "vocabularies" in self.manifest
         self.fields = FieldRequests(self.manifest, max_candidates, max_history) if of_fields else None
         self.catalogue = None if of_fields else Catalogue(self.manifest["items"])
@@ -148,10 +148,11 @@ class Scorer:
 
     def _score(self, history=None, candidates=(), context=None, embeddings=None) -> tuple[np.ndarray, int]:
         feed, columns, count, unknown = self.requests.feed(history, candidates, context, embeddings)
-        if 0 < count <= _CHUNK:
+        chunk = self._chunk
+        if 0 < count <= chunk:
             scores = [self._run(feed | columns)]
         else:
-            parts = (slice(first, first + _CHUNK) for first in range(0, count, _CHUNK))
+            parts = (slice(first, first + chunk) for first in range(0, count, chunk))
             scores = [self._run(feed | {name: values[part] for name, values in columns.items()}) for part in parts]
         with self._lock:
             self._stats["requests"] += 1
@@ -198,10 +199,10 @@ class Scorer:
             rows = np.intersect1d(rows, requests.ids(candidates, "candidates"))
         rows = np.setdiff1d(rows, requests.ids(exclude, "exclude"), assume_unique=True)
         found = np.empty(0, np.int64), np.empty(0, np.float32)
-        for first in range(0, len(rows), _BLOCK):
+        for first in range(0, len(rows), self._chunk):
             if not going():
                 break
-            block = rows[first : first + _BLOCK]
+            block = rows[first : first + self._chunk]
             feed = {name: np.repeat(values, len(block), axis=0) for name, values in columns.items()}
             feed |= requests.of_items(context, block)
             scores = self._run({**shared, **feed, "candidates": block})

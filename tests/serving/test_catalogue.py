@@ -13,7 +13,6 @@ pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import QinZooError, RequestError
 from qin_zoo.serving import Scorer, bundle
-from qin_zoo.serving import scorer as scorer_module
 from qin_zoo.serving.catalogue import Catalogue, best, pack, unpack
 
 
@@ -73,7 +72,7 @@ def tags_of(path) -> np.ndarray:
 class TestTop:
     @pytest.mark.parametrize("block", [7, 64, 4096])
     def test_as_a_plain_sort_has_it(self, block, path, scorer, monkeypatch):
-        monkeypatch.setattr(scorer_module, "_BLOCK", block)
+        monkeypatch.setattr(scorer, "_chunk", block)
         for history in ([3, 17, 5], [99] * 3, [*range(1, 65)]):
             scores = all_scores(path, history)
             order = np.argsort(-scores, kind="stable")
@@ -134,7 +133,7 @@ class TestTop:
             scorer.top(**{"k": 3, "history": [3], "context": CONTEXT, **change})
 
     def test_nothing_more_is_scored_once_nobody_waits(self, scorer, monkeypatch):
-        monkeypatch.setattr(scorer_module, "_BLOCK", 10)
+        monkeypatch.setattr(scorer, "_chunk", 10)
         left = iter([True, True])
         items, _, _ = scorer.top(100, [3], CONTEXT, going=lambda: next(left, False))
         assert sorted(items) == list(range(1, 21))
@@ -150,7 +149,6 @@ class TestTop:
                 return session.run(names, {**feed, "candidates": feed["candidates"] % 100 + 1})
 
         monkeypatch.setattr(scorer, "_session", Session())
-        monkeypatch.setattr(scorer_module, "_CHUNK", 10**9)
         tracemalloc.start()
         begin = time.monotonic()
         items, _, scored = scorer.top(10, [3], CONTEXT, exclude=[1])

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -65,8 +66,7 @@ class Outcome:
             metrics.events.add(self.events)
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """What a request asks for, read.
 
     Attributes:
