@@ -4,8 +4,10 @@ import json
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 
+pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
@@ -59,3 +61,32 @@ def test_a_run(capsys):
         assert 0 < load["p50"] <= load["p99"]
         assert load["rate"] * load["p50"] < 2 * 2  # two clients, one request each
         assert 0 < load["cpu"] < 1
+
+
+def test_sizes_come_from_the_data_where_the_configuration_leaves_them_out(sample, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sample").symlink_to(sample)
+    monkeypatch.chdir(tmp_path)
+    export_untrained("QIN_sample", tmp_path / "m.onnx", ["embedding_dim=8", "num_layers=1"])
+    assert Scorer(tmp_path / "m.onnx").items == len(pl.read_parquet(sample / "item_info.parquet"))
+    (tmp_path / "data" / "sample").unlink()
+    with pytest.raises(QinZooError, match="qin-zoo data sample"):
+        export_untrained("QIN_sample", tmp_path / "m.onnx", ["embedding_dim=8", "num_layers=1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "layers"), [("QIN", 1024, "num_layers=1"), ("Transformer_DCN", 256, "transformer_layers=1")]
+)
+def test_what_is_wide_is_scored_in_small_parts(name, chunk, layers, tmp_path):
+    """Of a Transformer each candidate has 64 items of 512 numbers; both give what ONNX Runtime gives in one piece."""
+    path = tmp_path / "m.onnx"
+    export_untrained(f"{name}_MicroLens_1M_x1", path, ["embedding_dim=32", layers])
+    scorer = Scorer(path)
+    assert scorer.manifest["chunk"] == chunk
+    asked = random_request(scorer, chunk + 3, 64, 0)
+    shared, columns, _, _ = scorer.requests.feed(asked["history"], asked["candidates"], asked["context"], None)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    feed = {i.name: (shared | columns)[i.name] for i in session.get_inputs()}
+    np.testing.assert_allclose(scorer.score(**asked), session.run(None, feed)[0], rtol=1e-5, atol=1e-7)
