@@ -111,6 +111,7 @@ def test_din_equals_fuxictrs(tiny_seq, tmp_path, training):
         torch.testing.assert_close(gradient, their_gradient, atol=1e-7, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_experiment_resolves_in_both_ways():
     """Ours and FuxiCTR's reading of every experiment id in the repository agree."""
     from fuxictr.utils import load_config

@@ -126,12 +126,14 @@ def test_metrics_and_weights_are_those_of_qin_zoo_run(runs):
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), expid
 
 
+@pytest.mark.slow
 def test_no_file_of_the_data_changes_and_ray_does_not_start(runs):
     world, theirs, _, after = runs
     assert after == world.before
     assert not any(result["ray"] for result in theirs.values())
 
 
+@pytest.mark.slow
 def test_other_scripts(runs, monkeypatch):
     """One of earlier 2.x, with its imports in another order; and one that predicts, with the weights of either run."""
     world, theirs, ours, _ = runs

@@ -64,6 +64,7 @@ def on_a_terminal(arguments: list[str], width: int, height: int):
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 5)])
 def test_a_training_on_a_terminal_leaves_its_lines_and_no_bar(sample, tmp_path, width, height):

@@ -31,6 +31,7 @@ def test_links_lead_to_files_of_the_repository(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     """Anchors are checked here, too; and that nothing on a page is asked from elsewhere."""
     pytest.importorskip("mkdocs", reason="pip install -e '.[docs]' brings mkdocs")

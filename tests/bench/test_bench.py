@@ -52,6 +52,7 @@ def test_a_race(bench, task):
         assert 0 < found["product_fraction"] < 1.5
 
 
+@pytest.mark.slow
 def test_without_the_plain_reference(bench):
     assert "plain" not in bench("score", "--rounds", "1", "--no-plain")
 

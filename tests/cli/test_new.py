@@ -15,6 +15,7 @@ def qin_zoo(*args) -> int:
     return done.value.code or 0
 
 
+@pytest.mark.slow
 def test_new_then_its_test_then_a_run(tmp_path, monkeypatch, sample):
     monkeypatch.chdir(tmp_path)
     assert qin_zoo("new", "MyFirstModel") == 0

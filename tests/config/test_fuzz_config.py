@@ -55,6 +55,7 @@ def test_the_cases_are_valid(case, folder):
     assert attempt(folder) is None
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(CASES)).flatmap(lambda case: spoiled(CASES[case])))
 @settings(FUZZ, max_examples=500)
 def test_spoiled_configurations(folder, files):

@@ -295,6 +295,7 @@ encode_items(sys.argv[1], Logged(sys.argv[2]), read_texts(sys.argv[1]), "text", 
 """
 
 
+@pytest.mark.slow
 def test_a_real_text_model_that_was_killed_goes_on(minilm, tmp_path):
     folder, log = dataset(tmp_path / "d", items=400), tmp_path / "log"
     encode_items(folder, make_encoder(minilm), read_texts(folder), "whole", batch_size=8)

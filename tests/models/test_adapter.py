@@ -76,6 +76,7 @@ def test_products_are_bfloat16_and_the_rest_float32(model_and_data, tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_as_float32_does(sample, tmp_path):
     exact = run(foreign("TripleNet", sample, tmp_path / "fp32", epochs=4))
     short = run(foreign("TripleNet", sample, tmp_path / "bf16", epochs=4, precision="bf16"))

@@ -64,6 +64,7 @@ def test_tf32_is_float32_on_a_cpu():
     assert torch.equal(exact(batch)["logits"], short(batch)["logits"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, in its compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_model_is_the_same_model():

@@ -66,6 +66,7 @@ def records(folder):
     return {name: record for name, record in found.items() if record}
 
 
+@pytest.mark.slow
 def test_every_model_gets_the_same_and_the_best_is_run_with_the_seeds(study, tmp_path, capfd):
     status, shown = study(FILE, "--minutes", "0")
     assert status == 0, shown.err

@@ -268,6 +268,7 @@ def settings(**changes):
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
+@pytest.mark.slow
 def test_the_command(sample, tmp_path):
     done = subprocess.run([*COMMAND, "--data", sample, *settings()], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -276,6 +277,7 @@ def test_the_command(sample, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_is_interrupted_and_resumed(sample, tmp_path):
     command = [*COMMAND, "--data", sample, *settings(epochs=200, eval_steps=24)]
     process = subprocess.Popen(
