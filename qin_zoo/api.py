@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qin_zoo.calibration import Calibrator, read_calibrator
-from qin_zoo.data.dataset import SPLITS, count_rows
+from qin_zoo.data import SPLITS
+from qin_zoo.data.dataset import count_rows
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.calibrate import calibrate_run
 from qin_zoo.experiment.from_data import describe_data

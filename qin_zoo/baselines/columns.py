@@ -16,7 +16,8 @@ import yaml
 
 from qin_zoo.baselines.models import Data
 from qin_zoo.config.blocks import check_id
-from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
+from qin_zoo.data import SPLITS
+from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.errors import ConfigError
 from qin_zoo.files import replace_file, sole_writer
 

@@ -24,8 +24,9 @@ from qin_zoo.config.experiments import (
 )
 from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.schema import known_params
+from qin_zoo.data import SPLITS
 from qin_zoo.data.columns import open_table
-from qin_zoo.data.dataset import SPLITS, Dataset, relocate, tables_beside
+from qin_zoo.data.dataset import Dataset, relocate, tables_beside
 from qin_zoo.data.describe import user_column
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import ConfigError, suggest

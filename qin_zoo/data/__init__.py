@@ -1,1 +1,3 @@
 """The data path: files to columns, columns to batches."""
+
+SPLITS = ("train", "valid", "test")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
@@ -19,7 +20,6 @@ from qin_zoo.data.preprocess import expanded
 from qin_zoo.data.sources import check_file, open_source
 from qin_zoo.errors import ConfigError, DataError
 
-SPLITS = ("train", "valid", "test")
 _FILES = ("train_data", "valid_data", "test_data", "item_info", "user_info")
 
 

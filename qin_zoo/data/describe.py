@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.write import EMBEDDING_DIM
 from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER, USERS
 from qin_zoo.data.sources import Source, open_source
@@ -43,7 +44,7 @@ def describe_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
             f"{folder}: no such folder. `qin-zoo data import` makes one of a data set, `qin-zoo data sample {folder}` "
             "one to try."
         )
-    files = {s: _split_file(folder, s) for s in ("train", "valid", "test")}
+    files = {s: _split_file(folder, s) for s in SPLITS}
     if (folder / "item_info.parquet").is_file() and files["train"]:
         return _item_table(folder, files)
     if (folder / "feature_map.json").is_file() and files["train"]:

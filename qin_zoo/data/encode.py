@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qin_zoo.data import cache
+from qin_zoo.data import SPLITS, cache
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.feature_map import FeatureMap
 from qin_zoo.data.fitted import FittedEncoder
@@ -38,7 +38,6 @@ from qin_zoo.feature_types import has_table
 
 _log = logging.getLogger(__name__)
 _FORMAT = 5  # raise it whenever what is written changes
-_SPLITS = ("train", "valid", "test")
 ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")
 _READ = (
@@ -144,10 +143,10 @@ def _entries(params: Mapping[str, Any]) -> tuple[list[Path], dict[str, list[Path
     """Folders for the encoded files, best first; the raw files of each split, none of one split off train_data."""
     if not params.get("train_data"):
         raise ConfigError(f"dataset '{params.get('dataset_id')}': expected train_data, the file of training rows.")
-    splits = {name: [] for name in _SPLITS if params.get(f"{name}_size")}
+    splits = {name: [] for name in SPLITS if params.get(f"{name}_size")}
     splits |= {
         name: raw_files(Path(params[f"{name}_data"]), _kind(params))
-        for name in _SPLITS
+        for name in SPLITS
         if name not in splits and params.get(f"{name}_data")
     }
     files = [file for files in splits.values() for file in files]

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qin_zoo.batch import of_items
+from qin_zoo.data import SPLITS
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.convert import Progress
 from qin_zoo.data.item_codes import source_column
@@ -154,7 +155,7 @@ def open_data(
     specs, labels = feature_specs(params), label_names(params)
     layout = PER_USER if params.get("user_info") else PER_ROW
     paths = {
-        split: data_file(params[f"{split}_data"]) for split in ("train", "valid", "test") if params.get(f"{split}_data")
+        split: data_file(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")
     }
     items = open_item_table(
         item_info_of(params, next(iter(paths.values()), None)),

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.sources import check_file
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file
-
-_SPLITS = ("train", "valid", "test")
 
 
 def cut_into_periods(folder: Path, out: Path, periods: int, valid_share: float = 0.1) -> list[dict[str, int]]:
@@ -34,7 +33,7 @@ def cut_into_periods(folder: Path, out: Path, periods: int, valid_share: float =
     Raises:
         DataError: files that are missing or differ in their columns, too few rows, or ``out`` is there.
     """
-    files = [folder / f"{split}.parquet" for split in _SPLITS]
+    files = [folder / f"{split}.parquet" for split in SPLITS]
     for file in files:
         check_file(file)
     frames = [pl.scan_parquet(file, glob=False) for file in files]

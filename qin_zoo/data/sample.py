@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.item_files import list_array
 from qin_zoo.data.sample_world import (
     IntArray,
@@ -224,7 +225,7 @@ def _read(folder: Path) -> SampleSummary | None:
         content = read_json(path)
         if content["schema_version"] != SCHEMA_VERSION:
             return None
-        splits = {name: SplitSummary(**content["splits"][name]) for name in ("train", "valid", "test")}
+        splits = {name: SplitSummary(**content["splits"][name]) for name in SPLITS}
         parameters = content["parameters"]
         if {"items", "seed"} <= parameters.keys() and isinstance(parameters["rules"], dict):
             return SampleSummary(folder, parameters, splits)

@@ -124,15 +124,15 @@ class ParquetSource:
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from None
-        self._schema = self._file.schema_arrow
-        self.names = each_once(path, self._schema.names)
+        self.schema_arrow = self._file.schema_arrow
+        self.names = each_once(path, self.schema_arrow.names)
         self.num_rows = self._file.metadata.num_rows
 
     def type_name(self, name: str) -> str:
-        return str(self._schema.field(name).type)
+        return str(self.schema_arrow.field(name).type)
 
     def element(self, name: str) -> tuple[bool, str]:
-        kind = self._schema.field(name).type
+        kind = self.schema_arrow.field(name).type
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if listed:
             kind = kind.value_type
@@ -150,7 +150,7 @@ class ParquetSource:
             row += batch.num_rows
 
     def is_placeholder(self, name: str) -> bool:
-        kind = self._schema.field(name).type
+        kind = self.schema_arrow.field(name).type
         if not (pa.types.is_primitive(kind) or pa.types.is_null(kind)):
             return False
         seen: set[object] = set()

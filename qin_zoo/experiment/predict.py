@@ -10,7 +10,8 @@ import numpy as np
 
 from qin_zoo.bootstrap import draw_users
 from qin_zoo.calibration import Calibrator, calibration_file, read_calibrator
-from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data import SPLITS
+from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.feed import feed
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import ConfigError, QinZooError

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from qin_zoo.calibration import discard_calibrator, reliability
-from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data import SPLITS
+from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.grown import numbering
 from qin_zoo.data.sample import read_summary
 from qin_zoo.distributed import ALONE, Group, joined

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qin_zoo.calibration import read_calibrator
-from qin_zoo.data.dataset import SPLITS
+from qin_zoo.data import SPLITS
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.explain.explanation import Explanation, explain

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.data.dataset import SPLITS, Dataset, has_item_table
+from qin_zoo.data import SPLITS
+from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.data.grown import require_same_items
 from qin_zoo.data.item_levels import item_levels
 from qin_zoo.data.item_names import ID_FILE, WORD_FILE, original_ids

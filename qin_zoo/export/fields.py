@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data import SPLITS
+from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.encode import raw_descriptions
 from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.export.fold import FOREIGN

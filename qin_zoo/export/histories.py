@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qin_zoo.data.dataset import SPLITS, Dataset
+from qin_zoo.data import SPLITS
+from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.errors import ConfigError
 from qin_zoo.serving.histories import write_histories

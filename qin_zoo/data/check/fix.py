@@ -111,7 +111,7 @@ def _write(table: ParquetTable, path: Path, change: Change | None, advance: Call
             shutil.copyfile(table.path, temporary)
             advance(table.num_rows)
             return
-        with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+        with pq.ParquetWriter(temporary, table.schema_arrow, compression="zstd") as writer:
             held: list[pa.RecordBatch] = []
             for row, batch in table.batches():
                 held.append(change(row, batch))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.check.across import check_rows, check_splits
 from qin_zoo.data.check.findings import CODES, Finding, Findings
 from qin_zoo.data.check.items import TAG_VOCABULARY, USER_FILE, Items, read_items, read_users
@@ -17,8 +18,6 @@ from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.item_layout import PER_ROW, PER_USER, Layout
 from qin_zoo.errors import DataError
 from qin_zoo.progress import Progress
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass

@@ -222,7 +222,7 @@ def _parquet_column(table: ParquetTable, name: str) -> ColumnStats:
         if lengths:
             out.lengths = (min(a for a, _ in lengths), max(b for _, b in lengths))
         return out
-    if listed or pa.types.is_nested(table.schema.field(name).type):
+    if listed or pa.types.is_nested(table.schema_arrow.field(name).type):
         return out
     try:
         values = pl.from_arrow(pq.read_table(table.path, columns=[name], pre_buffer=False).column(0))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from qin_zoo.data.check.findings import Findings, Tally
@@ -186,7 +185,7 @@ class _Reader:
             levels.append(level)
         length, past, repeats = self._history(columns, user, item)
         key = combined(user, item, past)
-        others = [pl.Series(columns[c]).hash().to_numpy() for c in self.others if _hashable(columns[c].type)]
+        others = [columns[c] for c in self.others if _hashable(columns[c].type)]
         full = combined(key, *([] if label is None else [label]), *levels, *others)
         values = {"user": user, "item": item, "length": length, "key": key, "full": full}
         values |= {"repeats": repeats, "bad": self.bad}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,7 +38,7 @@ class Lists(NamedTuple):
         return np.diff(self.offsets)
 
 
-class ParquetTable:
+class ParquetTable(ParquetSource):
     """A parquet file's schema and batches.
 
     Raises:
@@ -46,12 +47,8 @@ class ParquetTable:
 
     def __init__(self, path: Path) -> None:
         check_file(path)
-        source = ParquetSource(path)  # says what is wrong with a file that cannot be opened
-        self.path, self.name = path, path.name
-        self.names, self.num_rows = source.names, source.num_rows
-        self.schema = pq.read_schema(path)
-        self.element = source.element
-        self.type_name = source.type_name
+        super().__init__(path)
+        self.name = path.name
 
     def batches(
         self, names: Sequence[str] | None = None, rows: int = BATCH_ROWS
@@ -125,34 +122,15 @@ def matrices(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterat
 
 
 # Row hashes: 64 bits, so that among four million rows two different ones collide once in a million checks.
-_SEED = np.random.Generator(np.random.PCG64(20250101))
-_WEIGHTS = _SEED.integers(0, 2**63, 4096, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-def mixed(values: np.ndarray) -> np.ndarray:
-    """(n,) uint64 that differ in all bits for values that differ in one (splitmix64's finaliser)."""
-    z = values.astype(np.uint64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def combined(*columns: np.ndarray) -> np.ndarray:
+def combined(*columns: np.ndarray | pa.Array) -> np.ndarray:
     """(n,) uint64, the hash of rows given column by column."""
-    total = np.zeros(len(columns[0]), np.uint64)
-    for i, column in enumerate(columns):
-        total = mixed(total + mixed(column.astype(np.uint64) + _WEIGHTS[i]))
-    return total
+    return pl.DataFrame({str(place): column for place, column in enumerate(columns)}).hash_rows().to_numpy()
 
 
 def matrix_hash(matrix: np.ndarray) -> np.ndarray:
     """(n,) uint64 of the rows of an integer matrix; zeros in front do not change it."""
-    width = matrix.shape[1]
-    if width == 0:
-        return np.zeros(len(matrix), np.uint64)
-    weights = np.resize(_WEIGHTS, width)
-    if width > len(_WEIGHTS):  # places that far back get the same weights again, made different
-        far = np.arange(len(_WEIGHTS), width, dtype=np.uint64)
-        weights[len(_WEIGHTS) :] = mixed(weights[len(_WEIGHTS) :] + far) | np.uint64(1)
-    weights = weights[::-1]
+    drawn = np.random.Generator(np.random.PCG64(20250101)).integers(0, 2**63, matrix.shape[1], dtype=np.uint64)
+    weights = (2 * drawn + 1)[::-1]  # a place has the same one in matrices of any width, counted from the end
     return matrix.astype(np.int64, copy=False).view(np.uint64) @ weights

@@ -13,12 +13,12 @@ from zipfile import BadZipFile
 import numpy as np
 import polars as pl
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.encoded import below, floats, is_sparse, labels, own, require, too_sparse
 from qin_zoo.data.importers.ids import Ids, aligned, whole
 from qin_zoo.data.importers.log import Numbering, categories
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.splits import NAMES
 from qin_zoo.data.importers.tables import Table
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.data.item_layout import USERS
@@ -79,9 +79,9 @@ class ClassicFields:
         """Writes the rows and the items."""
         numbers = [self._number(t, s) for t, s in zip(self.target, self.sequence)]
         tables = self.tables
-        items = {name: numbers[0](tables[name][self.target[0]]) for name in NAMES}
-        histories = {name: numbers[0](tables[name][self.sequence[0]]) for name in NAMES}
-        for name in NAMES:
+        items = {name: numbers[0](tables[name][self.target[0]]) for name in SPLITS}
+        histories = {name: numbers[0](tables[name][self.sequence[0]]) for name in SPLITS}
+        for name in SPLITS:
             below(self.paths[name], self.target[0], items[name], numbers[0].size, "items", least=1)
         properties = {
             self.target[n]: self._property(n, numbers[n], items, histories, numbers[0].size)
@@ -94,7 +94,7 @@ class ClassicFields:
         out.feature(["user_id", "item_seq"] if users else "item_seq", "meta")
         columns = {name: self._row_column(name, out) for name in tables["train"] if self._is_feature(name)}
         self._say_what_was_taken(columns)
-        for name in NAMES:
+        for name in SPLITS:
             rows = {"user_id": users(tables[name][self.user])} if users and self.user else {}
             rows |= {"item_id": items[name], "item_seq": _right(histories[name], options.max_history)}
             rows |= {own(key): values[name] for key, values in columns.items() if values}
@@ -156,7 +156,7 @@ class ClassicFields:
     ) -> np.ndarray:
         """(items,) what the further fields say of each item; they must say one thing."""
         pairs = []
-        for name in NAMES:
+        for name in SPLITS:
             values, lists = codes(self.tables[name][self.target[n]]), codes(self.tables[name][self.sequence[n]])
             if lists.shape != histories[name].shape:
                 raise DataError(

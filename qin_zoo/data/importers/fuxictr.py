@@ -18,10 +18,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.classic import ClassicFields
 from qin_zoo.data.importers.longctr import convert_users
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.splits import NAMES
 from qin_zoo.data.importers.tables import folder_of, found_in
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.errors import DataError
@@ -46,7 +46,7 @@ def convert(
     folder = folder_of(path, EXPECTED)
     _refuse(options)
     notes: list[str] = []
-    splits = {name: _split_file(folder, name, notes) for name in NAMES}
+    splits = {name: _split_file(folder, name, notes) for name in SPLITS}
     options_used = {**asdict(options), "split": "given", "negatives": 0}
     if (folder / "user_info.parquet").exists():
         if target or sequence or user:

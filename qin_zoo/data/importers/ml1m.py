@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.ids import look_up
 from qin_zoo.data.importers.log import InteractionLog, ItemSide
-from qin_zoo.data.importers.splits import NAMES
 from qin_zoo.data.importers.tables import folder_of, read_parquet
 from qin_zoo.errors import DataError
 
@@ -76,9 +76,9 @@ def places(path: Path, rows: pl.DataFrame, notes: list[str]) -> np.ndarray:
 def given(path: Path, split: pl.Series) -> np.ndarray:
     """(n,) int8 of a column that says train, valid or test."""
     text = split.cast(pl.String)
-    wrong = text.is_in(NAMES).fill_null(False).not_()
+    wrong = text.is_in(SPLITS).fill_null(False).not_()
     if wrong.any():
         raise DataError(
-            f"{path}, column 'split': expected {', '.join(NAMES)}, found '{text.filter(wrong)[0]}'. Fetch it again."
+            f"{path}, column 'split': expected {', '.join(SPLITS)}, found '{text.filter(wrong)[0]}'. Fetch it again."
         )
-    return text.replace_strict(dict(zip(NAMES, range(3))), return_dtype=pl.Int8).to_numpy()
+    return text.replace_strict(dict(zip(SPLITS, range(3))), return_dtype=pl.Int8).to_numpy()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.ids import Ids, aligned, column, look_up
 from qin_zoo.data.importers.log import InteractionLog, ItemSide
 from qin_zoo.data.importers.moments import read_times
@@ -81,7 +82,7 @@ def _inter_files(folder: Path) -> tuple[list[Path], str]:
         return [by_stem[whole[0]]], whole[0]
     stems = {stem.removesuffix(".train") for stem in by_stem if stem.endswith(".train")}
     for stem in sorted(stems):
-        parts = [by_stem.get(f"{stem}.{split}") for split in ("train", "valid", "test")]
+        parts = [by_stem.get(f"{stem}.{split}") for split in SPLITS]
         if not whole and len(stems) == 1 and all(parts):
             return [part for part in parts if part], stem
     raise DataError(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole, table
 from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.build import PointInTime, rows_of
@@ -20,7 +21,7 @@ from qin_zoo.data.importers.items import check_embedding, prefixed, write_items
 from qin_zoo.data.importers.labels import clicks, number_column
 from qin_zoo.data.importers.log import Events, InteractionLog, Numbering, moments, sorted_by_item, unordered
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.splits import NAMES, split_chosen
+from qin_zoo.data.importers.splits import split_chosen
 from qin_zoo.data.importers.words import Words
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.data.item_levels import ITEM_LEVELS
@@ -164,7 +165,7 @@ def write_log(
         out.feature(names, "categorical", vocab_size=size)
     if not events.timed:
         notes.append("No times: no likes_level and views_level, which count what came before a row.")
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(SPLITS):
         wanted = np.flatnonzero(chosen & (split == number))
         if name == "train" and options.max_rows_per_user:
             wanted = _newest(events, wanted, options.max_rows_per_user, notes)

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.log import Events
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.errors import DataError
-
-NAMES = ("train", "valid", "test")
 
 
 def split_rows(events: Events, options: ImportOptions, where: object) -> tuple[np.ndarray, str]:
@@ -33,7 +32,7 @@ def split_rows(events: Events, options: ImportOptions, where: object) -> tuple[n
         split = _leave_one_out(events)
     sizes = np.bincount(split, minlength=3)
     if not sizes.all():
-        found = ", ".join(f"{name} {size}" for name, size in zip(NAMES, sizes))
+        found = ", ".join(f"{name} {size}" for name, size in zip(SPLITS, sizes))
         raise DataError(
             f"--split {method}: expected rows in every split, found {found} in {where}. "
             + {

@@ -33,7 +33,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qin_zoo.data.importers.splits import NAMES
+from qin_zoo.data import SPLITS
 from qin_zoo.data.kept import take_along
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, sole_writer
@@ -51,7 +51,7 @@ _OPTIONAL = (
     "set_aside.csv",
 )
 FILES = (
-    *(f"{name}.parquet" for name in NAMES),
+    *(f"{name}.parquet" for name in SPLITS),
     "item_info.parquet",
     "ids_user.parquet",
     "ids_item.parquet",
@@ -245,7 +245,7 @@ class Output:
         block = {
             "data_root": f"{self.path.parent}/",
             "data_format": "parquet",
-            **{f"{name}_data": str(self.path / f"{name}.parquet") for name in NAMES},
+            **{f"{name}_data": str(self.path / f"{name}.parquet") for name in SPLITS},
             "item_info": str(self.path / "item_info.parquet"),
             "rebuild_dataset": False,
             "feature_cols": features,
