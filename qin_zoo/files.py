@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,11 +156,19 @@ def sole_writer(path: Path, doing: str) -> Iterator[None]:
         lock.release(remove=True)
 
 
-def file_digest(path: Path, algorithm: str = "sha256", before: bytes = b"") -> str:
-    """Digest of a file's bytes, hexadecimal, as if they stood behind those of ``before``; OSError as of ``open``."""
-    digest = hashlib.new(algorithm, before, usedforsecurity=False)
+def file_digest(path: Path, digest: hashlib._Hash | None = None, stop: threading.Event | None = None) -> str:
+    """Digest of a file's bytes, hexadecimal; OSError as of ``open``.
+
+    Args:
+        path: the file.
+        digest: goes on from there. Default: SHA-256.
+        stop: once it is set, the answer is ``""``.
+    """
+    digest = digest or hashlib.sha256(usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
+            if stop is not None and stop.is_set():
+                return ""
             digest.update(block)
     return digest.hexdigest()
 

@@ -49,9 +49,7 @@ def baseline(
         ),
     ] = None,
     overrides: options.Overrides = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace another run of this name; else this one is numbered.")
-    ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Fit what a model has to beat: constants of items and users, popularity, logistic regression, boosted trees.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,10 +13,10 @@ from qin_zoo.cli.trained import Checkpoint, Run, find_run
 def explain(
     run: Run,
     row: Annotated[int, typer.Option("--row", help="Row of the split, from 0, as the ID of predictions.")],
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
+    split: options.Split = "valid",
     config: options.Config = None,
     checkpoint: Checkpoint = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the files. Default: beside the weights.")] = None,
+    out: options.Output = None,
     data: options.Data = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -71,33 +73,45 @@ Extend = Annotated[
 ]
 
 
+def _log_options(
+    label: Label = None,
+    history: History = None,
+    history_column: HistoryColumn = None,
+    max_history: MaxHistory = 100,
+    split: Split = None,
+    valid_share: ValidShare = 0.1,
+    test_share: TestShare = 0.1,
+    negatives: Negatives = None,
+    known: Known = None,
+    max_rows_per_user: MaxRowsPerUser = None,
+    seed: Seed = 1,
+    embedding: Embedding = None,
+    extend: Extend = None,
+    force: Force = False,
+) -> None:
+    """What every import of a log of interactions can be told."""
+
+
+def _with_log_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with these options in place of its ``**options``."""
+    *own, _ = inspect.signature(command, eval_str=True).parameters.values()
+    shared = inspect.signature(_log_options, eval_str=True).parameters.values()
+    command.__signature__ = inspect.Signature([*own, *shared])
+    command.__annotations__ |= _log_options.__annotations__
+    return command
+
+
 def _log_command(format: str, help: str) -> None:
     """Adds the command of a format that holds a log of interactions."""
 
     @app.command(format, help=help)
-    def command(
-        context: typer.Context,
-        source: Source,
-        out: Out,
-        label: Label = None,
-        history: History = None,
-        history_column: HistoryColumn = None,
-        max_history: MaxHistory = 100,
-        split: Split = None,
-        valid_share: ValidShare = 0.1,
-        test_share: TestShare = 0.1,
-        negatives: Negatives = None,
-        known: Known = None,
-        max_rows_per_user: MaxRowsPerUser = None,
-        seed: Seed = 1,
-        embedding: Embedding = None,
-        extend: Extend = None,
-        force: Force = False,
-    ) -> None:
+    @_with_log_options
+    def command(context: typer.Context, source: Source, out: Out, **options: object) -> None:
         _import(format, source, out, context)
 
 
 @app.command()
+@_with_log_options
 def table(
     context: typer.Context,
     paths: Annotated[
@@ -112,24 +126,11 @@ def table(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="YAML", help="Look at RAW and write down what it is taken for; import nothing."),
     ] = None,
-    label: Label = None,
-    history: History = None,
-    history_column: HistoryColumn = None,
-    max_history: MaxHistory = 100,
-    split: Split = None,
-    valid_share: ValidShare = 0.1,
-    test_share: TestShare = 0.1,
-    negatives: Negatives = None,
-    known: Known = None,
-    max_rows_per_user: MaxRowsPerUser = None,
-    seed: Seed = 1,
-    embedding: Embedding = None,
-    extend: Extend = None,
     only_new: Annotated[
         bool,
         typer.Option(help="With --extend: rows are those of new interactions alone; histories and counts see all."),
     ] = False,
-    force: Force = False,
+    **options: object,
 ) -> None:
     """Import one's own csv or parquet: interactions, items, users; vectors in npy, HDF5 or parquet by their ids.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,24 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="A key that a model from elsewhere does not know is an error, not a warning."),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="Name of the run and its files. Default: the experiment's, or the old run's and .p1 …"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was stopped, to the very same result.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace another run of this name; else this one is numbered.")
+]
+Replay = Annotated[
+    Literal["fesail", "random", "none", "all"] | None,
+    typer.Option(help="Earlier rows that are trained again. Default: as the run before, or fesail."),
+]
+Split = Annotated[str, typer.Option(help="train, valid or test.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for the files. Default: beside the weights.")]
+Gpus = Annotated[
+    list[int] | None, typer.Option("--gpu", help="Index of a GPU; repeat it to train on several at once.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Trainings at once without a GPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from qin_zoo.cli import options
@@ -15,8 +12,8 @@ def predict(
     run: Run,
     config: options.Config = None,
     checkpoint: Checkpoint = None,
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Folder for the predictions. Default: beside the weights.")] = None,
+    split: options.Split = "test",
+    out: options.Output = None,
     gpu: options.Gpu = -1,
     data: options.Data = None,
     overrides: options.Overrides = None,

@@ -39,15 +39,9 @@ def run(
     gpu: options.Gpu = -1,
     data: options.Data = None,
     overrides: options.Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run was stopped, to the very same result.")
-    ] = False,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the run and its files. Default: the experiment id.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace another run of this name; else this one is numbered.")
-    ] = False,
+    resume: options.Resume = False,
+    name: options.Name = None,
+    overwrite: options.Overwrite = False,
     init_from: Annotated[
         Path | None,
         typer.Option(help="Begin with the weights of an older run; item table and vocabularies may have grown."),

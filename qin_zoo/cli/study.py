@@ -19,10 +19,8 @@ def study(
             show_default=False,
         ),
     ],
-    gpu: Annotated[
-        list[int] | None, typer.Option("--gpu", help="Index of a GPU; repeat it to train on several at once.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trainings at once without a GPU.")] = 1,
+    gpu: options.Gpus = None,
+    workers: options.Workers = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the table. Default: <model_root>/studies.")
     ] = None,

@@ -34,10 +34,8 @@ def tune(
         str | None,
         typer.Option(help="URL of an Optuna storage that several machines share; by default an SQLite file."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trials at once without a GPU.")] = 1,
-    gpu: Annotated[
-        list[int] | None, typer.Option("--gpu", help="Index of a GPU; repeat it to train on several at once.")
-    ] = None,
+    workers: options.Workers = 1,
+    gpu: options.Gpus = None,
     data: options.Data = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,

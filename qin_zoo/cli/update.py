@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -27,17 +27,10 @@ def update(
     allowed: Annotated[
         float, typer.Option(min=0, metavar="X", help="How much worse the deciding metric (AUC) may get.")
     ] = 0.0,
-    replay: Annotated[
-        Literal["fesail", "random", "none", "all"] | None,
-        typer.Option(help="Earlier rows that are trained again. Default: as the run before, or fesail."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the new run. Default: the old one's with .p1, .p2, … behind.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the training was stopped.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace another run of this name; else this one is numbered.")
-    ] = False,
+    replay: options.Replay = None,
+    name: options.Name = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
     config: options.Config = None,
     gpu: options.Gpu = -1,
     overrides: options.Overrides = None,

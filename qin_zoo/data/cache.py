@@ -45,16 +45,10 @@ def stamp(path: Path) -> str:
 
 def content_hash(path: Path, stop: threading.Event | None = None) -> str:
     """blake2b-128 of the file's bytes; ``""`` when ``stop`` is set meanwhile."""
-    digest = hashlib.blake2b(digest_size=16)
     try:
-        with open(path, "rb") as file:
-            while part := file.read(1 << 22):
-                if stop is not None and stop.is_set():
-                    return ""
-                digest.update(part)
+        return files.file_digest(path, hashlib.blake2b(digest_size=16), stop)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}). Check the file and its disk.") from None
-    return digest.hexdigest()
 
 
 def entries(path: Path, cache_dir: str | Path | None = None) -> list[Path]:

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qin_zoo.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
 
 # Rows decoded at a time: 16,384 histories of 100 ids are 13 MB, small beside any cache, large beside any call.
 CHUNK_ROWS = 16_384
@@ -111,6 +114,14 @@ def each_once(path: Path, names: Iterable[str]) -> list[str]:
             f"{path}: expected columns of different names, found '{again[0]}' {names.count(again[0])} times. Rename or "
             "drop all but one of them."
         )
+    return names
+
+
+def hdf5_datasets(file: h5py.File) -> list[str]:
+    """The names of an open file's datasets, those within groups, too."""
+    names: list[str] = []
+    # returning anything but None would end the visit
+    file.visititems(lambda name, node: names.append(name) if hasattr(node, "shape") else None)
     return names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from qin_zoo.data.sources import Chunk, ParquetSource, at, check_file
+from qin_zoo.data.sources import Chunk, ParquetSource, at, check_file, hdf5_datasets
 from qin_zoo.embed.items import Inputs, check_ids
 from qin_zoo.errors import DataError, first_line, suggest
 from qin_zoo.files import file_digest
@@ -88,8 +89,7 @@ class Precomputed:
     def _open_hdf5(self) -> h5py.Dataset:
         try:
             file = h5py.File(self._path, "r")
-            tables: list[str] = []
-            file.visititems(lambda name, node: tables.append(name) if isinstance(node, h5py.Dataset) else None)
+            tables = hdf5_datasets(file)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
                 f"{self._path}: expected an HDF5 file, found something else or a damaged one ({first_line(error)}). "
@@ -143,7 +143,7 @@ class _RowInputs:
 
     @property
     def fingerprint(self) -> str:
-        return file_digest(self._path, before=f"rows {self._num_items}".encode())
+        return file_digest(self._path, hashlib.sha256(f"rows {self._num_items}".encode()))
 
     def __len__(self) -> int:
         return self._num_items

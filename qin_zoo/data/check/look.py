@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data.check.tables import ParquetTable, lists
-from qin_zoo.data.sources import check_file
+from qin_zoo.data.sources import check_file, hdf5_datasets
 from qin_zoo.errors import DataError, first_line
 
 SUFFIXES = (".parquet", ".npz", ".npy", ".h5", ".hdf5")
@@ -145,14 +145,7 @@ def _arrays(path: Path) -> Iterator[Iterator[tuple[str, object]]]:
             import h5py
 
             with h5py.File(path, "r") as file:
-                found: list[tuple[str, object]] = []
-
-                def visit(name: str, node: object) -> None:  # returning anything would end the visit
-                    if isinstance(node, h5py.Dataset):
-                        found.append((name, node))
-
-                file.visititems(visit)
-                yield iter(found)
+                yield ((name, file[name]) for name in hdf5_datasets(file))
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: expected a {suffix[1:]} file of numbers, found something else or a damaged file "

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.log import ItemSide, Numbering
 from qin_zoo.data.importers.words import Words
@@ -134,15 +135,11 @@ def _codes(values: pl.Series, words: Words, name: str, notes: list[str]) -> np.n
     """(items, longest) codes, padded with 0 at the end."""
     lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
     codes = words.codes(name, values.explode(empty_as_null=False, keep_nulls=False))
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    column = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     width = int(np.clip(lengths.max(initial=1), 1, _LONGEST_LIST))
     if lengths.max(initial=0) > width:
         notes.append(f"{name}: lists cut to their first {width} entries (the longest has {lengths.max()}).")
-    out = np.zeros((len(lengths), width), np.int32)
-    inside = column < width
-    out[row[inside], column[inside]] = codes[inside]
-    return out
+    ends = np.cumsum(lengths)
+    return gather_lists(codes, ends - lengths, ends, width, align="left", dtype=np.int32)
 
 
 def _write_texts(out: Output, side: ItemSide, place: np.ndarray, before: Before | None) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 from qin_zoo.data.importers.description import Entry
 from qin_zoo.data.importers.own_files import SUFFIXES, OwnFile
 from qin_zoo.data.importers.tables import require_file
+from qin_zoo.data.sources import hdf5_datasets
 from qin_zoo.errors import DataError, first_line
 
 _IDS = ("id", "ids", "item_id", "item_ids", "keys", "sku", "skus", "names")
@@ -91,16 +92,11 @@ def _npy(path: Path) -> np.ndarray:
 
 def _datasets(path: Path) -> dict[str, np.ndarray]:
     require_file(path)
-    found: dict[str, np.ndarray] = {}
     try:
         with h5py.File(path, "r") as file:
-            names: list[str] = []
-            file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-            for name in names:
-                found[name] = file[name][()]
+            return {name: file[name][()] for name in hdf5_datasets(file)}
     except _ERRORS as error:
         raise DataError(f"{path}: cannot be read as HDF5 ({first_line(error)}). Write it again.") from None
-    return found
 
 
 def _in_hdf5(path: Path, name: str, doubts: list[str]) -> Entry | None:
