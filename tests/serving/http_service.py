@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 from conftest import REPOSITORY
 
 from qin_zoo.serving import Scorer, bundle
@@ -44,6 +45,17 @@ def export(sample: Path, seed: int = 1) -> Path:
     model.save_weights(str(weights))
     export_model(prepared, dataset, model, weights, out, echo=lambda line: None)
     return out
+
+
+@pytest.fixture(scope="module", name="path")
+def path_fixture(sample):
+    """An export that the tests of a module share."""
+    return export(sample)
+
+
+@pytest.fixture(scope="module", name="scorer")
+def scorer_fixture(path):
+    return Scorer(path)
 
 
 def rewrite(path: Path, change=lambda manifest: None, graph=lambda data: data) -> None:

@@ -7,23 +7,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from http_service import CONTEXT, Local, export, rewrite, settings
+from http_service import CONTEXT, Local, path_fixture, rewrite, scorer_fixture, settings  # noqa: F401
 
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import QinZooError, RequestError
 from qin_zoo.serving import Scorer, bundle
 from qin_zoo.serving.catalogue import Catalogue, best, pack, unpack
-
-
-@pytest.fixture(scope="module")
-def path(sample):
-    return export(sample)
-
-
-@pytest.fixture(scope="module")
-def scorer(path):
-    return Scorer(path)
 
 
 @pytest.fixture(scope="module")

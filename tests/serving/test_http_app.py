@@ -12,7 +12,19 @@ from contextlib import ExitStack
 import httpx
 import numpy as np
 import pytest
-from http_service import CONTEXT, JSON, Local, answer_of, export, post, receive_all, request, settings
+from http_service import (
+    CONTEXT,
+    JSON,
+    Local,
+    answer_of,
+    export,
+    path_fixture,  # noqa: F401
+    post,
+    receive_all,
+    request,
+    scorer_fixture,  # noqa: F401
+    settings,
+)
 
 pytest.importorskip("onnxscript")
 
@@ -20,16 +32,6 @@ from qin_zoo.serving import Scorer
 from qin_zoo.serving.http import app as app_module
 from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.schema import openapi
-
-
-@pytest.fixture(scope="module")
-def path(sample):
-    return export(sample)
-
-
-@pytest.fixture(scope="module")
-def scorer(path):
-    return Scorer(path)
 
 
 @pytest.fixture

@@ -15,24 +15,22 @@ import httpx
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from http_service import Service, answer_of, equals, export, post, receive_all, request
+from http_service import (
+    Service,
+    answer_of,
+    equals,
+    path_fixture,  # noqa: F401
+    post,
+    receive_all,
+    request,
+    scorer_fixture,  # noqa: F401
+)
 
 pytest.importorskip("onnxscript")
 
-from qin_zoo.serving import Scorer
 from qin_zoo.serving.http.connection import TOLD
 
 BODY = json.dumps(request(3)).encode()
-
-
-@pytest.fixture(scope="module")
-def path(sample):
-    return export(sample)
-
-
-@pytest.fixture(scope="module")
-def scorer(path):
-    return Scorer(path)
 
 
 @pytest.fixture(scope="module")

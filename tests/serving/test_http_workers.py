@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from http_service import Service, equals, export, request
+from http_service import Service, equals, export, path_fixture, request, scorer_fixture  # noqa: F401
 
 pytest.importorskip("onnxscript")
 
@@ -20,16 +20,6 @@ from qin_zoo.serving import Scorer
 
 if not hasattr(os, "fork"):
     pytest.skip("workers are forked", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def path(sample):
-    return export(sample)
-
-
-@pytest.fixture(scope="module")
-def scorer(path):
-    return Scorer(path)
 
 
 def processes(service: Service) -> set[int]:

@@ -6,23 +6,12 @@ import shutil
 import pytest
 import yaml
 from fuxictr.utils import load_config
-from toy_search import write_project, write_tuner_file
+from toy_search import project_fixture, tuner_file_fixture  # noqa: F401
 
 from qin_zoo.config.experiments import load_experiment
 from qin_zoo.errors import ConfigError
 from qin_zoo.tuning.space import read_space, write_base
 from qin_zoo.tuning.tuner import plan_search
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch, sample):
-    monkeypatch.chdir(tmp_path)
-    return write_project(tmp_path, sample)
-
-
-@pytest.fixture
-def tuner_file(project):
-    return write_tuner_file
 
 
 class TestGrid:

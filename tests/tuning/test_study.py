@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from toy_search import write_project, write_tuner_file
+from toy_search import project_fixture, tuner_file_fixture  # noqa: F401
 
 from qin_zoo.errors import QinZooError
 from qin_zoo.tuning import alive
@@ -24,17 +24,6 @@ RANGES = {
     "embedding_dim": {"low": 2, "high": 8, "step": 2},
     "units": [[64, 32], [16], None],
 }
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch, sample):
-    monkeypatch.chdir(tmp_path)
-    return write_project(tmp_path, sample)
-
-
-@pytest.fixture
-def tuner_file(project):
-    return write_tuner_file
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
-from toy_search import ThreadWorker, write_project, write_tuner_file
+from toy_search import ThreadWorker, project_fixture, tuner_file_fixture  # noqa: F401
 
 from qin_zoo.cli import main
 from qin_zoo.config.experiments import load_experiment
@@ -25,17 +25,6 @@ from qin_zoo.tuning.worker import Job, train
 
 TUNE = Path("checkpoints/tune")
 RESULTS = Path("checkpoints/small")
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch, sample):
-    monkeypatch.chdir(tmp_path)
-    return write_project(tmp_path, sample)
-
-
-@pytest.fixture
-def tuner_file(project):
-    return write_tuner_file
 
 
 @pytest.fixture

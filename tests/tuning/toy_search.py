@@ -5,6 +5,7 @@ import threading
 from multiprocessing import Pipe
 from pathlib import Path
 
+import pytest
 import yaml
 
 MODEL = """
@@ -88,3 +89,15 @@ class ThreadWorker:
 
     def stop(self, kill=False):
         return None
+
+
+@pytest.fixture(autouse=True, name="project")
+def project_fixture(tmp_path, monkeypatch, sample):
+    """The experiment in the folder in which a test runs."""
+    monkeypatch.chdir(tmp_path)
+    return write_project(tmp_path, sample)
+
+
+@pytest.fixture(name="tuner_file")
+def tuner_file_fixture(project):
+    return write_tuner_file
