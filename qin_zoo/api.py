@@ -23,6 +23,7 @@ import numpy as np
 from qin_zoo.calibration import Calibrator, read_calibrator
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import count_rows
+from qin_zoo.data.specs import active_columns
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.calibrate import calibrate_run
 from qin_zoo.experiment.from_data import describe_data
@@ -75,9 +76,7 @@ class Dataset:
     @property
     def features(self) -> dict[str, str]:
         """Active feature -> its type; of encoded fields, which say it in their ``feature_map.json``, none."""
-        columns = [c for c in self.params.get("feature_cols") or [] if c.get("active", True)]
-        named = ((c["name"] if isinstance(c["name"], list) else [c["name"]], c["type"]) for c in columns)
-        return {name: kind for names, kind in named for name in names}
+        return {name: column["type"] for name, column in active_columns(self.params)}
 
     @cached_property
     def rows(self) -> dict[str, int]:

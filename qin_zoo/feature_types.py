@@ -6,9 +6,11 @@ A new type is a row here; where FuxiCTR's embedding layer does not know it, :mod
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -75,6 +77,7 @@ FEATURE_TYPES: dict[str, FeatureType] = {
 }
 
 
+LONGEST_NAME = 200  # bytes of a feature's name as part of a file name
 SIZES = tuple(dict.fromkeys(key for kind in FEATURE_TYPES.values() for key in kind.sizes.values()))
 """What specifications call the sizes of all types."""
 
@@ -86,6 +89,22 @@ def check_type(kind: object, where: str) -> None:
             f"{where}: expected a type among {', '.join(FEATURE_TYPES)}, found {kind!r:.80}."
             f"{suggest(kind, FEATURE_TYPES)}"
         )
+
+
+def names_of(column: Mapping[str, Any]) -> list[str]:
+    """The features that an entry of ``feature_cols``, or of its like, describes."""
+    return column["name"] if isinstance(column["name"], list) else [column["name"]]
+
+
+def can_be_a_name(text: str) -> bool:
+    """Whether a feature can be called so: its name becomes part of file names (pretrained_<name>.npz) and of modules."""
+    return (
+        bool(text.strip())
+        and text != "."
+        and ".." not in text
+        and not any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in text)
+        and len(quote(text, safe="")) <= LONGEST_NAME
+    )
 
 
 def type_of(spec: Mapping[str, Any]) -> FeatureType:

@@ -11,8 +11,8 @@ import numpy as np
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset
-from qin_zoo.data.feature_map import field_groups
 from qin_zoo.data.item_layout import USERS
+from qin_zoo.data.specs import field_groups
 from qin_zoo.feature_types import has_table, type_of
 
 ITEM = "item"  # the target's number, whatever the layout calls it

@@ -11,23 +11,21 @@ import inspect
 import math
 import os
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict
 
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.initializer import INITIALIZERS, check_initializer
 from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.feature_types import LONGEST_NAME, can_be_a_name
 from qin_zoo.metrics import check_metrics
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LARGEST = 2**31 - 1
 LARGEST_SIZE = 2**20  # of a layer or an embedding; what is larger would only exhaust the memory
 LONGEST_LIST = 100_000
-LONGEST_NAME = 200  # bytes of a feature's name as part of a file name
 
 
 @dataclass(frozen=True)
@@ -120,11 +118,8 @@ def _class_name(value: str) -> str:
 
 
 def _feature_name(value: str) -> str:
-    # it becomes part of file names (pretrained_<name>.npz) and of module names
-    if not value.strip() or ".." in value or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in value):
-        raise ValueError("Feature names become parts of file names.")
-    if value == "." or len(quote(value, safe="")) > LONGEST_NAME:
-        raise ValueError(f"Feature names become file names of at most {LONGEST_NAME} bytes.")
+    if not can_be_a_name(value):
+        raise ValueError(f"Feature names become parts of file names, at most {LONGEST_NAME} bytes.")
     return value
 
 

@@ -10,6 +10,7 @@ from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.write import EMBEDDING_DIM
 from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER, USERS
 from qin_zoo.data.sources import Source, open_source
+from qin_zoo.data.specs import active_columns
 from qin_zoo.errors import DataError
 from qin_zoo.files import read_json
 
@@ -60,8 +61,7 @@ def describe_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def user_column(params: Mapping[str, Any]) -> str | None:
     """Of the active features of a dataset configuration, the one that says whose row it is, by its name."""
-    columns = [c for c in params.get("feature_cols") or [] if c.get("active", True)]
-    names = {name for c in columns for name in (c["name"] if isinstance(c["name"], list) else [c["name"]])}
+    names = {name for name, _ in active_columns(params)}
     return next((name for name in USERS if name in names), None)
 
 

@@ -20,10 +20,11 @@ from qin_zoo.data.specs import (
     check_known,
     check_spec_shape,
     feature_specs,
+    field_groups,
     label_names,
 )
 from qin_zoo.errors import ConfigError, DataError, first_line
-from qin_zoo.feature_types import has_table, type_of
+from qin_zoo.feature_types import has_table, names_of, type_of
 
 _DENSE = 1_000_000  # ids that may be left out of: their embeddings are small
 _SPARSE = 10  # ids for each value that there is
@@ -202,7 +203,7 @@ def _overridden(features: Mapping[str, Spec], params: Mapping[str, Any], where: 
     for change in params.get("feature_specs") or []:
         if not isinstance(change, Mapping) or not change.get("name"):
             raise ConfigError(f"{where}, feature_specs: expected entries {{name: …, …}}, found {change!r}.")
-        names = change["name"] if isinstance(change["name"], list) else [change["name"]]
+        names = names_of(change)
         check_known(names, out, f"{where}, feature_specs")
         for name in names:
             out[name].update((key, value) for key, value in change.items() if key != "name")
@@ -272,13 +273,6 @@ def _check_fields(features: Mapping[str, Spec], params: Mapping[str, Any], where
             lengths = {name: features[name]["max_len"] for name in group}
             if len(set(lengths.values())) > 1 or 0 in lengths.values():
                 raise ConfigError(f"{where}, {key}: expected sequences of one length, found the max_len {lengths}.")
-
-
-def field_groups(names: object) -> list[list[str]]:
-    """Fields as FuxiCTR pairs them: those of a tuple (or of a list in a list) are one, those of a list several."""
-    if isinstance(names, (str, tuple)):
-        names = [names]
-    return [[part] if isinstance(part, str) else list(part) for part in names or []]
 
 
 def _check_encoder_output(

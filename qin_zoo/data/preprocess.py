@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from qin_zoo.errors import ConfigError, DataError, suggest
+from qin_zoo.feature_types import names_of
 
 NUMBERS = {"int": pl.Int64, "float": pl.Float64}
 _AGES = (10, 20, 30, 40, 50, 60)
@@ -106,8 +107,7 @@ def expanded(columns: Iterable[object]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for column in columns:
         if isinstance(column, Mapping) and column.get("name"):
-            names = column["name"] if isinstance(column["name"], list) else [column["name"]]
-            out += [{**column, "name": name} for name in names]
+            out += [{**column, "name": name} for name in names_of(column)]
     return out
 
 

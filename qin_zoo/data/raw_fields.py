@@ -15,14 +15,21 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, is_given
-from qin_zoo.data.specs import USAGES, Spec, check_known, check_spec_shape
+from qin_zoo.data.specs import (
+    NO_ENCODER,
+    USAGES,
+    Spec,
+    active_columns,
+    check_known,
+    check_spec_shape,
+    field_groups,
+)
 from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
 from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
 
 _UNSUPPORTED = ("codes_of", "neighbours_of")
 _PROCESSORS = ("quantile_bucket", "hash_bucket")
-_ENCODERS = (None, "null", "None", "none")  # FuxiCTR reads these words as null
 _FITTED = {"vocab_size", "max_len", "pretrain_dim"}  # sizes that the data decide
 _KEPT = ("embedding_dim", "emb_output_dim", "share_embedding", *(key for key in SIZES if key not in _FITTED))
 _element = pl.element()
@@ -107,7 +114,7 @@ class RawField:
             return {"type": "meta"}
         spec: Spec = {"source": self.column.get("source") or "", "type": self.type}
         encoder = self.column.get("feature_encoder", type_of(self.column).feature_encoder)
-        if encoder not in _ENCODERS:
+        if encoder not in NO_ENCODER:
             spec["feature_encoder"] = encoder
         spec |= {key: self.column[key] for key in _KEPT if self.column.get(key) is not None}
         if self.processor:
@@ -337,13 +344,6 @@ def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return counts.group_by(pl.col("word").alias("value")).agg(pl.col("count").sum()), spellings
 
 
-def history_groups(params: Mapping[str, Any]) -> list[list[str]]:
-    """``sequence_field``: the fields of each history."""
-    parts = params.get("sequence_field") or []
-    parts = parts if isinstance(parts, list) else [parts]
-    return [[part] if isinstance(part, str) else list(part) for part in parts]
-
-
 def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
     """The active features of a dataset configuration, in its order.
 
@@ -354,44 +354,39 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
     where = f"dataset '{params.get('dataset_id')}'"
     fields: dict[str, RawField] = {}
     owners: list[str] = []
-    for column in params.get("feature_cols") or []:
-        if not isinstance(column, Mapping) or not column.get("name"):
-            raise ConfigError(f"{where}: expected each of feature_cols to be {{name: …, type: …}}, found {column!r}.")
-        if column.get("active", True) is False:
-            continue
-        for name in column["name"] if isinstance(column["name"], list) else [column["name"]]:
-            at = f"{where}, feature '{name}'"
-            if name in fields:
-                raise ConfigError(f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them.")
-            for key in _UNSUPPORTED:
-                if column.get(key):
-                    raise ConfigError(f"{at}: '{key}' belongs to an item table; here are named fields. Remove it.")
-            for key, choices in {"category_processor": _PROCESSORS, "pretrain_usage": USAGES}.items():
-                if column.get(key) not in (None, *choices):
-                    raise ConfigError(f"{at}: expected {key} among {', '.join(choices)}, found {column[key]!r:.80}.")
-            check_type(column.get("type"), at)
-            plain = has_table(column) and not column.get("category_processor")
-            if column.get("pretrained_emb") and not plain:
-                raise ConfigError(
-                    f"{at}: pretrained_emb is for categorical and sequence features with a vocabulary. Remove it."
-                )
-            if column.get("normalizer") not in (None, "StandardScaler", "MinMaxScaler"):
-                raise ConfigError(
-                    f"{at}: expected normalizer StandardScaler or MinMaxScaler, found {column['normalizer']!r}."
-                )
-            sizes = {key: column[key] for key in ("max_len", "pretrain_dim") if column.get(key) is not None}
-            fields[name] = RawField(
-                name,
-                column,
-                column.get("min_categr_count") or params.get("min_categr_count") or 1,
-                column.get("num_buckets") or params.get("num_buckets") or 10,
-                any(name in group for group in history_groups(params)),
+    for name, column in active_columns(params):
+        at = f"{where}, feature '{name}'"
+        if name in fields:
+            raise ConfigError(f"{where}: feature '{name}' is given twice in feature_cols. Keep one of them.")
+        for key in _UNSUPPORTED:
+            if column.get(key):
+                raise ConfigError(f"{at}: '{key}' belongs to an item table; here are named fields. Remove it.")
+        for key, choices in {"category_processor": _PROCESSORS, "pretrain_usage": USAGES}.items():
+            if column.get(key) not in (None, *choices):
+                raise ConfigError(f"{at}: expected {key} among {', '.join(choices)}, found {column[key]!r:.80}.")
+        check_type(column.get("type"), at)
+        plain = has_table(column) and not column.get("category_processor")
+        if column.get("pretrained_emb") and not plain:
+            raise ConfigError(
+                f"{at}: pretrained_emb is for categorical and sequence features with a vocabulary. Remove it."
             )
-            check_spec_shape({"type": column.get("type"), **fields[name].spec(), **sizes}, at)
-            _ = fields[name].fill  # raises where it is no number and must be one
-            if "share_embedding" in fields[name].spec():
-                check_known([column["share_embedding"]], owners, f"{at}, share_embedding (it must come earlier)")
-            owners += [name] if has_table(fields[name].column) and not fields[name].processor else []
+        if column.get("normalizer") not in (None, "StandardScaler", "MinMaxScaler"):
+            raise ConfigError(
+                f"{at}: expected normalizer StandardScaler or MinMaxScaler, found {column['normalizer']!r}."
+            )
+        sizes = {key: column[key] for key in ("max_len", "pretrain_dim") if column.get(key) is not None}
+        fields[name] = RawField(
+            name,
+            column,
+            column.get("min_categr_count") or params.get("min_categr_count") or 1,
+            column.get("num_buckets") or params.get("num_buckets") or 10,
+            any(name in group for group in field_groups(params.get("sequence_field"))),
+        )
+        check_spec_shape({"type": column.get("type"), **fields[name].spec(), **sizes}, at)
+        _ = fields[name].fill  # raises where it is no number and must be one
+        if "share_embedding" in fields[name].spec():
+            check_known([column["share_embedding"]], owners, f"{at}, share_embedding (it must come earlier)")
+        owners += [name] if has_table(fields[name].column) and not fields[name].processor else []
     if not fields:
         raise ConfigError(f"{where}: expected feature_cols, a list of features, found none that is active.")
     return fields

@@ -13,8 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from qin_zoo.data.raw_fields import RawField, history_groups
+from qin_zoo.data.raw_fields import RawField
 from qin_zoo.data.raw_files import RawFile
+from qin_zoo.data.specs import field_groups
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
@@ -145,7 +146,7 @@ def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
 
 
 def _check_parallel(found: list[dict[str, Any]], params: Mapping[str, Any]) -> None:
-    groups = history_groups(params)
+    groups = field_groups(params.get("sequence_field"))
     columns = {c["name"]: c for c in params["feature_cols"] if isinstance(c.get("name"), str)}
     for names in groups:
         for key, default in (("max_len", None), ("padding", "post")):

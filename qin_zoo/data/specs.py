@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 from qin_zoo.data import item_codes
 from qin_zoo.data.encoders import check_encoder
 from qin_zoo.data.preprocess import copied
 from qin_zoo.errors import ConfigError, suggest
-from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
+from qin_zoo.feature_types import SIZES, can_be_a_name, check_type, has_table, names_of, type_of
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +25,7 @@ _LIMITS = {
     "oov_idx": (0, 2**31 - 1),
 }
 _PRETRAINED = (".h5", ".npz", ".parquet")
+NO_ENCODER = (None, "null", "None", "none")  # FuxiCTR reads these words as null
 USAGES = ("init", "sum", "concat")
 _COMPUTED = ("codes_of", "codebook_size", "num_levels", "code_items", "neighbours_of", "top_k")
 _KEPT = (*_SIZES, "share_embedding", *_COMPUTED)
@@ -80,18 +79,31 @@ def feature_specs(params: Mapping[str, Any]) -> dict[str, Spec]:
     if not isinstance(columns, list) or not columns:
         raise ConfigError(f"{where}: expected feature_cols, a list of features, found {columns!r}.")
     specs: dict[str, Spec] = {}
-    for column in columns:
-        if not isinstance(column, Mapping) or not column.get("name"):
-            raise ConfigError(f"{where}: expected each of feature_cols to be {{name: …, type: …}}, found {column!r}.")
-        names = column["name"] if isinstance(column["name"], list) else [column["name"]]
-        for name in names:
-            if column.get("active", True) is False:
-                continue
-            check_feature_name(name, where)
-            spec = _spec(name, column, f"{where}, feature '{name}'")
-            check_spec_shape(spec, f"{where}, feature '{name}'")
-            specs[name] = _both(specs[name], spec, name, where) if name in specs else spec
+    for name, column in active_columns(params):
+        check_feature_name(name, where)
+        spec = _spec(name, column, f"{where}, feature '{name}'")
+        check_spec_shape(spec, f"{where}, feature '{name}'")
+        specs[name] = _both(specs[name], spec, name, where) if name in specs else spec
     return specs
+
+
+def active_columns(params: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each active feature of ``feature_cols`` with its entry; raises ConfigError for an entry that is none."""
+    for column in params.get("feature_cols") or []:
+        if not isinstance(column, Mapping) or not column.get("name"):
+            raise ConfigError(
+                f"dataset '{params.get('dataset_id')}': expected each of feature_cols to be {{name: …, type: …}}, "
+                f"found {column!r}."
+            )
+        if column.get("active", True) is not False:
+            yield from ((name, column) for name in names_of(column))
+
+
+def field_groups(names: object) -> list[list[str]]:
+    """Fields as FuxiCTR pairs them: those of a tuple (or of a list in a list) are one, those of a list several."""
+    if isinstance(names, (str, tuple)):
+        names = [names]
+    return [[part] if isinstance(part, str) else list(part) for part in names or []]
 
 
 def _both(first: Spec, second: Spec, name: str, where: str) -> Spec:
@@ -133,7 +145,7 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
     if has_table(spec):
         spec["padding_idx"] = 0
     encoder = column.get("feature_encoder", type_of(spec).feature_encoder)
-    if encoder not in (None, "null", "None", "none"):  # FuxiCTR reads these words as null
+    if encoder not in NO_ENCODER:
         spec["feature_encoder"] = encoder
     return spec
 
@@ -186,14 +198,7 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
 
 def check_feature_name(name: object, where: str) -> None:
     """Raises ConfigError unless a feature, or label, can have this name: it becomes part of file names."""
-    if (
-        not isinstance(name, str)
-        or not name.strip()
-        or name == "."
-        or ".." in name
-        or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in name)
-        or len(quote(name, safe="")) > 200
-    ):
+    if not isinstance(name, str) or not can_be_a_name(name):
         raise ConfigError(
             f"{where}: expected a feature's name to be text that can be part of a file name (not empty, at most 200 "
             f"bytes, no '/', '\\' and '..'), found {name!r:.80}. Rename the column."
