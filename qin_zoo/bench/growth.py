@@ -14,7 +14,7 @@ from qin_zoo.bench.contenders import wait
 from qin_zoo.bench.synthetic import DISTINCT, random_batch
 from qin_zoo.data.dataset import open_feature_map
 from qin_zoo.experiment.prepare import prepare
-from qin_zoo.files import replace_file
+from qin_zoo.pages.plots import picture
 from qin_zoo.registry import get_model
 from qin_zoo.training.memory import keep_freed_memory
 
@@ -132,38 +132,34 @@ def draw_growth(points: list[Point], path: Path, title: str) -> None:
         path: PNG file to write.
         title: headline.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
     axes = list(dict.fromkeys(p.axis for p in points))
-    figure = Figure(figsize=(3.9 * len(axes), 6.2), layout="constrained")
-    for column, axis in enumerate(axes):
-        mine = [p for p in points if p.axis == axis]
-        values = [p.value for p in mine]
-        top = figure.add_subplot(2, len(axes), column + 1)
-        for name, seconds in (
-            ("forward and backward", [p.gradient for p in mine]),
-            ("penalty, clipping, optimiser", [p.update for p in mine]),
-            ("scoring", [p.score for p in mine]),
-        ):
-            top.plot(values, seconds, marker="o", markersize=4, label=name)
-        below = figure.add_subplot(2, len(axes), len(axes) + column + 1)
-        for name, rates in (
-            ("training", [p.rows / p.step for p in mine]),
-            ("scoring", [p.rows / p.score for p in mine]),
-        ):
-            below.plot(values, rates, marker="o", markersize=4, label=name)
-        for ax, label in ((top, "seconds a step"), (below, "rows a second")):
-            ax.set_xscale("log")
-            ax.set_yscale("log")
-            ax.set_xticks(values, [f"{v:,}" for v in values], fontsize=8)
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            ax.set_xlabel(_LABELS[axis], fontsize=9)
-            ax.grid(alpha=0.3, which="both")
-            ax.tick_params(labelsize=8)
-            if column == 0:
-                ax.set_ylabel(label, fontsize=9)
-                ax.legend(fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    with picture(path, 3.9 * len(axes), 6.2, title) as figure:
+        for (top, below), axis in zip(figure.subplots(2, len(axes), squeeze=False).T, axes):
+            mine = [p for p in points if p.axis == axis]
+            values = [p.value for p in mine]
+            for ax, label, series in (
+                (
+                    top,
+                    "seconds a step",
+                    {
+                        "forward and backward": [p.gradient for p in mine],
+                        "penalty, clipping, optimiser": [p.update for p in mine],
+                        "scoring": [p.score for p in mine],
+                    },
+                ),
+                (
+                    below,
+                    "rows a second",
+                    {"training": [p.rows / p.step for p in mine], "scoring": [p.rows / p.score for p in mine]},
+                ),
+            ):
+                for name, numbers in series.items():
+                    ax.plot(values, numbers, marker="o", label=name)
+                ax.set(xscale="log", yscale="log", xlabel=_LABELS[axis])
+                ax.set_xticks(values, [f"{v:,}" for v in values])
+                ax.xaxis.set_minor_formatter(NullFormatter())
+                if axis == axes[0]:
+                    ax.set_ylabel(label)
+                    ax.legend()

@@ -21,8 +21,8 @@ from qin_zoo.export.manifest import describe
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.request import RequestModel
 from qin_zoo.feature_types import type_of
-from qin_zoo.files import replace_file
 from qin_zoo.models import ZooModel
+from qin_zoo.pages.plots import picture
 from qin_zoo.serving.bundle import seal
 from qin_zoo.serving.items import ITEMS
 from qin_zoo.serving.scorer import Scorer
@@ -188,25 +188,15 @@ def draw_latency(measured: list[Latency], path: Path, title: str) -> None:
         path: PNG file to write.
         title: headline.
     """
-    from matplotlib.figure import Figure
-
     threads = list(dict.fromkeys(m.threads for m in measured))
-    figure = Figure(figsize=(4.6 * len(threads), 4), layout="constrained")
-    axes = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]
-    for ax, count in zip(axes, threads):
-        for model in dict.fromkeys(m.model for m in measured):
-            mine = [m for m in measured if (m.model, m.threads) == (model, count)]
-            rows = [m.candidates for m in mine]
-            (line,) = ax.plot(rows, [1000 * m.p50 for m in mine], marker="o", markersize=4, label=f"{model}, p50")
-            high = [1000 * m.p99 for m in mine]
-            ax.fill_between(rows, [1000 * m.p50 for m in mine], high, alpha=0.2, color=line.get_color(), label="to p99")
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xlabel("candidates")
-        ax.set_title(f"{count} thread{'s' * (count > 1)}", fontsize=10)
-        ax.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("milliseconds")
-    axes[0].legend(fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    with picture(path, 4.6 * len(threads), 4, title) as figure:
+        axes = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]
+        for ax, count in zip(axes, threads):
+            for model in dict.fromkeys(m.model for m in measured):
+                mine = [m for m in measured if (m.model, m.threads) == (model, count)]
+                rows, p50, p99 = zip(*((m.candidates, 1000 * m.p50, 1000 * m.p99) for m in mine))
+                (line,) = ax.plot(rows, p50, marker="o", label=f"{model}, p50")
+                ax.fill_between(rows, p50, p99, alpha=0.2, color=line.get_color(), label="to p99")
+            ax.set(xscale="log", yscale="log", xlabel="candidates", title=f"{count} thread{'s' * (count > 1)}")
+        axes[0].set_ylabel("milliseconds")
+        axes[0].legend()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qin_zoo.files import replace_file
+from qin_zoo.pages.plots import REFERENCE, legend_below, picture
 from qin_zoo.training.trainer import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def draw_curves(
@@ -25,8 +29,7 @@ def draw_curves(
         reachable: best reachable AUC, drawn as a line where it is known.
         calibration: split -> its :class:`~qin_zoo.calibration.Reliability`, as a dictionary.
     """
-    from matplotlib.figure import Figure  # plotting is imported only when something is drawn
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator  # plotting is imported only when something is drawn
 
     metrics = list(evaluations[0].metrics)
     x = [e.epoch for e in evaluations]
@@ -40,29 +43,23 @@ def draw_curves(
     panels = len(curves) + bool(calibration)
     columns = min(3, panels)
     rows = -(-panels // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows), layout="constrained")
     best = max((i for i, e in enumerate(evaluations) if e.best), default=None)
-    for i, (name, values) in enumerate(curves):
-        ax = figure.add_subplot(rows, columns, i + 1)
-        ax.plot(x, values, marker="o", markersize=3, color="#2b6cb0")
-        ax.set_title(name, fontsize=10)
-        ax.set_xlabel("epoch" if x[-1] == evaluations[-1].epoch else "step", fontsize=9)
-        ax.grid(alpha=0.3)
-        ax.tick_params(labelsize=8)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if best is not None and name.startswith("valid"):
-            ax.plot(x[best], values[best], marker="*", markersize=11, color="#dd6b20", linestyle="none", label="kept")
-        if reachable is not None and name == "valid AUC":
-            ax.axhline(reachable, color="#38a169", linestyle="--", linewidth=1, label="best reachable")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=8)
-        if name == "learning rate":
-            ax.set_yscale("log")
-    if calibration:
-        _draw_reliability(figure.add_subplot(rows, columns, panels), calibration)
-    figure.suptitle(title, fontsize=11)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    with picture(path, 4.2 * columns, 3.1 * rows, title) as figure:
+        for i, (name, values) in enumerate(curves):
+            ax = figure.add_subplot(rows, columns, i + 1)
+            ax.plot(x, values, marker="o")
+            ax.set(title=name, xlabel="epoch" if x[-1] == evaluations[-1].epoch else "step")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if best is not None and name.startswith("valid"):
+                ax.plot(x[best], values[best], marker="*", markersize=11, linestyle="none", label="kept")
+            if reachable is not None and name == "valid AUC":
+                ax.axhline(reachable, **REFERENCE, label="best reachable")
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend()
+            if name == "learning rate":
+                ax.set_yscale("log")
+        if calibration:
+            _draw_reliability(figure.add_subplot(rows, columns, panels), calibration, "reliability")
 
 
 def draw_reliability(curves: Mapping[str, Mapping[str, Mapping]], path: Path, title: str) -> None:
@@ -73,30 +70,18 @@ def draw_reliability(curves: Mapping[str, Mapping[str, Mapping]], path: Path, ti
         path: PNG file to write.
         title: headline.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(curves), 4.2), layout="constrained")
-    for number, (split, named) in enumerate(curves.items()):
-        ax = figure.add_subplot(1, len(curves), number + 1)
-        _draw_reliability(ax, named)
-        ax.set_title(split, fontsize=10)
-    figure.suptitle(title, fontsize=11)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    with picture(path, 4.2 * len(curves), 4.2, title) as figure:
+        for number, (split, named) in enumerate(curves.items()):
+            _draw_reliability(figure.add_subplot(1, len(curves), number + 1), named, split)
 
 
-def _draw_reliability(ax, curves: Mapping[str, Mapping]) -> None:
+def _draw_reliability(ax: Axes, curves: Mapping[str, Mapping], title: str) -> None:
     """Share of clicks against mean prediction of each bin; honest probabilities lie on the diagonal."""
-    for (name, curve), color in zip(curves.items(), ("#dd6b20", "#2b6cb0")):
-        label = f"{name}: ECE {curve['ece']:.4f}"
-        ax.plot(curve["predicted"], curve["clicked"], marker="o", markersize=3, linewidth=1, color=color, label=label)
-    ax.axline((0, 0), slope=1, color="#a0aec0", linestyle="--", linewidth=1)
-    ax.set_title("reliability", fontsize=10)
-    ax.set_xlabel("mean prediction", fontsize=9)
-    ax.set_ylabel("share of clicks", fontsize=9)
-    ax.grid(alpha=0.3)
-    ax.tick_params(labelsize=8)
-    ax.legend(fontsize=8, loc="upper left")
+    for name, curve in curves.items():
+        ax.plot(curve["predicted"], curve["clicked"], marker="o", label=f"{name}: ECE {curve['ece']:.4f}")
+    ax.axline((0, 0), slope=1, **REFERENCE)
+    ax.set(title=title, xlabel="mean prediction", ylabel="share of clicks")
+    ax.legend(loc="upper left")
 
 
 def draw_comparison(
@@ -111,21 +96,13 @@ def draw_comparison(
         title: headline.
         metric: what is drawn.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    ax = figure.add_subplot()
-    for name, evaluations in runs.items():
-        values = [e.metrics[metric] for e in evaluations]
-        ax.plot([e.epoch for e in evaluations], values, marker="o", markersize=4, label=name)
-    for (name, value), color in zip(levels.items(), ("#38a169", "#718096", "#b7791f")):
-        ax.axhline(value, linestyle="--", linewidth=1, color=color, label=f"{name}: {value:.4f}")
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(f"valid {metric}")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
-    ax.set_title(title, fontsize=11)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    with picture(path, 6.4, 4.4, title) as figure:
+        ax = figure.add_subplot(xlabel="epoch", ylabel=f"valid {metric}")
+        for name, evaluations in runs.items():
+            ax.plot([e.epoch for e in evaluations], [e.metrics[metric] for e in evaluations], marker="o", label=name)
+        for number, (name, value) in enumerate(levels.items(), len(runs)):
+            ax.axhline(value, **{**REFERENCE, "color": f"C{number}"}, label=f"{name}: {value:.4f}")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_below(figure)

@@ -1,17 +1,29 @@
-"""Plots for pages and for pictures: one style, in the colours of where they go."""
+"""Plots for pages and for pictures: one style, in the colours of where they go.
+
+What draws says what is drawn; sizes, fonts, colours, grids and files are decided here. A series takes the next colour
+by itself; ``"C0"``, ``"C1"``, … name them.
+"""
 
 from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from qin_zoo.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SERIES = 9
+_DPI = 110
+REFERENCE = {"color": "C8", "linestyle": "--", "linewidth": 1}
+"""A line to compare with: what is honest, alike for all, or the best there can be."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +47,74 @@ _VARIABLES = {
     PAGE.line: "var(--line)",
     **{colour: f"var(--s{i})" for i, colour in enumerate(PAGE.series)},
 }
+_STYLE = {
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 11,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.alpha": 0.5,
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "errorbar.capsize": 2,
+}
 
 
-def new_figure(palette: Palette, width: float = 4.4, height: float = 2.9) -> tuple[Figure, Axes]:
-    """An empty figure with one pair of axes, sizes in inches."""
-    from matplotlib.figure import Figure  # imported only when something is drawn
+@contextmanager
+def style(palette: Palette = PICTURE) -> Iterator[None]:
+    """Figures that are made, and written, within the block look alike."""
+    import matplotlib  # imported only when something is drawn
+    from cycler import cycler
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    ax = figure.add_subplot()
-    ax.tick_params(labelsize=9, colors=palette.line, labelcolor=palette.text, which="both")
-    for text in (ax.xaxis.label, ax.yaxis.label):
-        text.set_color(palette.text)
-        text.set_fontsize(9)
-    for side, spine in ax.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(palette.line)
-    ax.grid(axis="y", color=palette.line, alpha=0.5, linewidth=0.6)
-    ax.set_axisbelow(True)
-    return figure, ax
+    texts = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette.text)
+    lines = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette.line)
+    with matplotlib.rc_context({**_STYLE, **texts, **lines, "axes.prop_cycle": cycler(color=palette.series)}):
+        yield
+
+
+def new_figure(width: float = 4.4, height: float = 2.9) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes, sizes in inches; to be made and written in a :func:`style`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def legend_below(figure: Figure) -> None:
+    """The names of all series below the axes, where they hide nothing."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = 3 if max(map(len, labels), default=0) < 18 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float, title: str) -> Iterator[Figure]:
+    """A figure of so many inches to draw on, in the style; it is written to the PNG file when the block ends.
+
+    Raises:
+        QinZooError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(width, height))
+        figure.suptitle(title, parse_math=False)
+        yield figure
+        save(figure, path)
+
+
+def save(figure: Figure, path: Path, **options: object) -> None:
+    """Writes a PNG file; ``options`` are of ``savefig``."""
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI, format="png", **options)
 
 
 def svg(figure: Figure, name: str) -> str:

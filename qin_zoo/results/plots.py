@@ -1,4 +1,4 @@
-"""The pictures of a leaderboard, in the colours of a page or of a file."""
+"""The pictures of a leaderboard, to be drawn in a style of :mod:`qin_zoo.pages.plots`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qin_zoo.metrics import mode_of
-from qin_zoo.pages.plots import Palette, new_figure
+from qin_zoo.pages.plots import REFERENCE, legend_below, new_figure
 from qin_zoo.results.lines import Board, Line, about_slices, paired, parts_of
 from qin_zoo.results.statistics import deviation
 
@@ -30,86 +30,83 @@ class Plot:
     figure: Figure
 
 
-def plots(board: Board, palette: Palette) -> Iterator[Plot]:
+def plots(board: Board) -> Iterator[Plot]:
     """Every picture that a board has numbers for."""
     metric, ranked = board.monitor, board.ranked()
     if len(ranked) > 1:
         told = f"{metric}: {_DOTS}; the dashed line is the first. Differences on the same rows are surer than these."
-        yield Plot("models", "Models", told, _dots(ranked, metric, palette, [line.name for line in ranked]))
+        yield Plot("models", "Models", told, _dots(ranked, metric, [line.name for line in ranked]))
         better = "up" if mode_of(metric) == "max" else "down"
         told = f"{metric} against the seconds of a training; {better} and left is better."
-        yield Plot("cost", "What it costs", told, _cost(ranked, metric, palette))
+        yield Plot("cost", "What it costs", told, _cost(ranked, metric))
     if any(len(e.curve) > 1 for line in ranked for e in line.entries):
         told = "The monitored metric on the validation rows after each evaluation, mean over seeds."
-        yield Plot("curves", "Training", told, _curves(ranked, palette))
+        yield Plot("curves", "Training", told, _curves(ranked))
     for experiment, lines in board.variations().items():
         told = f"{metric}: {_DOTS}; the dashed line is {lines[0].first.variation}."
-        figure = _dots(lines, metric, palette, [line.first.variation for line in lines])
+        figure = _dots(lines, metric, [line.first.variation for line in lines])
         yield Plot(f"variations_{experiment}", f"{experiment} in variations", told, figure)
     if tested := [line for line in board.lines if any(e.tests for e in line.entries)]:
         told = f"Change of {metric} when the same weights score changed data."
-        yield Plot("tests", "Harder data at the test", told, _tests(tested, metric, palette))
+        yield Plot("tests", "Harder data at the test", told, _tests(tested, metric))
     for kind in dict.fromkeys(kind for line in board.lines for e in line.entries for kind in e.slices):
         title, rows_of = about_slices(kind)
         told = f"{metric} of {rows_of}."
         lines = [line for line in board.lines if any(kind in e.slices for e in line.entries)]
-        yield Plot(kind, title, told, _slices(lines, kind, metric, palette))
+        yield Plot(kind, title, told, _slices(lines, kind, metric))
     if calibrated := [line for line in ranked if any(e.calibration for e in line.entries)]:
         told = "Share of clicks against the mean prediction, in bins of equally many rows, equal scores in one; "
         told += "on the diagonal is honest."
-        yield Plot("calibration", "Calibration", told, _calibration(calibrated, palette))
+        yield Plot("calibration", "Calibration", told, _calibration(calibrated))
 
 
-def _cost(lines: list[Line], metric: str, palette: Palette) -> Figure:
+def _cost(lines: list[Line], metric: str) -> Figure:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, ax = new_figure(palette, 5.4, 3.4)
-    for line, colour in zip(lines, _colours(palette, lines)):
-        ax.plot(line.cost(), line.mean(metric), "o", color=colour, markersize=6, label=line.name)
+    figure, ax = new_figure(5.4, 3.4)
+    for line in lines:
+        ax.plot(line.cost(), line.mean(metric), "o", markersize=6, label=line.name)
     ax.set_xscale("log")
     ax.margins(0.1)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    _axes(ax, "seconds of a training", metric)
-    _legend(figure, ax, palette)
+    ax.set(xlabel="seconds of a training", ylabel=metric)
+    legend_below(figure)
     return figure
 
 
-def _curves(lines: list[Line], palette: Palette) -> Figure:
-    figure, ax = new_figure(palette, 5.4, 3.4)
-    for line, colour in zip(lines, _colours(palette, lines)):
+def _curves(lines: list[Line]) -> Figure:
+    figure, ax = new_figure(5.4, 3.4)
+    for line in lines:
         curves = [e.curve for e in line.entries if e.curve]
         longest = max(map(len, curves), default=0)
         mean = [statistics.fmean(c[min(i, len(c) - 1)] for c in curves) for i in range(longest)]
-        ax.plot(range(1, longest + 1), mean, marker="o", markersize=3, linewidth=1.4, color=colour, label=line.name)
+        ax.plot(range(1, longest + 1), mean, marker="o", label=line.name)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    _axes(ax, "evaluation", "monitored metric")
-    _legend(figure, ax, palette)
+    ax.set(xlabel="evaluation", ylabel="monitored metric")
+    legend_below(figure)
     return figure
 
 
-def _dots(lines: list[Line], metric: str, palette: Palette, names: list[str]) -> Figure:
-    figure, ax = new_figure(palette, 5.4, 0.34 * len(lines) + 1.1)
+def _dots(lines: list[Line], metric: str, names: list[str]) -> Figure:
+    figure, ax = new_figure(5.4, 0.34 * len(lines) + 1.1)
     for y, line in enumerate(lines):
         values = list(line.metric(metric).values())
-        ax.plot(values, [y] * len(values), "o", color=palette.line, markersize=4)
+        ax.plot(values, [y] * len(values), "o", color="C8")
         found = line.estimate(metric)
         error = found.half if found and found.half == found.half else None
-        ax.errorbar(line.mean(metric), y, xerr=error, fmt="D", color=palette.series[0], markersize=5, capsize=3)
-    ax.axvline(lines[0].mean(metric), color=palette.series[1], linestyle="--", linewidth=1)
-    ax.set_yticks(range(len(lines)), names)
-    ax.invert_yaxis()
-    _upright(ax, palette)
-    _axes(ax, metric, "")
+        ax.errorbar(line.mean(metric), y, xerr=error, fmt="D", color="C0", markersize=5)
+    ax.axvline(lines[0].mean(metric), **REFERENCE)
+    _levels(ax, names, metric)
     return figure
 
 
-def _tests(lines: list[Line], metric: str, palette: Palette) -> Figure:
+def _tests(lines: list[Line], metric: str) -> Figure:
     names = list(dict.fromkeys(name for line in lines for e in line.entries for name in e.tests))
-    figure, ax = new_figure(palette, 5.4, 0.34 * len(names) + 1.6)
+    figure, ax = new_figure(5.4, 0.34 * len(names) + 1.6)
     step = 0.6 / max(len(lines), 1)
-    for i, (line, colour) in enumerate(zip(lines, _colours(palette, lines))):
+    for i, line in enumerate(lines):
         own = line.metric(metric)
         for y, name in enumerate(names):
             change = paired(line.by_seed(lambda e, n=name: e.tests.get(n, {}).get(metric)), own)
@@ -119,20 +116,17 @@ def _tests(lines: list[Line], metric: str, palette: Palette) -> Figure:
                 error = spread if spread == spread else None
                 label = line.name if name == names[0] else None
                 mean = statistics.fmean(change)
-                ax.errorbar(mean, place, xerr=error, fmt="o", color=colour, markersize=4, capsize=2, label=label)
-    ax.axvline(0, color=palette.line, linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    _upright(ax, palette)
-    _axes(ax, f"change of {metric}", "")
-    _legend(figure, ax, palette)
+                ax.errorbar(mean, place, xerr=error, fmt="o", color=f"C{i}", label=label)
+    ax.axvline(0, **REFERENCE)
+    _levels(ax, names, f"change of {metric}")
+    legend_below(figure)
     return figure
 
 
-def _slices(lines: list[Line], kind: str, metric: str, palette: Palette) -> Figure:
-    figure, ax = new_figure(palette, 5.4, 3.4)
+def _slices(lines: list[Line], kind: str, metric: str) -> Figure:
+    figure, ax = new_figure(5.4, 3.4)
     parts = parts_of(lines, kind)
-    for line, colour in zip(lines, _colours(palette, lines)):
+    for i, line in enumerate(lines):
         points = []
         for x, part in enumerate(parts):
             values = list(line.by_seed(lambda e, p=part: e.slices.get(kind, {}).get(p, {}).get(metric)).values())
@@ -141,45 +135,28 @@ def _slices(lines: list[Line], kind: str, metric: str, palette: Palette) -> Figu
                 points.append((x, statistics.fmean(values), spread if spread == spread else 0.0))
         if points:
             x, mean, spread = zip(*points)
-            ax.errorbar(x, mean, yerr=spread, marker="o", markersize=4, capsize=2, color=colour, label=line.name)
+            ax.errorbar(x, mean, yerr=spread, marker="o", color=f"C{i}", label=line.name)
     ax.set_xticks(range(len(parts)), parts)
-    _axes(ax, about_slices(kind)[0].lower(), metric)
-    _legend(figure, ax, palette)
+    ax.set(xlabel=about_slices(kind)[0].lower(), ylabel=metric)
+    legend_below(figure)
     return figure
 
 
-def _calibration(lines: list[Line], palette: Palette) -> Figure:
-    figure, ax = new_figure(palette, 5.4, 3.6)
-    ax.plot([0, 1], [0, 1], color=palette.line, linewidth=1, linestyle="--")
-    for line, colour in zip(lines, _colours(palette, lines)):
+def _calibration(lines: list[Line]) -> Figure:
+    figure, ax = new_figure(5.4, 3.6)
+    ax.plot([0, 1], [0, 1], **REFERENCE)
+    for line in lines:
         curve = next(e.calibration for e in line.entries if e.calibration)
-        ax.plot(
-            curve["predicted"], curve["clicked"], marker="o", markersize=3, linewidth=1.2, color=colour, label=line.name
-        )
-    _axes(ax, "predicted", "clicked")
-    _legend(figure, ax, palette)
+        ax.plot(curve["predicted"], curve["clicked"], marker="o", label=line.name)
+    ax.set(xlabel="predicted", ylabel="clicked")
+    legend_below(figure)
     return figure
 
 
-def _colours(palette: Palette, lines: list[Line]) -> list[str]:
-    return [palette.series[i % len(palette.series)] for i in range(len(lines))]
-
-
-def _upright(ax: Axes, palette: Palette) -> None:
-    """The grid of a plot whose values run to the right."""
+def _levels(ax: Axes, names: list[str], x: str) -> None:
+    """Names from above downwards, values to the right."""
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    ax.grid(axis="x", color=palette.line, alpha=0.5, linewidth=0.6)
     ax.locator_params(axis="x", nbins=6)
-
-
-def _axes(ax: Axes, x: str, y: str) -> None:
     ax.set_xlabel(x)
-    ax.set_ylabel(y)
-
-
-def _legend(figure: Figure, ax: Axes, palette: Palette) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    columns = 3 if max(map(len, labels), default=0) < 18 else 2
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False, labelcolor=palette.text
-    )

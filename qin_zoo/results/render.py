@@ -10,7 +10,7 @@ from pathlib import Path
 from qin_zoo.experiment.report import markdown_table
 from qin_zoo.files import replace_file
 from qin_zoo.pages import write_page
-from qin_zoo.pages.plots import PAGE, PICTURE, svg
+from qin_zoo.pages.plots import PAGE, save, style, svg
 from qin_zoo.results.entry import Entry
 from qin_zoo.results.lines import Board
 from qin_zoo.results.plots import plots
@@ -24,14 +24,15 @@ def write_html(boards: list[Board], file: Path, title: str) -> None:
     """One page with everything, which asks for nothing from elsewhere."""
     from markupsafe import Markup
 
-    shown = [
-        {
-            "name": board.name,
-            "tables": tables(board),
-            "plots": [(p, Markup(svg(p.figure, f"b{i}p{k}"))) for k, p in enumerate(plots(board, PAGE))],
-        }
-        for i, board in enumerate(boards)
-    ]
+    with style(PAGE):
+        shown = [
+            {
+                "name": board.name,
+                "tables": tables(board),
+                "plots": [(p, Markup(svg(p.figure, f"b{i}p{k}"))) for k, p in enumerate(plots(board))],
+            }
+            for i, board in enumerate(boards)
+        ]
     write_page(file, "qin_zoo.results", "leaderboard.html.j2", title=title, told=_TOLD, boards=shown)
 
 
@@ -50,11 +51,11 @@ def write_markdown(boards: list[Board], file: Path, title: str, failed: Mapping[
         for table in tables(board):
             cells = [[cell.text for cell in row] for row in table.rows]
             parts += [f"### {table.title}", table.note, markdown_table(table.header, cells)]
-        for plot in plots(board, PICTURE):
-            picture = file.with_name(f"{file.stem}_{board.name}_{plot.key}.png")
-            with replace_file(picture) as temporary:
-                plot.figure.savefig(temporary, dpi=110, format="png")
-            parts += [f"**{plot.title}.** {plot.told}", f"![{plot.title}]({picture.name})"]
+        with style():
+            for plot in plots(board):
+                picture = file.with_name(f"{file.stem}_{board.name}_{plot.key}.png")
+                save(plot.figure, picture)
+                parts += [f"**{plot.title}.** {plot.told}", f"![{plot.title}]({picture.name})"]
     if failed:
         parts += ["## Failed", "\n".join(f"- `{name}`: {why.splitlines()[0]}" for name, why in failed.items())]
     with replace_file(file) as temporary:

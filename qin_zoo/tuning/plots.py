@@ -10,7 +10,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from qin_zoo.errors import first_line
-from qin_zoo.files import replace_file
+from qin_zoo.pages.plots import save
 from qin_zoo.tuning.tuner import Search
 
 
@@ -63,8 +63,7 @@ def draw_plots(trials: list[FrozenTrial], search: Search, stem: Path) -> tuple[d
             except (ValueError, RuntimeError, ZeroDivisionError) as error:  # Optuna, of trials it cannot make sense of
                 notes.append(f"{title} could not be drawn. {first_line(error)}")
                 continue
-            with replace_file(path) as temporary:
-                figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight")
+            save(figure, path, bbox_inches="tight")
             pyplot.close(figure)
         pictures[title] = path
     return pictures, notes

@@ -419,13 +419,12 @@ def test_less_of_a_loss_is_better():
 
 
 def test_the_picture_of_costs_says_where_the_better_ones_are():
-    from qin_zoo.pages.plots import PICTURE
     from qin_zoo.results.plots import plots
 
     (board,) = boards(map(entry_of, [*losses("DIN_x", 0.3), *losses("QIN_x", 0.2)]))
-    assert "down and left is better" in next(p for p in plots(board, PICTURE) if p.key == "cost").told
+    assert "down and left is better" in next(p for p in plots(board) if p.key == "cost").told
     (board,) = boards(map(entry_of, many()))
-    assert "up and left is better" in next(p for p in plots(board, PICTURE) if p.key == "cost").told
+    assert "up and left is better" in next(p for p in plots(board) if p.key == "cost").told
 
 
 def test_p_values_are_scipy_s_for_differences_of_either_sign():

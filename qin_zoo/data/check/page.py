@@ -8,7 +8,7 @@ from pathlib import Path
 from qin_zoo.data.check.folder import Report
 from qin_zoo.data.check.plots import figures_of
 from qin_zoo.pages import write_page as write
-from qin_zoo.pages.plots import svg
+from qin_zoo.pages.plots import PAGE, style, svg
 
 
 def verdict(report: Report) -> str:
@@ -46,6 +46,11 @@ def write_page(report: Report, path: Path) -> None:
     from markupsafe import Markup
 
     splits = list(report.statistics.splits)
+    with style(PAGE):
+        plots = [
+            (title, told, Markup(svg(figure, f"plot{i}")))
+            for i, (title, told, figure) in enumerate(figures_of(report.statistics))
+        ]
     write(
         path,
         "qin_zoo.data.check",
@@ -60,8 +65,5 @@ def write_page(report: Report, path: Path) -> None:
         vectors=vector_figures(report),
         findings=report.findings,
         drawn=splits[0] if splits else "",
-        plots=[
-            (title, told, Markup(svg(figure, f"plot{i}")))
-            for i, (title, told, figure) in enumerate(figures_of(report.statistics))
-        ],
+        plots=plots,
     )

@@ -1,4 +1,4 @@
-"""The plots of a check's page, as SVG that takes its colours from the page."""
+"""The plots of a check's page, to be drawn in a style of :mod:`qin_zoo.pages.plots`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qin_zoo.data.check.statistics import Statistics
-from qin_zoo.pages.plots import PAGE, new_figure
+from qin_zoo.pages.plots import REFERENCE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_PLOT = PAGE.series[0]
 
 
 def figures_of(stats: Statistics) -> list[tuple[str, str, Figure]]:
@@ -42,14 +40,9 @@ def figures_of(stats: Statistics) -> list[tuple[str, str, Figure]]:
 
 
 def _draw(plot: object, data: object) -> Figure:
-    figure, ax = new_figure(PAGE)
+    figure, ax = new_figure()
     plot(ax, data)
     return figure
-
-
-def _axes(ax: Axes, x: str, y: str) -> None:
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
 
 
 def _thousands(axis: object) -> None:
@@ -72,52 +65,52 @@ def _bars(ax: Axes, counts: np.ndarray) -> None:
     width = max(1, -(-len(counts) // 100))
     padded = np.pad(counts, (0, -len(counts) % width)).reshape(-1, width).sum(axis=1)
     middle = np.arange(len(padded)) * width + (width - 1) / 2
-    ax.bar(middle, padded, width=width * 0.9, color=_PLOT)
+    ax.bar(middle, padded, width=width * 0.9)
     _thousands(ax.yaxis)
 
 
 def _lengths(ax: Axes, stats: Statistics) -> None:
     longest = max(map(len, stats.lengths.values()))
-    for (name, rows), colour in zip(stats.lengths.items(), PAGE.series):
+    for name, rows in stats.lengths.items():
         reached = np.cumsum(np.pad(rows, (0, longest - len(rows)))) / rows.sum()
-        ax.step(np.arange(longest), reached, where="post", color=colour, label=name)
+        ax.step(np.arange(longest), reached, where="post", label=name)
     ax.set_ylim(0, 1.02)
     _thousands(ax.xaxis)
-    ax.legend(fontsize=8, frameon=False, labelcolor=PAGE.text)
-    _axes(ax, "items in the history", "share of rows")
+    ax.legend()
+    ax.set(xlabel="items in the history", ylabel="share of rows")
 
 
 def _held(ax: Axes, stats: Statistics) -> None:
     shares = np.concatenate([[0.0], np.cumsum(stats.held) / stats.held.sum()])
     some = np.unique(np.linspace(0, len(stats.held), 200).astype(int))
-    ax.plot(some / len(stats.held), shares[some], color=_PLOT)
-    ax.plot([0, 1], [0, 1], color=PAGE.line, linewidth=1, linestyle="--")
-    _axes(ax, "share of users", "share of rows")
+    ax.plot(some / len(stats.held), shares[some])
+    ax.plot([0, 1], [0, 1], **REFERENCE)
+    ax.set(xlabel="share of users", ylabel="share of rows")
 
 
 def _per_user(ax: Axes, stats: Statistics) -> None:
     _bars(ax, stats.per_user)
     ax.set_yscale("log")
     _thousands(ax.yaxis)  # a new scale comes with its own labels
-    _axes(ax, "rows of a user", "users")
+    ax.set(xlabel="rows of a user", ylabel="users")
 
 
 def _popularity(ax: Axes, stats: Statistics) -> None:
     ranks = np.unique(np.geomspace(1, len(stats.popularity), 200).astype(int))  # 200 points draw the same line
-    ax.plot(ranks, stats.popularity[ranks - 1], color=_PLOT)
+    ax.plot(ranks, stats.popularity[ranks - 1])
     ax.set_xscale("log")
     ax.set_yscale("log")
     _thousands(ax.xaxis)
     _thousands(ax.yaxis)
-    _axes(ax, "rank of the item", "rows")
+    ax.set(xlabel="rank of the item", ylabel="rows")
 
 
 def _by_popularity(ax: Axes, stats: Statistics) -> None:
     places = np.arange(len(stats.by_popularity))
-    ax.bar(places, [rate for _, rate, _ in stats.by_popularity], color=_PLOT)
+    ax.bar(places, [rate for _, rate, _ in stats.by_popularity])
     labels = [_range(upper) for upper, _, _ in stats.by_popularity]
     ax.set_xticks(places, labels, rotation=45 if len(labels) > 5 else 0, ha="right" if len(labels) > 5 else "center")
-    _axes(ax, "rows of the item", "click rate")
+    ax.set(xlabel="rows of the item", ylabel="click rate")
 
 
 def _range(upper: int) -> str:
@@ -126,15 +119,15 @@ def _range(upper: int) -> str:
 
 
 def _by_level(ax: Axes, stats: Statistics) -> None:
-    ax.bar([level for level, _, _ in stats.by_level], [rate for _, rate, _ in stats.by_level], color=_PLOT)
+    ax.bar([level for level, _, _ in stats.by_level], [rate for _, rate, _ in stats.by_level])
     ax.set_xticks([level for level, _, _ in stats.by_level])
-    _axes(ax, "level", "click rate")
+    ax.set(xlabel="level", ylabel="click rate")
 
 
 def _norms(ax: Axes, norms: np.ndarray) -> None:
     low, high = float(norms.min()), float(norms.max())
     if high - low < 1e-6 * high:  # all of one length: a bar as wide as the eye needs
         low, high = low * 0.95, high * 1.05
-    ax.hist(norms, bins=60, range=(low, high), color=_PLOT)
+    ax.hist(norms, bins=60, range=(low, high))
     _thousands(ax.yaxis)
-    _axes(ax, "norm", "items")
+    ax.set(xlabel="norm", ylabel="items")
