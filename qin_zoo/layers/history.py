@@ -20,7 +20,7 @@ class ItemRows(NamedTuple):
 
     Attributes:
         table: (U, D) representations of the distinct items.
-        index: (B, L) int64 rows of ``table``.
+        index: (B, L) int32 or int64 rows of ``table``.
     """
 
     table: Tensor
@@ -130,8 +130,7 @@ def weighted_sum(weight: Tensor, history: History) -> Tensor:
 
 
 def _bags(index: Tensor, like: Tensor) -> Tensor:
-    """The rows (B, L) once for each of ``like``'s queries, (B·K, L); int32, which ``embedding_bag`` reads faster."""
-    index = index.int()
+    """The rows (B, L) once for each of ``like``'s queries, (B·K, L)."""
     return index if like.dim() == 2 else index.repeat_interleave(like.shape[1], dim=0)
 
 

@@ -91,7 +91,7 @@ class Embedder:
         return dims
 
     def fetch(self, names: list[str], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values of these features on the model's device."""
+        """The values (B, …) of these features on the model's device; ModelError where the batch lacks one."""
         missing = [name for name in names if name not in values]
         if missing:
             raise ModelError(
@@ -243,7 +243,7 @@ class ItemTableInputs:
             items = {name: items[name][distinct] for name in wanted if name in items} | values
         table = self.embedder.embed(self.item_features, items)  # (U, D)
         stored = self.embedder.fetch(self.contents, items)  # (U, d) each
-        index = index.to(self.embedder.device, non_blocking=True)
+        index = index.to(self.embedder.device, torch.int32, non_blocking=True)  # embedding_bag reads it faster
         return ModelInput(
             context=self.embedder.embed(self.context_features, batch.rows),
             target=F.embedding(index[:, -1], table),
@@ -423,7 +423,7 @@ def _distinct(index: Tensor, every: int) -> tuple[Tensor, Tensor]:
 
 
 def row_columns(batch) -> Mapping[str, Tensor]:
-    """The row dictionary of any kind of batch; it holds labels and group ids."""
+    """The row dictionary of any kind of batch, (B, …) each; it holds labels and group ids."""
     if isinstance(batch, ItemBatch):
         return batch.rows
     return batch if isinstance(batch, Mapping) else batch[0]
