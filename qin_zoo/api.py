@@ -186,6 +186,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """What its files are called."""
         return self.record["expid"]
 
     @property

@@ -89,7 +89,7 @@ def draw_users_of_parts(
     A user who has rows in several of them is drawn with all of these.
 
     Args:
-        parts: ``y_true``, ``y_pred`` and ``group_id`` of each, as :func:`draw_users` takes them.
+        parts: ``y_true``, ``y_pred`` and ``group_id`` of each, (n,) as :func:`draw_users` takes them.
         metrics, draws: see there.
     """
     sizes = [len(y_true) for y_true, *_ in parts]

@@ -37,6 +37,7 @@ class Reliability:
     clicked: list[float]
 
     def as_dict(self) -> dict:
+        """JSON values, as records hold them."""
         return asdict(self)
 
 

@@ -41,7 +41,7 @@ class Group:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """The sum over all processes, in place, of a tensor of whatever shape."""
         if self.active:
             _talk(dist.all_reduce, values)
         return values
@@ -79,7 +79,7 @@ class Group:
         return torch.cat([part[: int(size)] for part, size in zip(parts, sizes)])
 
     def collect_rows(self, values: Tensor) -> Tensor | None:
-        """What :meth:`gather_rows` returns, in the first process's host memory only; None in the others."""
+        """What :meth:`gather_rows` returns, (N, …), in the first process's host memory only; None in the others."""
         if not self.active:
             return values.cpu()
         sizes = self.gather_rows(torch.tensor([len(values)], device=values.device)).tolist()

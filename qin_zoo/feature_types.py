@@ -45,6 +45,7 @@ class FeatureType:
 
     @property
     def dtype(self) -> type[np.int64] | type[np.float32]:
+        """Of its values in batches and requests."""
         return np.int64 if self.ids else np.float32
 
     @property
@@ -97,7 +98,7 @@ def names_of(column: Mapping[str, Any]) -> list[str]:
 
 
 def can_be_a_name(text: str) -> bool:
-    """Whether a feature can be called so: its name becomes part of file names (pretrained_<name>.npz) and of modules."""
+    """Whether a feature can be called so: names become parts of file names (pretrained_<name>.npz) and of modules."""
     return (
         bool(text.strip())
         and text != "."

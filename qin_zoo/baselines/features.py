@@ -56,7 +56,7 @@ class Tally:
         np.add.at(self.clicks, keys, label)
 
     def rate(self, keys: np.ndarray, prior: np.ndarray | float) -> np.ndarray:
-        """Smoothed click rates under these keys."""
+        """(n,) smoothed click rates under these keys, (n,)."""
         return (self.clicks[keys] + SMOOTHING * prior) / (self.rows[keys] + SMOOTHING)
 
 
@@ -223,7 +223,7 @@ class Taste:
         self.vectors = {name: np.zeros((items, _DIRECTIONS), np.float32) for name in ("co-clicks", "taste")}
 
     def add(self, rows: Rows, label: np.ndarray) -> None:
-        """Takes in rows and their labels."""
+        """Takes in rows and their labels, (n,)."""
         self._seen.append((rows.user, rows.values[ITEM], label.astype(np.float32)))
 
     def fit(self, rate: np.ndarray) -> None:

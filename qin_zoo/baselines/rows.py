@@ -120,7 +120,7 @@ class View:
         return np.where(self._users[place] == users, place + 1, 0)
 
     def read(self, split: str, index: np.ndarray) -> Iterator[Rows]:
-        """These of the split's used rows, some thousand at a time."""
+        """These, (n,), of the split's used rows, some thousand at a time."""
         for begin in range(0, len(index), _AT_ONCE):
             part = index[begin : begin + _AT_ONCE]
             batch = self._loaders[split].batch(part)

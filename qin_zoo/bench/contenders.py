@@ -48,11 +48,13 @@ class Contender:
 
     @property
     def name(self) -> str:
+        """As results call it: ``qin-zoo``, ``plain``, ``rival`` or ``matrix product``."""
         if self.task == "product":
             return "matrix product"
         return "rival" if self.rival else "plain" if self.plain else "qin-zoo"
 
     def prepare(self) -> Prepared:
+        """The experiment, checked; ConfigError where it cannot be measured in this way."""
         overrides = (*self.overrides, *(("precision=fp32", "compile=false") if self.plain else ()))
         prepared = prepare(
             self.expid, self.config, gpu=self.gpu, data=self.data, overrides=overrides, plugins=self.plugins

@@ -54,6 +54,7 @@ class Setting:
     compiled: bool
 
     def prepare(self, gpu: int, overrides: tuple[str, ...] = ()) -> Prepared:
+        """The experiment in this precision."""
         own = (f"precision={self.precision}", f"compile={self.compiled}")
         return prepare(self.expid, gpu=gpu, overrides=[*overrides, *own])
 

@@ -132,6 +132,7 @@ def export_untrained(
 
 
 def random_request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
+    """The arguments of ``scorer.score`` with random ids: ``max_len`` of the history, ``rows`` candidates."""
     g = np.random.default_rng(seed)
     history = g.integers(1, scorer.items, max_len)
     if scorer.beside:

@@ -40,6 +40,7 @@ class Result:
 
     @property
     def median(self) -> float:
+        """Median of the rates."""
         return statistics.median(self.rates)
 
 

@@ -86,6 +86,7 @@ def leaderboard(
 
 
 def require_folder(file: Path) -> None:
+    """Raises QinZooError unless the folder of a file to write is there."""
     if not file.parent.is_dir():
         raise QinZooError(f"{file}: there is no folder {file.parent}. Make it, or name another file.")
     if file.is_dir():

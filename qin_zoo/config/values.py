@@ -36,7 +36,7 @@ class Expect:
 
 
 def to_number(value: object) -> float | int:
-    """A number as it is; text like ``1e-3``, which YAML 1.1 does not read as a number, as a float."""
+    """A number as it is; text like ``1e-3``, no number to YAML 1.1, as a float; ValueError for anything else."""
     if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -47,7 +47,7 @@ def to_number(value: object) -> float | int:
 
 
 def to_whole(value: object) -> int:
-    """A number without a fraction as int."""
+    """A number without a fraction as int; ValueError for anything else."""
     number = to_number(value)
     if number != number // 1 or math.isinf(number):
         raise ValueError
@@ -55,6 +55,7 @@ def to_whole(value: object) -> int:
 
 
 def to_real(value: object) -> float:
+    """A number as float; ValueError for anything else."""
     return float(to_number(value))
 
 
@@ -65,7 +66,7 @@ def whole(low: int, high: int = _LARGEST):
 
 
 def one_of(*names: str):
-    """One of a few words."""
+    """The type of one of a few words."""
 
     def check(value: object) -> str:
         if value not in names or not isinstance(value, str):

@@ -44,7 +44,7 @@ def stamp(path: Path) -> str:
 
 
 def content_hash(path: Path, stop: threading.Event | None = None) -> str:
-    """blake2b-128 of the file's bytes; ``""`` when ``stop`` is set meanwhile."""
+    """blake2b-128 of the file's bytes; ``""`` when ``stop`` is set meanwhile; DataError where it cannot be read."""
     try:
         return files.file_digest(path, hashlib.blake2b(digest_size=16), stop)
     except OSError as error:

@@ -32,6 +32,7 @@ class ArrayFile:
         self._file.write(bytes(_HEADER))
 
     def append(self, values: np.ndarray) -> None:
+        """Writes (n,) values behind those that are there."""
         if values.size:
             write(self._file, np.ascontiguousarray(values, self.dtype))
             self.size += values.size
@@ -50,6 +51,7 @@ class ArrayFile:
         old.unlink()
 
     def finish(self) -> None:
+        """Writes the header, which says how many values there are, and closes the file."""
         text = repr({"descr": self.dtype.str, "fortran_order": False, "shape": (self.size,)})
         start = b"\x93NUMPY\x01\x00" + struct.pack("<H", _HEADER - 10)
         self._file.seek(0)
@@ -57,12 +59,13 @@ class ArrayFile:
         self._file.close()
 
     def close(self) -> None:
+        """Closes an unfinished file; nobody can read it."""
         with contextlib.suppress(OSError):  # what is left in its buffer is thrown away anyway
             self._file.close()
 
 
 def write(file: object, values: np.ndarray) -> None:
-    """The one place where columns reach the disk."""
+    """The one place where columns, (n,) values, reach the disk."""
     file.write(values.data)
 
 
@@ -151,6 +154,7 @@ class ColumnWriter:
         (self._folder / "column.json").write_text(json.dumps(about))
 
     def close(self) -> None:
+        """Closes the files of an unfinished column."""
         self._values.close()
         if self._offsets is not None:
             self._offsets.close()

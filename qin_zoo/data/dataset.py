@@ -134,7 +134,7 @@ class Dataset:
         return loader.target.take(slice(None))
 
     def used_rows(self, split: str) -> np.ndarray:
-        """The rows of the split that loaders give, (n,) int64: all but those that ``train_fraction`` leaves out, …"""
+        """The rows of the split that loaders give, (n,) int64: all, but of training those that a variation leaves."""
         loader = self._opened(split)
         return loader.table_rows(np.arange(loader.num_samples))
 
@@ -210,7 +210,7 @@ def count_rows(params: Mapping[str, Any]) -> int:
 
 
 def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The same dataset with all its files in another folder."""
+    """The same dataset with all its files in another folder; DataError where there is no such folder."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with {', '.join(_file_names(params).values())}.")
     moved: dict[str, Any] = {key: str(folder / name) for key, name in _file_names(params).items()}

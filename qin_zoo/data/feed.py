@@ -148,7 +148,7 @@ def _usual(t: Tensor) -> Tensor:
 
 
 def map_rows(batch: Any, move: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with ``move`` applied to the tensors of its rows; an item table is left alone."""
+    """The batch with ``move`` applied to the tensors of its rows, (B, …) each; an item table is left alone."""
     if isinstance(batch, ItemBatch):
         rows, beside = ({name: move(t) for name, t in part.items()} for part in (batch.rows, batch.beside))
         return ItemBatch(rows, move(batch.history), move(batch.target), batch.items, beside)

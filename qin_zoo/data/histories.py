@@ -41,7 +41,7 @@ class Histories(ABC):
         """Where the rows' histories begin and end among the column's entries, two (B,) int64 arrays."""
 
     def longest(self, rows: np.ndarray) -> int:
-        """Items that FuxiCTR's loaders give the rows of a batch: ``max_len``, unless histories stand once per user."""
+        """Items that FuxiCTR's loaders give rows (B,) of a batch: ``max_len``, unless histories stand once per user."""
         return self.max_len
 
     @property

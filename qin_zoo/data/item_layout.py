@@ -65,7 +65,7 @@ def item_column_types(specs: Specs) -> dict[str, str]:
 
 
 def data_file(path: str | Path, suffixes: Sequence[str] = (".parquet",)) -> Path:
-    """``path``, with the suffix added that FuxiCTR's users may leave out."""
+    """``path``, with the suffix added that FuxiCTR's users may leave out; ConfigError where it is none."""
     if not path or not isinstance(path, (str, Path)):
         raise ConfigError(
             f"expected the path of a data file, found {path!r}. Set train_data, valid_data and test_data "
@@ -128,7 +128,12 @@ class ItemTableData:
 
 
 def item_info_of(params: Mapping[str, Any], data_path: Path | None) -> Path:
-    """The item table's path: ``item_info``, or ``item_info.parquet`` beside the data file."""
+    """The item table's path: ``item_info``, or ``item_info.parquet`` beside the data file.
+
+    Raises:
+        ConfigError: neither is named.
+        DataError: it is not there.
+    """
     if params.get("item_info"):
         return data_file(params["item_info"])
     if data_path is None:

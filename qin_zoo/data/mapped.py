@@ -103,7 +103,7 @@ class Column:
 
 
 def map_array(path: Path) -> tuple[np.ndarray, mmap.mmap | None]:
-    """The array in a .npy file, and the map that it is a view of when it is not empty."""
+    """The array (n,) in a .npy file, and the map that it is a view of when it is not empty."""
     with open(path, "rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -149,6 +149,7 @@ class Made:
     steps: tuple[Mapping[str, Any], ...] = ()
 
     def then(self, **step: Any) -> Made:
+        """The same with one more step."""
         return replace(self, steps=(*self.steps, step))
 
 

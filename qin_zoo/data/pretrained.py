@@ -50,7 +50,7 @@ def read_vectors(path: Path, dtype: str = "str") -> tuple[pl.Series, np.ndarray]
 
 
 def write_vectors(path: Path, keys: pl.Series, values: np.ndarray) -> None:
-    """Writes a file that FuxiCTR's ``PretrainedEmbedding`` reads."""
+    """Writes a file that FuxiCTR's ``PretrainedEmbedding`` reads: keys (N,), values (N, dim)."""
     np.savez(path, key=np.asarray(keys.to_list(), dtype=np.str_), value=values)
 
 

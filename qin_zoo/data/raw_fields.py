@@ -55,6 +55,7 @@ class RawField:
 
     @property
     def type(self) -> str:
+        """A key of :data:`qin_zoo.feature_types.FEATURE_TYPES`."""
         return self.column["type"]
 
     @property
@@ -64,18 +65,22 @@ class RawField:
 
     @cached_property
     def dtype(self) -> str:
+        """``str``, ``int`` or ``float``. Default: text of ids, else a float."""
         return str(self.column.get("dtype") or ("str" if type_of(self.column).ids else "float"))
 
     @property
     def remap(self) -> bool:
+        """Whether its values are numbered anew; else they are ids already."""
         return self.column.get("remap", True) is not False
 
     @property
     def processor(self) -> str | None:
+        """What makes buckets of its values; None where nothing does."""
         return self.column.get("category_processor") if self.type == "categorical" else None
 
     @property
     def has_vocabulary(self) -> bool:
+        """Whether its ids are the numbers of words."""
         if self.processor:
             return False
         return has_table(self.column) or (self.type == "meta" and self.remap)
@@ -288,7 +293,7 @@ class RawField:
         return np.maximum.accumulate(quantiles)[1:-1]
 
     def bucket(self, stored: pl.DataType, boundaries: np.ndarray | None) -> pl.Expr:
-        """Ids from 0: the number of boundaries that a number reaches, or a hash of a text."""
+        """Ids from 0: the number of ``boundaries``, (buckets - 1,), that a number reaches, or a hash of a text."""
         if boundaries is None:
             return self.tokens(stored).map_batches(self._hashed, return_dtype=pl.Int64, is_elementwise=True)
         place = lambda x: pl.Series(np.digitize(x.to_numpy(), boundaries), dtype=pl.Int64)  # noqa: E731
@@ -307,7 +312,7 @@ class RawField:
 
         Args:
             shift, scale: what is subtracted from a number, and what it is then divided by.
-            boundaries: of quantile buckets.
+            boundaries: of quantile buckets, (buckets - 1,).
             made: how ``preprocess`` makes it.
         """
         number = self.dtype if self.dtype in NUMBERS and self.form != "ids" else None

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def raw_files(path: Path, kind: str) -> list[Path]:
-    """The files of a split: one, named with or without its suffix, or all of a folder."""
+    """The files of a split: one, named with or without its suffix, or all of a folder; DataError without any."""
     suffix = f".{kind}"
     if not path.exists() and path.suffix != suffix:
         path = path.with_name(path.name + suffix)
@@ -71,6 +71,7 @@ class RawFile:
 
     @cached_property
     def frame(self) -> pl.LazyFrame:
+        """Its rows, with the columns that ``preprocess`` makes."""
         return pl.scan_parquet(self.copy, glob=False) if self.copy else self._prepared[0]
 
     @property
@@ -80,6 +81,7 @@ class RawFile:
 
     @cached_property
     def schema(self) -> pl.Schema:
+        """Column -> its type."""
         return self.read(self.frame.collect_schema)
 
     @cached_property
@@ -88,6 +90,7 @@ class RawFile:
         return self.read(lambda: self._scan.select(pl.len()).collect(engine="streaming").item())
 
     def read(self, query: Callable[[], Any]) -> Any:
+        """What a query on it returns; DataError, naming the line where it can, where it cannot be read."""
         try:
             return reading(self.path, query)
         except DataError:
@@ -108,6 +111,7 @@ class RawFile:
         return replace(self, copy=copy)
 
     def require(self, name: str) -> None:
+        """Raises DataError unless the file has the column."""
         if name not in self.schema:
             raise DataError(
                 f"{self.path}: expected a column '{name}', found only: {', '.join(self._names)}."
@@ -213,6 +217,7 @@ def _taken(files: list[RawFile], starts: np.ndarray, rows: np.ndarray) -> list[R
 
 
 def reading(path: object, query: Callable[[], Any]) -> Any:
+    """What a query returns; DataError in place of what polars raises."""
     try:
         return query()
     except (pl.exceptions.PolarsError, UnicodeError) as error:

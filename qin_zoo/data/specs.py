@@ -225,7 +225,7 @@ def _check_pretrained(spec: Mapping[str, Any], where: str) -> None:
 
 
 def label_names(params: Mapping[str, Any]) -> list[str]:
-    """The names of the label columns; ``label_col`` is one ``{name: …}`` or a list of them."""
+    """The names of the label columns, one ``{name: …}`` or a list of them; ConfigError where they are none."""
     columns = params.get("label_col")
     columns = columns if isinstance(columns, list) else [columns]
     if not all(isinstance(c, Mapping) and isinstance(c.get("name"), str) for c in columns) or not columns:

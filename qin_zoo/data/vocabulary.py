@@ -66,6 +66,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
+        """Number of ids, padding and the unknown included."""
         return self.oov + 1 + len(self.beyond)
 
     def merged(self, other: Vocabulary) -> Vocabulary:

@@ -51,10 +51,10 @@ class Keeping(Encoder, Protocol):
     """An encoder that learns from its inputs, and can be made again from what it has learned."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What it has learned."""
+        """What it has learned, in arrays of whatever shape."""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes the place of :meth:`fit`."""
+        """Takes the place of :meth:`fit`; the arrays are those of :meth:`arrays`, in their shapes."""
 
 
 class TfidfSvd:
@@ -82,6 +82,7 @@ class TfidfSvd:
         self.version = f"scikit-learn {sklearn.__version__}"
 
     def fit(self, inputs: TextInputs) -> None:
+        """Learns words, their weights and directions; DataError where the texts have too few words."""
         from sklearn.decomposition import TruncatedSVD
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import Normalizer
@@ -101,6 +102,7 @@ class TfidfSvd:
         self._pipeline = make_pipeline(words, svd, Normalizer())
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """``words`` (W,), ``idf`` (W,), ``components`` (D, W)."""
         words, svd, _ = (step for _, step in self._pipeline.steps)
         return {"words": words.get_feature_names_out().astype(str), "idf": words.idf_, "components": svd.components_}
 

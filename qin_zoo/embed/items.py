@@ -68,6 +68,7 @@ class TextInputs:
         return digest.hexdigest()
 
     def batch(self, start: int, stop: int) -> tuple[np.ndarray, Sequence[str]]:
+        """Ids (B,) and texts of the items that have one."""
         texts = self._texts[start:stop].to_list()
         there = [i for i, text in enumerate(texts) if text]
         return np.array(there, np.int64) + start, [texts[i] for i in there]
@@ -129,6 +130,7 @@ class ImageInputs:
         return digest.hexdigest()
 
     def batch(self, start: int, stop: int) -> tuple[np.ndarray, Sequence[Path]]:
+        """Ids (B,) and paths of the images there are."""
         ids = [i for i in range(start, stop) if i in self._files]
         return np.array(ids, np.int64), [self._folder / self._files[i][0] for i in ids]
 
@@ -184,7 +186,7 @@ def read_texts(folder: str | Path, columns: Iterable[str] = ("text",), source: s
 
 
 def check_ids(path: Path, ids: np.ndarray, num_items: int) -> None:
-    """Raises DataError unless the ids of a file lie in the item table and no id comes twice."""
+    """Raises DataError unless the ids (n,) of a file lie in the item table and no id comes twice."""
     outside = np.flatnonzero((ids < 0) | (ids >= num_items))
     if outside.size:
         row = int(outside[0])

@@ -69,6 +69,7 @@ class Precomputed:
             )
 
     def encode(self, batch: Sequence[int]) -> np.ndarray:
+        """The vectors (B, D) of ids that follow each other; DataError where the file is damaged."""
         start, stop = int(batch[0]), int(batch[-1]) + 1  # every id between: see _RowInputs
         try:
             return np.asarray(self._table[start:stop], np.float32)

@@ -61,6 +61,7 @@ class Stored:
 
     @property
     def finished(self) -> bool:
+        """Whether every row is there."""
         return self.rows_done == self.rows
 
     @property
@@ -79,6 +80,7 @@ class Writer:
 
     @property
     def rows_done(self) -> int:
+        """Rows that are safe."""
         return int(self._progress[0])
 
     def write(self, rows: np.ndarray) -> None:

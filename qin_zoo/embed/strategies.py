@@ -212,7 +212,7 @@ class Projection:
         self.part = Part(names, width, dim, items, left_out, float(shares.sum()), [float(s) for s in shares])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What makes the same projection again."""
+        """What makes the same projection again, in arrays of whatever shape."""
         facts = [self.part.items, self.part.left_out, *self.part.explained_by_component]
         return {"mean": self._mean, "components": self._components, "scale": self._scale, "facts": np.array(facts)}
 

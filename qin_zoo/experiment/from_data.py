@@ -104,7 +104,7 @@ def write_configuration(folder: Path, expid: str, params: Mapping[str, Any], des
 
 @contextmanager
 def telling_where_data_come_from(params: Mapping[str, Any]) -> Iterator[None]:
-    """Adds to the error of data that are not there the command that makes them."""
+    """Adds to the DataError of data that are not there the command that makes them."""
     try:
         yield
     except DataError as error:

@@ -123,7 +123,7 @@ def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[s
     Args:
         dataset: the data.
         split: with labels.
-        y_pred: of :func:`predict_rows`.
+        y_pred: (N,), of :func:`predict_rows`.
         metrics: of the model.
     """
     labels = dataset.feature_map.labels

@@ -73,6 +73,7 @@ class Prepared:
 
     @property
     def files(self) -> RunFiles:
+        """Where everything of the run lies."""
         return RunFiles(Path(self.params["model_root"]) / self.params["dataset_id"], self.expid)
 
     def varied(self, changes: Mapping[str, object]) -> Prepared:
@@ -269,6 +270,9 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
     Args:
         prepared: the experiment.
         dataset: its data. Default: only the feature map is built, from the configuration where it is complete.
+
+    Raises:
+        ModelError: the model cannot be built of these parameters.
     """
     from qin_zoo.fuxi import seed_everything
 

@@ -211,7 +211,7 @@ def course_of(curve: Sequence[float], mode: str = "max") -> str:
 
 
 def append_results_line(csv: Path, argv: list[str], expid: str, dataset_id: str, valid: dict, test: dict) -> None:
-    """Appends one line in the form of FuxiCTR's ``run_expid.py``."""
+    """Appends one line in the form of FuxiCTR's ``run_expid.py``; QinZooError, with the line, where that fails."""
 
     def text(metrics: dict) -> str:
         return " - ".join(f"{k}: {v:.6f}" for k, v in metrics.items())

@@ -87,6 +87,7 @@ class HistoryItem:
 
     @property
     def contribution(self) -> float:
+        """What the item adds to the logit, over all of its features."""
         return sum(self.features.values())
 
     def weight(self, layer: str) -> float:
@@ -143,7 +144,11 @@ class Explanation:
 
 
 def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:
-    """The same with a model at hand, in evaluation mode; writes nothing."""
+    """The same with a model at hand, in evaluation mode; writes nothing.
+
+    Raises:
+        ConfigError: the split has no such row, or the model several pairs of target and history.
+    """
     if isinstance(model, ZooModel) and len(model.pairs) != 1:
         raise ConfigError(
             f"Dataset '{dataset.feature_map.dataset_id}' has {len(model.pairs)} pairs of target and history "

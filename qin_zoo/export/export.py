@@ -98,7 +98,11 @@ def export_model(
     new_items: Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> Exported:
-    """The same with a model at hand, on the CPU and in evaluation mode."""
+    """The same with a model at hand, on the CPU and in evaluation mode.
+
+    Raises:
+        ConfigError: ``table`` or ``new_items`` for a dataset of named fields.
+    """
     out = out if out.suffix == ".onnx" else out / f"{prepared.expid}.onnx"
     if not has_item_table(prepared.params):
         if table != "fp32" or new_items is not None:

@@ -65,7 +65,11 @@ class ItemVectors(nn.Module):
         return self.shape[0]
 
     def compress(self, kind: str) -> None:
-        """Keeps the rows in fewer bytes: ``fp16``, or ``int8`` with one float32 scale for each item."""
+        """Keeps the rows (U, D) in fewer bytes: ``fp16``, or ``int8`` with one float32 scale for each item.
+
+        Raises:
+            ModelError: a number is too large for float16.
+        """
         largest = self.rows.abs().amax(dim=1, keepdim=True)  # (U, 1)
         if kind == "fp16":
             if largest.max() > torch.finfo(torch.float16).max:
@@ -265,7 +269,7 @@ class RequestModel(nn.Module):
 
 
 def numbering(items: Mapping[str, Tensor], specs: Mapping[str, Mapping]) -> list[str]:
-    """The features that are nothing but the number of the item."""
+    """The features, (U,) each, that are nothing but the number of the item."""
     count = torch.arange(len(next(iter(items.values()))))
     return [n for n, c in items.items() if specs[n]["type"] == "categorical" and torch.equal(c.long(), count)]
 
@@ -278,5 +282,5 @@ def without_embeddings(model: ZooModel) -> ZooModel:
 
 
 def zeros(described: Mapping, rows: int) -> Tensor:
-    """A feature's zeros for ``rows`` rows, for tracing."""
+    """A feature's zeros, (rows,) or (rows, width), for tracing."""
     return torch.from_numpy(type_of(described).zeros(rows, described))

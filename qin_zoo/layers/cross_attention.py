@@ -16,6 +16,7 @@ class RMSNorm(nn.RMSNorm):
     """PyTorch's, in the precision of its weight: under autocast what comes from a product is in a shorter one."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, D) to (…, D)."""
         return super().forward(x.to(self.weight.dtype))
 
 
@@ -134,7 +135,7 @@ class CrossAttentionLayer(nn.Module):
         return self._forward(query, self.cross_attn(query, history, mask))
 
     def among(self, history: History, mask: Tensor) -> History:
-        """The history after each of its items has looked at it."""
+        """The history (B, L, D) after each of its items has looked at it; a shared one stays shared."""
         if isinstance(history, SharedHistory):
             return SharedHistory(self.among(history.items.unsqueeze(0), mask[:1]).squeeze(0), history.rows)
         items = dense(history)

@@ -16,7 +16,7 @@ _CHUNK = 1024  # rows whose products stay in the processor's cache between two p
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zeroes elements with probability ``p`` and scales the others to keep the mean; the identity in evaluation."""
+    """Zeroes elements of (B, …) with probability ``p``, scales the others to keep the mean; nothing in evaluation."""
     if not training or p == 0:
         return x
     return x.masked_fill(drop_mask(x.shape, p, x.device), 0) * drop_scale(p)
@@ -52,7 +52,7 @@ def drop_scale(p: float) -> float:
 
 
 def drop_mask(shape: torch.Size | tuple[int, ...], p: float, device: torch.device) -> Tensor:
-    """A random mask, true with probability ``p``."""
+    """A random mask of the shape, bool, true with probability ``p``."""
     mask = torch.empty(shape, dtype=torch.bool, device=device)
     return _fill(mask, p, _words(mask))
 

@@ -67,7 +67,7 @@ class Adapted:
                 activation.register_forward_pre_hook(lambda _, args: tuple(map(_float, args)))
 
     def forward(self, inputs) -> dict[str, Tensor]:
-        """The model's own, in the precision asked for; what it returns is float32.
+        """The model's own, in the precision asked for; what it returns, (B, 1) predictions, is float32.
 
         Raises:
             ModelError: an operation of the model fails, or does not work in bfloat16; the message names it.
@@ -89,7 +89,7 @@ class Adapted:
         return output
 
     def get_group_id(self, inputs) -> Tensor:
-        """The model's own, where FuxiCTR's ``evaluate`` reads it: in host memory."""
+        """The model's own, (B,), where FuxiCTR's ``evaluate`` reads it: in host memory."""
         return super().get_group_id(inputs).cpu()
 
     # ---- several processes
@@ -152,7 +152,10 @@ class Adapted:
         """The model's own.
 
         Returns:
-            the loss that it returns; of several processes the mean, each weighted by its rows.
+            the loss that it returns; of several processes the mean, each weighted by its rows, a scalar.
+
+        Raises:
+            ModelError: of several processes, gradients are computed where they cannot be added up.
         """
         if not self.group.active:
             return super().train_step(batch_data)

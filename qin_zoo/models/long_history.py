@@ -70,7 +70,7 @@ class LongHistoryModel(ZooModel):
         return MLP_Block(input_dim, **self._dnn)
 
     def by_pair(self, values: Tensor, dim: int = 1) -> Tensor | list[Tensor]:
-        """The part of each pair of something with ``item_dim`` entries in a dimension: of several pairs a list."""
+        """The part of each pair of (B, …, item_dim, …), ``dim`` being that dimension: of several pairs a list."""
         dims = [sum(pair.values()) for pair in self.pairs]
         return values if len(dims) == 1 else list(values.split(dims, dim))
 
@@ -89,7 +89,7 @@ class LongHistoryModel(ZooModel):
         raise NotImplementedError(f"{type(self).__name__} must implement long_interest(x).")
 
     def interests(self, x: ModelInput, *found) -> list[Tensor]:
-        """Both interests in the order of the DNN's input; ``found`` is handed to :meth:`long_interest`."""
+        """Both interests, (B, D), in the order of the DNN's input; ``found`` is handed to :meth:`long_interest`."""
         return [self.short_interest(x), self.long_interest(x, *found)]
 
     def logits(self, x: ModelInput, *found) -> Tensor:

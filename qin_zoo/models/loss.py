@@ -69,7 +69,7 @@ class Loss:
         self._group = group
 
     def take_share(self, rows: int, device: torch.device) -> Tensor | float:
-        """What a mean over this process's ``rows`` counts in the whole batch; asked for in every step."""
+        """What a mean over this process's ``rows`` counts in the whole batch, a scalar; asked for in every step."""
         if not self._group.active:
             return 1.0
         own = torch.tensor(float(rows), device=device)
@@ -136,7 +136,7 @@ class Loss:
     # ---- several processes
 
     def of_batch(self, mean: Tensor) -> Tensor:
-        """The whole batch's mean, from that over this process's rows; for losses that are no sums over rows.
+        """The whole batch's mean, a scalar, from that over this process's rows; for losses that are no sums over rows.
 
         Its gradient is the mean's own, as :meth:`take_share` weighs it later.
         """

@@ -53,7 +53,7 @@ class Penalty:
         return _sum(self._terms)
 
     def of_shards(self) -> Tensor | float:
-        """The penalty of this process's rows: the whole penalty takes those of all processes."""
+        """The penalty of this process's rows, a scalar: the whole penalty takes those of all processes."""
         return _sum(self._own_terms)
 
 

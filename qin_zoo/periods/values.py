@@ -45,7 +45,7 @@ class Values:
         return np.array([n + int(self._features[t].get("padding_idx") or 0) for t, n in self.first.items()], np.int64)
 
     def split(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """An array over all values as one for each table."""
+        """An array (total,) over all values as one for each table."""
         return {name: values[first : first + self.sizes[name]] for name, first in self.first.items()}
 
     def occurring(self, loader: ColumnLoader) -> np.ndarray:

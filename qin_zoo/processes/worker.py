@@ -41,6 +41,7 @@ class Worker:
 
     @property
     def device(self) -> str:
+        """For people: ``GPU 0``, ``CPU``."""
         return f"GPU {self.gpu}" if self.gpu >= 0 else "CPU"
 
     def send(self, job: object) -> None:

@@ -38,6 +38,7 @@ class Line:
 
     @property
     def entries(self) -> list[Entry]:
+        """Its runs, seed by seed."""
         return [entry for entries in self.seeds.values() for entry in entries]
 
     def by_seed(self, value) -> dict[int, float]:
@@ -50,6 +51,7 @@ class Line:
         return self.by_seed(lambda e: e.values.get(name))
 
     def mean(self, name: str) -> float | None:
+        """Of a metric, over seeds; None where no run has it."""
         values = list(self.metric(name).values())
         return statistics.fmean(values) if values else None
 
@@ -140,6 +142,7 @@ class Board:
 
     @property
     def first(self) -> Entry:
+        """A run, for what all of them have in common."""
         return self.lines[0].first
 
     @property

@@ -71,7 +71,7 @@ def estimate(by_seed: Sequence[float], draws: np.ndarray | None = None, users: i
 
     Args:
         by_seed: a value of each.
-        draws: mean over seeds in each draw of users. Default: not known.
+        draws: (draws,) mean over seeds in each draw of users. Default: not known.
         users: how many there are.
     """
     seeds = deviation(by_seed) / math.sqrt(len(by_seed))

@@ -25,7 +25,7 @@ def pack(codes: np.ndarray) -> dict:
 
 
 def unpack(packed: Mapping) -> np.ndarray:
-    """The codes.
+    """The codes, (items,) or (items, width).
 
     Raises:
         ValueError: they are not what :func:`pack` makes.
@@ -100,7 +100,7 @@ class Catalogue:
 
 
 def best(rows: Sequence[np.ndarray], scores: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best rows and their scores, the best first; of equal scores the first rows."""
+    """The k best rows and their scores, (k,) each, the best first; of equal scores the first rows."""
     all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
     order = np.lexsort((all_rows, -all_scores))[:k]
     return all_rows[order], all_scores[order]

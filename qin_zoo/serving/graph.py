@@ -48,7 +48,7 @@ def fields(data, at: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
 
 
 def number(data, at: int) -> tuple[int, int]:
-    """A variable-length number and where it ends."""
+    """A variable-length number and where it ends; ValueError where the data end before."""
     value = shift = 0
     while True:
         byte = data[at]

@@ -139,7 +139,7 @@ class Scorer:
         return self._score(history, candidates, context, embeddings)[0]
 
     def answer(self, request: Mapping) -> tuple[np.ndarray, int]:
-        """The scores of one request, a mapping of :meth:`score`'s arguments, and how often an item of it was unknown.
+        """The scores (N,) of a request, :meth:`score`'s arguments by name, and how often an item of it was unknown.
 
         Raises:
             RequestError: the request cannot be scored.
@@ -211,7 +211,7 @@ class Scorer:
         return requests.names(found[0].tolist()), found[1], len(rows)
 
     def score_many(self, requests: Sequence[Mapping]) -> list[np.ndarray]:
-        """Scores of several requests, each a mapping of :meth:`score`'s arguments, in their order.
+        """Scores (N,) of several requests, each a mapping of :meth:`score`'s arguments, in their order.
 
         Every request is computed by itself, so that its scores do not depend on its neighbours.
 

@@ -18,7 +18,7 @@ _INT64 = 2**63
 
 
 def whole(value: object, where: str) -> int | None:
-    """A whole number, or a text of one."""
+    """A whole number, or a text of one; RequestError for anything else."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
@@ -36,7 +36,7 @@ def whole(value: object, where: str) -> int | None:
 
 
 def number(value: object, where: str) -> float | None:
-    """A finite number, or a text of one."""
+    """A finite number, or a text of one; RequestError for anything else."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -51,7 +51,7 @@ def number(value: object, where: str) -> float | None:
 
 
 def text(value: object, where: str) -> str | None:
-    """A text, or a number as it is written in a column of texts."""
+    """A text, or a number as it is written in a column of texts; RequestError for anything else."""
     if value is None or isinstance(value, str):
         return value or None
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -18,7 +18,7 @@ _DEEPEST = 8  # lists within lists: more than any feature has
 
 
 def column(described: Mapping, value: object, where: str, rows: int) -> np.ndarray:
-    """A feature's values for ``rows`` rows, (rows, …): given once for all, or for each."""
+    """A feature's values for ``rows`` rows, (rows, …), given for all or for each; RequestError for others."""
     ids, wide = type_of(described).ids, width(described)
     if ids and wide:
         value = _padded_lists(value, wide, where, rows)
@@ -57,7 +57,7 @@ def _padded_lists(value: object, length: int, where: str, rows: int) -> object:
 
 
 def whole_numbers(values: object, where: str) -> np.ndarray:
-    """Values as int64, of whatever shape they have."""
+    """Values as int64, of whatever shape they have; RequestError where they are none."""
     if type(values) is list and set(map(type, values)) == {int}:
         with contextlib.suppress(OverflowError):
             return np.array(values, np.int64)

@@ -20,7 +20,7 @@ def slice_rows(dataset: Dataset, split: str, kind: str) -> dict[str, np.ndarray]
         kind: ``item_clicks`` or ``user_clicks``; users are told apart by ``group_id``.
 
     Returns:
-        name of the part -> indices of its rows; parts without rows are left out.
+        name of the part -> (n,) indices of its rows; parts without rows are left out.
 
     Raises:
         ConfigError: the dataset does not say whose rows they are.

@@ -35,7 +35,7 @@ class Watch:
         """Tells ``where`` of the first step that is not finite, as soon as it is known; otherwise None.
 
         Args:
-            loss: of the step.
+            loss: of the step, a scalar.
             norm: of its gradient; None where no update was made.
             where: handed back.
         """

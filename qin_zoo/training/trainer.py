@@ -60,6 +60,7 @@ class Evaluation:
     largest_gradient_norm: float | None = None
 
     def as_dict(self) -> dict:
+        """JSON values, as records hold them."""
         return asdict(self)
 
 

@@ -68,18 +68,22 @@ class Results:
 
     @property
     def finished(self) -> list[TrialRow]:
+        """The trials that ended with a value, the best first."""
         return self._of("finished")
 
     @property
     def failed(self) -> list[TrialRow]:
+        """The trials that ended with an error."""
         return self._of("failed")
 
     @property
     def is_complete(self) -> bool:
+        """Whether every trial was finished or pruned."""
         return len(self.finished) + len(self._of("pruned")) == self.search.trials
 
     @property
     def progress(self) -> str:
+        """A sentence of how many trials are in which state."""
         parts = [
             f"{len(self._of(state))} {state}" for state in ("pruned", "failed", "stopped", "running") if self._of(state)
         ]
@@ -88,6 +92,7 @@ class Results:
 
     @property
     def best_command(self) -> str | None:
+        """What trains the best trial again; None before one has finished."""
         return run_command(self.search, self.finished[0].expid) if self.finished else None
 
 

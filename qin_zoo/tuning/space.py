@@ -62,6 +62,7 @@ class Range:
     whole: bool
 
     def as_dict(self) -> dict:
+        """As a tuner file writes it."""
         return {key: getattr(self, key) for key in _RANGE_KEYS}
 
 
@@ -101,6 +102,7 @@ class Space:
 
     @property
     def is_grid(self) -> bool:
+        """Whether it has values only, no ranges: then every combination is tried."""
         return not (self.ranges or self.sampled)
 
     @property

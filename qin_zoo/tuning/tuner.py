@@ -70,6 +70,7 @@ class Search:
 
     @property
     def direction(self) -> str:
+        """Optuna's word: ``minimize`` or ``maximize``."""
         return "minimize" if self.base.params["monitor_mode"] == "min" else "maximize"
 
 

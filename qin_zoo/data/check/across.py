@@ -43,7 +43,7 @@ def rows_per_user(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def extreme_limit(counts: np.ndarray) -> int:
-    """The most rows a user may have."""
+    """The most rows a user may have, of (users,) rows that each has."""
     return max(EXTREME_ROWS, int(EXTREME_TIMES * np.median(counts))) if counts.size else EXTREME_ROWS
 
 

@@ -134,7 +134,7 @@ class Tally:
         self.values: list[str] = []
 
     def add(self, rows: np.ndarray, values: np.ndarray | None = None) -> None:
-        """Adds row numbers, ascending and each once, and what stands there."""
+        """Adds row numbers (n,), ascending and each once, and what stands there, (n,)."""
         room = EXAMPLES - len(self.rows)
         self.count += len(rows)
         self.rows += [int(r) for r in rows[:room]]
@@ -146,7 +146,7 @@ class Tally:
 
 
 def tally_of(mask: np.ndarray, values: np.ndarray | None = None) -> Tally:
-    """The tally of a whole column's mask."""
+    """The tally of a whole column's mask, (rows,) bool, and values, (rows,)."""
     tally, rows = Tally(), np.flatnonzero(mask)
     tally.add(rows, None if values is None else values[rows[:EXAMPLES]])
     return tally

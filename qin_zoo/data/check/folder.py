@@ -39,10 +39,12 @@ class Report:
 
     @property
     def errors(self) -> list[Finding]:
+        """The findings because of which training fails or is wrong."""
         return [f for f in self.findings if f.severity == "error"]
 
     @property
     def warnings(self) -> list[Finding]:
+        """The findings that somebody should look at."""
         return [f for f in self.findings if f.severity == "warning"]
 
     @property

@@ -63,6 +63,7 @@ class Split:
 
     @property
     def rows(self) -> int:
+        """How many there are."""
         return len(self.user)
 
 
@@ -78,7 +79,7 @@ class Rules:
         self.items, self.users = items, users
 
     def beyond(self, ids: np.ndarray) -> np.ndarray:
-        """Where ids name no row of the item table."""
+        """(n,) bool, where ids name no row of the item table."""
         return np.zeros(len(ids), bool) if self.items is None else ids >= self.items
 
 

@@ -106,7 +106,7 @@ def lists(array: pa.Array, dtype: type[np.generic] = np.int64) -> Lists:
 
 
 def matrices(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Lists as rows of matrices, aligned on the right and filled with 0, a few million entries at a time."""
+    """Lists, (n,) bounds, as rows of matrices (≤ n, width), aligned on the right, a few million entries at a time."""
     from qin_zoo.data.histories import gather_lists
 
     lengths, rows = ends - starts, len(starts)

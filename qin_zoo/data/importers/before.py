@@ -46,7 +46,7 @@ class Before:
 
     @cached_property
     def ids(self) -> dict[str, pl.Series]:
-        """``user`` and ``item`` -> original ids by number, from 1."""
+        """``user`` and ``item`` -> original ids by number, from 1; DataError where the files do not hold them."""
         found = {}
         for owner in _OWNERS:
             frame = self._read(f"ids_{owner}.parquet")

@@ -52,7 +52,7 @@ class Rows:
 
 
 def rows_of(events: Events, chosen: np.ndarray, negatives: int, seed: int) -> Rows:
-    """The rows of the chosen interactions by moment, each click followed by its sampled negatives."""
+    """The rows of the chosen interactions, (m,), by moment, each click followed by its sampled negatives."""
     source = chosen[np.argsort(events.moment[chosen], kind="stable")]
     item, label = events.item[source], events.click[source].astype(np.int8)
     if not negatives:

@@ -11,7 +11,7 @@ from qin_zoo.errors import DataError, suggest
 
 
 def labels(path: Path, name: str, values: np.ndarray, first: int = 0) -> np.ndarray:
-    """A column of 0 and 1 as int8."""
+    """(n,) int8 of a column of 0 and 1; DataError for the first row, counted from ``first``, that is neither."""
     numbers = floats(path, name, values)
     wrong = np.flatnonzero((numbers != 0) & (numbers != 1))
     if wrong.size:
@@ -23,7 +23,7 @@ def labels(path: Path, name: str, values: np.ndarray, first: int = 0) -> np.ndar
 
 
 def floats(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """A column of numbers as float32."""
+    """(n,) float32 of a column; DataError for the first row that is no number."""
     numbers = pl.Series(values).cast(pl.Float64, strict=False)
     bad = numbers.is_null() | numbers.is_nan().fill_null(True)
     if bad.any():
@@ -33,7 +33,7 @@ def floats(path: Path, name: str, values: np.ndarray) -> np.ndarray:
 
 
 def below(path: Path, name: str, values: np.ndarray, limit: int, what: str, first: int = 0, least: int = 0) -> None:
-    """Raises DataError for the first value that is not in least…limit - 1."""
+    """Raises DataError for the first of (n,) or (n, width) values that is not in least…limit - 1."""
     wrong = np.flatnonzero((values < least) | (values >= limit))
     if wrong.size:
         raise DataError(

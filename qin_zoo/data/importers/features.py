@@ -33,7 +33,7 @@ def user_features(
 
 
 def context_features(log: InteractionLog, out: Output, words: Words) -> dict[str, np.ndarray]:
-    """column -> (interactions,) codes or scaled numbers of what was known before the click."""
+    """Column -> (n,) codes or scaled numbers of what was known of each interaction before its click."""
     columns = {}
     for original, text in log.context.items():
         name = prefixed(original, "context")

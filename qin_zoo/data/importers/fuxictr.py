@@ -42,7 +42,18 @@ def convert(
     sequence: list[str],
     user: str | None,
 ) -> ImportSummary:
-    """Converts a folder of either layout."""
+    """Converts a folder of either layout.
+
+    Args:
+        path: the folder; only read.
+        out: where it is written.
+        options: of the import; those that FuxiCTR's data has no use for are refused.
+        about: what ``import.json`` says of the source.
+        target, sequence, user: fields of a classic data set.
+
+    Raises:
+        DataError: a file, field or option that cannot be used.
+    """
     folder = folder_of(path, EXPECTED)
     _refuse(options)
     notes: list[str] = []

@@ -103,7 +103,7 @@ def extension(sources: Sequence[Path], before: Description) -> Description:
 
 
 def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files, by name."""
+    """The folder that names are relative to, and the files, by name; DataError for what cannot be read."""
     if len(sources) == 1 and sources[0].is_dir():
         folder = sources[0]
         found = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in (*SUFFIXES, *VECTORS))

@@ -120,7 +120,7 @@ def look_up(what: str, wanted: pl.Series, table: Path, known: pl.Series, notes: 
 
 
 def whole(path: Path, name: str, values: np.ndarray, first: int = 0) -> np.ndarray:
-    """Numbers of a column as int64, floats by value; DataError for the first that is no whole number."""
+    """(n,) or (n, width) int64 of whole numbers, floats by value; DataError for the first that is none."""
     if values.dtype.kind in "iub":
         return values.astype(np.int64)
     wrong = np.flatnonzero(~((values == np.floor(values)) & (np.abs(values) <= _EXACT)).reshape(-1))

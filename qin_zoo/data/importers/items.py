@@ -42,6 +42,9 @@ def write_items(
 
     Returns:
         what a later import has to do alike: the list that became ``item_tags``, the embedding that was chosen.
+
+    Raises:
+        DataError: vectors of another length than an earlier import has.
     """
     size, before = len(number) + 1, words.before
     place = number(side.ids) if len(side.ids) else np.empty(0, np.int32)
@@ -93,7 +96,7 @@ class Merge:
         self._before, self._place, self._size = before, place, size
 
     def kept(self, file: str) -> dict[str, np.ndarray]:
-        """The columns of an earlier file, with room for new rows; the item table's embedding is put there anew."""
+        """The columns (items + 1, …) of an earlier file, but the item table's embedding, which is put there anew."""
         names = self._before.names(file) if self._before else []
         return {n: self._before.column(file, n, self._size) for n in names if not n.startswith("item_emb_d")}
 

@@ -34,7 +34,7 @@ _VIDEO_COLUMNS = ("video_type", "upload_dt", "upload_type", "music_type")
 
 
 def read(path: str | Path) -> InteractionLog:
-    """The log of the folder; the videos' tags are the items' tags."""
+    """The log of the folder; the videos' tags are the items' tags. DataError for a file that cannot be used."""
     folder = folder_of(path, EXPECTED)
     file = folder / "interactions.parquet"
     rows = read_parquet(file, "part", "duration_ms", whole=(*_WHOLE, *_LABELS)).sort("user_id", "seq")

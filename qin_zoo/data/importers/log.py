@@ -155,19 +155,19 @@ class Numbering:
 
 
 def moments(log: InteractionLog) -> np.ndarray:
-    """Each row's moment, see :class:`Events`."""
+    """(n,) each row's moment, see :class:`Events`."""
     if log.time is None:
         return np.arange(len(log.user), dtype=np.int64)
     return pl.Series(log.time).rank("dense").to_numpy().astype(np.int64) - 1
 
 
 def unordered(user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
-    """A fixed random order of the rows, from their content and the seed alone."""
+    """(n,) a fixed random order of the rows, from their content and the seed alone."""
     return np.argsort(hashed(seed, user, item), kind="stable")
 
 
 def sorted_by_item(user: np.ndarray, item: np.ndarray) -> bool:
-    """Whether every user's items ascend in the file, so that its order says nothing of when they came."""
+    """Whether every user's items (n,) ascend in the file, so that its order says nothing of when they came."""
     if len(user) < 2:
         return False
     order = np.argsort(user, kind="stable")
@@ -176,7 +176,7 @@ def sorted_by_item(user: np.ndarray, item: np.ndarray) -> bool:
 
 
 def hashed(seed: int, *parts: np.ndarray | int) -> np.ndarray:
-    """uint64 noise that depends on the seed and the parts alone (splitmix64)."""
+    """(n,) uint64 noise that depends on the seed and the parts, (n,) each, alone (splitmix64)."""
     state = np.zeros(1, np.uint64)
     for part in (np.uint64(seed % 2**64), *parts):
         with np.errstate(over="ignore"):

@@ -29,7 +29,11 @@ _KEYS = ("user_index", "item_index", "seq_len")
 def convert_users(
     folder: Path, splits: dict[str, Path], out: Output, options: ImportOptions, about: dict, notes: list[str]
 ) -> ImportSummary:
-    """Converts a folder with one history per user; adds to ``notes`` what is left out."""
+    """Converts a folder with one history per user; adds to ``notes`` what is left out.
+
+    Raises:
+        DataError: a file that is missing, or a value that cannot be used.
+    """
     sources = {name: open_source(path) for name, path in splits.items()}
     label = options.label or "label"
     for source in sources.values():

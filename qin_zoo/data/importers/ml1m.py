@@ -66,7 +66,7 @@ def read(path: str | Path) -> InteractionLog:
 
 
 def places(path: Path, rows: pl.DataFrame, notes: list[str]) -> np.ndarray:
-    """(n,) each row's place among its user's, from 0, of rows sorted by user_id and seq."""
+    """(n,) each row's place among its user's, from 0, of rows sorted by user_id and seq; DataError for two alike."""
     if rows.select(pl.struct("user_id", "seq").is_duplicated().any()).item():
         raise DataError(f"{path}: expected one row for each user_id and seq, found two. Fetch it again.")
     notes.append("A user's earlier interactions are those with a smaller seq, equal times included.")
@@ -74,7 +74,7 @@ def places(path: Path, rows: pl.DataFrame, notes: list[str]) -> np.ndarray:
 
 
 def given(path: Path, split: pl.Series) -> np.ndarray:
-    """(n,) int8 of a column that says train, valid or test."""
+    """(n,) int8 of a column that says train, valid or test; DataError for anything else."""
     text = split.cast(pl.String)
     wrong = text.is_in(SPLITS).fill_null(False).not_()
     if wrong.any():

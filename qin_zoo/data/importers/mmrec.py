@@ -18,7 +18,7 @@ EXPECTED = "MMRec's layout: NAME.inter (userID, itemID, x_label) and *_feat.npy"
 
 
 def read(path: str | Path) -> InteractionLog:
-    """The log of a folder in MMRec's layout."""
+    """The log of a folder in MMRec's layout; DataError for a file or value that cannot be used."""
     folder = folder_of(path, EXPECTED)
     file = only(folder, "*.inter", EXPECTED)
     table = Table(file, "\t")

@@ -17,7 +17,7 @@ _EXACT = 2**53  # whole numbers up to this one are their own float64
 
 
 def read_times(tables: Sequence[Table], name: str, notes: list[str]) -> np.ndarray:
-    """A column of times, int64 or float64, of all rows of the files; equal only where the file's are.
+    """(n,) times, int64 or float64, of all rows of the files; equal only where the file's are.
 
     Dates in one unit, and numbers that are none (years, days since a start), are taken as they are. Dates in several
     units are brought to nanoseconds, and ``notes`` says so.

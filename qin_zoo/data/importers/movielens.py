@@ -25,7 +25,7 @@ _NO_GENRE = ("(no genres listed)", "unknown", "")
 
 
 def read(path: str | Path) -> InteractionLog:
-    """The log of a MovieLens folder; genres are the items' tags."""
+    """The log of a MovieLens folder; genres are the items' tags. DataError for a folder of another form."""
     folder = folder_of(path, EXPECTED)
     if (folder / "u.data").exists():
         return _of_100k(folder)

@@ -19,7 +19,7 @@ _ROUNDS = 40  # enough unless a user knows most of the catalogue; the few rows l
 
 
 def sample_negatives(events: Events, rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws ``count`` items for each of ``rows``.
+    """Draws ``count`` items for each of ``rows``, (n,).
 
     Returns:
         the rows they belong to and the items, two arrays of one length, in the order of ``rows``.

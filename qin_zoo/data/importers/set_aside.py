@@ -35,7 +35,7 @@ class SetAside:
             self._add(table, line, f"more than {len(table.names)} values", text[:200])
 
     def require_most(self, table: OwnFile, wrong: np.ndarray) -> None:
-        """Raises DataError where more than half of the rows cannot be used: then it is not the rows that are wrong."""
+        """Raises DataError where more than half of the rows are ``wrong``, (n,): then it is not the rows that are."""
         if wrong.mean() > 0.5:
             why = "; ".join(self.notes(table.path.name))
             raise DataError(

@@ -191,7 +191,7 @@ class Seen:
     def users(
         self, tables: Sequence[Side], ids: Sequence[pl.Series]
     ) -> tuple[pl.Series, dict[str, pl.Series], dict[str, np.ndarray]]:
-        """Ids, categories and numbers of the users of all tables."""
+        """Ids, categories and numbers (users,) of the users of all tables."""
         if not ids:
             return pl.Series([], dtype=pl.Int64), {}, {}
         together = pl.concat(ids).unique(maintain_order=True)

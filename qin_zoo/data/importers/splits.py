@@ -45,7 +45,7 @@ def split_rows(events: Events, options: ImportOptions, where: object) -> tuple[n
 
 
 def split_chosen(events: Events, chosen: np.ndarray, options: ImportOptions, where: object) -> tuple[np.ndarray, str]:
-    """:func:`split_rows` of the chosen interactions alone, (n,) bool; the others are before them: 0."""
+    """:func:`split_rows` of the chosen (n,) bool alone, the others before them: 0; DataError where none is chosen."""
     if chosen.all():
         return split_rows(events, options, where)
     if not chosen.any():

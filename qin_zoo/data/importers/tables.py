@@ -32,7 +32,7 @@ def found_in(folder: Path) -> str:
 
 
 def only(folder: Path, pattern: str, expected: str) -> Path:
-    """The one file of a folder that fits the pattern."""
+    """The one file of a folder that fits the pattern; DataError where there is not one."""
     files = sorted(folder.glob(pattern))
     if len(files) != 1:
         raise DataError(
@@ -68,7 +68,7 @@ def named_twice(path: Path, name: str) -> DataError:
 
 
 def read_parquet(path: Path, *columns: str, whole: Sequence[str] = ()) -> pl.DataFrame:
-    """A parquet file that has the columns, those of ``whole`` as int64 without gaps."""
+    """A parquet file with these columns, those of ``whole`` as int64 without gaps; DataError for any other file."""
     require_file(path)
     try:
         frame = pl.read_parquet(path, glob=False)
@@ -168,7 +168,7 @@ class Table:
         return DataError(f"{self.at(row)}: expected {expected}, found {what}. Mend or drop the line.")
 
     def numbers(self, name: str) -> np.ndarray:
-        """A column of numbers, or of true and false, as float64; NaN for nothing."""
+        """(n,) float64, a column of numbers, or of true and false; NaN for nothing, DataError for text."""
         values = as_numbers(self.frame[name])
         bad = values.is_null() & (self.frame[name].fill_null("").str.strip_chars() != "")
         if bad.any():

@@ -76,6 +76,7 @@ class Request:
         self.refusal: Answer | None = None
 
     def header(self, name: bytes) -> str:
+        """A header by its name in small letters; "" where there is none."""
         return self.headers.get(name, b"").decode("latin-1")
 
 
