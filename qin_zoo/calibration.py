@@ -205,8 +205,8 @@ def read_calibrator(checkpoint: Path) -> Calibrator | None:
     if not file.is_file():
         return None
     try:
-        found = read_json(file)
-        calibrator, weights = calibrator_from_dict(found["step"]), found["weights_sha256"]
+        content = read_json(file)
+        calibrator, weights = calibrator_from_dict(content["step"]), content["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, QinZooError):
         raise CheckpointError(f"{file} holds no calibration step. {_AGAIN}") from None
     if weights != file_digest(checkpoint):

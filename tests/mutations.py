@@ -664,8 +664,8 @@ FAULTS = [
     ),
     Fault(
         "serving/scorer.py",
-        "else scores > found[1][-1]",
-        "else scores < found[1][-1]",
+        "else scores > leading[1][-1]",
+        "else scores < leading[1][-1]",
         "serving/test_catalogue.py",
         "top: later blocks of the catalogue never win",
     ),

@@ -136,21 +136,21 @@ def random_request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
     g = np.random.default_rng(seed)
     history = g.integers(1, scorer.items, max_len)
     if scorer.beside:
-        beside = {found["name"]: type_of(found).random(max_len, found, g) for found in scorer.beside}
+        beside = {feature["name"]: type_of(feature).random(max_len, feature, g) for feature in scorer.beside}
         history = {ITEMS: history, **beside}
     return {
         "history": history,
         "candidates": g.integers(1, scorer.items, rows),
-        "context": {found["name"]: type_of(found).random(rows, found, g) for found in scorer.inputs},
+        "context": {feature["name"]: type_of(feature).random(rows, feature, g) for feature in scorer.inputs},
     }
 
 
 def _measure(scorer, reference, items, kinds, threads, requests, plain_seconds) -> list[Latency]:
     rows = len(kinds[0]["candidates"])
     fast = [_seconds(lambda n=n: scorer.score(**kinds[n % _KINDS])) for n in range(_WARM + requests)][_WARM:]
-    found = [Latency("exported", threads, rows, len(fast), *np.percentile(fast, [50, 95, 99]).tolist())]
+    measured = [Latency("exported", threads, rows, len(fast), *np.percentile(fast, [50, 95, 99]).tolist())]
     if reference is None:
-        return found
+        return measured
     slow, difference, begin = [], 0.0, time.perf_counter()
     for n in range(1 + requests):
         kind = kinds[n % _KINDS]
@@ -163,7 +163,7 @@ def _measure(scorer, reference, items, kinds, threads, requests, plain_seconds) 
         if n >= _LEAST and time.perf_counter() - begin > plain_seconds:
             break
     percentiles = np.percentile(slow[1:], [50, 95, 99]).tolist()
-    return [*found, Latency("plain", threads, rows, len(slow) - 1, *percentiles, difference)]
+    return [*measured, Latency("plain", threads, rows, len(slow) - 1, *percentiles, difference)]
 
 
 def _rows(kind: dict, items: dict) -> tuple:

@@ -61,13 +61,13 @@ def study(
         typer.echo("Interrupted. Finished runs are kept; the same command goes on from here.", err=True)
         raise typer.Exit(130) from None
     failures |= untuned
-    found = boards(entry_of(records[run], records[run]) for run in ready if run in records)
-    show_boards(found)
+    compared = boards(entry_of(records[run], records[run]) for run in ready if run in records)
+    show_boards(compared)
     page = folder / f"{name}.md"
     folder.mkdir(parents=True, exist_ok=True)
-    write_markdown(found, page, name, {run.name: why for run, why in failures.items()})
-    if found:
-        write_csv(found, page.with_suffix(".csv"))
+    write_markdown(compared, page, name, {run.name: why for run, why in failures.items()})
+    if compared:
+        write_csv(compared, page.with_suffix(".csv"))
     typer.echo(f"table: {page}")
     if left := len(runs) - len(records) - len(failures):
         typer.echo(f"{left} of {len(runs)} runs are still to do: the time is over. The same command goes on from here.")

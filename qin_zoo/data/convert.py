@@ -139,7 +139,7 @@ class ColumnWriter:
             if self._shortest == self._longest:
                 width = self._longest
                 self._offsets.path.unlink()
-        found = bool(self._values.size)
+        any_values = bool(self._values.size)
         about = {
             "kind": self._kind,
             "dtype": self._values.dtype.str,
@@ -147,8 +147,8 @@ class ColumnWriter:
             "width": width,
             "entries": self._values.size,
             "longest": self._longest,
-            "min": self._low if found else 0,
-            "max": self._high if found else 0,
+            "min": self._low if any_values else 0,
+            "max": self._high if any_values else 0,
             "files": {file.name: cache.stamp(file) for file in self._folder.iterdir()},
         }
         (self._folder / "column.json").write_text(json.dumps(about))

@@ -354,7 +354,7 @@ def _vocabularies(
         owner -> vocabulary; field -> owner; field -> share of its training values that are rare; fields
         that share a vocabulary but have no value in common with it.
     """
-    found, owner_of, usual, apart = {}, {}, {}, []
+    vocabularies, owner_of, usual, apart = {}, {}, {}, []
     for name, field in fields.items():
         if not field.has_vocabulary:
             continue
@@ -369,11 +369,11 @@ def _vocabularies(
         )
         shared = field.column.get("share_embedding")
         owner = owner_of[name] = owner_of[shared] if shared else name
-        words = found[owner].words if shared else vocabulary.words
-        if len(words) and len(vocabulary.words) and shared and not found[owner].has(vocabulary.words).any():
+        words = vocabularies[owner].words if shared else vocabulary.words
+        if len(words) and len(vocabulary.words) and shared and not vocabularies[owner].has(vocabulary.words).any():
             apart.append((name, owner))
-        found[owner] = found[owner].merged(vocabulary) if shared else vocabulary
-    return found, owner_of, usual, apart
+        vocabularies[owner] = vocabularies[owner].merged(vocabulary) if shared else vocabulary
+    return vocabularies, owner_of, usual, apart
 
 
 def _with_vectors(

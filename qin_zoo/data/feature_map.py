@@ -141,11 +141,11 @@ def _read_json(path: Path) -> object:
         raise ValueError(f"the number {constant}")
 
     def once(pairs: list[tuple[str, object]]) -> dict:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
             keys = [key for key, _ in pairs]
             raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r:.80} stands there twice")
-        return found
+        return mapping
 
     try:
         if path.exists() and not path.is_file():  # a named pipe would be waited for
@@ -297,13 +297,13 @@ def _check_encoder_output(
     shape = type_of(spec).shape(2, {"max_len": spec.get("max_len") or 1, "dim": spec.get("pretrain_dim")})
     try:
         with torch.device("meta"):  # sizes only: nothing is allocated or computed
-            found = FeatureEmbeddingDict(one, dim)({name: torch.zeros(shape)})[name].shape
+            returned = FeatureEmbeddingDict(one, dim)({name: torch.zeros(shape)})[name].shape
     except (RuntimeError, ValueError, IndexError) as error:
         raise ConfigError(f"{where}: feature_encoder {encoder!r} does not fit. {first_line(error)}") from error
-    if len(found) not in (2, 3) or found[-1] != expected:
+    if len(returned) not in (2, 3) or returned[-1] != expected:
         raise ConfigError(
             f"{where}: expected feature_encoder {encoder!r} to return vectors of {expected} numbers (emb_output_dim, "
-            f"or embedding_dim where that is not given), found the shape {tuple(found)} for two rows."
+            f"or embedding_dim where that is not given), found the shape {tuple(returned)} for two rows."
         )
 
 

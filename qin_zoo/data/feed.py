@@ -158,6 +158,6 @@ def map_rows(batch: Any, move: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _tensors(batch: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_rows(batch, lambda t: found.append(t) or t)
-    return found
+    tensors: list[Tensor] = []
+    map_rows(batch, lambda t: tensors.append(t) or t)
+    return tensors

@@ -150,8 +150,8 @@ class UserHistories(Histories):
             )
         for start in range(0, self._user.rows, 1 << 20):
             users = self._user.values[start : start + (1 << 20)]
-            found = self._numbers.take(np.searchsorted(self._numbers, users), mode="clip")
-            unknown = np.flatnonzero(found != users)
+            nearest = self._numbers.take(np.searchsorted(self._numbers, users), mode="clip")
+            unknown = np.flatnonzero(nearest != users)
             if unknown.size:
                 row = start + int(unknown[0])
                 raise DataError(

@@ -71,10 +71,10 @@ class Column:
 
     def check_below(self, size: int, what: str) -> None:
         """Raises DataError naming the first row whose id is not below ``size``; ``what`` tells the limit."""
-        if found := self.first_above(size - 1):
+        if above := self.first_above(size - 1):
             raise DataError(
-                f"{at(self.path, self.name, found[0])}: expected ids below {size}, {what}; found "
-                f"{found[1]} (the greatest id of the column is {self.max})."
+                f"{at(self.path, self.name, above[0])}: expected ids below {size}, {what}; found "
+                f"{above[1]} (the greatest id of the column is {self.max})."
             )
 
     def release(self, start: int, stop: int) -> None:

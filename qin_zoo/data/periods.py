@@ -50,7 +50,7 @@ def cut_into_periods(folder: Path, out: Path, periods: int, valid_share: float =
     if any(not start < cut < end for start, cut, end in zip(starts, cuts, ends)):
         raise DataError(f"{folder}: {count} rows are too few for {periods} periods with training and validation rows.")
     beside = [file for file in folder.iterdir() if file.is_file() and file not in files and file.name[0] != "."]
-    found = []
+    sizes = []
     for t in range(periods):
         parts = {"train": (starts[t], cuts[t]), "valid": (cuts[t], ends[t]), "test": (starts[t + 1], ends[t + 1])}
         for split, (first, last) in parts.items():
@@ -58,5 +58,5 @@ def cut_into_periods(folder: Path, out: Path, periods: int, valid_share: float =
                 rows.slice(first, last - first).sink_parquet(temporary)
         for file in beside:
             shutil.copyfile(file, out / str(t) / file.name)
-        found.append({split: last - first for split, (first, last) in parts.items()})
-    return found
+        sizes.append({split: last - first for split, (first, last) in parts.items()})
+    return sizes

@@ -193,8 +193,8 @@ def prepare(
     columns = columns if steps else []
     for column in columns:
         if column["name"] in file & read:
-            frame, found = _typed(frame, column)
-            checks += found
+            frame, more = _typed(frame, column)
+            checks += more
     origins = {name: Made(name, dtype_of(stored)) for name, stored in frame.collect_schema().items()} if steps else {}
     for column in columns:
         name = column["name"]

@@ -59,14 +59,14 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         import h5py
 
         with h5py.File(path, "r") as file:
-            found = {name: file[name][:] for name in _ARRAYS if name in file}
+            arrays = {name: file[name][:] for name in _ARRAYS if name in file}
     elif path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in _ARRAYS if name in file}
+            arrays = {name: file[name] for name in _ARRAYS if name in file}
     else:
         table = pl.read_parquet(path, glob=False)
-        found = {name: table[name].to_numpy() for name in _ARRAYS if name in table.columns}
-    return found["key"], found["value"]
+        arrays = {name: table[name].to_numpy() for name in _ARRAYS if name in table.columns}
+    return arrays["key"], arrays["value"]
 
 
 def _as_text(keys: np.ndarray, dtype: str) -> pl.Series:

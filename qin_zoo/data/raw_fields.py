@@ -317,15 +317,15 @@ class RawField:
         """
         number = self.dtype if self.dtype in NUMBERS and self.form != "ids" else None
         whole = not self.remap or (self.form == "ids" and self.dtype == "int")
-        found = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
-        found |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
-        found |= {"keep": "newest" if self.keeps_newest else "first"}
-        found |= {"shift": shift, "scale": scale}
+        about = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
+        about |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
+        about |= {"keep": "newest" if self.keeps_newest else "first"}
+        about |= {"shift": shift, "scale": scale}
         if boundaries is not None:
-            found["boundaries"] = boundaries.tolist()
+            about["boundaries"] = boundaries.tolist()
         elif self.processor:
-            found["buckets"] = self.buckets
-        return found | ({"made": asdict(made)} if made else {})
+            about["buckets"] = self.buckets
+        return about | ({"made": asdict(made)} if made else {})
 
 
 def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -46,7 +46,7 @@ def unknown(
     Raises:
         DataError: of 20 values or more of a split none is known, while the training rows' are.
     """
-    found, out = [], dict(vocabularies)
+    entries, out = [], dict(vocabularies)
     for name, vocabulary in vocabularies.items():
         field = fields[name]
         for split, files in raw.items():
@@ -68,8 +68,8 @@ def unknown(
                         f"{_unknown_text(entry)}. Write the same values in the same way in all files; or leave the "
                         "feature out (active: False) where its values never come again."
                     )
-                found.append(entry)
-    return found, out
+                entries.append(entry)
+    return entries, out
 
 
 def _values(field: RawField, file: RawFile, vocabulary: Vocabulary) -> pl.DataFrame:
@@ -91,7 +91,7 @@ def _unknown_text(entry: Mapping[str, Any]) -> str:
 
 def unequal(fields: Mapping[str, RawField], raw: Files) -> list[dict[str, Any]]:
     """Two sequences whose lists differ in length, with the first row where they do, of each split; JSON."""
-    found = []
+    pairs = []
     names = [name for name, field in fields.items() if field.form == "ids"]
     for (split, files), (one, two) in ((s, p) for s in raw.items() for p in combinations(names, 2)):
         for file in files:
@@ -101,22 +101,22 @@ def unequal(fields: Mapping[str, RawField], raw: Files) -> list[dict[str, Any]]:
             query = other.select(pl.len().alias("rows"), *(pl.col(c).first() for c in ("row", "a", "b")))
             row = file.read(lambda query=query: query.collect(engine="streaming")).row(0, named=True)
             if row["rows"]:
-                found.append({"split": split, "file": str(file.path), "pair": [one, two], **row})
+                pairs.append({"split": split, "file": str(file.path), "pair": [one, two], **row})
                 break
-    return found
+    return pairs
 
 
 def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) -> dict[str, int]:
     """Of the histories that FuxiCTR would cut at their end, the number of rows that are cut."""
-    found = {}
+    counts = {}
     for name, length in lengths.items():
         if not fields[name].differs_from_fuxictr:
             continue
         for files in raw.values():
             for file in files:
                 query = file.frame.select((fields[name].entries(file.schema[name]) > length).sum())
-                found[name] = found.get(name, 0) + file.read(lambda q=query: q.collect(engine="streaming")).item()
-    return {name: count for name, count in found.items() if count}
+                counts[name] = counts.get(name, 0) + file.read(lambda q=query: q.collect(engine="streaming")).item()
+    return {name: count for name, count in counts.items() if count}
 
 
 def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:

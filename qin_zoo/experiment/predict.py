@@ -129,12 +129,12 @@ def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[s
     labels = dataset.feature_map.labels
     columns = y_pred.reshape(len(y_pred), -1).T
     truth = [truth_of(dataset, split, label) for label in labels]
-    found = [draw_users(y_true, p, metrics, group_id) for (y_true, group_id), p in zip(truth, columns, strict=True)]
+    draws = [draw_users(y_true, p, metrics, group_id) for (y_true, group_id), p in zip(truth, columns, strict=True)]
     if len(labels) == 1:
-        return found[0].as_dict()
-    values = {f"{label}_{name}": v for label, drawn in zip(labels, found) for name, v in drawn.values.items()}
-    values |= {name: np.mean([drawn.values[name] for drawn in found], axis=0) for name in metrics}
-    return replace(found[0], values=values).as_dict()
+        return draws[0].as_dict()
+    values = {f"{label}_{name}": v for label, drawn in zip(labels, draws) for name, v in drawn.values.items()}
+    values |= {name: np.mean([drawn.values[name] for drawn in draws], axis=0) for name in metrics}
+    return replace(draws[0], values=values).as_dict()
 
 
 def _metrics(model, dataset: Dataset, split: str, label: str, y_pred: np.ndarray) -> dict[str, float]:

@@ -279,12 +279,12 @@ def _filters(dataset: Dataset, items: dict[str, torch.Tensor], words: dict[str, 
     """The items' categories and lists of them."""
     specs = dataset.feature_map.features
     numbers = numbering(items, specs)
-    found = []
+    filters = []
     for name, codes in items.items():
         if name not in numbers and type_of(specs[name]).ids:
             known = {"words": words[name]} if name in words else {}
-            found.append({"name": name, "type": specs[name]["type"], "codes": pack(codes.numpy()), **known})
-    return found
+            filters.append({"name": name, "type": specs[name]["type"], "codes": pack(codes.numpy()), **known})
+    return filters
 
 
 # ---- checks
@@ -301,7 +301,7 @@ def _both_scores(
         rows = 1 if number % 4 == 0 else int(g.integers(2, 30))
         history = g.integers(min(1, count - 1), count, min(length, max_len))
         candidates = g.integers(0, count, rows)
-        context = {found["name"]: type_of(found).random(rows, found, g) for found in scorer.inputs}
+        context = {feature["name"]: type_of(feature).random(rows, feature, g) for feature in scorer.inputs}
         if scorer.beside:
             history = {ITEMS: history} | {f["name"]: type_of(f).random(len(history), f, g) for f in scorer.beside}
         trained.append(trained_scores(model, catalogue.items, history, candidates, context, max_len))

@@ -172,14 +172,14 @@ def random_request(
     def draw(made: list[Field], number: int, length: Callable[[], int]) -> tuple[list, dict[str, Tensor]]:
         """Values of a column, and what becomes of them."""
         field, changed = unchanged(made), any(one.functions for one in made)
-        found = described[field.name] if field else {}
-        if not field or (changed and not field.words) or found.get("raw", {}).keys() & _NO_INVERSE:
+        about = described[field.name] if field else {}
+        if not field or (changed and not field.words) or about.get("raw", {}).keys() & _NO_INVERSE:
             field, values = None, [example(made, int(g.integers(0, 1000))) for _ in range(number)]
         else:
-            words = _words(found, vocabularies)
+            words = _words(about, vocabularies)
             if changed:  # not all can be made of a word that stands for the unknown
-                del words[found["raw"]["unknown"]]
-            drawn = [_drawn(found, words, g, min(length(), field.max_len)) for _ in range(number)]
+                del words[about["raw"]["unknown"]]
+            drawn = [_drawn(about, words, g, min(length(), field.max_len)) for _ in range(number)]
             values = [value for value, _ in drawn]
         ids = {one.name: one.encode(values, one.column)[0] for one in made if one is not field}
         ids |= {field.name: np.stack([ids for _, ids in drawn])} if field else {}

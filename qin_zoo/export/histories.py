@@ -40,7 +40,7 @@ def export_histories(dataset: Dataset, out: Path) -> int:
     row = np.concatenate([np.arange(dataset.rows(split)) for split in splits])
     names, last = np.unique(users[::-1], return_index=True)
     last = len(users) - 1 - last
-    found = np.zeros((len(names), length + 1), np.int32)  # the last column for what was clicked
+    newest = np.zeros((len(names), length + 1), np.int32)  # the last column for what was clicked
     for k, (split, loader) in enumerate(zip(splits, loaders)):
         mine = np.flatnonzero(place[last] == k)
         clicked = np.zeros(dataset.rows(split), np.int32)
@@ -49,12 +49,12 @@ def export_histories(dataset: Dataset, out: Path) -> int:
         for first in range(0, len(mine), _CHUNK):
             part = mine[first : first + _CHUNK]
             rows = row[last[part]]
-            found[part, :length] = loader.histories.gather(rows, np.int32)
-            found[part, length] = clicked[rows]
+            newest[part, :length] = loader.histories.gather(rows, np.int32)
+            newest[part, length] = clicked[rows]
     texts = _named(names, original_ids(dataset.folder / _USERS, "user_id")).astype(str)
     order = np.argsort(texts, kind="stable")
-    found, real = found[order], found[order] != 0
-    items, ids = found[real], original_ids(dataset.folder / ID_FILE)
+    newest, real = newest[order], newest[order] != 0
+    items, ids = newest[real], original_ids(dataset.folder / ID_FILE)
     ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
     write_histories(out, texts[order], ends, {"": _named(items, ids)}, "original" if ids else "table")
     return len(names)

@@ -85,14 +85,14 @@ class ItemVectors(nn.Module):
         """Those (n, D) of ids (n,): rows of the table, and beyond it the new items (K, D), U being the first."""
         count = len(self)
         inside = ids if new is None else torch.where(ids < count, ids, 0)
-        found = F.embedding(inside, self.rows)
+        vectors = F.embedding(inside, self.rows)
         if self.scale is not None:
-            found = found.float() * F.embedding(inside, self.scale)
-        found = found.float()
+            vectors = vectors.float() * F.embedding(inside, self.scale)
+        vectors = vectors.float()
         if new is None:
-            return found
+            return vectors
         outside = F.embedding(torch.where(ids < count, 0, ids - count), new)
-        return torch.where((ids < count).unsqueeze(1), found, outside)
+        return torch.where((ids < count).unsqueeze(1), vectors, outside)
 
 
 def exact_output(model: ZooModel, x: ModelInput) -> Tensor:

@@ -195,12 +195,12 @@ class Adapted:
 
     def predict(self, data_generator):
         """The model's own, of the rows of all processes."""
-        found = super().predict(data_generator)
+        predictions = super().predict(data_generator)
         if not self.group.active:
-            return found
-        if isinstance(found, Mapping):
-            return {name: self._gather(values, np.float64) for name, values in found.items()}
-        return self._gather(found, np.float64)
+            return predictions
+        if isinstance(predictions, Mapping):
+            return {name: self._gather(values, np.float64) for name, values in predictions.items()}
+        return self._gather(predictions, np.float64)
 
     def _gather(self, values, dtype) -> np.ndarray:
         """The rows of all processes, in their order in the split."""

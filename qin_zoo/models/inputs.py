@@ -184,21 +184,21 @@ class ItemTableInputs:
             ModelError: the item table has no such vectors.
         """
         features = self.embedder.feature_map.features
-        found = {n: s["pretrain_dim"] for n, s in features.items() if of_items(s) and "pretrain_dim" in s}
-        if name not in found:
+        sizes = {n: s["pretrain_dim"] for n, s in features.items() if of_items(s) and "pretrain_dim" in s}
+        if name not in sizes:
             raise ModelError(
-                f"'{name}' names no stored vectors of items.{suggest(str(name), found)} Dataset "
-                f"'{self.embedder.feature_map.dataset_id}' has: {', '.join(found) or 'none'}. Expected an item feature "
+                f"'{name}' names no stored vectors of items.{suggest(str(name), sizes)} Dataset "
+                f"'{self.embedder.feature_map.dataset_id}' has: {', '.join(sizes) or 'none'}. Expected an item feature "
                 "of type embedding, or of type meta with its pretrain_dim where it is to be seen as content only."
             )
         self.contents = list(dict.fromkeys([*self.contents, name]))
-        return found[name]
+        return sizes[name]
 
     def again(self) -> ItemTableInputs:
         """The same, the sizes of features looked up anew."""
-        found = ItemTableInputs(self.embedder)
-        found.contents = self.contents
-        return found
+        other = ItemTableInputs(self.embedder)
+        other.contents = self.contents
+        return other
 
     def __call__(self, batch) -> ModelInput:
         if isinstance(batch, ItemBatch):
@@ -317,9 +317,9 @@ class FieldInputs:
 
     def again(self) -> FieldInputs:
         """The same, the sizes of features looked up anew."""
-        found = FieldInputs(self.embedder, *self._fields)
-        found.contents = self.contents
-        return found
+        other = FieldInputs(self.embedder, *self._fields)
+        other.contents = self.contents
+        return other
 
     def add_content(self, name: str) -> int:
         """Puts the vectors of a target's ``pretrained_emb`` into every :class:`ModelInput`; returns their size.
@@ -334,13 +334,13 @@ class FieldInputs:
         def frozen(field: str) -> bool:
             return isinstance(layers[field], PretrainedEmbedding) and layers[field].freeze_emb
 
-        found = [target for target, sequence in fields.items() if frozen(target) and frozen(sequence)]
-        if name not in found:
+        targets = [target for target, sequence in fields.items() if frozen(target) and frozen(sequence)]
+        if name not in targets:
             raise ModelError(
-                f"'{name}' names no stored vectors.{suggest(str(name), found)} With named fields they are those of a "
+                f"'{name}' names no stored vectors.{suggest(str(name), targets)} With named fields they are those of a "
                 "field of target_field that has a pretrained_emb with freeze_emb: True, as has its field of "
                 f"sequence_field; there may be one pair of both. Dataset '{self.embedder.feature_map.dataset_id}' has: "
-                f"{', '.join(found) or 'none'}."
+                f"{', '.join(targets) or 'none'}."
             )
         self.contents = list(dict.fromkeys([*self.contents, name]))
         return layers[name].pretrain_embedding.embedding_dim

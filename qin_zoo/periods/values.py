@@ -50,11 +50,11 @@ class Values:
 
     def occurring(self, loader: ColumnLoader) -> np.ndarray:
         """(total,) bool: the values that the loader's rows hold; padding is among them."""
-        found, items, of_items = np.zeros(self.total, bool), np.zeros(0, bool), []
-        found[self.padding] = True
+        occurs, items, of_items = np.zeros(self.total, bool), np.zeros(0, bool), []
+        occurs[self.padding] = True
         for _, batch in _batches(loader):
             for ids in self._in_rows(batch):
-                found[ids.ravel()] = True
+                occurs[ids.ravel()] = True
             if isinstance(batch, ItemBatch):
                 if not len(items):
                     of_items = list(self._numbered(batch.items))
@@ -62,8 +62,8 @@ class Values:
                 items[batch.item_ids.numpy().ravel()] = True
         items[:1] = False  # padding
         for ids in of_items:
-            found[ids[items].ravel()] = True
-        return found
+            occurs[ids[items].ravel()] = True
+        return occurs
 
     def held(self, loader: ColumnLoader, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each of the loader's rows the ``wanted`` values (total,) that it holds, each once.

@@ -43,8 +43,8 @@ class Line:
 
     def by_seed(self, value) -> dict[int, float]:
         """``value(entry)`` of each seed that has one."""
-        found = {seed: [v for e in entries if (v := value(e)) is not None] for seed, entries in self.seeds.items()}
-        return {seed: statistics.fmean(values) for seed, values in found.items() if values}
+        values_of = {seed: [v for e in entries if (v := value(e)) is not None] for seed, entries in self.seeds.items()}
+        return {seed: statistics.fmean(values) for seed, values in values_of.items() if values}
 
     def metric(self, name: str) -> dict[int, float]:
         """Seed -> metric of the compared split."""
@@ -69,10 +69,10 @@ class Line:
 
     def estimate(self, name: str) -> Estimate | None:
         """A metric, with its errors."""
-        values, found = list(self.metric(name).values()), self.draws(name)
+        values, drawn = list(self.metric(name).values()), self.draws(name)
         if not values:
             return None
-        return estimate(values, *(found[0], found[1].groups) if found else ())
+        return estimate(values, *(drawn[0], drawn[1].groups) if drawn else ())
 
     def courses(self) -> Counter[str]:
         """How many runs have which suspicious course, see :func:`qin_zoo.experiment.record.course_of`."""
@@ -85,8 +85,8 @@ class Line:
 
 def parts_of(lines: Iterable[Line], kind: str) -> list[str]:
     """Names of a slice's parts in any line, by the number they begin with."""
-    found = {part for line in lines for entry in line.entries for part in entry.slices.get(kind, {})}
-    return sorted(found, key=lambda part: (int(digits[0]) if (digits := re.findall(r"^\d+", part)) else -1, part))
+    parts = {part for line in lines for entry in line.entries for part in entry.slices.get(kind, {})}
+    return sorted(parts, key=lambda part: (int(digits[0]) if (digits := re.findall(r"^\d+", part)) else -1, part))
 
 
 def about_slices(kind: str) -> tuple[str, str]:
@@ -192,13 +192,13 @@ class Board:
 
         That is the variation ``plain``, or ``none``, or whichever came first.
         """
-        found: dict[str, list[Line]] = {}
+        by_experiment: dict[str, list[Line]] = {}
         for line in self.lines:
-            found.setdefault(line.first.experiment, []).append(line)
+            by_experiment.setdefault(line.first.experiment, []).append(line)
         order = {name: i for i, name in enumerate(_BASES)}
         return {
             name: sorted(lines, key=lambda line: order.get(line.first.variation, len(order)))
-            for name, lines in found.items()
+            for name, lines in by_experiment.items()
             if len(lines) > 1
         }
 

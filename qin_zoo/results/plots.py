@@ -94,8 +94,8 @@ def _dots(lines: list[Line], metric: str, names: list[str]) -> Figure:
     for y, line in enumerate(lines):
         values = list(line.metric(metric).values())
         ax.plot(values, [y] * len(values), "o", color="C8")
-        found = line.estimate(metric)
-        error = found.half if found and found.half == found.half else None
+        estimate = line.estimate(metric)
+        error = estimate.half if estimate and estimate.half == estimate.half else None
         ax.errorbar(line.mean(metric), y, xerr=error, fmt="D", color="C0", markersize=5)
     ax.axvline(lines[0].mean(metric), **REFERENCE)
     _levels(ax, names, metric)

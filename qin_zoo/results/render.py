@@ -103,5 +103,5 @@ def write_csv(boards: list[Board], file: Path) -> None:
 def _errors(entry: Entry) -> dict[str, str]:
     """Standard errors of a run's metrics from who its users are."""
     drawn = entry.drawn
-    found = {name: estimate([0.0], values).users for name, values in drawn.values.items()} if drawn else {}
-    return {f"{name} error over users": f"{error:.6f}" for name, error in found.items() if not math.isnan(error)}
+    errors = {name: estimate([0.0], values).users for name, values in drawn.values.items()} if drawn else {}
+    return {f"{name} error over users": f"{error:.6f}" for name, error in errors.items() if not math.isnan(error)}

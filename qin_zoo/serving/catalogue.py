@@ -55,11 +55,11 @@ class Catalogue:
     def __init__(self, items: Mapping):
         self._count: int = items["count"]
         self._named = items.get("original_ids")
-        found = items.get("features", [])
-        self.features: list[str] = [one["name"] for one in found]
-        self._codes = {one["name"]: unpack(one["codes"]) for one in found}
+        features = items.get("features", [])
+        self.features: list[str] = [one["name"] for one in features]
+        self._codes = {one["name"]: unpack(one["codes"]) for one in features}
         self._words = {
-            one["name"]: {word: place + 1 for place, word in enumerate(one["words"])} for one in found if "words" in one
+            one["name"]: {word: code for code, word in enumerate(one["words"], 1)} for one in features if "words" in one
         }
 
     def rows(self, where: Mapping | None, named: bool) -> np.ndarray:
@@ -83,8 +83,8 @@ class Catalogue:
                 near, known = suggest(name, self._codes), ", ".join(self.features) or "none"
                 raise RequestError(f"where: unknown feature {shown(name)}.{near} Features: {known}.")
             codes = [self._code(name, one) for one in (value if isinstance(value, list) else [value])]
-            found = np.isin(self._codes[name], codes)
-            there &= found if found.ndim == 1 else found.any(axis=1)
+            holding = np.isin(self._codes[name], codes)
+            there &= holding if holding.ndim == 1 else holding.any(axis=1)
         return np.flatnonzero(there)
 
     def _code(self, name: str, value: object) -> int:

@@ -91,13 +91,13 @@ class Scorer:
         for prefix, features in ((CONTEXT, self.inputs), (NEW, inputs["new"])):
             for described in features:
                 known[prefix + described["name"]] = ("int64" if type_of(described).ids else "float", width(described))
-        for found in self._session.get_inputs():
-            wide = found.shape[1] if len(found.shape) == 2 else None
-            kind = found.type.removeprefix("tensor(").removesuffix(")")
-            if known.get(found.name) != (kind, wide):
+        for given in self._session.get_inputs():
+            wide = given.shape[1] if len(given.shape) == 2 else None
+            kind = given.type.removeprefix("tensor(").removesuffix(")")
+            if known.get(given.name) != (kind, wide):
                 raise QinZooError(
-                    f"{path}: its manifest does not describe the input {shown(found.name)} of its graph, {found.type} "
-                    f"of shape {found.shape}. Export it anew (qin-zoo export)."
+                    f"{path}: its manifest does not describe the input {shown(given.name)} of its graph, {given.type} "
+                    f"of shape {given.shape}. Export it anew (qin-zoo export)."
                 )
 
     @property
@@ -198,7 +198,7 @@ class Scorer:
         if candidates is not None:
             rows = np.intersect1d(rows, requests.ids(candidates, "candidates"))
         rows = np.setdiff1d(rows, requests.ids(exclude, "exclude"), assume_unique=True)
-        found = np.empty(0, np.int64), np.empty(0, np.float32)
+        leading = np.empty(0, np.int64), np.empty(0, np.float32)
         for first in range(0, len(rows), self._chunk):
             if not going():
                 break
@@ -206,9 +206,9 @@ class Scorer:
             feed = {name: np.repeat(values, len(block), axis=0) for name, values in columns.items()}
             feed |= requests.of_items(context, block)
             scores = self._run({**shared, **feed, "candidates": block})
-            better = np.ones(len(block), bool) if len(found[0]) < k else scores > found[1][-1]
-            found = best([found[0], block[better]], [found[1], scores[better]], k)
-        return requests.names(found[0].tolist()), found[1], len(rows)
+            better = np.ones(len(block), bool) if len(leading[0]) < k else scores > leading[1][-1]
+            leading = best([leading[0], block[better]], [leading[1], scores[better]], k)
+        return requests.names(leading[0].tolist()), leading[1], len(rows)
 
     def score_many(self, requests: Sequence[Mapping]) -> list[np.ndarray]:
         """Scores (N,) of several requests, each a mapping of :meth:`score`'s arguments, in their order.

@@ -29,10 +29,10 @@ def whole(value: object, where: str) -> int | None:
         )
     if not fits:
         raise RequestError(f"{where}: expected a whole number, found {shown(value)}.")
-    found = int(value)
-    if not -_INT64 <= found < _INT64:
+    result = int(value)
+    if not -_INT64 <= result < _INT64:
         raise RequestError(f"{where}: expected a whole number of 64 bits, found {shown(value)}.")
-    return found
+    return result
 
 
 def number(value: object, where: str) -> float | None:
@@ -42,12 +42,12 @@ def number(value: object, where: str) -> float | None:
     try:
         if isinstance(value, bool) or not isinstance(value, (Real, str)):
             raise ValueError
-        found = as_float(value.strip()) if isinstance(value, str) else float(value)
+        result = as_float(value.strip()) if isinstance(value, str) else float(value)
     except (ValueError, OverflowError):
-        found = math.nan
-    if not math.isfinite(found):
+        result = math.nan
+    if not math.isfinite(result):
         raise RequestError(f"{where}: expected a finite number, found {shown(value)}.")
-    return found
+    return result
 
 
 def text(value: object, where: str) -> str | None:

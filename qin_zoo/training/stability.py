@@ -98,13 +98,13 @@ def trace(model: nn.Module, batch: Any, rows: np.ndarray | None) -> str:
 
 
 def _first_bad_layer(model: nn.Module, batch: Any) -> tuple[str, str, Tensor] | None:
-    found: list[tuple[str, str, Tensor]] = []
+    outputs: list[tuple[str, str, Tensor]] = []
 
     def hook(name: str):
         def look(module: nn.Module, inputs, output) -> None:
             for values in _tensors(output):
-                if not found and values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                    found.append((name, type(module).__name__, values.detach()))
+                if not outputs and values.is_floating_point() and not bool(torch.isfinite(values).all()):
+                    outputs.append((name, type(module).__name__, values.detach()))
 
         return look
 
@@ -112,7 +112,7 @@ def _first_bad_layer(model: nn.Module, batch: Any) -> tuple[str, str, Tensor] | 
         for name, module in model.named_modules():
             hooks.callback(module.register_forward_hook(hook(name or "the model itself")).remove)
         model(batch)
-    return found[0] if found else None
+    return outputs[0] if outputs else None
 
 
 def _bad_rows(values: Tensor, numbers: np.ndarray | None = None, first: int = 0) -> str:

@@ -367,12 +367,12 @@ def _split(params: ExperimentParams) -> tuple[dict, dict]:
 def _datasets(dataset: dict, varied: dict[str, list]) -> dict[str, dict]:
     """Every combination of a dataset's parameters, each under an id of its own where there are several."""
     dataset_id = dataset["dataset_id"]
-    found = {}
+    datasets = {}
     for values in itertools.product(*varied.values()):
         params = {**dataset, **dict(zip(varied, values))}
         name = f"{dataset_id}_{_fuxictr_hash(params)}" if varied else dataset_id
-        found[name] = {key: value for key, value in params.items() if key != "dataset_id"}
-    return found
+        datasets[name] = {key: value for key, value in params.items() if key != "dataset_id"}
+    return datasets
 
 
 def _fuxictr_hash(params: Mapping[str, object]) -> str:

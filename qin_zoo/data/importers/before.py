@@ -47,7 +47,7 @@ class Before:
     @cached_property
     def ids(self) -> dict[str, pl.Series]:
         """``user`` and ``item`` -> original ids by number, from 1; DataError where the files do not hold them."""
-        found = {}
+        originals = {}
         for owner in _OWNERS:
             frame = self._read(f"ids_{owner}.parquet")
             number = frame[f"{owner}_id"] if f"{owner}_id" in frame.columns else pl.Series([0])
@@ -55,8 +55,8 @@ class Before:
                 raise DataError(
                     f"{self.path / f'ids_{owner}.parquet'}: expected {owner}_id from 1 on, and original_id."
                 )
-            found[owner] = frame["original_id"]
-        return found
+            originals[owner] = frame["original_id"]
+        return originals
 
     @cached_property
     def vocabularies(self) -> dict[str, list[str]]:

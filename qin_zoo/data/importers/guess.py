@@ -106,13 +106,13 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files, by name; DataError for what cannot be read."""
     if len(sources) == 1 and sources[0].is_dir():
         folder = sources[0]
-        found = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in (*SUFFIXES, *VECTORS))
-        if not found:
+        files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in (*SUFFIXES, *VECTORS))
+        if not files:
             raise DataError(
                 f"{folder}: expected files {', '.join((*SUFFIXES, *VECTORS))}, found {found_in(folder)}. Unpack them, "
                 "or write them as csv or parquet."
             )
-        return folder, found
+        return folder, files
     for path in sources:
         if path.suffix.lower() not in (*SUFFIXES, *VECTORS):
             what = "a folder" if path.is_dir() else f"'{path.suffix}'"
@@ -126,37 +126,37 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
 
 def _id_column(names: Iterable[str], words: set[str]) -> str | None:
     """The column that names ids of users or items: the more of its name says so, the better."""
-    found = [(name, tokens(name)) for name in names]
-    near = [(name, t) for name, t in found if t & words and (t <= words | _ID or t & (_ID | _IDS_THEMSELVES))]
+    named = [(name, tokens(name)) for name in names]
+    near = [(name, t) for name, t in named if t & words and (t <= words | _ID or t & (_ID | _IDS_THEMSELVES))]
     near.sort(key=lambda pair: (not pair[1] <= words | _ID, not pair[1] & _ID, len(pair[0])))
     return near[0][0] if near else None
 
 
 def _kinds(tables: Mapping[Path, OwnFile]) -> dict[Path, _Kind]:
     """Of each table what it is about."""
-    found = {}
+    kinds = {}
     for path, table in tables.items():
         single = [name for name in table.names if table.is_single(name)]
         user, item = _id_column(single, _USERS), _id_column(single, _ITEMS)
         if user and item:
-            found[path] = _Kind("interactions", f"'{user}' and '{item}' are there", user, item)
+            kinds[path] = _Kind("interactions", f"'{user}' and '{item}' are there", user, item)
         elif item:
-            found[path] = _Kind("items", f"'{item}' is there, and no user", item=item)
+            kinds[path] = _Kind("items", f"'{item}' is there, and no user", item=item)
         elif user:
-            found[path] = _Kind("users", f"'{user}' is there, and no item", user=user)
+            kinds[path] = _Kind("users", f"'{user}' is there, and no item", user=user)
         else:
-            found[path] = _by_file_name(path, single)
-    logs = [path for path in found if found[path].about == "interactions"]
+            kinds[path] = _by_file_name(path, single)
+    logs = [path for path in kinds if kinds[path].about == "interactions"]
     for path in logs:
-        item = found[path].item
-        others = [p for p in logs if tables[p].names != tables[path].names and found[p].about == "interactions"]
+        item = kinds[path].item
+        others = [p for p in logs if tables[p].names != tables[path].names and kinds[p].about == "interactions"]
         if others and tables[path].frame.height > 1 and tables[path].text(item).is_unique().all():
-            found[path] = _Kind("items", f"every '{item}' is there once", item=item)
-    log = next((path for path in logs if found[path].about == "interactions"), None)
-    for path, kind in found.items():
+            kinds[path] = _Kind("items", f"every '{item}' is there once", item=item)
+    log = next((path for path in logs if kinds[path].about == "interactions"), None)
+    for path, kind in kinds.items():
         if not kind.about and log is not None:
-            found[path] = _by_values(tables[path], tables[log], found[log]) or kind
-    return found
+            kinds[path] = _by_values(tables[path], tables[log], kinds[log]) or kind
+    return kinds
 
 
 def _by_file_name(path: Path, names: Sequence[str]) -> _Kind:

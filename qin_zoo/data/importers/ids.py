@@ -105,16 +105,16 @@ def look_up(what: str, wanted: pl.Series, table: Path, known: pl.Series, notes: 
         DataError: none of them is.
     """
     wanted = wanted.unique()
-    found = int(wanted.is_in(known.implode()).sum())
-    if not found:
+    there = int(wanted.is_in(known.implode()).sum())
+    if not there:
         raise DataError(
             f"{table}: expected the {what}s of the log, found none of its {len(wanted)} {what}s there: an id is "
             f"'{wanted.min()}' in the log and '{known.min()}' in the table. Write the ids in one form, or take the "
             "file out of the folder."
         )
-    if found < len(wanted):
+    if there < len(wanted):
         notes.append(
-            f"{table.name}: {len(wanted) - found} of {len(wanted)} {what}s of the log are not there; what it says of "
+            f"{table.name}: {len(wanted) - there} of {len(wanted)} {what}s of the log are not there; what it says of "
             "them is unknown."
         )
 

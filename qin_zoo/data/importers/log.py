@@ -193,7 +193,7 @@ def categories(values: pl.Series, known: Sequence[str] = ()) -> tuple[np.ndarray
     text = values.cast(pl.String).str.strip_chars()
     text = text.set(text == "", None)
     words = pl.Series(known, dtype=pl.String)
-    found = text.drop_nulls().unique().sort()
-    words = pl.concat([words, found.filter(~found.is_in(words.implode()))])
+    others = text.drop_nulls().unique().sort()
+    words = pl.concat([words, others.filter(~others.is_in(words.implode()))])
     codes = text.cast(pl.Enum(words)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
     return codes.astype(np.int32), words.to_list()

@@ -173,5 +173,5 @@ def _numbered(path: Path, index: pl.Series) -> None:
 def _ranges(path: Path, names: list[str]) -> dict[str, tuple[int, int, int]]:
     """column -> its nulls, its least and its greatest value."""
     wanted = [pl.concat_list(pl.col(n).null_count(), pl.col(n).min(), pl.col(n).max()).alias(n) for n in names]
-    found = pl.scan_parquet(path, glob=False).select(wanted).collect()
-    return {name: tuple(int(v or 0) for v in found[name][0]) for name in names}
+    ranges = pl.scan_parquet(path, glob=False).select(wanted).collect()
+    return {name: tuple(int(v or 0) for v in ranges[name][0]) for name in names}

@@ -148,8 +148,8 @@ class Seen:
 
     def _add(self, table: OwnFile, name: str, column: Column, values: Values | None) -> None:
         if name in table.names:
-            found = column.because if values is None else _found(column.role, values)
-            self.taken.append((table.path.name, name, str(column), found))
+            holds = column.because if values is None else _found(column.role, values)
+            self.taken.append((table.path.name, name, str(column), holds))
 
     def _add_rest(self, table: OwnFile, entry: Entry) -> None:
         for name in table.names:

@@ -100,27 +100,27 @@ def _datasets(path: Path) -> dict[str, np.ndarray]:
 
 
 def _in_hdf5(path: Path, name: str, doubts: list[str]) -> Entry | None:
-    found = _datasets(path)
-    tables = [key for key, values in found.items() if values.ndim == 2]
+    datasets = _datasets(path)
+    tables = [key for key, values in datasets.items() if values.ndim == 2]
     for vectors in tables:
-        near = [k for k, v in found.items() if v.ndim == 1 and len(v) == len(found[vectors])]
+        near = [k for k, v in datasets.items() if v.ndim == 1 and len(v) == len(datasets[vectors])]
         near.sort(key=lambda key: key.split("/")[-1].lower() not in _IDS)
         if near:
-            because = f"{len(found[vectors]):,} vectors, and as many '{near[0]}'"
+            because = f"{len(datasets[vectors]):,} vectors, and as many '{near[0]}'"
             return Entry((name,), "vectors", ids=near[0], vectors=vectors, because=because)
-    doubts.append(f"{name} is left out: no dataset of ids is as long as one of vectors ({', '.join(found)[:100]}).")
+    doubts.append(f"{name} is left out: no dataset of ids is as long as one of vectors ({', '.join(datasets)[:100]}).")
     return None
 
 
 def _of_hdf5(path: Path, entry: Entry) -> tuple[np.ndarray, pl.Series, str]:
-    found = _datasets(path)
-    vectors = entry.vectors or next((key for key, values in found.items() if values.ndim == 2), "")
+    datasets = _datasets(path)
+    vectors = entry.vectors or next((key for key, values in datasets.items() if values.ndim == 2), "")
     for key in (vectors, entry.ids):
-        if key not in found:
+        if key not in datasets:
             raise DataError(
-                f"{path}: expected a dataset '{key}', found {', '.join(found) or 'none'}. Name another one."
+                f"{path}: expected a dataset '{key}', found {', '.join(datasets) or 'none'}. Name another one."
             )
-    return found[vectors], _as_text(found[entry.ids]), f"{path.name}, dataset '{entry.ids}'"
+    return datasets[vectors], _as_text(datasets[entry.ids]), f"{path.name}, dataset '{entry.ids}'"
 
 
 def _as_text(values: np.ndarray) -> pl.Series:

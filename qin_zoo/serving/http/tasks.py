@@ -187,9 +187,9 @@ class Tasks:
             if "history" in asked:
                 raise RequestError("history: expected user_id or history, found both.")
             user = user_key(asked.pop("user_id"))
-            found = self._histories.get(user)
-            known = found is not None
-            asked["history"] = found if known else self._models.first.current.requests.no_history
+            history = self._histories.get(user)
+            known = history is not None
+            asked["history"] = history if known else self._models.first.current.requests.no_history
         return self._models.choose(user, name), known, asked
 
     def _with_numbers(self, request: object) -> object:
