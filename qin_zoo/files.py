@@ -53,6 +53,12 @@ def replace_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file of text in one step; QinZooError as of :func:`replace_file`."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; ValueError for whatever is none, also for one that is nested too deep to be read."""
     try:

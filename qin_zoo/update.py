@@ -15,7 +15,7 @@ from qin_zoo.experiment.predict import draw_split, predict_rows
 from qin_zoo.experiment.prepare import Prepared, build_model
 from qin_zoo.experiment.report import markdown_table
 from qin_zoo.experiment.run import run_experiment
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 from qin_zoo.metrics import default_monitor, mode_of
 from qin_zoo.models.weights import warm_start
 from qin_zoo.results.statistics import Estimate, estimate
@@ -91,8 +91,7 @@ def update_run(
     passed = worse <= allowed  # NaN does not pass
     report = files.record.with_suffix(".update.md")
     update = Update(new, files, split, before, new[split], differences, metric, passed, report)
-    with replace_file(report) as temporary:
-        temporary.write_text(_page(update, Path(record), allowed), encoding="utf-8")
+    replace_text(report, _page(update, Path(record), allowed))
     for line in _lines(update):
         echo(line)
     return update

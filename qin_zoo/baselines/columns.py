@@ -19,7 +19,7 @@ from qin_zoo.config.blocks import check_id
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.errors import ConfigError
-from qin_zoo.files import replace_file, sole_writer
+from qin_zoo.files import replace_file, replace_text, sole_writer
 
 COLUMN = "counted"
 _LARGEST = 5.0  # deviations
@@ -76,6 +76,7 @@ def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: C
         block = {key: params[key] for key in _OF_DATASET if params.get(key) is not None}
         block |= {f"{split}_data": str(out / f"{split}.parquet") for split in files}
         block["feature_cols"] = [*params["feature_cols"], feature]
-        with replace_file(out / "dataset_config.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump({out.name: block}, sort_keys=False, allow_unicode=True), "utf-8")
+        replace_text(
+            out / "dataset_config.yaml", yaml.safe_dump({out.name: block}, sort_keys=False, allow_unicode=True)
+        )
     echo(f"{out / 'dataset_config.yaml'}: the dataset '{out.name}', for any model")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qin_zoo.bench.race import Result
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 
 
 def summarise(results: list[Result]) -> dict:
@@ -78,8 +78,7 @@ def write_gpu_table(lines: list[dict[str, Any]], facts: dict[str, Any], limits: 
     text += ["", *(f"- {_gpu_name(line)}: no result. {line['failure']}" for line in lines if "failure" in line)]
     contents = {".md": "\n".join(text).strip(), ".json": json.dumps(facts | {"lines": lines}, indent=2)}
     for suffix, content in contents.items():
-        with replace_file(path.with_name(path.name + suffix)) as temporary:
-            temporary.write_text(content + "\n", encoding="utf-8")
+        replace_text(path.with_name(path.name + suffix), content + "\n")
 
 
 def _gpu_name(line: dict[str, Any]) -> str:

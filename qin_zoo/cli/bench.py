@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_table, print_text
+from qin_zoo.cli.table import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from qin_zoo.bench.growth import Point
@@ -27,7 +27,6 @@ Rows = Annotated[int, typer.Option(help="Training rows of that sample.")]
 Items = Annotated[int, typer.Option(help="Items of that sample.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Measurements of each contender; the median counts.")]
 Plain = Annotated[bool, typer.Option(help="Also run the plain reference.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 _DEFAULT = "QIN_MicroLens_1M_x1"
 _FOLDER = Path("data/bench")
@@ -45,7 +44,7 @@ def load(
     cold: Annotated[bool, typer.Option(help="Also start once without any cache.")] = True,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
-    as_json: Json = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Read training batches: rows a second, and seconds to the first batch of a new process.
 
@@ -73,7 +72,7 @@ def _computing(task: str, help: str, default_rounds: int) -> None:
         gpu: options.Gpu = -1,
         overrides: options.Overrides = None,
         plugin: options.Plugins = None,
-        as_json: Json = False,
+        as_json: options.AsJson = False,
     ) -> None:
         options = {"rival": rival, "drawn": drawn}
         _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, **options)
@@ -98,7 +97,7 @@ def growth(
     gpu: options.Gpu = -1,
     overrides: options.Overrides = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
-    as_json: Json = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Time a step on random batches against batch size, history length, catalogue size and embedding size."""
     from dataclasses import asdict
@@ -122,7 +121,7 @@ def growth(
     if picture:
         draw_growth(points, picture, title)
     if as_json:
-        _print_json({"experiment": experiment, "points": [asdict(p) for p in points]})
+        print_json({"experiment": experiment, "points": [asdict(p) for p in points]})
     else:
         _print_growth(points, title)
 
@@ -142,7 +141,7 @@ def latency(
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
-    as_json: Json = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Time requests to an exported model, beside the plain eager model scoring the same rows; untrained weights."""
     from dataclasses import asdict
@@ -162,7 +161,7 @@ def latency(
         draw_latency(measured, picture, title)
     if as_json:
         points = [asdict(m) for m in measured]
-        _print_json({"experiment": experiment, "environment": environment(), "requests": points})
+        print_json({"experiment": experiment, "environment": environment(), "requests": points})
     else:
         print_latency(measured, title)
 
@@ -182,7 +181,7 @@ def service(
     seconds: Annotated[float, typer.Option(min=1, help="That each load lasts.")] = 3,
     rounds: Rounds = 3,
     overrides: options.Overrides = None,
-    as_json: Json = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Load `qin-zoo serve`, and two services that one would write instead, in the same run; untrained weights.
 
@@ -203,7 +202,7 @@ def service(
         )  # fmt: skip
     if as_json:
         points = [asdict(m) for m in measured]
-        _print_json({"experiment": experiment, "environment": environment(), "loads": points})
+        print_json({"experiment": experiment, "environment": environment(), "loads": points})
     else:
         print_service(measured, f"{experiment}: services under load")
 
@@ -218,7 +217,7 @@ def trajectory(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 200,
     double: Annotated[bool, typer.Option("--float64", help="In float64 instead of float32.")] = False,
     overrides: options.Overrides = None,
-    as_json: Json = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train the plain and the fast model side by side, without dropout, and compare their losses.
 
@@ -240,7 +239,7 @@ def trajectory(
     drift = max(abs(now.nudged - now.plain) for now in losses)
     if as_json:
         columns = [astuple(now) for now in losses]
-        _print_json({"experiment": experiment, "losses": columns, "largest_difference": apart, "largest_drift": drift})
+        print_json({"experiment": experiment, "losses": columns, "largest_difference": apart, "largest_drift": drift})
     else:
         kind = "float64" if double else "float32"
         typer.echo(
@@ -321,7 +320,7 @@ def _race(
                 else:
                     summary["seconds_to_first_cold"] = result.ready
     if as_json:
-        _print_json({"task": task, "experiment": experiment, "environment": environment(), **summary})
+        print_json({"task": task, "experiment": experiment, "environment": environment(), **summary})
     else:
         _print_summary(summary, f"{task}: {experiment}, batches of {fast.prepare().params['batch_size']:,} rows")
     for name, why in summary.get("failed", {}).items():
@@ -395,9 +394,3 @@ def _make_data(folder: Path, rows: int, items: int) -> None:
 
     typer.echo(f"Making a sample of {rows:,} rows and {items:,} items in {folder}", err=True)
     write_sample(folder, rows, items)
-
-
-def _print_json(value: dict) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_table
+from qin_zoo.cli.table import print_json, print_table
 from qin_zoo.errors import printable
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def stats(
     found = {str(file): column_stats(file) for file in data_files(path)}
     if as_json:
         told = {file: [asdict(column) for column in columns] for file, columns in found.items()}
-        print(json.dumps(told, indent=2, default=str))
+        print_json(told)
         return
     for file, columns in found.items():
         rows = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import text_of
+from qin_zoo.cli.table import print_json, text_of
 
 _COLUMNS = ("feature_cols", "feature_specs", "feature_config", "label_col")  # shown a line for each entry
 _WIDE = 110  # columns of a terminal that has room for meanings beside the values
@@ -59,7 +58,7 @@ def config(
             "not_set": {parameter.key: parameter.meaning for parameter in unset},
             "notes": list(prepared.notes),
         }
-        print(json.dumps(whole, indent=2, default=str))
+        print_json(whole)
         return
     _print(prepared, used, unset)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qin_zoo.errors import ConfigError, DataError
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 
 _DESCRIPTIONS = (".yaml", ".yml")
 
@@ -79,8 +79,7 @@ def _describe(description, path: Path, force: bool) -> None:
     files = [str((description.folder / name).resolve()) for entry in description.entries for name in entry.files]
     if path.resolve().parent != description.folder.resolve():
         description = description.moved(path.resolve().parent)
-    with replace_file(path) as temporary:
-        temporary.write_text(description.as_yaml(), encoding="utf-8")
+    replace_text(path, description.as_yaml())
     rows = [
         (Path(entry.files[0]).name, name, str(column), column.because)
         for entry in description.entries

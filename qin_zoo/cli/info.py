@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_table, print_text
+from qin_zoo.cli.table import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from qin_zoo.experiment.keys import Key
@@ -66,7 +65,7 @@ def _print_keys(keys: list[Key], as_json: bool) -> None:
     from qin_zoo.cli.table import text_of
 
     if as_json:
-        print(json.dumps([asdict(key) for key in keys], indent=2, default=str))
+        print_json([asdict(key) for key in keys])
         return
     for key in keys:
         of = f" of {key.of}" if key.of else ""
@@ -91,7 +90,7 @@ def _print_model(name: str, entry: ModelEntry, plugins, as_json: bool) -> None:
             "parameters": [dict(zip(("name", "default", "meaning"), row)) for row in parameters(cls)],
             "experiments": dict(sizes),
         }
-        print(json.dumps(told, indent=2))
+        print_json(told)
         return
     print_text(name, "bold")
     lines = [entry.summary, *([f"Paper: {entry.card['paper']}"] if "paper" in entry.card else [])]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_table, print_text
+from qin_zoo.cli.table import print_json, print_table, print_text
 from qin_zoo.errors import QinZooError, suggest
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def list_models(
     if dataset is not None:
         found = [(entry, own) for entry, own in found if own]
     if as_json:
-        print(json.dumps([_as_json(*each) for each in found], indent=2))
+        print_json([_as_json(*each) for each in found])
     elif not found:
         names = list(discover(plugin or []))
         raise QinZooError(f"No model matches '{pattern}'.{suggest(pattern, names)} There are: {', '.join(names)}.")

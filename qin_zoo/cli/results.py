@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.table import print_json
 from qin_zoo.errors import QinZooError, suggest
 
 app = typer.Typer(help="Collect the results of runs, of this machine and of others.", no_args_is_help=True)
@@ -54,7 +54,7 @@ def list_results(store: Folder = _STORE, dataset: Datasets = None, as_json: opti
     if as_json:
         entries = [entry for board in boards for line in board.lines for entry in line.entries]
         told = [{"digest": e.digest, **e.model_dump(mode="json", exclude={"draws", "params"})} for e in entries]
-        print(json.dumps(told, indent=2))
+        print_json(told)
         return
     table = listing(boards)
     show(table, f"{len(table.rows)} runs in {store}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_table, print_text
+from qin_zoo.cli.table import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from qin_zoo.results.compare import Comparison, Difference
@@ -56,7 +55,7 @@ def runs(
     found = [r for r in found if model in (None, r.entry.model) and dataset in (None, r.entry.dataset_id)]
     shown = found[:last] if last else found
     if as_json:
-        print(json.dumps([_as_json(run) for run in shown], indent=2))
+        print_json([_as_json(run) for run in shown])
         return
     if not found:
         looked = ", ".join(map(str, places))
@@ -78,7 +77,7 @@ def show(run: Named, root: Roots = None, as_json: options.AsJson = False) -> Non
     found = resolve_one(run, _places(root))
     if as_json:
         whole = _as_json(found) | {"params": found.entry.params, "files": _files(found)}
-        print(json.dumps(whole, indent=2, default=str))
+        print_json(whole)
         return
     _print_run(found)
 
@@ -101,7 +100,7 @@ def compare(
     sides = [resolve(text, places) for text in (one, other)]
     comparison = compare_runs(*sides)
     if as_json:
-        print(json.dumps(_comparison_as_json(comparison, sides), indent=2))
+        print_json(_comparison_as_json(comparison, sides))
     else:
         _print_comparison(comparison, sides)
     if picture is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,11 @@ def print_table(
         table.add_row(*map(text, row))
     print_text(table)
     print_text("")
+
+
+def print_json(value: object) -> None:
+    """Prints a value for programs; what JSON does not know becomes its text."""
+    print(json.dumps(value, indent=2, default=str))
 
 
 def print_text(what: object, style: str = "", indent: int = 0) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data.sources import at, open_source
 from qin_zoo.errors import DataError
-from qin_zoo.files import discard_leftovers, replace_file
+from qin_zoo.files import discard_leftovers, replace_file, replace_text
 
 ITEM_FILE = "item_info.parquet"
 
@@ -64,6 +64,5 @@ def write_columns(info: Path, output: Path, columns: Mapping[str, pa.Array]) -> 
 def write_report(output: Path, report: Mapping[str, object]) -> Path:
     """Writes the report beside the table it is about; returns its path."""
     path = output.with_suffix(".json")
-    with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(report, indent=2) + "\n")
     return path

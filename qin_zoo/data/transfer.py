@@ -23,7 +23,7 @@ import requests
 
 from qin_zoo import __version__
 from qin_zoo.errors import DataError, QinZooError, first_line
-from qin_zoo.files import read_json, replace_file
+from qin_zoo.files import read_json, replace_text
 
 TIMEOUTS = (15.0, 30.0)  # seconds to connect, and without a byte
 RETRIES = 6  # failures in a row, between which nothing came
@@ -107,8 +107,7 @@ class Part:
         """Forces the bytes to disk and notes what they are; raises where that fails."""
         os.fsync(self._file.fileno())
         note = {"source": self.source, "size": self.size, "sha256": self.digest.hexdigest()}
-        with replace_file(self._sidecar) as temporary:
-            temporary.write_text(json.dumps(note), encoding="utf-8")
+        replace_text(self._sidecar, json.dumps(note))
         self._noted = self.size
 
     def close(self) -> None:

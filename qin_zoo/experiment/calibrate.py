@@ -14,7 +14,7 @@ from qin_zoo.experiment.predict import predict_rows
 from qin_zoo.experiment.prepare import Prepared, build_model
 from qin_zoo.experiment.report import markdown_table
 from qin_zoo.experiment.tasks import is_regression
-from qin_zoo.files import file_digest, replace_file
+from qin_zoo.files import file_digest, replace_text
 from qin_zoo.metrics import evaluate_metrics
 
 SCHEMA_VERSION = 1
@@ -81,8 +81,7 @@ def calibrate_run(
     draw_reliability(curves, picture, title)
     texts = {".json": json.dumps(found, indent=2) + "\n", ".md": _report(title, results, picture.name)}
     for suffix, text in texts.items():
-        with replace_file(calibration_file(checkpoint, suffix)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        replace_text(calibration_file(checkpoint, suffix), text)
     for split, sides in results.items():
         told = "  ".join(f"{k} {sides['before'][k]:.6f} → {sides['after'][k]:.6f}" for k in ("ECE", "AUC", "logloss"))
         echo(f"{split}: {told}" + ("  (fitted to these rows)" if split == "valid" else ""))

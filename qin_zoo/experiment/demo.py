@@ -9,7 +9,7 @@ from qin_zoo.data.sample import write_sample
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.report import markdown_table
 from qin_zoo.experiment.run import run_experiment
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 
 _EXPERIMENT = "QIN_sample"
 _BLIND = "QIN_sample_blind"
@@ -72,8 +72,7 @@ def run_demo(
             f"Submission for the challenge: `{records[_EXPERIMENT]['files']['submission']}`.",
         ]
     )
-    with replace_file(report) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    replace_text(report, text + "\n")
     echo(
         f"\nbest reachable AUC {best:.4f}   QIN {auc[_EXPERIMENT]:.4f}   blind to the history {auc[_BLIND]:.4f}\n"
         f"demo report: {report}"

@@ -19,7 +19,7 @@ from qin_zoo.data.dataset import count_rows, relocate
 from qin_zoo.data.describe import describe_folder, user_column
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.experiment.tasks import is_regression
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 from qin_zoo.registry import discover
 
 _OF_A_RUN = ("model_id", "gpu", "dataset_id")
@@ -98,8 +98,7 @@ def write_configuration(folder: Path, expid: str, params: Mapping[str, Any], des
         "dataset_config.yaml": {params["dataset_id"]: of_data},
     }
     for name, block in blocks.items():
-        with replace_file(folder / name) as temporary:
-            temporary.write_text(head + yaml.safe_dump(block, sort_keys=False, allow_unicode=True), "utf-8")
+        replace_text(folder / name, head + yaml.safe_dump(block, sort_keys=False, allow_unicode=True))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from qin_zoo import __version__
 from qin_zoo.errors import QinZooError
-from qin_zoo.files import read_json, replace_file
+from qin_zoo.files import read_json, replace_text
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -139,8 +139,7 @@ def environment() -> dict:
 
 def write_record(path: Path, record: RunRecord) -> None:
     """Writes a run's record; values JSON does not know (paths, tuples) become their text."""
-    with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(record, indent=2, default=str) + "\n")
 
 
 @cache

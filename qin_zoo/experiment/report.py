@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qin_zoo.experiment.record import course_of, kept_evaluation, monitored, read_record
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 from qin_zoo.metrics import default_monitor, mode_of
 from qin_zoo.training.tracking import shown_params
 
@@ -158,5 +158,4 @@ def _training(record: dict, evaluations: list[dict], kept: dict, metrics: list[s
 
 def write_report(path: Path, record: dict) -> None:
     """Writes :func:`render_report` to ``path``."""
-    with replace_file(path) as temporary:
-        temporary.write_text(render_report(record), encoding="utf-8")
+    replace_text(path, render_report(record))

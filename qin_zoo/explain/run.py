@@ -15,7 +15,7 @@ from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.explain.explanation import Explanation, explain
 from qin_zoo.explain.picture import draw_explanation
 from qin_zoo.explain.report import render_report
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,5 @@ def explain_row(
         files.report: render_report(explanation, files.picture.name),
     }
     for path, text in texts.items():
-        with replace_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        replace_text(path, text)
     return explanation, files

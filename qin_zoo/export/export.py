@@ -28,7 +28,7 @@ from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.plain import Doubts, PlainFieldsModel, PlainModel, plain_scores
 from qin_zoo.export.request import RequestModel, numbering
 from qin_zoo.feature_types import type_of
-from qin_zoo.files import parse_json, replace_file
+from qin_zoo.files import parse_json, replace_file, replace_text
 from qin_zoo.fuxi import BaseModel
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import ZooModel
@@ -249,8 +249,7 @@ def _write(
     """The file and its manifest, and a line about them."""
     with replace_file(out) as temporary:
         temporary.write_bytes(data)
-    with replace_file(out.with_name(f"{out.name}.json")) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_text(out.with_name(f"{out.name}.json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     echo(
         f"{out}: {len(data) / 2**20:.1f} MiB, {holds}; scores differ from the trained model's by at most "
         f"{difference:.1e} on random requests"

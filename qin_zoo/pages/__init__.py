@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 
 
 def write_page(file: Path, package: str, template: str, **values: object) -> None:
@@ -24,8 +24,7 @@ def write_page(file: Path, package: str, template: str, **values: object) -> Non
 
     sources = {name: _read(package, name) for package, name in ((__name__, "base.html.j2"), (package, template))}
     text = Environment(autoescape=True, loader=DictLoader(sources)).get_template(template).render(**values)
-    with replace_file(Path(file)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    replace_text(Path(file), text)
 
 
 def _read(package: str, name: str) -> str:

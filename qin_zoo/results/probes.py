@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from qin_zoo.experiment.record import identity
-from qin_zoo.files import read_json, replace_file
+from qin_zoo.files import read_json, replace_text
 
 _VERSION = 1
 
@@ -33,8 +33,7 @@ def read_probe(record_file: Path, record: dict, asked: dict | None = None) -> di
 def write_probe(record_file: Path, record: dict, asked: dict, found: dict) -> None:
     """Keeps what was found."""
     data = {"version": _VERSION, "of": identity(record["params"], record["data"]), "asked": asked, "found": found}
-    with replace_file(_file(record_file)) as temporary:
-        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    replace_text(_file(record_file), json.dumps(data, indent=2) + "\n")
 
 
 def _file(record_file: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qin_zoo.experiment.report import markdown_table
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_file, replace_text
 from qin_zoo.pages import write_page
 from qin_zoo.pages.plots import PAGE, save, style, svg
 from qin_zoo.results.entry import Entry
@@ -58,8 +58,7 @@ def write_markdown(boards: list[Board], file: Path, title: str, failed: Mapping[
                 parts += [f"**{plot.title}.** {plot.told}", f"![{plot.title}]({picture.name})"]
     if failed:
         parts += ["## Failed", "\n".join(f"- `{name}`: {why.splitlines()[0]}" for name, why in failed.items())]
-    with replace_file(file) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    replace_text(file, "\n\n".join(parts) + "\n")
 
 
 def write_csv(boards: list[Board], file: Path) -> None:

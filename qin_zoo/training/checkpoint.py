@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from qin_zoo.errors import first_line
-from qin_zoo.files import discard_leftovers, file_digest, replace_file
+from qin_zoo.files import discard_leftovers, file_digest, replace_file, replace_text
 
 _SCHEMA = 1
 _KEPT = 2
@@ -64,8 +64,7 @@ class CheckpointStore:
                 torch.save(checkpoint.tensors, file)
             digest = file_digest(temporary)
         body = {"schema_version": _SCHEMA, "step": checkpoint.step, "tensors": digest, "facts": checkpoint.facts}
-        with replace_file(self._facts(checkpoint.step)) as temporary:
-            temporary.write_text(json.dumps({"digest": _digest(body), **body}), encoding="utf-8")
+        replace_text(self._facts(checkpoint.step), json.dumps({"digest": _digest(body), **body}))
         self._whole[checkpoint.step] = self._state(checkpoint.step)
         old, self._old = self._old - {checkpoint.step}, set()
         kept: list[int] = []

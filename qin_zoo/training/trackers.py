@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qin_zoo.errors import ConfigError, install
-from qin_zoo.files import read_json, replace_file
+from qin_zoo.files import read_json, replace_text
 from qin_zoo.training.tracking import EventFiles, Sink
 
 _PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
@@ -147,8 +147,7 @@ def _kept_id(file: Path) -> str | None:
 
 def _keep_id(file: Path, run: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(file) as temporary:
-        temporary.write_text(json.dumps({"run": run}), encoding="utf-8")
+    replace_text(file, json.dumps({"run": run}))
 
 
 def _parts(values: Sequence, size: int) -> Iterator[Sequence]:

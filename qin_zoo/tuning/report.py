@@ -10,7 +10,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from qin_zoo.experiment.report import markdown_table
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_file, replace_text
 from qin_zoo.tuning.plots import draw_plots
 from qin_zoo.tuning.space import dump, show
 from qin_zoo.tuning.study import SharedStudy
@@ -163,8 +163,7 @@ def write_results(search: Search, study: SharedStudy) -> Results:
     pictures, notes = draw_plots([x.trial for x in results.lines], search, stem)
     results = replace(results, notes=notes)
     _write_csv(results, stem.with_name(f"{stem.name}.csv"))
-    with replace_file(results.page) as temporary:
-        temporary.write_text(_page(results, pictures), encoding="utf-8")
+    replace_text(results.page, _page(results, pictures))
     return results
 
 

@@ -14,7 +14,7 @@ from qin_zoo.config.experiments import check_params
 from qin_zoo.config.params import ExperimentParams
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.prepare import Prepared, prepare
-from qin_zoo.files import replace_file
+from qin_zoo.files import replace_text
 from qin_zoo.processes.worker import Worker, let_them_save, speaking
 from qin_zoo.registry import get_model
 from qin_zoo.threads import share
@@ -304,8 +304,7 @@ class Tuner:
         self._busy[worker] = (claim, expid, time.monotonic())
         self.study.note(claim, expid=expid, device=worker.device)
         for kind, name, block in (("model", expid, model), ("dataset", model["dataset_id"], dataset)):
-            with replace_file(search.trial_folder / f"{kind}_config" / f"{name}.yaml") as temporary:
-                temporary.write_text(dump({name: block}), encoding="utf-8")
+            replace_text(search.trial_folder / f"{kind}_config" / f"{name}.yaml", dump({name: block}))
         base = search.trial_folder / "base"
         job = Job(expid, search.space.expid, base, search.trial_folder, claim.point, search.data, search.plugins)
         worker.send(job)

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from qin_zoo.data import SPLITS
 from qin_zoo.data.kept import take_along
 from qin_zoo.errors import DataError
-from qin_zoo.files import replace_file, sole_writer
+from qin_zoo.files import replace_file, replace_text, sole_writer
 
 SCHEMA_VERSION = 1
 SUMMARY_FILE = "import.json"
@@ -205,8 +205,7 @@ class Output:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file."""
-        with replace_file(self._work / name) as file:
-            file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        replace_text(self._work / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def feature(self, name: str | list[str], kind: str, *, active: bool = True, **more: Any) -> None:
         """Adds a feature to the dataset configuration."""
@@ -251,8 +250,8 @@ class Output:
             "feature_cols": features,
             "label_col": {"name": "label", "dtype": "float"},
         }
-        with replace_file(self._work / "dataset_config.yaml") as file:
-            file.write_text(yaml.safe_dump({self.path.name: block}, sort_keys=False, allow_unicode=True), "utf-8")
+        text = yaml.safe_dump({self.path.name: block}, sort_keys=False, allow_unicode=True)
+        replace_text(self._work / "dataset_config.yaml", text)
         summary = ImportSummary(self.path, users, items, dict(self._counts), notes, columns or [])
         written = {k: v for k, v in asdict(summary).items() if k != "path"}
         files = {"user_ids": "ids_user.parquet", "item_ids": "ids_item.parquet", "dataset": "dataset_config.yaml"}
