@@ -80,9 +80,9 @@ def commands_page() -> str:
     """Every command with its arguments and options, as `--help` says them."""
     from typer.cli import get_docs_for_click
 
-    from qin_zoo.cli import app
+    from qin_zoo.cli import build_app
 
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(build_app())
     text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="qin-zoo"), name="qin-zoo")
     return text.replace(str(Path.home()), "~")
 

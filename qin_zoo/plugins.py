@@ -18,7 +18,7 @@ import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from qin_zoo.errors import ModelError
@@ -104,15 +104,29 @@ def why_broken(file: Path) -> str:
 @dataclass(frozen=True)
 class _Source:
     classes: dict[str, ast.ClassDef | None]
-    imports: dict[str, tuple[str, str]]  # local name -> module, name in it or ""
+    body: list[ast.stmt] = field(default_factory=list)
     broken: str = ""
+
+    @cached_property  # only what derives from another file asks for them
+    def imports(self) -> dict[str, tuple[str, str]]:
+        """Local name -> module, and the name in it or an empty one."""
+        imports = {}
+        for node in ast.walk(ast.Module(self.body, [])):
+            if isinstance(node, ast.ImportFrom):
+                module = "." * node.level + (node.module or "")
+                imports |= {a.asname or a.name: (module, a.name) for a in node.names}
+            elif isinstance(node, ast.Import):
+                imports |= {a.asname: (a.name, "") for a in node.names if a.asname}
+                roots = [a.name.partition(".")[0] for a in node.names if not a.asname]
+                imports |= {root: (root, "") for root in roots}
+        return imports
 
 
 def _read(file: Path) -> _Source:
     try:
         stat = file.stat()
     except OSError as error:
-        return _Source({}, {}, f"{file} cannot be read: {error.strerror}.")
+        return _Source({}, broken=f"{file} cannot be read: {error.strerror}.")
     return _read_version(file, stat.st_mtime_ns, stat.st_size)
 
 
@@ -124,17 +138,8 @@ def _read_version(file: Path, *version: int) -> _Source:
     except (SyntaxError, ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         names = _looks_like_models(file)
-        return _Source(names, {}, f"{file}{line}: {type(error).__name__}: {getattr(error, 'msg', error)}")
-    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-    imports = {}
-    for node in ast.walk(ast.Module(body, [])):
-        if isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            imports |= {a.asname or a.name: (module, a.name) for a in node.names}
-        elif isinstance(node, ast.Import):
-            imports |= {a.asname: (a.name, "") for a in node.names if a.asname}
-            imports |= {a.name.partition(".")[0]: (a.name.partition(".")[0], "") for a in node.names if not a.asname}
-    return _Source(classes, imports)
+        return _Source(names, broken=f"{file}{line}: {type(error).__name__}: {getattr(error, 'msg', error)}")
+    return _Source({node.name: node for node in body if isinstance(node, ast.ClassDef)}, body)
 
 
 def _looks_like_models(file: Path) -> dict[str, None]:

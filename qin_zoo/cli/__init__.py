@@ -1,72 +1,47 @@
-"""The `qin-zoo` command: one module per command, each importing what it needs only when it runs."""
+"""The `qin-zoo` command: one module per command, imported when it is asked for, as is what the command itself needs."""
 
 from __future__ import annotations
 
 import codecs
-import copy
+import inspect
 import io
+import os
 import sys
+from importlib import import_module
 
 import typer
 
 from qin_zoo import __version__
-from qin_zoo.cli import (
-    baseline,
-    bench,
-    calibrate,
-    config,
-    continue_,
-    data,
-    demo,
-    doctor,
-    embed,
-    explain,
-    export,
-    info,
-    list_models,
-    new,
-    predict,
-    results,
-    run,
-    runs,
-    serve,
-    study,
-    tune,
-    update,
-)
 from qin_zoo.errors import QinZooError, printable
 from qin_zoo.log import warnings_on_terminal
 from qin_zoo.threads import be_a_good_neighbour
 
-app = typer.Typer(
-    help="A plugin model zoo for multimodal click-through-rate prediction on FuxiCTR and PyTorch.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("run")(run.run)
-app.command("continue")(continue_.continue_)
-app.command("update")(update.update)
-app.command("predict")(predict.predict)
-app.command("calibrate")(calibrate.calibrate)
-app.command("explain")(explain.explain)
-app.command("export")(export.export)
-app.command("serve")(serve.serve)
-app.command("baseline")(baseline.baseline)
-app.command("study")(study.study)
-app.command("tune")(tune.tune)
-app.command("leaderboard")(results.leaderboard)
-app.command("config")(config.config)
-app.command("list")(list_models.list_models)
-app.command("info")(info.info)
-app.command("new")(new.new)
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
-app.add_typer(runs.app, name="runs")
-app.add_typer(results.app, name="results")
-app.add_typer(data.app, name="data")
-app.add_typer(embed.app, name="embed")
-app.add_typer(bench.app, name="bench")
+# command -> module here, and its function; "app" is a group of further commands
+_COMMANDS = {
+    "run": "run:run",
+    "continue": "continue_:continue_",
+    "update": "update:update",
+    "predict": "predict:predict",
+    "calibrate": "calibrate:calibrate",
+    "explain": "explain:explain",
+    "export": "export:export",
+    "serve": "serve:serve",
+    "baseline": "baseline:baseline",
+    "study": "study:study",
+    "tune": "tune:tune",
+    "leaderboard": "results:leaderboard",
+    "config": "config:config",
+    "list": "list_models:list_models",
+    "info": "info:info",
+    "new": "new:new",
+    "demo": "demo:demo",
+    "doctor": "doctor:doctor",
+    "runs": "runs:app",
+    "results": "results:app",
+    "data": "data:app",
+    "embed": "embed:app",
+    "bench": "bench:app",
+}
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,11 +50,37 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     pass
+
+
+def build_app(asked: str | None = None, names_only: bool = False) -> typer.Typer:
+    """The app, or a lean one: typer takes longer to read the signatures of all commands than most of them to start.
+
+    Args:
+        asked: the only command that it has. Default: all.
+        names_only: commands with their name and help, without options; enough for the list of commands.
+    """
+    app = typer.Typer(
+        help="A plugin model zoo for multimodal click-through-rate prediction on FuxiCTR and PyTorch.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name in [asked] if asked else _COMMANDS:
+        module, _, attribute = _COMMANDS[name].partition(":")
+        command = getattr(import_module(f"{__name__}.{module}"), attribute)
+        if names_only:
+            about = command.info.help if attribute == "app" else inspect.getdoc(command)
+            app.command(name, help=about)(lambda: None)
+        elif attribute == "app":
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
 
 
 _PLAIN = {"±": "+-", "→": "->", "–": "-", "−": "-", "…": "...", "×": "x", "Δ": "d", "★": "*", "’": "'", "─": "-"}
@@ -101,15 +102,12 @@ def _write_what_the_terminal_can() -> None:
 
 
 def _app_for(argv: list[str]) -> typer.Typer:
-    """The app with the command that is asked for alone: typer reads the signatures of all that there are."""
-    asked = next((word for word in argv if not word.startswith("-")), None)
-    everything = (app.registered_commands, app.registered_groups)
-    commands, groups = ([c for c in those if c.name == asked] for those in everything)
-    if not (commands or groups):  # help, or a name that is not known
-        return app
-    lean = copy.copy(app)
-    lean.registered_commands, lean.registered_groups = commands, groups
-    return lean
+    """As much of the app as a command line needs."""
+    asked = next((word for word in argv if word != "--"), None)
+    if asked in _COMMANDS:
+        return build_app(asked)
+    completes = any(name.endswith("_COMPLETE") for name in os.environ)  # a shell asks for the options of any command
+    return build_app(names_only=not completes)
 
 
 def main(argv: list[str] | None = None) -> None:

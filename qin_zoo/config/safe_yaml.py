@@ -9,6 +9,7 @@ values.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ MAX_NODES = 300_000
 _PYTHON_TAG = "tag:yaml.org,2002:python/"
 TUPLE_TAG = f"{_PYTHON_TAG}tuple"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+_UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class _Loader(Composer, _Events, SafeConstructor, Resolver):
     def construct_scalar(self, node):
         value = super().construct_scalar(node)
         # such text can be neither a file name nor be printed or logged
-        if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        if isinstance(value, str) and _UNPRINTABLE.search(value):
             problem = "text with a NUL character or half a surrogate pair"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return value
@@ -173,6 +175,8 @@ class _Inspection:
         if id(node) in self._open:
             self._refuse(node, "this value contains itself through an alias (*name). Write it out instead.")
         self._check_tag(node)
+        if isinstance(node, yaml.ScalarNode):  # most are
+            return 1, 1
         self._open.add(id(node))
         size, levels = 1, 0
         for child in self._children(node):

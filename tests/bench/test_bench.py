@@ -12,7 +12,7 @@ from qin_zoo.bench.growth import AXES, draw_growth, grow
 from qin_zoo.bench.race import Result, race
 from qin_zoo.bench.report import summarise
 from qin_zoo.bench.synthetic import random_batch
-from qin_zoo.cli import app
+from qin_zoo.cli import build_app
 from qin_zoo.errors import QinZooError
 
 SMALL = ("batch_size=256", "embedding_dim=8", "num_layers=1", "max_len=8")
@@ -23,7 +23,7 @@ def bench(sample, tmp_path):
     def call(task, *arguments):
         sets = [part for pair in (*SMALL, f"cache_dir={tmp_path}") for part in ("--set", pair)]
         result = CliRunner().invoke(
-            app,
+            build_app(),
             ["bench", task, "QIN_sample", "--data", str(sample), "--json", *sets, *arguments],
             catch_exceptions=False,
         )
@@ -82,7 +82,7 @@ def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypat
     assert summary["product_flops_per_second"] > 0
     monkeypatch.setattr("qin_zoo.bench.race.race", lambda *_, **__: [failed, product])
     arguments = ["bench", "score", "QIN_sample", "--config", str(broken.config), "--data", str(tmp_path)]
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 1
     assert f"qin-zoo failed: {failed.failure}" in result.stderr
 
@@ -111,9 +111,9 @@ def test_values_of_an_axis(monkeypatch):
     asked = []
     monkeypatch.setattr("qin_zoo.bench.growth.grow", lambda expid, axes, *_, **__: asked.append(axes) or [])
     arguments = ["bench", "growth", "--axis", "max_len=16,1000", "--axis", "items"]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert CliRunner().invoke(build_app(), arguments).exit_code == 0
     assert asked == [{"max_len": [16, 1000], "items": AXES["items"]}]
-    wrong = CliRunner().invoke(app, ["bench", "growth", "--axis", "max_len=16,many"])
+    wrong = CliRunner().invoke(build_app(), ["bench", "growth", "--axis", "max_len=16,many"])
     assert "--axis max_len=16,many: expected whole numbers" in str(wrong.exception)
 
 
@@ -127,7 +127,7 @@ def test_a_rival_on_random_batches(monkeypatch):
     overrides = [part for size in sizes for part in ("--set", size)]
     rival = str(Path(model_zoo.LongCTR.__path__[0]) / "SIM")
     arguments = ["bench", "train", "SIM_MicroLens_1M_x1", "--drawn", "--rival", rival, *overrides]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert CliRunner().invoke(build_app(), arguments).exit_code == 0
     assert [contender.name for contender in asked] == ["matrix product", "qin-zoo", "rival"]
     facts = {}
     for contender in asked[1:]:
@@ -140,6 +140,6 @@ def test_a_rival_on_random_batches(monkeypatch):
 
 
 def test_unknown_axis(tmp_path):
-    result = CliRunner().invoke(app, ["bench", "growth", "--axis", "item"])
+    result = CliRunner().invoke(build_app(), ["bench", "growth", "--axis", "item"])
     assert isinstance(result.exception, QinZooError)
     assert "Did you mean 'items'" in str(result.exception)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from qin_zoo.bench.gpu import BOUNDS, EXPERIMENTS, RandomRows, Setting, check_gpu, differences, measure, profile
 from qin_zoo.bench.report import write_gpu_table
-from qin_zoo.cli import app
+from qin_zoo.cli import build_app
 from qin_zoo.data.feed import DeviceResident
 from qin_zoo.experiment.prepare import build_model
 
@@ -74,7 +74,7 @@ def test_what_has_no_time_or_fails_is_told(tmp_path):
     assert {line["failure"] for line in late} == {"no time left: its experiment had 0 s"}
     arguments = ["bench", "gpu", str(tmp_path / "new/table"), "--gpu", "-1", "--rows", "100", "--seconds", "60"]
     arguments += ["--experiment", EXPID, "--set", "num_layers=none", "--note", "a note"]
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 1
     assert "0 of 6 settings as expected" in result.stdout
     lines = json.loads((tmp_path / "new/table.json").read_text())["lines"]

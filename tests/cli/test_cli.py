@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from qin_zoo.cli import main
+from qin_zoo.cli import build_app, main
 
 SMALL = ["--set", "epochs=2", "--set", "embedding_dim=4", "--set", "batch_size=256"]
 
@@ -218,20 +218,33 @@ class TestListAndInfo:
 
     def test_completion_knows_the_commands(self):
         asked = {"COMP_WORDS": "qin-zoo ru", "COMP_CWORD": "1", "_QIN_ZOO_COMPLETE": "complete_bash"}
-        program = [sys.executable, "-c", "from qin_zoo.cli import app; app(prog_name='qin-zoo')"]
+        program = [sys.executable, "-c", "from qin_zoo.cli import build_app; build_app()(prog_name='qin-zoo')"]
         done = subprocess.run(program, capture_output=True, text=True, env={**os.environ, **asked})
         assert done.stdout.split() == ["run", "runs"]
 
-    def test_list_imports_nothing_heavy(self):
-        """What makes it answer at once: neither torch nor FuxiCTR nor a plotting library is loaded for it."""
+    @pytest.mark.parametrize("command", ["list", "--help"])
+    def test_imports_nothing_heavy(self, command):
+        """What makes it answer at once: neither torch nor FuxiCTR, nor for help what reads signatures."""
+        heavy = ["torch", "fuxictr", "ray", "pandas", "sklearn", "matplotlib", "qin_zoo.cli.run"]
+        heavy = heavy if command == "list" else [*heavy[:-1], "pydantic", "yaml"]
         program = (
             "import sys; from qin_zoo.cli import main\n"
-            "try: main(['list'])\n"
+            f"try: main(['{command}'])\n"
             "except SystemExit as e: assert not e.code\n"
-            "print([m for m in ('torch', 'fuxictr', 'ray', 'pandas', 'sklearn', 'matplotlib') if m in sys.modules])"
+            f"print([m for m in {heavy} if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
         assert done.stdout.splitlines()[-1] == "[]"
+
+    @pytest.mark.parametrize("arguments", [["--help"], [], ["rnu"]])
+    def test_help_is_that_of_the_whole_app(self, arguments, capsys):
+        """The list of commands is made without their options; typer makes the same of all there is."""
+        qin_zoo(*arguments)
+        lean = capsys.readouterr()
+        with pytest.raises(SystemExit):
+            build_app()(args=arguments)
+        assert "calibrate" in lean.out or "Did you mean 'run'" in lean.err
+        assert lean == capsys.readouterr()
 
     def test_info(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "160")

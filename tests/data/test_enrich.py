@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from qin_zoo.cli import app
+from qin_zoo.cli import build_app
 from qin_zoo.data.enrich import enrich
 from qin_zoo.data.item_table import load_item_table
 from qin_zoo.errors import DataError
@@ -119,7 +119,7 @@ def test_killed_and_repeated(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert subprocess.run([sys.executable, "-c", script, str(folder)]).returncode == -9
     assert {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")} == before
-    result = CliRunner().invoke(app, ["data", "enrich", str(folder)])
+    result = CliRunner().invoke(build_app(), ["data", "enrich", str(folder)])
     assert result.exit_code == 0, result.output
     assert "WARNING: likes_level: by the name, counted over a log" in result.output
     assert "likes_level, active: True, dtype: int, type: categorical, vocab_size: 11, source: item}" in result.output

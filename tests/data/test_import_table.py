@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from qin_zoo.cli import app, main
+from qin_zoo.cli import build_app, main
 from qin_zoo.data.importers import ImportOptions, import_table
 from qin_zoo.data.importers.description import read_description
 from qin_zoo.data.importers.guess import describe
@@ -330,7 +330,7 @@ def test_days_that_may_be_months_are_asked_for(raw, tmp_path):
     )
     (doubt,) = describe([raw]).doubts
     assert "%d/%m/%Y or %m/%d/%Y" in doubt
-    result = CliRunner().invoke(app, ["data", "import", "table", str(raw), str(tmp_path / "out")])
+    result = CliRunner().invoke(build_app(), ["data", "import", "table", str(raw), str(tmp_path / "out")])
     assert isinstance(result.exception, QinZooError)
     assert doubt in str(result.exception)
 

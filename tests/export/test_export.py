@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from qin_zoo.cli import app
+from qin_zoo.cli import build_app
 from qin_zoo.errors import QinZooError, RequestError
 from qin_zoo.experiment.prepare import build_model
 from qin_zoo.export.export import export_model
@@ -303,7 +303,7 @@ class TestCommand:
         return ["--data", str(sample), "--set", f"model_root={tmp_path}"]
 
     def test_writes_file_and_manifest(self, trained, tmp_path):
-        result = CliRunner().invoke(app, ["export", "QIN_sample", str(tmp_path / "out"), *trained])
+        result = CliRunner().invoke(build_app(), ["export", "QIN_sample", str(tmp_path / "out"), *trained])
         assert result.exit_code == 0, result.output
         assert "at most" in result.output
         manifest = json.loads((tmp_path / "out" / "QIN_sample.onnx.json").read_text())
@@ -317,16 +317,16 @@ class TestCommand:
         options = ["--set", f"model_root={tmp_path}", "--data", str(sample)]
         settings = ["epochs=1", "batch_size=512", "embedding_dim=4", "num_layers=1", "num_row=2", "max_len=8"]
         options += [part for setting in settings for part in ("--set", setting)]
-        assert CliRunner().invoke(app, ["run", "QIN_sample", *options]).exit_code == 0
+        assert CliRunner().invoke(build_app(), ["run", "QIN_sample", *options]).exit_code == 0
         before = {file.name: file.read_bytes() for file in (tmp_path / "sample").iterdir() if file.is_file()}
-        result = CliRunner().invoke(app, ["export", "QIN_sample", str(tmp_path / "sample"), *options])
+        result = CliRunner().invoke(build_app(), ["export", "QIN_sample", str(tmp_path / "sample"), *options])
         assert result.exit_code == 0, result.output
         assert {name: (tmp_path / "sample" / name).read_bytes() for name in before} == before
 
     def test_the_same_again_is_the_same_file(self, trained, tmp_path):
         files = []
         for name in ("a.onnx", "b.onnx"):
-            CliRunner().invoke(app, ["export", "QIN_sample", str(tmp_path / name), *trained])
+            CliRunner().invoke(build_app(), ["export", "QIN_sample", str(tmp_path / name), *trained])
             files.append((tmp_path / name).read_bytes())
         assert files[0] == files[1]
 
@@ -342,7 +342,7 @@ class TestCommand:
         out = tmp_path / "m.onnx"
         options = trained if arguments[0] == "QIN_sample" else []
         arguments = [str(out) if a == "OUT" else a for a in arguments]
-        result = CliRunner().invoke(app, ["export", *arguments, *options])
+        result = CliRunner().invoke(build_app(), ["export", *arguments, *options])
         assert isinstance(result.exception, QinZooError)
         assert message in str(result.exception)
         assert not out.exists()

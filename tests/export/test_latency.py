@@ -9,7 +9,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from qin_zoo.bench.latency import Latency, draw_latency
-from qin_zoo.cli import app
+from qin_zoo.cli import build_app
 from qin_zoo.cli.bench import print_latency
 from qin_zoo.errors import ConfigError
 
@@ -21,7 +21,7 @@ def test_command(tmp_path):
     settings = [argument for value in SMALL for argument in ("--set", value)]
     counts = ["--candidates", "1", "--candidates", "20", "--threads", "1", "--requests", "6"]
     arguments = ["bench", "latency", *counts, *settings, "--picture", str(picture), "--json"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
     found = json.loads(result.stdout)["requests"]
     assert [(m["model"], m["candidates"]) for m in found] == [
         ("exported", 1), ("plain", 1), ("exported", 20), ("plain", 20),
@@ -48,6 +48,6 @@ def test_only_the_exported_model(tmp_path, capsys):
 
 
 def test_no_item_table():
-    result = CliRunner().invoke(app, ["bench", "latency", "QIN_tiny_seq"])
+    result = CliRunner().invoke(build_app(), ["bench", "latency", "QIN_tiny_seq"])
     assert isinstance(result.exception, ConfigError)
     assert "has no item table" in str(result.exception)
