@@ -657,8 +657,8 @@ FAULTS = [
     ),
     Fault(
         "serving/items.py",
-        "newest = np.array(history[-self._max_len :], np.int64)",
-        "newest = np.array(history[: self._max_len], np.int64)",
+        'return {"history": newest[-self._max_len :], **self._no_new}, columns, rows, 0',
+        'return {"history": newest[: self._max_len], **self._no_new}, columns, rows, 0',
         "serving/test_scorer.py",
         "history: the oldest items of a plain request are used",
     ),
@@ -712,8 +712,15 @@ FAULTS = [
         "off by one: one more request waits than may",
     ),
     Fault(
+        "serving/scorer.py",
+        'self._chunk: int = self.manifest.get("chunk", _CHUNK)',
+        "self._chunk: int = _CHUNK",
+        "bench/test_service.py",
+        "chunks: the file's number of candidates at a time counts for nothing",
+    ),
+    Fault(
         "serving/http/body.py",
-        "if body.count(b'\"') == 2 * _texts(value):",
+        "if quotes == 2 * _keys(value) or quotes == 2 * _texts(value):",
         "if True:",
         "serving/test_http_body.py",
         "parsing: of a key that comes twice the last value counts",

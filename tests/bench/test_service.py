@@ -77,7 +77,7 @@ def test_sizes_come_from_the_data_where_the_configuration_leaves_them_out(sample
 @pytest.mark.parametrize(
     ("name", "chunk", "layers"), [("QIN", 1024, "num_layers=1"), ("Transformer_DCN", 256, "transformer_layers=1")]
 )
-def test_what_is_wide_is_scored_in_small_parts(name, chunk, layers, tmp_path):
+def test_what_is_wide_is_scored_in_small_parts(name, chunk, layers, tmp_path, monkeypatch):
     """Of a Transformer each candidate has 64 items of 512 numbers; both give what ONNX Runtime gives in one piece."""
     path = tmp_path / "m.onnx"
     export_untrained(f"{name}_MicroLens_1M_x1", path, ["embedding_dim=32", layers])
@@ -89,4 +89,7 @@ def test_what_is_wide_is_scored_in_small_parts(name, chunk, layers, tmp_path):
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     feed = {i.name: (shared | columns)[i.name] for i in session.get_inputs()}
+    parts, run = [], scorer._run
+    monkeypatch.setattr(scorer, "_run", lambda part: parts.append(len(part["candidates"])) or run(part))
     np.testing.assert_allclose(scorer.score(**asked), session.run(None, feed)[0], rtol=1e-5, atol=1e-7)
+    assert parts == [chunk, 3]
