@@ -256,3 +256,10 @@ def test_the_mode_of_a_monitor():
     assert default_monitor(["logloss", "gAUC"]) == "logloss"
     with pytest.raises(ConfigError, match="Unknown metric"):
         mode_of("F1")
+
+
+def test_predictions_without_any_difference_have_the_auc_of_chance():
+    from sklearn.metrics import roc_auc_score
+
+    labels, same = np.array([0.0, 1, 1, 0, 1]), np.full(5, 0.3)
+    assert evaluate_metrics(labels, same, ["AUC"])["AUC"] == roc_auc_score(labels, same) == 0.5
