@@ -305,7 +305,7 @@ def _cutoff(metric: str) -> int:
 def _auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     if y_true.min() == y_true.max():
         return float("nan")
-    if y_pred.min() == y_pred.max():  # as before a training, which need not wait two seconds for scikit-learn
+    if y_pred.min() == y_pred.max():  # as before a training, which need not wait for scikit-learn
         return 0.5
     from sklearn.metrics import roc_auc_score
 
