@@ -132,7 +132,7 @@ def show(summary) -> None:
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(f"{summary.path}: {summary.users:,} users, {summary.items:,} items")
     Console(width=80, highlight=False).print(table)
-    console.print("New: share of the rows whose user, or item, has no training row.")
+    console.print("New: share of the rows whose user, or item, has no training row, nor one of before (--only-new).")
     for note in summary.notes:
         console.print(f"Note: {note}")
     console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")

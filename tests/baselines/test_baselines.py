@@ -1,5 +1,6 @@
 """Baselines against plain pandas and scikit-learn, and what their columns may not know."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -47,8 +48,13 @@ def predictions(record):
 def folder(tmp_path_factory):
     """A small shop as an item-table dataset."""
     raw, out = tmp_path_factory.mktemp("shop"), tmp_path_factory.mktemp("data") / "shop"
-    write_shop(raw, ROWS)
-    import_folder("recbole", raw / "recbole", out, ImportOptions(max_history=400))  # all that there is
+    shop = make_shop(ROWS)
+    types = {"user_id": "token", "item_id": "token", "time": "float", "click": "float", "title": "token_seq"}
+    types["category"] = "token"
+    for kind, frame in (("inter", shop.interactions), ("item", shop.items.drop("image"))):
+        frame = frame.rename({n: f"{'timestamp' if n == 'time' else n}:{types[n]}" for n in frame.columns})
+        frame.write_csv(raw / f"shop.{kind}", separator="\t", quote_style="never")
+    import_folder("recbole", raw, out, ImportOptions(max_history=400))  # all that there is
     return out
 
 
@@ -79,6 +85,26 @@ def test_the_shop_is_what_it_says():
     assert clicks.mean() == pytest.approx(shop.probability.mean(), abs=0.01)
     assert shop.interactions["time"].is_sorted()
     assert make_shop(40_000).interactions.equals(shop.interactions)
+
+
+def test_the_days_of_the_shop_are_its_log_and_its_catalogues(tmp_path):
+    """A day's files are what pandas cuts from the truth; what is not on sale is neither shown nor listed."""
+    write_shop(tmp_path, ROWS)
+    truth = pd.read_parquet(tmp_path / "truth/interactions.parquet")
+    items = pd.read_parquet(tmp_path / "truth/items.parquet").set_index("item_id")
+    begin, ends, catalogues = pd.Timestamp("2023-11-14 22:13:20"), [0, 57, 58, 59, 60], []
+    day = (pd.to_datetime(truth["time"], unit="s") - begin) / pd.Timedelta(days=1)
+    for name, first, last in zip(("start", "day-1", "day-2", "day-3"), ends, ends[1:]):
+        log = pd.read_csv(tmp_path / name / "interactions.csv")
+        part = truth[(day >= first) & (day < last)].drop(columns="probability").reset_index(drop=True)
+        pd.testing.assert_frame_equal(log, part, check_dtype=False)
+        catalogues.append(set(pd.read_parquet(tmp_path / name / "items.parquet")["item_id"]))
+        assert set(log["item_id"]) <= catalogues[-1]
+    for number, (before, after) in enumerate(itertools.pairwise(catalogues)):
+        assert len(after - before) == len(before - after) == 1
+        assert set(items["released"][[*after - before]]) == {57 + number}
+    at = items.loc[truth["item_id"]].reset_index()
+    assert (at["withdrawn"] > day).all()
 
 
 def test_records_are_like_any_runs(made):

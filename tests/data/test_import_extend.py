@@ -135,6 +135,16 @@ def test_new_rows_alone_see_all_that_was_before(shop, tmp_path):
     whole = pl.concat([table(shop / "new", split) for split in ("train", "valid", "test")])
     rows = pl.concat([table(tmp_path / "day", split) for split in ("train", "valid", "test")])
     assert rows.equals(whole[-len(rows) :])
+    before = pd.read_csv(shop / "raw/interactions.csv")
+    day = day.sort_values("time", kind="stable").reset_index(drop=True)
+    ends = np.cumsum([0, *(counts.rows for counts in summary.splits.values())])
+    trained = day[: ends[1]]
+    for key, found in (("user_id", "cold_users"), ("item_id", "cold_items")):
+        today = ~day[key].isin(trained[key])
+        new = today & ~day[key].isin(before[key])
+        assert today.sum() > new.sum()
+        for counts, first, last in zip(summary.splits.values(), ends, ends[1:]):
+            assert getattr(counts, found) == pytest.approx(new[first:last].mean(), abs=1e-6)
     with pytest.raises(DataError, match="holds no interaction"):
         extended(shop / "raw", tmp_path / "none", shop / "old", only_new=True)
 

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 (fixtures that are imported)
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from qin_zoo.cli import main
 from qin_zoo.errors import DataError
 from qin_zoo.experiment.continued import prepare_continuation
 from qin_zoo.experiment.prepare import build_model
+from qin_zoo.experiment.repeat import prepare_repetition
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.models.weights import warm_start
 from qin_zoo.update import update_run
 
@@ -76,6 +79,40 @@ def test_passed_and_exported(run, tmp_path):
     command = ["update", record["files"]["record"], "--data", str(folders[1]), "--export", str(out), "--allowed", "1"]
     assert called(*command, "--replay", "random") == 0
     assert Scorer(out).items == 35  # those of the new day, and padding
+
+
+def test_a_day_is_shorter_than_what_was_between_two_looks(run, tmp_path, monkeypatch):
+    """`run` on an imported folder looks twice an epoch, after more batches than the 2 of a day."""
+    record, folders = run
+    monkeypatch.chdir(tmp_path)
+    path = Path(record["files"]["record"])
+    often = prepare_repetition(path, overrides={"batch_size": 1, "eval_steps": 24}).prepared.named("often")
+    again = run_experiment(often, tmp_path, echo=quiet)
+    assert [e["step"] for e in again["evaluations"]] == [24, 48]
+    changes = {"batch_size": 32, "epochs": 3}
+    done = update_run(
+        Path(again["files"]["record"]), folders[1], allowed=1, results_folder=tmp_path, echo=quiet, overrides=changes
+    )
+    assert [e["epoch"] for e in done.record["evaluations"]] == [1, 2, 3]
+
+
+def test_a_day_goes_on_with_the_rate_that_the_weights_were_had_with(run, tmp_path):
+    """That of the last look which was the best so far; where all begins anew, and by command, another one."""
+    record, folders = run
+    path = Path(record["files"]["record"])
+    (look,) = record["evaluations"]
+    looks = [{**look, "learning_rate": rate, "best": best} for rate, best in ((0.5, True), (0.2, True), (0.1, False))]
+    path.write_text(json.dumps({**record, "evaluations": looks}))
+
+    def rate(of=path, **changes):
+        return prepare_continuation(of, folders[1], overrides=changes).params["learning_rate"]
+
+    assert (rate(), rate(replay="all"), rate(learning_rate=0.3)) == (0.2, 0.5, 0.3)
+    done = update_run(path, folders[1], allowed=1, results_folder=tmp_path, echo=quiet)
+    assert [e["learning_rate"] for e in done.record["evaluations"]] == [0.2]
+    looks = [{**look, "learning_rate": 0.05} for look in done.record["evaluations"]]  # days do not wear it down
+    done.files.record.write_text(json.dumps({**done.record, "evaluations": looks}))
+    assert rate(done.files.record) == 0.2
 
 
 def test_rows_without_labels(run, tmp_path):

@@ -165,6 +165,7 @@ def write_log(
         out.feature(names, "categorical", vocab_size=size)
     if not events.timed:
         notes.append("No times: no likes_level and views_level, which count what came before a row.")
+    out.keep_rows(events.user[~chosen], events.item[~chosen])
     for number, name in enumerate(SPLITS):
         wanted = np.flatnonzero(chosen & (split == number))
         if name == "train" and options.max_rows_per_user:

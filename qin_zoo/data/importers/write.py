@@ -72,7 +72,8 @@ class SplitCounts:
         rows, users: numbers of them.
         click_rate: share of clicks.
         history: median number of items in a history.
-        cold_users, cold_items: share of the rows whose user, or item, has no training row; of training rows 0.
+        cold_users, cold_items: share of the rows whose user, or item, has neither a training row nor one in the import
+            that is extended by new rows alone; of training rows 0.
     """
 
     rows: int
@@ -114,6 +115,7 @@ class Output:
         self.path = Path(out).expanduser().resolve()
         self._work = Path()
         self._counts: dict[str, SplitCounts] = {}
+        self._earlier_rows: dict[str, np.ndarray] = {}
         self._trained: dict[str, np.ndarray] = {}
         self._features: list[dict[str, Any]] = []
         self._earlier: dict[str, dict[str, Any]] = {}
@@ -164,6 +166,10 @@ class Output:
         except OSError as error:
             raise DataError(f"Cannot write {self.path}: {error.strerror}. Choose a folder you may write to.") from error
 
+    def keep_rows(self, users: np.ndarray, items: np.ndarray) -> None:
+        """Users and items of earlier rows, which are not written again: to say what is new."""
+        self._earlier_rows = {"user_id": users, "item_id": items}
+
     def write_split(self, name: str, chunks: Iterable[Columns]) -> None:
         """Writes the rows of a split, a row group for each chunk."""
         rows = clicked = 0
@@ -180,7 +186,8 @@ class Output:
             raise DataError(f"{self.path}: the {name} split would have no rows. Choose another --split or --label.")
         found = {key: np.concatenate(values) for key, values in ids.items()}
         distinct = {key: np.unique(values) for key, values in found.items()}
-        self._trained = self._trained or distinct  # the training rows are written first
+        if not self._trained:  # the training rows are written first
+            self._trained = {key: np.union1d(distinct[key], self._earlier_rows.get(key, [])) for key in distinct}
         cold = (round(float((~np.isin(found[key], self._trained[key])).sum() / rows), 6) for key in found)
         history = float(np.median(np.concatenate(lengths)))
         self._counts[name] = SplitCounts(rows, len(distinct["user_id"]), round(clicked / rows, 6), history, *cold)
