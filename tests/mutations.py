@@ -663,11 +663,11 @@ FAULTS = [
         "history: the oldest items of a plain request are used",
     ),
     Fault(
-        "serving/scorer.py",
-        "else scores > leading[1][-1]",
-        "else scores < leading[1][-1]",
+        "serving/catalogue.py",
+        "kept = -scores <= np.partition(-scores, k - 1)[k - 1]",
+        "kept = -scores < np.partition(-scores, k - 1)[k - 1]",
         "serving/test_catalogue.py",
-        "top: later blocks of the catalogue never win",
+        "top: of equal scores at the end none is kept",
     ),
     Fault(
         "serving/histories.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Catalogue:
 
     def __init__(self, items: Mapping):
         self._count: int = items["count"]
-        self._named = items.get("original_ids")
+        self._named = np.array([name is not None for name in items.get("original_ids") or ()])
         features = items.get("features", [])
         self.features: list[str] = [one["name"] for one in features]
         self._codes = {one["name"]: unpack(one["codes"]) for one in features}
@@ -75,7 +75,7 @@ class Catalogue:
         there = np.ones(self._count, bool)
         there[0] = False
         if named:
-            there &= np.array([name is not None for name in self._named])
+            there &= self._named
         if not isinstance(where or {}, Mapping):
             raise RequestError(f"where: expected feature -> value, found {shown(where)}.")
         for name, value in (where or {}).items():
@@ -99,8 +99,10 @@ class Catalogue:
         return value
 
 
-def best(rows: Sequence[np.ndarray], scores: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best rows and their scores, (k,) each, the best first; of equal scores the first rows."""
-    all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
-    order = np.lexsort((all_rows, -all_scores))[:k]
-    return all_rows[order], all_scores[order]
+def best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best rows and their scores, the best first; of equal scores the first rows."""
+    if k < len(rows):  # few are sorted
+        kept = -scores <= np.partition(-scores, k - 1)[k - 1]
+        rows, scores = rows[kept], scores[kept]
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]

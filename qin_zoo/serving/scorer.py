@@ -198,17 +198,17 @@ class Scorer:
         if candidates is not None:
             rows = np.intersect1d(rows, requests.ids(candidates, "candidates"))
         rows = np.setdiff1d(rows, requests.ids(exclude, "exclude"), assume_unique=True)
-        leading = np.empty(0, np.int64), np.empty(0, np.float32)
+        scores = [np.empty(0, np.float32)]
         for first in range(0, len(rows), self._chunk):
             if not going():
                 break
             block = rows[first : first + self._chunk]
             feed = {name: np.repeat(values, len(block), axis=0) for name, values in columns.items()}
             feed |= requests.of_items(context, block)
-            scores = self._run({**shared, **feed, "candidates": block})
-            better = np.ones(len(block), bool) if len(leading[0]) < k else scores > leading[1][-1]
-            leading = best([leading[0], block[better]], [leading[1], scores[better]], k)
-        return requests.names(leading[0].tolist()), leading[1], len(rows)
+            scores.append(self._run({**shared, **feed, "candidates": block}))
+        scored = np.concatenate(scores)
+        items, kept = best(rows[: len(scored)], scored, k)
+        return requests.names(items.tolist()), kept, len(rows)
 
     def score_many(self, requests: Sequence[Mapping]) -> list[np.ndarray]:
         """Scores (N,) of several requests, each a mapping of :meth:`score`'s arguments, in their order.
