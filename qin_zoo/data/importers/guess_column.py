@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.description import LEFT_OUT, Column
-from qin_zoo.data.importers.own_files import OwnFile
+from qin_zoo.data.importers.own_files import NO_TEXT, OwnFile
 from qin_zoo.data.importers.tables import as_numbers
 from qin_zoo.data.importers.values import decimal, is_nothing, json_lists
 
@@ -40,7 +40,7 @@ def guess_column(table: OwnFile, name: str, about: str) -> Column:
 
 def _native(table: OwnFile, name: str) -> Column:
     values = table.frame[name]
-    if not isinstance(values.dtype, (pl.List, pl.Array)):
+    if not isinstance(values.dtype, (pl.List, pl.Array)) or isinstance(values.dtype.inner, NO_TEXT):
         return Column(LEFT_OUT, because=f"its type {values.dtype} is not read")
     lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
     return _of_lists(lists, "")

@@ -45,14 +45,21 @@ def read_side(entry: Entry, folder: Path, owner: str, aside: SetAside, seen: See
     joined = Ids(first.ids.where, pl.concat([part.ids.values for part in parts]))
     if again := int((~joined.values.is_first_distinct()).sum()):
         seen.notes.append(f"{', '.join(entry.files)}: {again:,} {owner}s are in several; the first row is taken.")
-    columns = {
-        name: (kind, _concat([part.columns[name][1] for part in parts])) for name, (kind, _) in first.columns.items()
-    }
+    columns = {name: (kind, _concat(parts, name)) for name, (kind, _) in first.columns.items()}
     return Side(first.path, joined, columns)
 
 
-def _concat(parts: list[Values]) -> Values:
-    return pl.concat(parts) if isinstance(parts[0], pl.Series) else np.concatenate(parts)
+def _concat(parts: list[Side], name: str) -> Values:
+    values = [part.columns[name][1] for part in parts]
+    if isinstance(values[0], pl.Series):
+        return pl.concat(values)
+    for part, own in zip(parts, values):
+        if own.shape[1:] != values[0].shape[1:]:
+            raise DataError(
+                f"{part.path}, column '{name}': expected vectors of {values[0].shape[1]} numbers, as in "
+                f"{parts[0].path.name}, found {own.shape[1]}. Make all in one way, or leave the column out."
+            )
+    return np.concatenate(values)
 
 
 def _read(table: OwnFile, entry: Entry, owner: str, aside: SetAside, seen: Seen) -> Side:
@@ -89,8 +96,6 @@ def _values(table: OwnFile, name: str, column: Column) -> tuple[Values, np.ndarr
         if width == 0:
             raise DataError(f"{table.path}, column '{name}': expected vectors, found none. Leave it out.")
         return values, bad
-    if not table.is_single(name):
-        raise DataError(f"{table.path}, column '{name}': expected single values for a {column.role}, found lists.")
     if column.role == "number":
         return numbers(table, name, column.how)
     return table.text(name), np.zeros(table.frame.height, bool)

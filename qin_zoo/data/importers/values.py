@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.description import Column
-from qin_zoo.data.importers.own_files import OwnFile
+from qin_zoo.data.importers.own_files import NO_TEXT, OwnFile
 from qin_zoo.data.importers.tables import as_numbers
+from qin_zoo.errors import DataError
 from qin_zoo.files import parse_json
 
 _NOTHING = ("nan", "null", "none", "<na>", "n/a", "na", "#n/a", "-", "?", "\\n")  # as programs and people write it
@@ -66,6 +67,11 @@ def lists(table: OwnFile, name: str, column: Column) -> tuple[pl.Series, np.ndar
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     if isinstance(values.dtype, pl.List):
+        if isinstance(values.dtype.inner, NO_TEXT):
+            raise DataError(
+                f"{table.path}, column '{name}': expected lists of numbers or texts, found {values.dtype}. Leave it "
+                "out."
+            )
         inner = values.cast(pl.List(pl.String))
     elif column.how == "json":
         found, bad = json_lists(table.text(name))
