@@ -572,6 +572,23 @@ def test_names_of_columns_come_through_a_description(raw, tmp_path):
     assert [*found.about("items")[0].columns] == ["item_id", *(name.strip() for name in names)]
 
 
+def test_files_put_together_and_ids_that_are_none(raw, tmp_path):
+    """The header is there again; ids that pandas and databases write for none; a column that numbers the rows."""
+    none = ["NaN", "None", r"\N", "N/A", "NULL", "null", ""]
+    rows = as_text().splitlines()
+    rows[9:9] = rows[:1]
+    (raw / "log.csv").write_text("\n".join([*rows, *(f"u1,{x},{START},1" for x in none)]) + "\n")
+    table = pd.DataFrame({"item_id": [f"sku-{n}" for n in range(30)], "kind": ["a", "b"] * 15})
+    table.to_csv(raw / "items.csv")
+    (raw / "items.csv").write_text((raw / "items.csv").read_text() + ",item_id,kind\n")
+    summary, found = brought(raw, tmp_path / "out")
+    assert found == plain()
+    assert said(summary, "log.csv: 1 × the names of the columns again (log.csv:10)")
+    assert said(summary, "log.csv: 7 × no item (log.csv:23")
+    assert said(summary, "items.csv: 1 × the names of the columns again (items.csv:32)")
+    assert set(pl.read_parquet(tmp_path / "out/item_info.parquet").columns) == {"item_id", "item_kind", "item_tags"}
+
+
 def test_most_rows_wrong_is_no_matter_of_rows(raw, tmp_path):
     content = describe([raw]).as_json()
     content["files"][0]["columns"]["time"] = "time (milliseconds)"

@@ -118,6 +118,8 @@ def _number(text: pl.Series, words: set[str]) -> Column | None:
     whole = bool((values.drop_nulls() == values.drop_nulls().floor()).all())
     if whole and distinct <= _FEW:
         return Column("category", because=f"whole numbers, {distinct} different ones")
+    if whole and (values.diff().drop_nulls() == 1).all():
+        return Column(LEFT_OUT, because="it numbers the rows")
     low, high = values.min(), values.max()
     return Column("number", how, f"{low:g} to {high:g}")
 

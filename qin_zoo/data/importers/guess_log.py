@@ -52,7 +52,7 @@ def guess_log(table: OwnFile, user: str, item: str, doubts: list[str]) -> tuple[
             columns[name] = Column(LEFT_OUT, because=f"its type {table.frame[name].dtype} is not read")
             continue
         text = table.text(name).head(_HEAD)
-        values = _values(text)
+        values = _values(text.filter(text != name))  # the header may come again
         if values in _CLICK_VALUES and len(values) + bool(tokens(name) & _CLICKS) > 1:
             flags.append(name)
             columns[name] = Column("label", because=f"its values are {' and '.join(sorted(values))}")

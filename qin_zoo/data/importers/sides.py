@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.description import LEFT_OUT, Column, Description, Entry
-from qin_zoo.data.importers.ids import MISSING, Ids
+from qin_zoo.data.importers.ids import Ids, is_missing
 from qin_zoo.data.importers.log import ItemSide
 from qin_zoo.data.importers.own_files import OwnFile
-from qin_zoo.data.importers.set_aside import SetAside
+from qin_zoo.data.importers.set_aside import HEADER_AGAIN, SetAside
 from qin_zoo.data.importers.values import lists, numbers, vectors
 from qin_zoo.data.importers.vectors import read_vectors
 from qin_zoo.errors import DataError
@@ -68,8 +68,11 @@ def _read(table: OwnFile, entry: Entry, owner: str, aside: SetAside, seen: Seen)
     seen.notes += table.notes
     key = entry.of(owner)
     ids = table.text(key)
-    none = (ids.is_null() | ids.is_in(MISSING).fill_null(True)).to_numpy()
+    none = is_missing(ids).to_numpy()
     aside.add(table, none, f"no {owner}")
+    head = (ids == key).fill_null(False).to_numpy()
+    aside.add(table, head, HEADER_AGAIN)
+    none |= head
     again = ~ids.is_first_distinct().to_numpy() & ~none
     same = table.frame.select(pl.struct(entry.used).is_first_distinct()).to_series().to_numpy()
     aside.add(table, again & same, f"'{key}' is described before; the first row is taken")
@@ -107,7 +110,7 @@ def read_vector_files(description: Description, aside: SetAside, seen: Seen) -> 
     for entry in description.about("vectors"):
         name, values, ids, where = read_vectors(entry, description.folder, description.about("items"))
         finite = np.isfinite(values).all(axis=1)
-        first = ids.is_first_distinct().to_numpy() & ids.is_not_null().to_numpy()
+        first = ids.is_first_distinct().to_numpy() & ~is_missing(ids).to_numpy()
         for mask, what in (
             (~finite, "with NaN or infinite numbers"),
             (~first, "without an id, or of one that is there before"),

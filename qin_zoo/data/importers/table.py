@@ -16,11 +16,11 @@ import polars as pl
 
 from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.description import Description, Entry
-from qin_zoo.data.importers.ids import MISSING, Ids, aligned, look_up
+from qin_zoo.data.importers.ids import Ids, aligned, is_missing, look_up
 from qin_zoo.data.importers.labels import rule_column
 from qin_zoo.data.importers.log import InteractionLog
 from qin_zoo.data.importers.own_files import OwnFile
-from qin_zoo.data.importers.set_aside import SetAside
+from qin_zoo.data.importers.set_aside import HEADER_AGAIN, SetAside
 from qin_zoo.data.importers.sides import Seen, read_side, read_vector_files
 from qin_zoo.data.importers.units import nanoseconds
 from qin_zoo.data.importers.values import numbers
@@ -134,7 +134,8 @@ def _part(table: OwnFile, entry: Entry, rule: str, aside: SetAside, seen: Seen) 
     columns: dict[str, pl.Series] = {}
     for role in ("user", "item"):
         columns[role] = table.text(entry.of(role))
-        leave((columns[role].is_null() | columns[role].is_in(MISSING).fill_null(True)).to_numpy(), f"no {role}")
+        leave((columns[role] == entry.of(role)).fill_null(False).to_numpy(), HEADER_AGAIN)
+        leave(is_missing(columns[role]).to_numpy(), f"no {role}")
     if (time := entry.of("time")) is not None:
         values, bad = nanoseconds(table.text(time), entry.columns[time].how)
         leave(bad, f"no time in '{time}' ({entry.columns[time].how})")
