@@ -78,6 +78,7 @@ def test_mark_semicolons_latin_1_and_spaces_in_the_header(raw, tmp_path):
     assert np.allclose(price[1:5], (expected - expected.mean()) / expected.std(ddof=0), atol=1e-6)
     assert price[5] == 0  # sku-4 is in the log alone: the mean
     assert said(summary, "products.csv", "1 of 5 items")
+    assert said(summary, "products.csv: no text in UTF-8; read as Latin-1")
 
 
 def test_ids_with_leading_zeros(raw, tmp_path):
@@ -363,6 +364,7 @@ NO_TABLES = {
     "a comma behind": (as_text().replace("\n", ",\n").replace("click,", "click").encode(), "4 values.*20 of 20 rows"),
     "an open quote": (as_text().replace("sku-0", '"sku-0', 1).encode(), "line 2: .* quotes that are closed"),
     "text behind a quote": (as_text().replace("sku-2", '"sku-2" x', 1).encode(), "line 3: .*within quotes twice"),
+    "two encodings": ((as_text() + "u1,é,1,1\n").encode() + b"u1,\xe9,2,1\n", "line 23: expected text in UTF-8, as 1"),
     "no name": (as_text().replace("item_id", "").replace("click", "column 2").encode(), "'column 2' is there twice"),
 }
 
@@ -587,6 +589,36 @@ def test_files_put_together_and_ids_that_are_none(raw, tmp_path):
     assert said(summary, "log.csv: 7 × no item (log.csv:23")
     assert said(summary, "items.csv: 1 × the names of the columns again (items.csv:32)")
     assert set(pl.read_parquet(tmp_path / "out/item_info.parquet").columns) == {"item_id", "item_kind", "item_tags"}
+
+
+@pytest.mark.parametrize(
+    ("written", "role", "expected"),
+    [
+        (["1,234.50", "2,000", "3.5", "1,000,000", "7"], "number (thousands comma)", [1234.5, 2000, 3.5, 1e6, 7]),
+        (["1.234,50", "2.000", "3,5", "1.000.000,1", "7"], "number (decimal comma)", [1234.5, 2000, 3.5, 1000000.1, 7]),
+        (["1,234", "2,500", "999", "3,125", "7"], "leave out", None),
+    ],
+)
+def test_commas_in_numbers(raw, tmp_path, written, role, expected):
+    """What may be 1234 and 1.234 is left out, and the person says which."""
+    pd.DataFrame({"item_id": [f"sku-{n}" for n in range(5)], "price": written}).to_csv(raw / "items.csv", index=False)
+    description = describe([raw])
+    assert str(description.about("items")[0].columns["price"]) == role
+    content = description.as_json()
+    if expected is None:
+        content["files"][1]["columns"]["price"] = "number (thousands comma)"
+        expected = pd.read_csv(raw / "items.csv", thousands=",")["price"]
+    import_table(read_description(content, "x", raw), tmp_path / "out")
+    price = pl.read_parquet(tmp_path / "out/item_info.parquet")["item_price"].to_numpy()[1:]
+    assert np.allclose(price, (expected - np.mean(expected)) / np.std(expected), atol=1e-5)
+
+
+def test_arrays_that_are_no_vectors_are_named(raw, tmp_path):
+    np.save(raw / "popularity.npy", np.ones(5))
+    np.save(raw / "pixels.npy", np.ones((5, 2, 2)))
+    summary, _ = brought(raw, tmp_path / "out")
+    assert said(summary, "popularity.npy is left out")
+    assert said(summary, "pixels.npy is left out")
 
 
 def test_most_rows_wrong_is_no_matter_of_rows(raw, tmp_path):

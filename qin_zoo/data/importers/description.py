@@ -49,7 +49,7 @@ class Column:
     Attributes:
         role: one of :data:`ROLES`.
         how: of a time its unit; of a list or a vector in text ``json``, or what stands between its entries; of a number
-            ``decimal comma``, or nothing.
+            ``decimal comma`` (1.234,5), ``thousands comma`` (1,234.5), or nothing.
         because: why it was guessed.
     """
 
@@ -266,8 +266,8 @@ def _column(text: object, about: str, where: str) -> Column:
         raise DataError(f"{where}: a {role} has nothing in brackets, found '({how})'. Leave it out.")
     if role == "time":
         check_unit(how, where)
-    if role == "number" and how not in ("", "decimal comma"):
-        raise DataError(f"{where}: expected number, or number (decimal comma), found '{text}'.")
+    if role == "number" and how not in ("", "decimal comma", "thousands comma"):
+        raise DataError(f"{where}: expected number, number (decimal comma) or (thousands comma), found '{text}'.")
     return Column(role, how)
 
 

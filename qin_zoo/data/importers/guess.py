@@ -74,6 +74,11 @@ def describe(sources: Sequence[Path]) -> Description:
         doubts.append(f"{', '.join(logs)}: which are the interactions? Their columns differ; leave out the others.")
     described = {name for entry in entries for name in entry.files} | used
     notes = [f"{path.name} is left out: {kinds[path].why}." for path in tables if path.name not in described]
+    notes += [
+        f"{path.name} is left out: it holds no vectors (items, width), and no ids of any."
+        for path in paths
+        if path not in tables and path.name not in described and not any(d.startswith(path.name) for d in doubts)
+    ]
     notes += _not_read(sources, paths)
     return Description(folder, tuple(entries), label, because, tuple(doubts), tuple(notes))
 

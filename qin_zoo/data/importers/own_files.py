@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from qin_zoo.data.importers.tables import Table, named_twice, require, require_file
+from qin_zoo.data.importers.tables import Table, is_utf8, named_twice, require, require_file
 from qin_zoo.data.sources import each_once
 from qin_zoo.errors import DataError, first_line
 
@@ -48,10 +48,12 @@ class OwnFile:
         if path.suffix.lower() == ".parquet":
             self.form, self.frame = "parquet", _read_parquet(path)
         else:
-            separator = _separator(path)
+            separator, encoding = _separator(path), _encoding(path)
             self._table = Table(path, separator, quoted=True, encoding="cp1252", lenient=True)
-            self.form = f"{_SEPARATORS[separator]}, {_encoding(path)}"
+            self.form = f"{_SEPARATORS[separator]}, {encoding}"
             self.frame, self.left_out, self.notes = self._table.frame, self._table.left_out, self._table.notes
+            if encoding != "UTF-8":
+                self.notes.append(f"{path.name}: no text in UTF-8; read as {encoding}.")
         names = [name.strip() or f"column {n}" for n, name in enumerate(self.frame.columns, 1)]
         if twice := next((name for n, name in enumerate(names) if name in names[:n]), None):
             raise named_twice(path, twice)
@@ -146,5 +148,13 @@ def _encoding(path: Path) -> str:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
+        strange = [(n, is_utf8(line)) for n, line in enumerate(raw.split(b"\n"), 1) if not line.isascii()]
+        others = sum(right for _, right in strange)
+        if others:
+            number = next(n for n, right in strange if not right)
+            raise DataError(
+                f"{path}, line {number}: expected text in UTF-8, as {others:,} other lines hold, found other bytes. "
+                "Mend or drop the line."
+            ) from None
         return "Latin-1"
     return "UTF-8"

@@ -342,7 +342,7 @@ class Table:
 
     def _no_utf8(self, encoding: str = "latin1") -> DataError:
         with open(self.path, "rb") as file:
-            number = next((n for n, line in enumerate(file, 1) if not _is_utf8(line)), 1)
+            number = next((n for n, line in enumerate(file, 1) if not is_utf8(line)), 1)
         return DataError(
             f"{self.path}, line {number}: expected text in UTF-8, found other bytes. Convert the file "
             f"(iconv -f {encoding} -t utf-8)."
@@ -367,7 +367,8 @@ def _of_one_byte(raw: bytes, encoding: str) -> str:
         return raw.decode("latin-1")
 
 
-def _is_utf8(line: bytes) -> bool:
+def is_utf8(line: bytes) -> bool:
+    """Whether the bytes are text in UTF-8."""
     try:
         line.decode()
     except UnicodeDecodeError:
