@@ -112,8 +112,8 @@ def extension(sources: Sequence[Path], before: Description) -> Description:
     """What new files are taken for: what the earlier ones with the same columns were."""
     folder, paths = files_of(sources)
     tables = {p: OwnFile(p) for p in paths if p.suffix.lower() in SUFFIXES}
-    found = for_files(before, folder, paths, tables)
-    return replace(found, notes=(*found.notes, *_not_read(sources, paths)))
+    new = for_files(before, folder, paths, tables)
+    return replace(new, notes=(*new.notes, *_not_read(sources, paths)))
 
 
 def _not_read(sources: Sequence[Path], paths: Sequence[Path]) -> list[str]:

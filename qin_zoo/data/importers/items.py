@@ -147,17 +147,17 @@ def own_names(originals: Iterable[str], prefix: str = "item") -> dict[str, str]:
     Raises:
         DataError: two of them would have one name.
     """
-    found: dict[str, str] = {}
+    own: dict[str, str] = {}
     for original in originals:
         name = prefixed(original, prefix)
-        if name in found.values():
-            other = next(other for other, own in found.items() if own == name)
+        if name in own.values():
+            other = next(other for other, taken in own.items() if taken == name)
             raise DataError(
                 f"Columns '{other}' and '{original}': expected names that differ in letters or digits, found that both "
                 f"would be {name}. Rename one in a copy of the file, or leave it out."
             )
-        found[original] = name
-    return found
+        own[original] = name
+    return own
 
 
 def _codes(values: pl.Series, words: Words, name: str, notes: list[str]) -> np.ndarray:
