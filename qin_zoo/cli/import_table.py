@@ -34,13 +34,13 @@ def table(paths: Sequence[Path], describe: Path | None, given: set[str], options
     *sources, out = paths
     chosen = ImportOptions(**options)
     before = Before.open(chosen.extend) if chosen.extend else None
-    description = _description(sources, before)
+    description = _description(sources, before, chosen.label)
     if before is not None:
         chosen = before.options(given, chosen)
     show(import_table(description, out, chosen, before))
 
 
-def _description(sources: Sequence[Path], before):
+def _description(sources: Sequence[Path], before, label: str | None):
     """What the sources are taken for: as a yaml says, as the earlier ones were, or as they look."""
     from qin_zoo.config.safe_yaml import read_yaml
     from qin_zoo.data.importers.description import read_description
@@ -58,11 +58,12 @@ def _description(sources: Sequence[Path], before):
             )
         return extension(sources, read_description(content, f"{before.path}, description", before.path))
     description = describe(sources)
-    if description.doubts:
+    doubts = [doubt for doubt in description.doubts if label is None or not doubt.startswith("label:")]
+    if doubts:
         named = " ".join(str(path) for path in sources)
         raise ConfigError(
             f"{named}: what the files hold has to be decided:\n"
-            + "".join(f"- {doubt}\n" for doubt in description.doubts)
+            + "".join(f"- {doubt}\n" for doubt in doubts)
             + f"Write down what they are taken for (qin-zoo data import table {named} --describe table.yaml), correct "
             "it, and import table.yaml."
         )

@@ -17,6 +17,7 @@ import numpy as np
 from qin_zoo.errors import DataError, first_line
 from qin_zoo.files import read_json, replace_file
 
+FITTED = "fitted_*.npz"
 _IMPORT = "import.json"
 
 
@@ -58,7 +59,7 @@ def kept(folder: Path, name: str, expected: Mapping[str, object]) -> dict[str, n
 
 def take_along(old: Path, new: Path) -> list[str]:
     """Copies the transforms of an import to one that extends it; their names."""
-    files = sorted(old.glob("fitted_*.npz")) if old.resolve() != new.resolve() else []
+    files = sorted(old.glob(FITTED)) if old.resolve() != new.resolve() else []
     for file in files:
         with replace_file(new / file.name) as temporary:
             shutil.copyfile(file, temporary)

@@ -314,6 +314,43 @@ def test_ids_in_another_form_are_the_same_ids(tmp_path):
     assert table(tmp_path / "3", "ids_item")["original_id"].to_list() == ["8", "9", "10", "7", "x"]
 
 
+def test_zeros_in_front_that_a_day_lacks(tmp_path):
+    """7 is 007 of the day before, as it is between files of one day; both forms in one file are two."""
+
+    def write(name, *parts):
+        (tmp_path / name).mkdir()
+        for k, ids in enumerate(parts):
+            start = 1_700_000_000 + len(name) * DAY + 20 * k
+            rows = [(f"u{n % 2}", ids[n % len(ids)], start + n, n % 2) for n in range(12)]
+            frame = pd.DataFrame(rows, columns=["user_id", "item_id", "time", "click"])
+            frame.to_csv(tmp_path / name / f"log-{k}.csv", index=False)
+        return tmp_path / name
+
+    import_table(describe([write("a", ["007", "010"], ["007"])]), tmp_path / "1", ImportOptions())
+    summary = extended(write("bb", ["7", "11"], ["10"]), tmp_path / "2", tmp_path / "1")
+    assert [str(i) for i in table(tmp_path / "2", "ids_item")["original_id"]] == ["007", "010", "11"]
+    assert any("is taken as 7" in note for note in summary.notes)
+    extended(write("ccc", ["7", "007"]), tmp_path / "3", tmp_path / "1")
+    assert table(tmp_path / "3", "ids_item")["original_id"].to_list() == ["007", "010", "7"]
+
+
+def test_columns_that_are_called_otherwise_a_day_later(tmp_path):
+    """The message says how to go on, and that goes on."""
+    for name, item, start in (("a", "item_id", 1_700_000_000), ("b", "sku", 1_700_100_000)):
+        (tmp_path / name).mkdir()
+        rows = {"user_id": [f"u{n % 3}" for n in range(20)], item: [f"i{n % 4}" for n in range(20)]}
+        rows |= {"time": [start + n for n in range(20)], "click": [n % 2 for n in range(20)]}
+        pl.DataFrame(rows).write_csv(tmp_path / name / "log.csv")
+    import_table(describe([tmp_path / "a"]), tmp_path / "old", ImportOptions())
+    with pytest.raises(DataError, match=r"found user_id, sku, time, click\. .*--describe NEW.yaml"):
+        extended(tmp_path / "b", tmp_path / "new", tmp_path / "old")
+    for argv in (["b", "--describe", "new.yaml"], ["new.yaml", "new", "--extend", "old"]):
+        with pytest.raises(SystemExit) as done:
+            main(["data", "import", "table", *(str(tmp_path / a) if a[0] != "-" else a for a in argv)])
+        assert not done.value.code
+    assert table(tmp_path / "new", "ids_item").equals(table(tmp_path / "old", "ids_item"))
+
+
 def test_what_cannot_be_extended(shop, tmp_path, capsys):
     for argv, message in (
         (["--extend", str(tmp_path)], "expected the folder of an import"),

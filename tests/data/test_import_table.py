@@ -1,7 +1,9 @@
 """`data import table` on ugly tables: each with the rows that pandas or the page says, or one clear message."""
 
+import gzip
 import io
 import json
+from datetime import datetime, timedelta
 
 import h5py
 import numpy as np
@@ -76,6 +78,7 @@ def test_mark_semicolons_latin_1_and_spaces_in_the_header(raw, tmp_path):
     assert np.allclose(price[1:5], (expected - expected.mean()) / expected.std(ddof=0), atol=1e-6)
     assert price[5] == 0  # sku-4 is in the log alone: the mean
     assert said(summary, "products.csv", "1 of 5 items")
+    assert said(summary, "products.csv: no text in UTF-8; read as Latin-1")
 
 
 def test_ids_with_leading_zeros(raw, tmp_path):
@@ -344,6 +347,278 @@ def test_labels_that_nobody_can_guess_are_asked_for(raw, column, values, doubt):
     table[column] = [values[n % len(values)] for n in range(len(table))]
     table.to_csv(raw / "log.csv", index=False)
     assert doubt in describe([raw]).doubts[0]
+
+
+def as_text(table=None, **options):
+    return (frame() if table is None else table).to_csv(index=False, **options)
+
+
+NO_TABLES = {
+    "utf-16": (as_text().encode("utf-16"), "found UTF-16. Convert it"),
+    "utf-16-le": (as_text().encode("utf-16-le"), "or UTF-16. Convert it"),
+    "parquet": (frame().to_parquet(), "found parquet. Call it .parquet"),
+    "gzip": (gzip.compress(as_text().encode()), "found gzip. Unpack it"),
+    "carriage returns": (as_text().replace("\n", "\r").encode(), "a carriage return alone"),
+    "a comment": (b"# of today\n" + as_text().encode(), "line 2: expected 1 value, as many as .*# of today"),
+    "sep=": (b"sep=;\n" + as_text(sep=";").encode(), "line 2: expected 2 values.*found more, as in 21 of 21 rows"),
+    "a comma behind": (as_text().replace("\n", ",\n").replace("click,", "click").encode(), "4 values.*20 of 20 rows"),
+    "an open quote": (as_text().replace("sku-0", '"sku-0', 1).encode(), "line 2: .* quotes that are closed"),
+    "text behind a quote": (as_text().replace("sku-2", '"sku-2" x', 1).encode(), "line 3: .*within quotes twice"),
+    "two encodings": ((as_text() + "u1,é,1,1\n").encode() + b"u1,\xe9,2,1\n", "line 23: expected text in UTF-8, as 1"),
+    "no name": (as_text().replace("item_id", "").replace("click", "column 2").encode(), "'column 2' is there twice"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_TABLES.values(), ids=NO_TABLES)
+def test_a_file_that_is_no_table(raw, tmp_path, content, message):
+    (raw / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"(?s)log.csv.*{message}"):
+        brought(raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("separator", ["::", " ", "^"])
+def test_a_separator_that_is_none(raw, separator):
+    """One column called user_id::item_id holds neither."""
+    (raw / "log.csv").write_text(as_text().replace(",", separator))
+    assert "with commas, semicolons, tabs or bars between them" in describe([raw]).doubts[0]
+
+
+def test_quotes_within_values_and_long_values_are_those_of_pandas(raw, tmp_path):
+    """An inch is no quote; one value is longer than csv takes by itself; a name stands on two lines."""
+    titles = ['27" screen', "x" * 200_000, 'a 5" b', "plain", '"both, sides"']
+    lines = [f"sku-{n},{title},{n % 2}" for n, title in enumerate(titles)]
+    text = 'item_id,title,"in\nstock"\n' + "\n".join([*lines[:2], "sku-9,too,many,1", *lines[2:]]) + "\n"
+    (raw / "items.csv").write_text(text)
+    summary, found = brought(raw, tmp_path / "out")
+    assert found == plain()
+    expected = pd.read_csv(io.StringIO(text), on_bad_lines="skip")
+    assert pl.read_parquet(tmp_path / "out/item_text.parquet")["item_title"].to_list() == expected["title"].to_list()
+    vocabulary = json.loads((tmp_path / "out/vocabularies.json").read_text())["item_in_stock"]
+    info = pl.read_parquet(tmp_path / "out/item_info.parquet")["item_in_stock"]
+    assert [int(vocabulary[code - 1]) for code in info[1:]] == expected["in\nstock"].to_list()
+    assert said(summary, "items.csv: 1 × more than 3 values (items.csv:5)")
+
+
+def test_parts_with_their_columns_in_another_order(raw, tmp_path):
+    frame()[:9].to_csv(raw / "log.csv", index=False)
+    frame()[9:][["click", "time", "item_id", "user_id"]].to_csv(raw / "log-2.csv", index=False, sep=";")
+    (raw / "items.csv.gz").write_bytes(b"")
+    (raw / "more").mkdir()
+    summary, found = brought(raw, tmp_path / "out")
+    assert found == plain()
+    assert said(summary, "Not read", "items.csv.gz, more.")
+
+
+def test_zones_as_databases_write_them_and_decimal_commas(raw, tmp_path):
+    """+01 of Postgres; 1700000000,5 of a spreadsheet."""
+    times = pd.to_datetime(frame()["time"], unit="s")
+    for name, text in (
+        ("a", [f"{t + pd.Timedelta(hours=n % 3)}{('+00', '+01', '+02')[n % 3]}" for n, t in enumerate(times)]),
+        ("b", [f"{t},{n % 10}" for n, t in enumerate(frame()["time"])]),
+    ):
+        frame().assign(time=text)[::-1].to_csv(raw / "log.csv", index=False, sep=";")
+        assert brought(raw, tmp_path / name)[1] == plain()
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M:%S", "parquet"])
+@pytest.mark.parametrize("strange", [datetime(9999, 12, 31), datetime(1, 1, 1)])
+def test_dates_that_stand_for_none(raw, tmp_path, form, strange):
+    """Beyond what nanoseconds hold, where they would come round at the other end."""
+    times = pd.to_datetime(frame()["time"], unit="s").dt.to_pydatetime().tolist()
+    times[4] = strange
+    if form == "parquet":
+        (raw / "log.csv").unlink()
+        table = pl.from_pandas(frame()).with_columns(time=pl.Series(times, dtype=pl.Datetime("us")))
+        table.write_parquet(raw / "log.parquet")
+    else:
+        frame().assign(time=[f"{t:{form}}".rjust(19, "0") for t in times]).to_csv(raw / "log.csv", index=False)
+    summary, found = brought(raw, tmp_path / "out")
+    assert found == [row for n, row in enumerate(plain()) if n != 4]
+    assert said(summary, "1 × no time in 'time'")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "doubt"),
+    [
+        ("click", [None], "sounds like clicks and holds nothing"),
+        ("click", ["nan"], "sounds like clicks and holds nan"),
+        ("rating", ["good", "bad"], "sounds like a rating and holds bad, good"),
+        ("rating", [*range(5), "n/a", 5, 4, 3, 2, 1], "'rating>=4' is taken; the greatest is 5"),
+        ("rating", [*range(1, 20), "inf"], "'rating>=15' is taken; the greatest is 19"),
+    ],
+)
+def test_labels_that_hold_no_numbers(raw, column, values, doubt):
+    table = frame().drop(columns="click")
+    table[column] = [values[n % len(values)] for n in range(len(table))]
+    table.to_csv(raw / "log.csv", index=False)
+    (found,) = describe([raw]).doubts
+    assert doubt in found
+
+
+def test_a_rule_of_the_command_line_decides(raw, tmp_path, capsys):
+    frame().rename(columns={"click": "rating"}).assign(rating=[1 + n % 5 for n in range(20)]).to_csv(
+        raw / "log.csv", index=False
+    )
+    succeed(["data", "import", "table", str(raw), str(tmp_path / "out"), "--label", "rating>=3"])
+    capsys.readouterr()
+    assert rows_of(tmp_path / "out") == [(u, i, int(1 + n % 5 >= 3)) for n, (u, i, _) in enumerate(plain())]
+
+
+def test_two_columns_that_may_be_the_user(raw, tmp_path):
+    """Between a session and a customer nobody can choose; a user is one."""
+    table = frame().assign(session_id=[f"s{n}" for n in range(20)])
+    table.to_csv(raw / "log.csv", index=False)
+    assert brought(raw, tmp_path / "out")[1] == plain()
+    table.rename(columns={"user_id": "customer_id"}).to_csv(raw / "log.csv", index=False)
+    assert describe([raw]).doubts == ("user: is it session_id, customer_id? 'session_id' is taken.",)
+
+
+def test_types_that_have_no_text(raw, tmp_path):
+    """Left out by themselves, refused where a description asks for them."""
+    odd = {
+        "wait": pl.Series([timedelta(n) for n in range(5)]),
+        "nested": pl.Series([[["a"]]] * 5),
+        "parts": pl.Series([[{"a": 1}]] * 5),
+        "raw": pl.Series([b"a"] * 5),
+    }
+    pl.DataFrame({"item_id": [f"sku-{n}" for n in range(5)], **odd}).write_parquet(raw / "items.parquet")
+    summary, found = brought(raw, tmp_path / "out")
+    assert found == plain()
+    assert {name: role for _, name, role, _ in summary.columns if name in odd} == dict.fromkeys(odd, "leave out")
+    for name, role in (("wait", "number"), ("nested", "list"), ("parts", "list"), ("raw", "category")):
+        content = describe([raw]).as_json()
+        content["files"][1]["columns"][name] = role
+        with pytest.raises(DataError, match=f"items.parquet, column '{name}': expected .*, found"):
+            import_table(read_description(content, "x", raw), tmp_path / "again")
+
+
+def test_names_that_are_ours(raw, tmp_path):
+    ids = [f"sku-{n}" for n in range(5)]
+    table = {"item_id": ids, "id": list("ababa"), "seq": list("ababa"), "emb_d4": list("ababa"), "tags": list("ababa")}
+    pl.DataFrame({**table, "genres": [["x"]] * 5}).write_parquet(raw / "items.parquet")
+    users = {"user_id": ["u0", "u1"], "id": ["m", "n"], "rate_level": ["p", "q"]}
+    pl.DataFrame(users).write_csv(raw / "users.csv")
+    assert brought(raw, tmp_path / "out", known="all")[1] == plain()
+    info = pl.read_parquet(tmp_path / "out/item_info.parquet")
+    assert info["item_id"].to_list() == list(range(6))
+    for name in ("id", "seq", "emb_d4", "tags"):
+        assert info[f"item_item_{name}"].to_list() == [0, 1, 2, 1, 2, 1]
+    assert info["item_tags"].to_list() == [[0], *[[1]] * 5]
+    pl.DataFrame({"item_id": ids, "a.b": ids, "a b": ids}).write_parquet(raw / "items.parquet")
+    with pytest.raises(DataError, match=r"'a\.b' and 'a b': .* both would be item_a_b"):
+        import_table(read_description(all_taken(describe([raw])), "x", raw), tmp_path / "again")
+
+
+def all_taken(description):
+    """A description that calls every column of items but their ids a category."""
+    content = description.as_json()
+    columns = content["files"][1]["columns"]
+    columns |= {name: "category" for name in columns if name != "item_id"}
+    return content
+
+
+def test_parts_with_vectors_of_other_widths(raw, tmp_path):
+    for width, ids in ((4, ["sku-0", "sku-1"]), (5, ["sku-2", "sku-3"])):
+        pl.DataFrame({"item_id": ids, "image": [[1.0] * width] * 2}).write_parquet(raw / f"items-{width}.parquet")
+    with pytest.raises(DataError, match=r"items-5.parquet, column 'image': expected vectors of 4 numbers.*found 5"):
+        brought(raw, tmp_path / "out")
+
+
+def test_an_import_may_be_replaced(raw, tmp_path):
+    """Whatever an import writes itself is no reason against --force, nor what another left when it was killed."""
+    out = tmp_path / "out"
+    brought(raw, out)
+    (out / "fitted_x.npz").write_bytes(b"as an import that extends another takes it along")
+    (tmp_path / ".out.part-killed").mkdir()
+    assert brought(raw, out, force=True)[1] == plain()
+    assert not (out / "fitted_x.npz").exists()
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".out.part")) == []
+
+
+def test_a_label_that_is_neither_0_nor_1(raw, tmp_path):
+    """Its place is that of an editor, behind a row that is set aside."""
+    text = as_text().splitlines()
+    text[3] = text[3].replace("sku", ",sku")
+    text[9] = text[9][:-1] + "2"
+    (raw / "log.csv").write_text("\n".join(text) + "\n")
+    content = describe([raw]).as_json() | {"label": "click"}
+    with pytest.raises(DataError, match=r"log\.csv, line 10, column 'click': expected a label, 0 or 1, found 2"):
+        import_table(read_description(content, "x", raw), tmp_path / "out")
+
+
+def test_an_event_may_be_no_click(raw):
+    """RetailRocket's columns."""
+    names = {"user_id": "visitorid", "item_id": "itemid", "time": "timestamp"}
+    table = frame().rename(columns=names).drop(columns="click").assign(event=["view", "addtocart"] * 10)
+    table.to_csv(raw / "log.csv", index=False)
+    (doubt,) = describe([raw]).doubts
+    assert "is every 'event' a click (addtocart, view)?" in doubt
+
+
+def test_days_whose_hours_are_in_another_column(raw):
+    times = pd.to_datetime(frame()["time"], unit="s")
+    table = frame().assign(date=times.dt.strftime("%Y-%m-%d"), time=times.dt.strftime("%H:%M:%S"))
+    table.to_csv(raw / "log.csv", index=False)
+    (doubt,) = describe([raw]).doubts
+    assert "'date' is taken without the hours in 'time'" in doubt
+
+
+def test_names_of_columns_come_through_a_description(raw, tmp_path):
+    names = ["yes", "null", "1", "a: b", "#x", "- y", "'q", "long " * 40, "two\nlines", "{z}", "~", "a.c", "*s"]
+    ids = [f"sku-{n}" for n in range(5)]
+    pd.DataFrame({"item_id": ids} | {name: list("ababa") for name in names}).to_csv(raw / "items.csv", index=False)
+    file = tmp_path / "x.yaml"
+    file.write_text(describe([raw]).as_yaml())
+    found = read_description(yaml.safe_load(file.read_text()), "x", raw)
+    assert [*found.about("items")[0].columns] == ["item_id", *(name.strip() for name in names)]
+
+
+def test_files_put_together_and_ids_that_are_none(raw, tmp_path):
+    """The header is there again; ids that pandas and databases write for none; a column that numbers the rows."""
+    none = ["NaN", "None", r"\N", "N/A", "NULL", "null", ""]
+    rows = as_text().splitlines()
+    rows[9:9] = rows[:1]
+    (raw / "log.csv").write_text("\n".join([*rows, *(f"u1,{x},{START},1" for x in none)]) + "\n")
+    table = pd.DataFrame({"item_id": [f"sku-{n}" for n in range(30)], "kind": ["a", "b"] * 15})
+    table.to_csv(raw / "items.csv")
+    (raw / "items.csv").write_text((raw / "items.csv").read_text() + ",item_id,kind\n")
+    summary, found = brought(raw, tmp_path / "out")
+    assert found == plain()
+    assert said(summary, "log.csv: 1 × the names of the columns again (log.csv:10)")
+    assert said(summary, "log.csv: 7 × no item (log.csv:23")
+    assert said(summary, "items.csv: 1 × the names of the columns again (items.csv:32)")
+    assert set(pl.read_parquet(tmp_path / "out/item_info.parquet").columns) == {"item_id", "item_kind", "item_tags"}
+
+
+@pytest.mark.parametrize(
+    ("written", "role", "expected"),
+    [
+        (["1,234.50", "2,000", "3.5", "1,000,000", "7"], "number (thousands comma)", [1234.5, 2000, 3.5, 1e6, 7]),
+        (["1.234,50", "2.000", "3,5", "1.000.000,1", "7"], "number (decimal comma)", [1234.5, 2000, 3.5, 1000000.1, 7]),
+        (["1,234", "2,500", "999", "3,125", "7"], "leave out", None),
+    ],
+)
+def test_commas_in_numbers(raw, tmp_path, written, role, expected):
+    """What may be 1234 and 1.234 is left out, and the person says which."""
+    pd.DataFrame({"item_id": [f"sku-{n}" for n in range(5)], "price": written}).to_csv(raw / "items.csv", index=False)
+    description = describe([raw])
+    assert str(description.about("items")[0].columns["price"]) == role
+    content = description.as_json()
+    if expected is None:
+        content["files"][1]["columns"]["price"] = "number (thousands comma)"
+        expected = pd.read_csv(raw / "items.csv", thousands=",")["price"]
+    import_table(read_description(content, "x", raw), tmp_path / "out")
+    price = pl.read_parquet(tmp_path / "out/item_info.parquet")["item_price"].to_numpy()[1:]
+    assert np.allclose(price, (expected - np.mean(expected)) / np.std(expected), atol=1e-5)
+
+
+def test_arrays_that_are_no_vectors_are_named(raw, tmp_path):
+    np.save(raw / "popularity.npy", np.ones(5))
+    np.save(raw / "pixels.npy", np.ones((5, 2, 2)))
+    summary, _ = brought(raw, tmp_path / "out")
+    assert said(summary, "popularity.npy is left out")
+    assert said(summary, "pixels.npy is left out")
 
 
 def test_most_rows_wrong_is_no_matter_of_rows(raw, tmp_path):

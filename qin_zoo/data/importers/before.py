@@ -103,9 +103,12 @@ class Before:
 
     def _json(self, file: str) -> dict[str, Any]:
         try:
-            return read_json(self.path / file) if (self.path / file).is_file() else {}
+            content = read_json(self.path / file) if (self.path / file).is_file() else {}
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path / file}: cannot be read ({first_line(error)}). Import again.") from None
+        if not isinstance(content, dict):
+            raise DataError(f"{self.path / file}: expected names and what they stand for, found others. Import again.")
+        return content
 
 
 def fit_scale(values: np.ndarray) -> Scale:

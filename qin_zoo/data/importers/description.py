@@ -17,6 +17,7 @@ files:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ class Column:
     Attributes:
         role: one of :data:`ROLES`.
         how: of a time its unit; of a list or a vector in text ``json``, or what stands between its entries; of a number
-            ``decimal comma``, or nothing.
+            ``decimal comma`` (1.234,5), ``thousands comma`` (1,234.5), or nothing.
         because: why it was guessed.
     """
 
@@ -172,6 +173,9 @@ def read_description(content: object, where: str, folder: Path) -> Description:
     if not isinstance(files, list) or not files:
         raise DataError(f"{where}, files: expected a list of files, found {files!r:.80}.")
     entries = tuple(_entry(part, f"{where}, files[{n}]") for n, part in enumerate(files, 1))
+    names = [name for entry in entries for name in entry.files]
+    if twice := next((name for n, name in enumerate(names) if name in names[:n]), None):
+        raise DataError(f"{where}: '{twice}' is there twice. Leave one of them out.")
     description = Description(folder, entries, label)
     if not description.about("interactions"):
         raise DataError(f"{where}: expected a file about interactions, found none. Say which it is.")
@@ -205,8 +209,10 @@ def for_files(
             continue  # ids of vectors, and nothing else
         if not fits:
             known = "; ".join(f"{e.about}: {', '.join(e.used or e.files)}" for e in description.entries)
+            found = ", ".join(tables[path].names) if path in tables else "another name"
             raise DataError(
-                f"{path}: expected the columns, or the name, of one of the earlier files ({known}), found others."
+                f"{path}: expected the columns, or the name, of one of the earlier files ({known}), found "
+                f"{found:.200}. Rename them, or say what they are (--describe NEW.yaml), and import NEW.yaml."
             )
         entries.append(replace(fits[0], files=(name,)))
     return replace(description, folder=folder, entries=tuple(entries))
@@ -260,8 +266,8 @@ def _column(text: object, about: str, where: str) -> Column:
         raise DataError(f"{where}: a {role} has nothing in brackets, found '({how})'. Leave it out.")
     if role == "time":
         check_unit(how, where)
-    if role == "number" and how not in ("", "decimal comma"):
-        raise DataError(f"{where}: expected number, or number (decimal comma), found '{text}'.")
+    if role == "number" and how not in ("", "decimal comma", "thousands comma"):
+        raise DataError(f"{where}: expected number, number (decimal comma) or (thousands comma), found '{text}'.")
     return Column(role, how)
 
 
@@ -286,4 +292,6 @@ def _line(key: str, value: object, comment: str = "") -> str:
     flow = isinstance(value, list)
     text = yaml.safe_dump({key: value}, default_flow_style=flow, allow_unicode=True, width=100_000).rstrip("\n")
     text = text[1:-1] if flow else text
+    if "\n" in text:  # a long name, or one of several lines, which yaml writes as one
+        text = f"{json.dumps(key)}: {json.dumps(value)}"
     return f"{text}  # {printable(' '.join(comment.split()))}" if comment else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,26 +16,29 @@ from qin_zoo.data.importers.vectors import guess_ids
 from qin_zoo.errors import DataError
 
 _USERS = {
-    "user", "users", "member", "customer", "customers", "client", "visitor", "account", "uid", "userid", "buyer",
-    "reader", "viewer", "listener", "person", "session",
+    "user", "users", "member", "customer", "customers", "client", "visitor", "account", "uid", "buyer", "reader",
+    "viewer", "listener", "person", "session",
 }  # fmt: skip
 _ITEMS = {
-    "item", "items", "iid", "itemid", "product", "products", "productid", "sku", "article", "articles", "articleid",
-    "movie", "movies", "movieid", "video", "videos", "track", "song", "asin", "goods", "news", "book", "books",
-    "content", "document", "page", "poi", "business", "listing", "offer", "ad", "photo", "recipe", "game", "app",
+    "item", "items", "iid", "product", "products", "sku", "article", "articles", "movie", "movies", "video", "videos",
+    "track", "song", "asin", "goods", "news", "book", "books", "content", "document", "page", "poi", "business",
+    "listing", "offer", "ad", "photo", "recipe", "game", "app",
 }  # fmt: skip
+_PLAIN_USERS = {"user", "users", "uid"}  # what wins where several columns may be it
+_PLAIN_ITEMS = {"item", "items", "iid"}
 _ID = {"id", "ids", "no", "nr", "number", "key", "code", "hash", "uuid", "index"}
-_IDS_THEMSELVES = {"uid", "userid", "iid", "itemid", "productid", "articleid", "movieid", "sku", "asin"}
+_IDS_THEMSELVES = {"uid", "iid", "sku", "asin"}
 _KNOWN = 0.5  # of the log's ids that a column has to hold before it is taken for ids
 
 
 class _Kind(NamedTuple):
-    """What a table is about, why, and its columns of ids."""
+    """What a table is about, why, its columns of ids, and whether others may be them."""
 
     about: str
     why: str
     user: str | None = None
     item: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def describe(sources: Sequence[Path]) -> Description:
@@ -63,12 +67,19 @@ def describe(sources: Sequence[Path]) -> Description:
         entries.append(Entry(names, kind.about, columns, because=f"{table.form}; {kind.why}"))
     if not any(entry.about == "interactions" for entry in entries):
         entries = [_unknown_log(tables, kinds, doubts), *entries]
+    doubts += [doubt for kind in kinds.values() for doubt in kind.doubts if kind.about == "interactions"]
     entries, used = _with_vectors(entries, paths, folder, tables, doubts)
     logs = [entry.files[0] for entry in entries if entry.about == "interactions"]
     if len(logs) > 1:
         doubts.append(f"{', '.join(logs)}: which are the interactions? Their columns differ; leave out the others.")
     described = {name for entry in entries for name in entry.files} | used
     notes = [f"{path.name} is left out: {kinds[path].why}." for path in tables if path.name not in described]
+    notes += [
+        f"{path.name} is left out: it holds no vectors (items, width), and no ids of any."
+        for path in paths
+        if path not in tables and path.name not in described and not any(d.startswith(path.name) for d in doubts)
+    ]
+    notes += _not_read(sources, paths)
     return Description(folder, tuple(entries), label, because, tuple(doubts), tuple(notes))
 
 
@@ -90,7 +101,8 @@ def _unknown_log(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind], doubt
     path = max(tables, key=lambda path: (not kinds[path].about, tables[path].frame.height))
     doubts.append(
         f"which file holds the interactions, and which of its columns are user and item? It may be {path.name}, with "
-        f"{', '.join(tables[path].names)[:200]}. The first line of a csv file has to name the columns."
+        f"{', '.join(tables[path].names)[:200]}. The first line of a csv file has to name the columns, with commas, "
+        "semicolons, tabs or bars between them."
     )
     columns = {name: Column(LEFT_OUT, because="a user, an item, a time?") for name in tables[path].names}
     return Entry((path.name,), "interactions", columns, because="no column is called like users, and one like items")
@@ -99,7 +111,18 @@ def _unknown_log(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind], doubt
 def extension(sources: Sequence[Path], before: Description) -> Description:
     """What new files are taken for: what the earlier ones with the same columns were."""
     folder, paths = files_of(sources)
-    return for_files(before, folder, paths, {p: OwnFile(p) for p in paths if p.suffix.lower() in SUFFIXES})
+    tables = {p: OwnFile(p) for p in paths if p.suffix.lower() in SUFFIXES}
+    new = for_files(before, folder, paths, tables)
+    return replace(new, notes=(*new.notes, *_not_read(sources, paths)))
+
+
+def _not_read(sources: Sequence[Path], paths: Sequence[Path]) -> list[str]:
+    """What else a folder holds."""
+    if not sources[0].is_dir():
+        return []
+    names = sorted({p.name for p in sources[0].iterdir() if not p.name.startswith(".")} - {p.name for p in paths})
+    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return [f"Not read, since they are no files {', '.join((*SUFFIXES, *VECTORS))}: {listed}."] if names else []
 
 
 def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
@@ -115,7 +138,7 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
         return folder, files
     for path in sources:
         if path.suffix.lower() not in (*SUFFIXES, *VECTORS):
-            what = "a folder" if path.is_dir() else f"'{path.suffix}'"
+            what = "a folder" if path.is_dir() else f"'{path.suffix}'" if path.exists() else "nothing there"
             raise DataError(f"{path}: expected one folder, or files {', '.join((*SUFFIXES, *VECTORS))}, found {what}.")
     parents = {path.resolve().parent for path in sources}
     if len(parents) > 1:
@@ -124,12 +147,19 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
     return folder, sorted(folder / path.name for path in sources)
 
 
-def _id_column(names: Iterable[str], words: set[str]) -> str | None:
-    """The column that names ids of users or items: the more of its name says so, the better."""
-    named = [(name, tokens(name)) for name in names]
+def _id_columns(names: Iterable[str], words: set[str], plain: set[str]) -> list[str]:
+    """The columns whose names say, equally well, that they hold ids of users or items; the likeliest first."""
+    named = [(name, {part for word in tokens(name) for part in _parts(word, words)}) for name in names]
     near = [(name, t) for name, t in named if t & words and (t <= words | _ID or t & (_ID | _IDS_THEMSELVES))]
-    near.sort(key=lambda pair: (not pair[1] <= words | _ID, not pair[1] & _ID, len(pair[0])))
-    return near[0][0] if near else None
+    rank = {name: (not t <= words | _ID, not t & _ID, not t <= plain | _ID) for name, t in near}
+    best = [name for name in rank if rank[name] == min(rank.values())]
+    return sorted(best, key=len)
+
+
+def _parts(word: str, words: set[str]) -> set[str]:
+    """visitorid is visitor and id."""
+    stem = word.removesuffix("id")
+    return {stem, "id"} if stem != word and stem in words else {word}
 
 
 def _kinds(tables: Mapping[Path, OwnFile]) -> dict[Path, _Kind]:
@@ -137,9 +167,16 @@ def _kinds(tables: Mapping[Path, OwnFile]) -> dict[Path, _Kind]:
     kinds = {}
     for path, table in tables.items():
         single = [name for name in table.names if table.is_single(name)]
-        user, item = _id_column(single, _USERS), _id_column(single, _ITEMS)
+        users = _id_columns(single, _USERS, _PLAIN_USERS)
+        items = _id_columns([name for name in single if name not in users], _ITEMS, _PLAIN_ITEMS)
+        user, item = (next(iter(names), None) for names in (users, items))
         if user and item:
-            kinds[path] = _Kind("interactions", f"'{user}' and '{item}' are there", user, item)
+            doubts = [
+                f"{role}: is it {', '.join(names)}? '{names[0]}' is taken."
+                for role, names in (("user", users), ("item", items))
+                if len(names) > 1
+            ]
+            kinds[path] = _Kind("interactions", f"'{user}' and '{item}' are there", user, item, tuple(doubts))
         elif item:
             kinds[path] = _Kind("items", f"'{item}' is there, and no user", item=item)
         elif user:
@@ -149,7 +186,7 @@ def _kinds(tables: Mapping[Path, OwnFile]) -> dict[Path, _Kind]:
     logs = [path for path in kinds if kinds[path].about == "interactions"]
     for path in logs:
         item = kinds[path].item
-        others = [p for p in logs if tables[p].names != tables[path].names and kinds[p].about == "interactions"]
+        others = [p for p in logs if {*tables[p].names} != {*tables[path].names} and kinds[p].about == "interactions"]
         if others and tables[path].frame.height > 1 and tables[path].text(item).is_unique().all():
             kinds[path] = _Kind("items", f"every '{item}' is there once", item=item)
     log = next((path for path in logs if kinds[path].about == "interactions"), None)
@@ -188,7 +225,7 @@ def _groups(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind]) -> list[tu
     groups: dict[tuple, list[Path]] = {}
     for path, kind in kinds.items():
         if kind.about:
-            groups.setdefault((kind.about, tuple(tables[path].names)), []).append(path)
+            groups.setdefault((kind.about, frozenset(tables[path].names)), []).append(path)
     order = ("interactions", "items", "users")
     ranked = sorted(groups.items(), key=lambda pair: order.index(pair[0][0]))
     return [(kinds[group[0]], group) for _, group in ranked]

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.description import LEFT_OUT, Column
-from qin_zoo.data.importers.own_files import OwnFile
+from qin_zoo.data.importers.own_files import NO_TEXT, OwnFile
 from qin_zoo.data.importers.tables import as_numbers
-from qin_zoo.data.importers.values import decimal, is_nothing, json_lists
+from qin_zoo.data.importers.values import COMMAS, is_nothing, json_lists, with_point
 
 _TITLES = {"title", "name", "headline", "titel"}
 _TEXTS = {"description", "text", "overview", "plot", "summary", "abstract", "body", "caption", "content", "desc"}
@@ -40,7 +40,7 @@ def guess_column(table: OwnFile, name: str, about: str) -> Column:
 
 def _native(table: OwnFile, name: str) -> Column:
     values = table.frame[name]
-    if not isinstance(values.dtype, (pl.List, pl.Array)):
+    if not isinstance(values.dtype, (pl.List, pl.Array)) or isinstance(values.dtype.inner, NO_TEXT):
         return Column(LEFT_OUT, because=f"its type {values.dtype} is not read")
     lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
     return _of_lists(lists, "")
@@ -106,18 +106,26 @@ def _number(text: pl.Series, words: set[str]) -> Column | None:
     if not len(text):
         return None
     values, how = as_numbers(text), ""
+    forms = {}
     if values.is_null().mean() > 0.01:
-        values, how = as_numbers(decimal(text)), "decimal comma"
-        if values.is_null().mean() > 0.01 or not text.str.contains(r"^-?[\d.]*,\d+$").any():
+        forms = {name: as_numbers(with_point(text, name)) for name in COMMAS}
+        forms = {name: found for name, found in forms.items() if found.is_null().mean() <= 0.01}
+        if not forms:
             return None
+        how, values = next(iter(forms.items()))
     distinct = values.n_unique()
     if how == "" and text.str.contains(r"^(?i)(true|false)$").all():
         return Column("category", because="true and false")
     if words & _CODES or text.str.contains(r"^0\d").any():
         return Column("category", because=f"{distinct:,} numbers that look like codes")
+    if len(forms) > 1:
+        example = text.filter(text.str.contains(",", literal=True))[0]
+        return Column(LEFT_OUT, because=f"{example} may be a fraction; say number (decimal comma) or (thousands comma)")
     whole = bool((values.drop_nulls() == values.drop_nulls().floor()).all())
     if whole and distinct <= _FEW:
         return Column("category", because=f"whole numbers, {distinct} different ones")
+    if whole and (values.diff().drop_nulls() == 1).all():
+        return Column(LEFT_OUT, because="it numbers the rows")
     low, high = values.min(), values.max()
     return Column("number", how, f"{low:g} to {high:g}")
 

@@ -16,7 +16,7 @@ _NUMBER = r"^(0|[1-9]\d{0,17})$"
 _FLOAT = r"^(-?\d+)\.0*$"
 # as R and numpy write large numbers; "12e45" without a sign may be a hash
 _EXPONENT = r"^-?\d(\.\d+)?[eE]\+\d{2,3}$"
-MISSING = ("", "nan", "NaN", "<NA>", "None", "null", "NULL")  # as pandas and databases write and read it
+_MISSING = ("", "nan", "<na>", "none", "null", "n/a", "#n/a", "\\n")  # as pandas and databases write it, in any case
 _EXACT = 2**53  # whole numbers up to this one are their own float64
 
 
@@ -40,7 +40,7 @@ def column(table: Table, name: str, *, unique: bool = False) -> Ids:
     """
     table.require(name)
     values = table.frame[name].str.strip_chars()
-    missing = values.is_null() | values.is_in(MISSING).fill_null(True)
+    missing = is_missing(values)
     if missing.any():
         row = int(missing.arg_true()[0])
         raise table.wrong(row, f"a value of '{name}'", values[row])
@@ -48,6 +48,11 @@ def column(table: Table, name: str, *, unique: bool = False) -> Ids:
         row = int(repeated.arg_true()[0])
         raise DataError(f"{table.at(row)}: '{values[row]}' is there twice. Drop one of the lines.")
     return Ids(f"{table.path.name}, column '{name}'", values)
+
+
+def is_missing(values: pl.Series) -> pl.Series:
+    """(n,) bool: which texts are no ids."""
+    return values.is_null() | values.str.to_lowercase().is_in(_MISSING).fill_null(True)
 
 
 def aligned(columns: Sequence[Ids], notes: list[str]) -> list[pl.Series]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,10 @@ from qin_zoo.data.importers.write import EMBEDDING_DIM, Output
 from qin_zoo.errors import DataError, suggest
 
 _LONGEST_LIST = 20
+_OURS = {  # names that an import itself gives
+    "item": re.compile(r"item_(id|tags|seq|seq_.*|emb_d\d+)"),
+    "user": re.compile(r"user_(id|views_level|rate_level)"),
+}
 
 
 def check_embedding(side: ItemSide, embedding: str | None, before: Before | None = None) -> None:
@@ -51,16 +56,17 @@ def write_items(
     merge = Merge(before, place, size)
     columns = {"item_id": np.arange(size, dtype=np.int32), **merge.kept("item_info.parquet")}
     tags = (before.summary.get("item_tags") if before else None) or next(iter(side.lists), None)
+    own = own_names([*(n for n in side.lists if n != tags), *side.categories, *side.numbers])
     for original, values in side.lists.items():
-        name = "item_tags" if original == tags else prefixed(original)
+        name = "item_tags" if original == tags else own[original]
         columns[name] = merge.over(columns.get(name), _codes(values, words, name, notes))
     for original, values in side.categories.items():
-        name = prefixed(original)
+        name = own[original]
         columns[name] = merge.over(columns.get(name), words.codes(name, values))
         if before is None and words.size(name) - 1 > len(number) / 2:
             notes.append(f"{name}: nearly as many values as items; not active in dataset_config.yaml.")
     for original, values in side.numbers.items():
-        name = prefixed(original)
+        name = own[original]
         columns[name] = merge.over(columns.get(name), words.scaled(name, values), ~np.isnan(values))
     columns.setdefault("item_tags", np.zeros((size, 1), np.int32))
     for name, values in columns.items():
@@ -131,7 +137,27 @@ def _feature(out: Output, name: str, values: np.ndarray, words: Words, size: int
 def prefixed(name: str, prefix: str = "item") -> str:
     """A column's name among ours: letters, digits and "_", beginning with what it belongs to."""
     name = re.sub(r"\W+", "_", name)
-    return name if name.startswith(f"{prefix}_") and name != f"{prefix}_id" else f"{prefix}_{name}"
+    name = name if name.startswith(f"{prefix}_") else f"{prefix}_{name}"
+    return f"{prefix}_{name}" if prefix in _OURS and _OURS[prefix].fullmatch(name) else name
+
+
+def own_names(originals: Iterable[str], prefix: str = "item") -> dict[str, str]:
+    """Columns and their names among ours.
+
+    Raises:
+        DataError: two of them would have one name.
+    """
+    own: dict[str, str] = {}
+    for original in originals:
+        name = prefixed(original, prefix)
+        if name in own.values():
+            other = next(other for other, taken in own.items() if taken == name)
+            raise DataError(
+                f"Columns '{other}' and '{original}': expected names that differ in letters or digits, found that both "
+                f"would be {name}. Rename one in a copy of the file, or leave it out."
+            )
+        own[original] = name
+    return own
 
 
 def _codes(values: pl.Series, words: Words, name: str, notes: list[str]) -> np.ndarray:

@@ -102,8 +102,8 @@ def _of_one_and_zero(log: InteractionLog, name: str) -> np.ndarray:
     wrong = np.flatnonzero((values != 0) & (values != 1))
     if wrong.size:
         raise DataError(
-            f"{log.path}, column '{name}', data row {wrong[0] + 1}: expected a label, 0 or 1, found "
-            f"{values[wrong[0]]:g}. Say which values are clicks, for example --label '{name}>=4'."
+            f"{log.at(name, wrong[0])}: expected a label, 0 or 1, found {values[wrong[0]]:g}. Say which "
+            f"values are clicks, for example --label '{name}>=4'."
         )
     return values == 1
 
@@ -127,7 +127,7 @@ def number_column(log: InteractionLog, name: str, option: str, other: str) -> np
     bad = np.flatnonzero(np.isnan(values))
     if bad.size:
         raise DataError(
-            f"{log.path}, column '{name}', data row {bad[0] + 1}: expected a number, found none. Fill it in, drop "
-            f"the row, or choose another {option}."
+            f"{log.at(name, bad[0])}: expected a number, found none. Fill it in, drop the row, or choose "
+            f"another {option}."
         )
     return values

@@ -82,6 +82,10 @@ class InteractionLog:
     set_aside: pl.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
 
+    def at(self, column: str, row: int) -> str:
+        """The place of a value, for messages; of one's own table no row, since some were set aside."""
+        return f"{self.path}, column '{column}'" + (f", data row {row + 1}" if self.kept is None else "")
+
 
 @dataclass(frozen=True)
 class Events:

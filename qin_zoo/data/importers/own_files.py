@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from qin_zoo.data.importers.tables import Table, named_twice, require, require_file
+from qin_zoo.data.importers.tables import Table, is_utf8, named_twice, require, require_file
 from qin_zoo.data.sources import each_once
 from qin_zoo.errors import DataError, first_line
 
@@ -17,6 +17,14 @@ SUFFIXES = (*TEXT, ".parquet")
 VECTORS = (".npy", ".h5", ".hdf5")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _LONGEST_HEADER = 1 << 20
+NO_TEXT = (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary, pl.Duration)
+_NO_CSV = {  # how a file begins that is none: what it is, and what to do
+    b"\xff\xfe": ("UTF-16", "Convert it (iconv -f utf-16 -t utf-8)"),
+    b"\xfe\xff": ("UTF-16", "Convert it (iconv -f utf-16 -t utf-8)"),
+    b"PAR1": ("parquet", "Call it .parquet"),
+    b"\x1f\x8b": ("gzip", "Unpack it (gunzip)"),
+    b"PK\x03\x04": ("a zip archive or an Excel file", "Unpack it, or write it as csv"),
+}
 
 
 class OwnFile:
@@ -40,15 +48,15 @@ class OwnFile:
         if path.suffix.lower() == ".parquet":
             self.form, self.frame = "parquet", _read_parquet(path)
         else:
-            separator = _separator(path)
+            separator, encoding = _separator(path), _encoding(path)
             self._table = Table(path, separator, quoted=True, encoding="cp1252", lenient=True)
-            self.form = f"{_SEPARATORS[separator]}, {_encoding(path)}"
+            self.form = f"{_SEPARATORS[separator]}, {encoding}"
             self.frame, self.left_out, self.notes = self._table.frame, self._table.left_out, self._table.notes
-        names = [name.strip() for name in self.frame.columns]
+            if encoding != "UTF-8":
+                self.notes.append(f"{path.name}: no text in UTF-8; read as {encoding}.")
+        names = [name.strip() or f"column {n}" for n, name in enumerate(self.frame.columns, 1)]
         if twice := next((name for n, name in enumerate(names) if name in names[:n]), None):
             raise named_twice(path, twice)
-        if "" in names:
-            names = [name or f"column {n}" for n, name in enumerate(names, 1)]
         self.frame = self.frame.rename(dict(zip(self.frame.columns, names)))
         if self.frame.height == 0:
             raise DataError(f"{path}: expected at least one row, found none. Write the file again, or take it out.")
@@ -77,12 +85,21 @@ class OwnFile:
 
     def is_single(self, name: str) -> bool:
         """Whether a row of the column holds one value, no list."""
-        return not isinstance(self.frame[name].dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary))
+        return not isinstance(self.frame[name].dtype, NO_TEXT)
 
     def text(self, name: str) -> pl.Series:
-        """A column of single values as text without spaces around it, null where there is nothing."""
+        """A column of single values as text without spaces around it, null where there is nothing.
+
+        Raises:
+            DataError: its values are lists or whatever else has no text.
+        """
         if name not in self._texts:
             values = self.frame[name]
+            if not self.is_single(name):
+                raise DataError(
+                    f"{self.path}, column '{name}': expected a number or text in every row, found {values.dtype}. "
+                    "Leave it out, or write what matters of it as such."
+                )
             if isinstance(values.dtype, pl.Datetime) and values.dtype.time_zone:
                 values = values.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
             text = values.cast(pl.String).str.strip_chars()
@@ -114,10 +131,13 @@ def _separator(path: Path) -> str:
                 raise DataError(
                     f"{path}: expected a line of column names, found an empty file. Take it out, or write it again."
                 )
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{path}: expected text in UTF-8 or Latin-1, found UTF-16. Convert it (iconv -f utf-16 -t utf-8)."
-        )
+    found = next((said for begin, said in _NO_CSV.items() if line.startswith(begin)), None)
+    if found is None and b"\0" in line:
+        found = ("bytes that are none, or UTF-16", "Convert it (iconv -f utf-16le -t utf-8), or take it out")
+    if found is None and b"\r" in line.rstrip(b"\r\n"):
+        found = ("lines that end with a carriage return alone", "Convert it (tr '\\r' '\\n')")
+    if found is not None:
+        raise DataError(f"{path}: expected text in UTF-8 or Latin-1, found {found[0]}. {found[1]}.")
     outside = b"".join(line.split(b'"')[::2])
     counts = {separator: outside.count(separator.encode()) for separator in _SEPARATORS}
     return max(counts, key=lambda separator: counts[separator])
@@ -128,5 +148,13 @@ def _encoding(path: Path) -> str:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
+        strange = [(n, is_utf8(line)) for n, line in enumerate(raw.split(b"\n"), 1) if not line.isascii()]
+        others = sum(right for _, right in strange)
+        if others:
+            number = next(n for n, right in strange if not right)
+            raise DataError(
+                f"{path}, line {number}: expected text in UTF-8, as {others:,} other lines hold, found other bytes. "
+                "Mend or drop the line."
+            ) from None
         return "Latin-1"
     return "UTF-8"

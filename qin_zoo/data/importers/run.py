@@ -225,8 +225,8 @@ def _beside(log: InteractionLog, column: str | None, label: np.ndarray) -> _Besi
     wrong = np.flatnonzero((values != np.floor(values)) | (values < 1) | (values > _LARGEST_CODE))
     if wrong.size:
         raise DataError(
-            f"{log.path}, column '{column}', data row {wrong[0] + 1}: expected a whole number from 1 to "
-            f"{_LARGEST_CODE} for the history, found {values[wrong[0]]:g}. Choose --history-column label."
+            f"{log.at(column, wrong[0])}: expected a whole number from 1 to {_LARGEST_CODE} for the "
+            f"history, found {values[wrong[0]]:g}. Choose --history-column label."
         )
     return _Beside(prefixed(column, "item_seq"), values.astype(np.int8), int(values.max()) + 1)
 

@@ -11,6 +11,7 @@ from qin_zoo.data.importers.own_files import OwnFile
 from qin_zoo.errors import DataError
 
 FILE = "set_aside.csv"
+HEADER_AGAIN = "the names of the columns again"  # where files were put together
 _LISTED = 3  # places that a note names
 _KEPT = 100_000  # rows of a reason that are written down
 

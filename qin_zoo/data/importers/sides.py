@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.description import LEFT_OUT, Column, Description, Entry
-from qin_zoo.data.importers.ids import MISSING, Ids
+from qin_zoo.data.importers.ids import Ids, is_missing
 from qin_zoo.data.importers.log import ItemSide
 from qin_zoo.data.importers.own_files import OwnFile
-from qin_zoo.data.importers.set_aside import SetAside
+from qin_zoo.data.importers.set_aside import HEADER_AGAIN, SetAside
 from qin_zoo.data.importers.values import lists, numbers, vectors
 from qin_zoo.data.importers.vectors import read_vectors
 from qin_zoo.errors import DataError
@@ -45,14 +45,21 @@ def read_side(entry: Entry, folder: Path, owner: str, aside: SetAside, seen: See
     joined = Ids(first.ids.where, pl.concat([part.ids.values for part in parts]))
     if again := int((~joined.values.is_first_distinct()).sum()):
         seen.notes.append(f"{', '.join(entry.files)}: {again:,} {owner}s are in several; the first row is taken.")
-    columns = {
-        name: (kind, _concat([part.columns[name][1] for part in parts])) for name, (kind, _) in first.columns.items()
-    }
+    columns = {name: (kind, _concat(parts, name)) for name, (kind, _) in first.columns.items()}
     return Side(first.path, joined, columns)
 
 
-def _concat(parts: list[Values]) -> Values:
-    return pl.concat(parts) if isinstance(parts[0], pl.Series) else np.concatenate(parts)
+def _concat(parts: list[Side], name: str) -> Values:
+    values = [part.columns[name][1] for part in parts]
+    if isinstance(values[0], pl.Series):
+        return pl.concat(values)
+    for part, own in zip(parts, values):
+        if own.shape[1:] != values[0].shape[1:]:
+            raise DataError(
+                f"{part.path}, column '{name}': expected vectors of {values[0].shape[1]} numbers, as in "
+                f"{parts[0].path.name}, found {own.shape[1]}. Make all in one way, or leave the column out."
+            )
+    return np.concatenate(values)
 
 
 def _read(table: OwnFile, entry: Entry, owner: str, aside: SetAside, seen: Seen) -> Side:
@@ -61,8 +68,11 @@ def _read(table: OwnFile, entry: Entry, owner: str, aside: SetAside, seen: Seen)
     seen.notes += table.notes
     key = entry.of(owner)
     ids = table.text(key)
-    none = (ids.is_null() | ids.is_in(MISSING).fill_null(True)).to_numpy()
+    none = is_missing(ids).to_numpy()
     aside.add(table, none, f"no {owner}")
+    head = (ids == key).fill_null(False).to_numpy()
+    aside.add(table, head, HEADER_AGAIN)
+    none |= head
     again = ~ids.is_first_distinct().to_numpy() & ~none
     same = table.frame.select(pl.struct(entry.used).is_first_distinct()).to_series().to_numpy()
     aside.add(table, again & same, f"'{key}' is described before; the first row is taken")
@@ -89,8 +99,6 @@ def _values(table: OwnFile, name: str, column: Column) -> tuple[Values, np.ndarr
         if width == 0:
             raise DataError(f"{table.path}, column '{name}': expected vectors, found none. Leave it out.")
         return values, bad
-    if not table.is_single(name):
-        raise DataError(f"{table.path}, column '{name}': expected single values for a {column.role}, found lists.")
     if column.role == "number":
         return numbers(table, name, column.how)
     return table.text(name), np.zeros(table.frame.height, bool)
@@ -102,7 +110,7 @@ def read_vector_files(description: Description, aside: SetAside, seen: Seen) -> 
     for entry in description.about("vectors"):
         name, values, ids, where = read_vectors(entry, description.folder, description.about("items"))
         finite = np.isfinite(values).all(axis=1)
-        first = ids.is_first_distinct().to_numpy() & ids.is_not_null().to_numpy()
+        first = ids.is_first_distinct().to_numpy() & ~is_missing(ids).to_numpy()
         for mask, what in (
             (~finite, "with NaN or infinite numbers"),
             (~first, "without an id, or of one that is there before"),

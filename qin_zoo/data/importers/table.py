@@ -16,11 +16,11 @@ import polars as pl
 
 from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.description import Description, Entry
-from qin_zoo.data.importers.ids import MISSING, Ids, aligned, look_up
+from qin_zoo.data.importers.ids import Ids, aligned, is_missing, look_up
 from qin_zoo.data.importers.labels import rule_column
 from qin_zoo.data.importers.log import InteractionLog
 from qin_zoo.data.importers.own_files import OwnFile
-from qin_zoo.data.importers.set_aside import SetAside
+from qin_zoo.data.importers.set_aside import HEADER_AGAIN, SetAside
 from qin_zoo.data.importers.sides import Seen, read_side, read_vector_files
 from qin_zoo.data.importers.units import nanoseconds
 from qin_zoo.data.importers.values import numbers
@@ -70,38 +70,55 @@ def read(description: Description, before: Before | None = None, label: str | No
 
 
 class _Rows(NamedTuple):
-    """Interactions, the earlier ones first: user, item, time, and "label:NAME", "category:NAME", "number:NAME"."""
+    """Interactions: user, item, time, and "label:NAME", "category:NAME", "number:NAME".
+
+    Attributes:
+        frame: the earlier ones, then those of each file.
+        old: how many are earlier ones.
+        files: the files, and how many are of each.
+    """
 
     frame: pl.DataFrame
     old: int
+    files: dict[str, int]
+
+    def ids(self, owner: str) -> list[Ids]:
+        """The ids as each file writes them."""
+        begin, parts = 0, []
+        for name, size in (("the earlier import", self.old), *self.files.items()):
+            parts += [Ids(f"{name}, {owner}", self.frame[owner][begin : begin + size])] if size else []
+            begin += size
+        return parts
 
 
-def _joined(old: pl.DataFrame | None, new: pl.DataFrame | None) -> _Rows:
-    if old is not None:
-        old = old.with_columns(pl.col("user", "item").cast(pl.String))
-    if old is None or new is None:
-        return _Rows(new if old is None else old, 0 if old is None else old.height)
+def _joined(old: pl.DataFrame | None, new: _Rows | None) -> _Rows:
+    if old is None:
+        return new
+    old = old.with_columns(pl.col("user", "item").cast(pl.String))
+    if new is None:
+        return _Rows(old, old.height, {})
     for name in ("time", *(column for column in old.columns if column.startswith("label:"))):
-        if (name in old.columns) != (name in new.columns):
+        if (name in old.columns) != (name in new.frame.columns):
             raise DataError(
                 f"--extend: expected '{name.removeprefix('label:')}' in the new files as in the old, found it only "
                 f"{'before' if name in old.columns else 'now'}. Bring both to one form."
             )
-    return _Rows(pl.concat([old, new], how="diagonal_relaxed"), old.height)
+    return _Rows(pl.concat([old, new.frame], how="diagonal_relaxed"), old.height, new.files)
 
 
-def _interactions(description: Description, rule: str, aside: SetAside, seen: Seen) -> pl.DataFrame | None:
-    parts = []
+def _interactions(description: Description, rule: str, aside: SetAside, seen: Seen) -> _Rows | None:
+    parts: dict[str, pl.DataFrame] = {}
     for entry in description.about("interactions"):
         for name in entry.files:
             table = OwnFile(description.folder / name)
             table.require(entry.used)
-            parts.append(_part(table, entry, rule, aside, seen))
-    if len({"time" in part.columns for part in parts}) > 1:
+            parts[name] = _part(table, entry, rule, aside, seen)
+    if len({"time" in part.columns for part in parts.values()}) > 1:
         raise DataError(
             "Some files of interactions have a time and others have none. Describe one for each, or for none."
         )
-    return pl.concat(parts, how="diagonal_relaxed") if parts else None
+    sizes = {name: part.height for name, part in parts.items()}
+    return _Rows(pl.concat([*parts.values()], how="diagonal_relaxed"), 0, sizes) if parts else None
 
 
 def _part(table: OwnFile, entry: Entry, rule: str, aside: SetAside, seen: Seen) -> pl.DataFrame:
@@ -117,7 +134,8 @@ def _part(table: OwnFile, entry: Entry, rule: str, aside: SetAside, seen: Seen) 
     columns: dict[str, pl.Series] = {}
     for role in ("user", "item"):
         columns[role] = table.text(entry.of(role))
-        leave((columns[role].is_null() | columns[role].is_in(MISSING).fill_null(True)).to_numpy(), f"no {role}")
+        leave((columns[role] == entry.of(role)).fill_null(False).to_numpy(), HEADER_AGAIN)
+        leave(is_missing(columns[role]).to_numpy(), f"no {role}")
     if (time := entry.of("time")) is not None:
         values, bad = nanoseconds(table.text(time), entry.columns[time].how)
         leave(bad, f"no time in '{time}' ({entry.columns[time].how})")
@@ -132,11 +150,22 @@ def _part(table: OwnFile, entry: Entry, rule: str, aside: SetAside, seen: Seen) 
                 aside.add(table, bad & ~wrong, f"'{name}' is no number; taken as unknown")
             elif name == rule_column(rule):
                 leave(np.isnan(found), f"no label in '{name}'")
+                _require_clicks(table, name, rule, found, wrong)
             columns[f"{kind}:{name}"] = pl.Series(found)
     aside.require_most(table, wrong)
     frame = pl.DataFrame(columns).filter(~wrong)
     seen.log(table, entry, frame)
     return frame
+
+
+def _require_clicks(table: OwnFile, name: str, rule: str, values: np.ndarray, wrong: np.ndarray) -> None:
+    """Raises DataError where a rule that names a column finds there what is neither 0 nor 1."""
+    other = np.flatnonzero(~wrong & (values != 0) & (values != 1))
+    if rule.strip() == name and other.size:
+        raise DataError(
+            f"{table.path}, line {table.line(int(other[0]))}, column '{name}': expected a label, 0 or 1, found "
+            f"{values[other[0]]:g}. Say which values are clicks, for example --label '{name}>0'."
+        )
 
 
 def _put_together(
@@ -156,9 +185,10 @@ def _put_together(
 
     def form(owner: str, sides: Sequence) -> tuple[pl.Series, list[pl.Series], list[pl.Series]]:
         known = [Ids(f"{before.path.name}/ids_{owner}.parquet", before.ids[owner].cast(pl.String))] if before else []
-        parts = [*known, Ids(f"{path.name}, {owner}", frame[owner]), *(side.ids for side in sides)]
-        found = aligned(parts, notes)
-        return found[len(known)], found[len(known) + 1 :], found[: len(known)]
+        logs = rows.ids(owner)
+        found = aligned([*known, *logs, *(side.ids for side in sides)], notes)
+        behind = len(known) + len(logs)
+        return pl.concat(found[len(known) : behind]), found[behind:], found[: len(known)]
 
     item, of_items, known_items = form("item", [*items, *vectors])
     user, of_users, known_users = form("user", users)

@@ -13,6 +13,7 @@ import polars as pl
 from qin_zoo.errors import DataError, first_line, suggest
 
 _LONGEST_HEADER = 1 << 20
+_LONGEST_VALUE = 2**31 - 1  # csv takes 128 KiB otherwise
 _STAND_IN = "\x1f"  # polars separates by one byte
 
 
@@ -126,12 +127,18 @@ class Table:
         self._quoted, self._separator, self._content = quoted, separator, None
         if encoding or len(separator) > 1:
             self._content = self._decode(encoding)
-        header, text = self._first_line()
-        self._first = header + 1 if names is None else header
+        self._first, text = self._first_line()
         names = self._header(text) if names is None else list(names)
-        self.frame = self._read(names, header - 1, self._first > header)
+        self.frame = self._read(names)
         self._rows: np.ndarray | None = None
         self._drop_blank()
+        if len(self.left_out) > self.frame.height:
+            raise DataError(
+                f"{path}, line {self.left_out[0][0]}: expected {len(names)} value{'s' * (len(names) > 1)}, as many as "
+                f"the first line names ({', '.join(names)[:80]}), found more, as in {len(self.left_out):,} of "
+                f"{len(self.left_out) + self.frame.height:,} rows. Let the first line name every column, and quote "
+                "values that hold what separates."
+            )
         if self.frame.height == 0:
             raise DataError(f"{path}: expected at least one row, found none. Fetch the file again.")
         if self.frame[names[-1]].null_count():
@@ -215,19 +222,23 @@ class Table:
         raise DataError(f"{self.path}: expected a line of text, found an empty file. Fetch the file again.")
 
     def _header(self, text: str) -> list[str]:
-        names = next(csv.reader([text], delimiter=self._separator)) if self._quoted else text.split(self._separator)
+        if self._quoted:
+            _, self._first, names = next(self._records(), (0, 0, [text]))
+        else:
+            names = text.split(self._separator)
+        self._first += 1
         twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
         if twice is not None:
             raise named_twice(self.path, twice)
         return names
 
-    def _read(self, names: list[str], skip: int, has_header: bool) -> pl.DataFrame:
+    def _read(self, names: list[str]) -> pl.DataFrame:
         try:
             frame = pl.read_csv(
                 self.path if self._content is None else self._content,
                 separator=self._separator,
-                has_header=has_header,
-                skip_lines=skip,
+                has_header=False,
+                skip_lines=self._first - 1,
                 schema=dict.fromkeys(names, pl.String),
                 quote_char='"' if self._quoted else None,
                 infer_schema=False,
@@ -236,23 +247,28 @@ class Table:
         except pl.exceptions.NoDataError:
             return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
         except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-            if self._lenient and not self.left_out and self._leave_out_long(len(names)):
-                return self._read(names, skip, has_header)
+            if self._lenient and "utf-8" not in str(error).lower():
+                return self._read_leniently(names)
             raise self._unreadable(len(names), first_line(error)) from None
         return frame
 
-    def _leave_out_long(self, width: int) -> bool:
-        """Puts blank lines where lines with too many values are; whether there are any."""
-        lines = list(self._lines())
-        counted = list(self._counted())
-        ends = [begin - 1 for begin, _ in counted[1:]] + [len(lines)]
-        for (begin, count), end in zip(counted, ends):
-            if count > width:
+    def _read_leniently(self, names: list[str]) -> pl.DataFrame:
+        """The rows as csv reads them, which takes 27" where no quote begins; blank where lines have too many values."""
+        width, lines = len(names), list(self._lines())
+        rows: list[list[str | None]] = []
+        last = self._first - 1
+        for begin, end, values in self._records(strict=True):
+            if end < self._first:
+                continue
+            rows += [[None] * width for _ in range(begin - last - 1)]
+            if len(values) > width:
                 record = b"".join(lines[begin - 1 : end]).decode("utf-8", errors="replace")
                 self.left_out.append((begin, record.rstrip("\r\n")))
-                lines[begin - 1 : end] = [b"\n"] * (end - begin + 1)
-        self._content = b"".join(lines)
-        return bool(self.left_out)
+                rows += [[None] * width for _ in range(end - begin + 1)]
+            else:
+                rows.append([value or None for value in values] + [None] * (width - len(values)))
+            last = end
+        return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
     def _drop_blank(self) -> None:
         first, *others = (pl.col(name) for name in self.names)
@@ -267,15 +283,28 @@ class Table:
 
     def _counted(self) -> Iterator[tuple[int, int]]:
         """Each line's number and how many values it has; not of blank lines."""
-        texts = (line.decode("utf-8", errors="replace") for line in self._lines())
-        if not self._quoted:
-            yield from ((n, text.count(self._separator) + 1) for n, text in enumerate(texts, 1) if text.strip("\r\n "))
+        if self._quoted:
+            yield from ((begin, len(values)) for begin, _, values in self._records())
             return
-        reader, begin = csv.reader(texts, delimiter=self._separator), 0
-        for values in reader:
-            if any(value.strip() for value in values):
-                yield begin + 1, len(values)
-            begin = reader.line_num
+        texts = (line.decode("utf-8", errors="replace") for line in self._lines())
+        yield from ((n, text.count(self._separator) + 1) for n, text in enumerate(texts, 1) if text.strip("\r\n "))
+
+    def _records(self, strict: bool = False) -> Iterator[tuple[int, int, list[str]]]:
+        """First line, last line and values of the rows with quotes, of those that are not blank."""
+        csv.field_size_limit(_LONGEST_VALUE)
+        lines = (line.decode("utf-8", errors="replace").removeprefix("\ufeff") for line in self._lines())
+        texts = (line.replace("\r\n", "\n").replace("\r", " ") for line in lines)  # csv ends lines at either
+        reader, begin = csv.reader(texts, delimiter=self._separator, strict=strict), 1
+        try:
+            for values in reader:
+                if any(value.strip() for value in values):
+                    yield begin, reader.line_num, values
+                begin = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{self.path}, line {begin}: expected values, and quotes that are closed, found what cannot be read "
+                f"({error}). Mend or drop the line; write a quote within quotes twice."
+            ) from None
 
     def _look_for_short_lines(self) -> None:
         """Notes lines with too few values; a file that ends in the middle of one is refused."""
@@ -313,7 +342,7 @@ class Table:
 
     def _no_utf8(self, encoding: str = "latin1") -> DataError:
         with open(self.path, "rb") as file:
-            number = next((n for n, line in enumerate(file, 1) if not _is_utf8(line)), 1)
+            number = next((n for n, line in enumerate(file, 1) if not is_utf8(line)), 1)
         return DataError(
             f"{self.path}, line {number}: expected text in UTF-8, found other bytes. Convert the file "
             f"(iconv -f {encoding} -t utf-8)."
@@ -338,7 +367,8 @@ def _of_one_byte(raw: bytes, encoding: str) -> str:
         return raw.decode("latin-1")
 
 
-def _is_utf8(line: bytes) -> bool:
+def is_utf8(line: bytes) -> bool:
+    """Whether the bytes are text in UTF-8."""
     try:
         line.decode()
     except UnicodeDecodeError:

@@ -3,7 +3,7 @@
 ``seconds``, ``milliseconds``, ``microseconds``, ``nanoseconds``   numbers of them since 1970
 ``mixed``      numbers since 1970, each in the unit in which it lies between 1973 and 2100
 ``order``      numbers that are no dates: the greater, the later
-``ISO``        2024-01-31, 2024-01-31 12:30:59.5, with T, Z or +01:00 where they are there; without a zone, UTC
+``ISO``        2024-01-31, 2024-01-31 12:30:59.5, with T, Z, +01 or +01:00 where they are there; without a zone, UTC
 ``%d.%m.%Y``   any other date, written as in Python's strptime
 """
 
@@ -19,12 +19,14 @@ from qin_zoo.errors import DataError, suggest
 
 NAMES = (*UNITS, "mixed", "order", "ISO")
 _ISO = (
-    r"^(\d{4})[-/](\d\d?)[-/](\d\d?)(?:[T ]+(\d\d?):(\d\d)(?::(\d\d(?:[.,]\d+)?))?)? ?(?:Z|UTC|([+-])(\d\d):?(\d\d))?$"
+    r"^(\d{4})[-/](\d\d?)[-/](\d\d?)"
+    r"(?:[T ]+(\d\d?):(\d\d)(?::(\d\d(?:[.,]\d+)?))?(?: ?([+-])(\d\d)(?::?(\d\d))?)?)?(?: ?(?:Z|UTC))?$"
 )
 _FORMATS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%d %b %Y")
-_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M:%S %p")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M:%S %p", " %I:%M %p")
 _MOST = 0.9  # of the values that have to fit a unit before it is guessed
 _SECOND = 10**9
+_LAST = 9_223_286_400  # seconds from 1970 that are an int64 of nanoseconds, in either direction: 1677 to 2262
 
 
 class Unit(NamedTuple):
@@ -57,7 +59,7 @@ def guess_unit(text: pl.Series) -> Unit | None:
     if not len(known):
         return None
     found: list[tuple[str, int]] = []
-    numbers = known.cast(pl.Float64, strict=False)
+    numbers = _with_point(known).cast(pl.Float64, strict=False)
     if numbers.is_finite().sum() >= _MOST * len(known):
         for name, digits in (("%Y%m%d", 8), ("%Y%m%d%H%M%S", 14)):
             times, bad = nanoseconds(known, name)
@@ -76,7 +78,9 @@ def guess_unit(text: pl.Series) -> Unit | None:
 
 
 def nanoseconds(text: pl.Series, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) int64, and (n,) bool where there is no time: no text, no such text, or a number outside 1973 to 2100.
+    """(n,) int64, and (n,) bool where there is no time.
+
+    None is no text, no such text, a number outside 1973 to 2100, or a date outside 1677 to 2262.
 
     Times of the unit ``order`` come as they are, times 10⁹.
     """
@@ -88,12 +92,14 @@ def nanoseconds(text: pl.Series, unit: str) -> tuple[np.ndarray, np.ndarray]:
     else:
         clock = "%H" in unit or "%I" in unit
         padded = text if clock else text + " 00:00:00"
-        values = padded.str.strptime(pl.Datetime("ns"), unit if clock else f"{unit} %H:%M:%S", strict=False)
-        values = values.dt.epoch("ns")
+        values = padded.str.strptime(pl.Datetime("us"), unit if clock else f"{unit} %H:%M:%S", strict=False)
+        values = values.dt.epoch("us")
+        values = values.set(values.abs() > _LAST * 10**6, None) * 1000
     return values.fill_null(0).to_numpy(), values.is_null().to_numpy()
 
 
 def _numbers(text: pl.Series, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    text = _with_point(text)
     whole = text.cast(pl.Int64, strict=False)
     number = text.cast(pl.Float64, strict=False)
     size = number.fill_null(float("nan")).to_numpy()
@@ -114,10 +120,17 @@ def _numbers(text: pl.Series, unit: str) -> tuple[np.ndarray, np.ndarray]:
     return out, bad
 
 
-def _of_numbers(text: pl.Series) -> Unit:
+def _with_point(text: pl.Series) -> pl.Series:
+    """1700000000,5 as 1700000000.5; a shorter number may have its thousands apart."""
+    return text.str.replace(r"^(\d{9,}),(\d+)$", "$1.$2")
+
+
+def _of_numbers(text: pl.Series) -> Unit | None:
     counts = {name: int((~_numbers(text, name)[1]).sum()) for name in UNITS}
     counts = {name: count for name, count in counts.items() if count}
     if sum(counts.values()) < len(text) / 2:
+        if _numbers(text, "order")[1].mean() > 1 - _MOST:
+            return None
         return Unit("order", f"numbers such as {text[0]} are no dates: the greater, the later")
     if len(counts) > 1:
         return Unit("mixed", ", ".join(f"{count:,} in {name}" for name, count in counts.items()))
@@ -137,7 +150,7 @@ def _iso(text: pl.Series) -> pl.Series:
     shift = pl.when(sign == "-").then(-shift).otherwise(shift)
     whole = date.cast(pl.Int32).cast(pl.Int64) * 86_400 + hours * 3600 + minutes * 60 - shift
     total = whole * _SECOND + (seconds * _SECOND).round(0).cast(pl.Int64)
-    inside = (hours < 24) & (minutes < 60) & (seconds < 61)
+    inside = (hours < 24) & (minutes < 60) & (seconds < 61) & (whole.abs() < _LAST)
     return parts.select(pl.when(inside).then(total)).to_series()
 
 

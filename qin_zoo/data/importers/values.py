@@ -6,17 +6,23 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.description import Column
-from qin_zoo.data.importers.own_files import OwnFile
+from qin_zoo.data.importers.own_files import NO_TEXT, OwnFile
 from qin_zoo.data.importers.tables import as_numbers
+from qin_zoo.errors import DataError
 from qin_zoo.files import parse_json
 
 _NOTHING = ("nan", "null", "none", "<na>", "n/a", "na", "#n/a", "-", "?", "\\n")  # as programs and people write it
+
+COMMAS = {  # how numbers with commas are written: form, what stands between thousands, and before the fraction
+    "decimal comma": (r"^-?(\d*|\d{1,3}(\.\d{3})+)(,\d+)?$", ".", ","),
+    "thousands comma": (r"^-?(\d*|\d{1,3}(,\d{3})+)(\.\d+)?$", ",", "."),
+}
 
 
 def numbers(table: OwnFile, name: str, how: str = "") -> tuple[np.ndarray, np.ndarray]:
     """(n,) float64, NaN where there is none; and (n,) bool where there is something, but no finite number."""
     text = table.text(name)
-    values = as_numbers(decimal(text) if how == "decimal comma" else text)
+    values = as_numbers(with_point(text, how) if how else text)
     nothing = is_nothing(text).to_numpy()
     found = values.fill_null(float("nan")).to_numpy().copy()
     bad = ~np.isfinite(found) & ~nothing
@@ -29,9 +35,11 @@ def is_nothing(text: pl.Series) -> pl.Series:
     return text.is_null() | text.str.to_lowercase().is_in(_NOTHING).fill_null(True)
 
 
-def decimal(text: pl.Series) -> pl.Series:
-    """1.234,5 as 1234.5."""
-    return text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+def with_point(text: pl.Series, how: str) -> pl.Series:
+    """1.234,5 (decimal comma) or 1,234.5 (thousands comma) as 1234.5; null for what is not written so."""
+    form, apart, point = COMMAS[how]
+    plain = text.str.replace_all(apart, "", literal=True).str.replace(point, ".", literal=True)
+    return plain.set(~text.str.contains(form).fill_null(True), None)
 
 
 def json_lists(text: pl.Series) -> tuple[list[list | None], np.ndarray]:
@@ -66,6 +74,11 @@ def lists(table: OwnFile, name: str, column: Column) -> tuple[pl.Series, np.ndar
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     if isinstance(values.dtype, pl.List):
+        if isinstance(values.dtype.inner, NO_TEXT):
+            raise DataError(
+                f"{table.path}, column '{name}': expected lists of numbers or texts, found {values.dtype}. Leave it "
+                "out."
+            )
         inner = values.cast(pl.List(pl.String))
     elif column.how == "json":
         found, bad = json_lists(table.text(name))

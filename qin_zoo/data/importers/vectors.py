@@ -65,7 +65,7 @@ def read_vectors(entry: Entry, folder: Path, items: Sequence[Entry]) -> tuple[st
     if len(ids) != len(values):
         raise DataError(
             f"{path}: expected a row for each of the {len(ids):,} ids in {where}, found {len(values):,} rows. Write "
-            "both from the same items."
+            "both from the same items; the first line of a text names the column, and is no id."
         )
     return path.stem, np.asarray(values, np.float32), ids, where
 

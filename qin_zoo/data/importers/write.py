@@ -13,11 +13,13 @@ OUT/scales.json              column of numbers -> mean and deviation that it was
 OUT/log.parquet              the interactions of one's own table as they came, for a later import that extends this one
 OUT/set_aside.csv            rows of one's own table that could not be used: file, line, reason, row
 OUT/dataset_config.yaml      a dataset configuration for these files, its id the folder's name
+OUT/fitted_NAME.npz          what an import that this one extends has fitted to its items
 OUT/import.json              options, rules and counts; written last
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import shutil
@@ -34,7 +36,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.kept import take_along
+from qin_zoo.data.item_levels import ITEM_LEVELS
+from qin_zoo.data.kept import FITTED, take_along
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, replace_text, sole_writer
 
@@ -49,6 +52,7 @@ _OPTIONAL = (
     "scales.json",
     "log.parquet",
     "set_aside.csv",
+    ITEM_LEVELS,
 )
 FILES = (
     *(f"{name}.parquet" for name in SPLITS),
@@ -127,7 +131,7 @@ class Output:
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path}: expected a new or an empty folder, found a file. Give another path.")
         names = sorted(entry.name for entry in self.path.iterdir() if not _is_lock(entry)) if self.path.exists() else []
-        foreign = [name for name in names if name not in FILES]
+        foreign = [name for name in names if name not in FILES and not fnmatch.fnmatchcase(name, FITTED)]
         imported = not names or is_import(self.path / SUMMARY_FILE)
         if foreign or not imported or (names and not self._force):
             listed = ", ".join((foreign or names)[:4])
@@ -146,7 +150,10 @@ class Output:
             lock = beside / f".{self.path.name}.lock"
             self._locked.enter_context(sole_writer(lock, f"imports to {self.path.name}"))
             self._require_replaceable()  # again: it may have been filled in between
-            self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.part-", dir=beside))
+            part = f".{self.path.name}.part-"
+            for left in [entry for entry in beside.iterdir() if entry.name.startswith(part)]:  # by one that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            self._work = Path(tempfile.mkdtemp(prefix=part, dir=beside))
         except OSError as error:
             raise DataError(f"Cannot write {self.path}: {error.strerror}. Choose a folder you may write to.") from error
 
@@ -159,7 +166,8 @@ class Output:
     def _publish(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in (SUMMARY_FILE, *_OPTIONAL):  # without its summary there is no import
+            fitted = fnmatch.filter(os.listdir(self.path), FITTED)
+            for name in (SUMMARY_FILE, *_OPTIONAL, *fitted):  # without its summary there is no import
                 (self.path / name).unlink(missing_ok=True)
             for file in sorted(self._work.iterdir(), key=lambda file: file.name == SUMMARY_FILE):
                 file.replace(self.path / file.name)
