@@ -52,7 +52,7 @@ def update_run(
     record: Path,
     data: Path,
     *,
-    allowed: float = 0.0,
+    allowed: float | None = None,
     results_folder: Path = Path("."),
     argv: Iterable[str] = (),
     name: str | None = None,
@@ -68,7 +68,8 @@ def update_run(
     Args:
         record: of the finished run.
         data: folder of the new rows, its numbers those of the run's data (``data import --extend``).
-        allowed: by how much the deciding metric may get worse.
+        allowed: by how much the deciding metric may get worse. Default: half of its 95 % interval over users, which
+            chance may make of rows that are few.
         results_folder, argv, resume, overwrite: see :func:`~qin_zoo.experiment.run.run_experiment`.
         name, gpu, overrides, plugins: see :func:`~qin_zoo.experiment.continued.prepare_continuation`.
         echo: receives what a person wants to see.
@@ -88,6 +89,9 @@ def update_run(
     differences = _differences(new[split], before, Draws.from_dict(new["draws"]), drawn_before)
     metric = default_monitor(list(new[split]))
     worse = differences[metric].mean * (-1 if mode_of(metric) == "max" else 1)
+    if allowed is None:
+        half = differences[metric].half
+        allowed = 0.0 if math.isnan(half) else half
     passed = worse <= allowed  # NaN does not pass
     report = files.record.with_suffix(".update.md")
     update = Update(new, files, split, before, new[split], differences, metric, passed, report)
@@ -146,7 +150,7 @@ def _page(update: Update, record: Path, allowed: float) -> str:
         f"earlier ones, {update.record['seconds']:.0f} s. Both are scored on the {update.split} rows of the new data "
         f"({update.record['rows'][update.split]:,}); before, items that were new had nothing learnt."
     )
-    rule = f"May get worse by {allowed:g} in {update.metric}. "
+    rule = f"May get worse by {allowed:.4g} in {update.metric}. "
     interval = "±: half of the 95 % interval over users, drawn again for both alike."
     parts = [f"# {_verdict(update)}", about, markdown_table(["metric", "before", "after", "difference"], rows)]
     return "\n\n".join([*parts, rule + interval]) + "\n"

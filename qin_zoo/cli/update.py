@@ -25,8 +25,13 @@ def update(
         typer.Option("--export", metavar="FILE.onnx", help="Export the new model there, if it is not worse."),
     ] = None,
     allowed: Annotated[
-        float, typer.Option(min=0, metavar="X", help="How much worse the deciding metric (AUC) may get.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            help="How much worse the deciding metric (AUC) may get. Default: half of its 95 % interval.",
+        ),
+    ] = None,
     replay: options.Replay = None,
     name: options.Name = None,
     resume: options.Resume = False,
@@ -39,8 +44,9 @@ def update(
     """Train a finished run further on new rows, compare it with what it was on the newest of them, and export it.
 
     Before and after are scored on the same rows, the test split of the new data, and users are drawn again to tell what
-    of the difference is chance. A model that got worse by more than --allowed is kept as a run, but not exported, and
-    the exit code is 3. A service that watches the file (`qin-zoo serve --watch 5`) takes the new export by itself.
+    of the difference is chance. A model that got worse by more than that, or than --allowed, is kept as a run, but not
+    exported, and the exit code is 3. A service that watches the file (`qin-zoo serve --watch 5`) takes the new export
+    by itself.
     """
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.experiment.prepare import prepare

@@ -34,7 +34,7 @@ def called(*words) -> int:
 def test_both_are_scored_on_the_new_rows(run, tmp_path):
     record, folders = run
     path = Path(record["files"]["record"])
-    done = update_run(path, folders[1], allowed=1.0, results_folder=tmp_path, echo=quiet)
+    done = update_run(path, folders[1], results_folder=tmp_path, echo=quiet)
     label = pl.read_parquet(folders[1] / "test.parquet")["label"].to_numpy()
     after = np.loadtxt(done.files.prediction, delimiter=",", skiprows=1)[:, 1]
     assert done.split == "test"
@@ -50,6 +50,12 @@ def test_both_are_scored_on_the_new_rows(run, tmp_path):
     page = done.report.read_text()
     assert "continues r.json: 48 new rows" in page
     assert f"{done.before['AUC']:.6f}" in page
+    change = done.differences["AUC"]
+    assert done.passed == (-change.mean <= change.half)
+    assert f"May get worse by {change.half:.4g} in AUC" in page
+    strict = update_run(path, folders[1], allowed=0, name="strict", results_folder=tmp_path, echo=quiet)
+    assert strict.differences["AUC"].mean == change.mean
+    assert strict.passed == (change.mean >= 0)
 
 
 def test_the_gate(run, tmp_path, capsys):
