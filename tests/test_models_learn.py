@@ -68,10 +68,8 @@ def learns(model, dataset_id, config_dir, expid, margin, tmp_path, overrides=(),
     return record
 
 
-MODELS = [m if m == "DIN" else pytest.param(m, marks=pytest.mark.slow) for m in SAMPLES]
-
-
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", SAMPLES)
 def test_on_the_sample(model, tmp_path, tmp_path_factory):
     from qin_zoo.data.sample import write_sample
 
@@ -83,8 +81,9 @@ def test_on_the_sample(model, tmp_path, tmp_path_factory):
     learns(model, "sample", experiment.config_dir, experiment.expid, margin, tmp_path, overrides, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset_id", ["ml-100k", "tiktok"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SAMPLES)
 def test_on_real_data(model, dataset_id, datasets, tmp_path):
     if dataset_id not in datasets:
         pytest.skip(f"{dataset_id} is not at hand (QIN_ZOO_DATA names the folder of real datasets)")

@@ -117,6 +117,7 @@ def test_a_pipe_is_told_of_what_is_gone_through(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines() == [f"reading: {n} rows" for n in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_a_training_in_a_pipe_says_how_far_it_is(sample, tmp_path):
     """In a process of its own, whose half minutes are short."""
     program = (

@@ -72,6 +72,7 @@ def test_growth_and_its_picture(tmp_path):
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
     broken = Contender("load", expid="QIN_sample", config=REPOSITORY / "experiments" / "QIN", data=tmp_path)
     failed, product = race([broken, Contender("product")], 1)

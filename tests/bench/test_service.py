@@ -75,7 +75,11 @@ def test_sizes_come_from_the_data_where_the_configuration_leaves_them_out(sample
 
 
 @pytest.mark.parametrize(
-    ("name", "chunk", "layers"), [("QIN", 1024, "num_layers=1"), ("Transformer_DCN", 256, "transformer_layers=1")]
+    ("name", "chunk", "layers"),
+    [
+        ("QIN", 1024, "num_layers=1"),
+        pytest.param("Transformer_DCN", 256, "transformer_layers=1", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_wide_is_scored_in_small_parts(name, chunk, layers, tmp_path, monkeypatch):
     """Of a Transformer each candidate has 64 items of 512 numbers; both give what ONNX Runtime gives in one piece."""

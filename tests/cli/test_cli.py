@@ -273,6 +273,7 @@ class TestSample:
         assert {"train.parquet", "valid.parquet", "test.parquet", "item_info.parquet"} <= set(os.listdir("out"))
 
 
+@pytest.mark.slow
 def test_training_on_the_item_table_imports_no_ray(sample, tmp_path):
     program = (
         "import sys; from qin_zoo.cli import main\n"

@@ -63,6 +63,7 @@ def test_spoiled_configurations(folder, files):
     attempt(folder)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["fields", "csv", "table of QIN"]).flatmap(lambda case: spoiled(CASES[case])))
 @settings(FUZZ, max_examples=250)
 def test_spoiled_configurations_of_every_layout(folder, files):
@@ -109,6 +110,7 @@ def test_data_files_of_random_bytes(folder, name, content, head):
 # ---- planted commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["table of QIN", "table of Transformer_DCN_Quant", "fields", "csv"])
 def test_a_command_in_any_text_never_runs(case, folder):
     files = {name: tree for name, tree in CASES[case].items() if name in YAML}
@@ -140,6 +142,7 @@ def test_a_command_as_any_key_never_runs(case, folder):
             attempt(folder)
 
 
+@pytest.mark.slow
 def test_tuples_in_any_place_run_nothing(folder):
     files = CASES["csv"]
     names = [p for p in paths(files) if p[0] == "model_config.yaml" and len(p) == 3]

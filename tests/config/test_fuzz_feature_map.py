@@ -58,6 +58,7 @@ def spec(name: str) -> tuple:
     return next((*FEATURES, i, name) for i, entry in enumerate(MAPS[MAP]["features"]) if name in entry)
 
 
+@pytest.mark.slow
 @given(spoiled(MAPS))
 @settings(FUZZ, max_examples=300)
 def test_spoiled_feature_maps(folder, files):
@@ -65,6 +66,7 @@ def test_spoiled_feature_maps(folder, files):
     attempt(folder)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(FUZZ, max_examples=150)
 def test_feature_maps_of_sound_but_unfitting_values(folder, data):
@@ -94,6 +96,7 @@ def test_files_of_random_bytes_and_text(folder, name, content):
 # ---- planted commands
 
 
+@pytest.mark.slow
 def test_a_command_in_any_text_never_runs(folder):
     for path in texts(MAPS):
         for payload in PAYLOADS:
@@ -102,6 +105,7 @@ def test_a_command_in_any_text_never_runs(folder):
             assert error is not None or path[-1] == "source", (path, payload)
 
 
+@pytest.mark.slow
 def test_a_command_as_any_key_never_runs(folder):
     for path in [p for p in paths(MAPS) if isinstance(look_up(MAPS, p), dict)]:
         mapping = look_up(MAPS, path)

@@ -92,6 +92,7 @@ def test_a_dataset_without_row_features(sample, tmp_path):
     assert Scorer(tmp_path / "m.onnx").score([1, 2], [3, 4]).shape == (2,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [VARIANTS[i] for i in (3, 6, 9, -1)], ids=" ".join)
 def test_variants_that_trace_otherwise(variant, sample, tmp_path):
     made = make(variant[0], sample, *variant[1:])
@@ -182,6 +183,7 @@ class TestNewItems:
         assert abs(old.score(**request) - known.score(**request)).max() > 1e-4
         assert old.stats["unknown_items"] == 2
 
+    @pytest.mark.slow
     def test_stored_vectors_travel_beside(self, sample, tmp_path):
         """Seen as content only: of the table, of new items in it, and of those that a request brings."""
         only = "feature_specs=[{name: item_emb_d128, type: meta}]"

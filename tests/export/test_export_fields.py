@@ -74,6 +74,7 @@ def test_every_model_with_two_histories(model, tmp_path):
     check_all_rows(done, scorer, as_typed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "fields"),
     [("QIN", PAIR), ("DIN", ONE), ("Transformer_DCN", {**ONE, "mask_convention": "history"}), ("DIN", {})],
@@ -100,6 +101,7 @@ def test_vectors_of_a_pretrained_file(tmp_path):
     check_all_rows(done, Scorer(tmp_path / "m.onnx"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["DeepFM", "QIN"])
 def test_as_criteo(model, tmp_path):
     done = made(tmp_path, "criteo", CRITEO, model, **HISTORIES[model])

@@ -16,6 +16,7 @@ from qin_zoo.errors import ConfigError
 SMALL = ("embedding_dim=8", "num_layers=1", "max_len=8")
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     picture = tmp_path / "latency.png"
     settings = [argument for value in SMALL for argument in ("--set", value)]

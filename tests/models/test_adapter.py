@@ -114,6 +114,7 @@ def test_an_unknown_precision(sample, tmp_path):
 # ---- several processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"accumulation_steps": 2, "net_regularizer": 0.01}])
 def test_two_processes_train_as_one(changes, sample, tmp_path):
     """Batch norm, unequal shares, a layer that only some batches use; the same losses and, scored, the same rows."""
@@ -132,6 +133,7 @@ def test_two_processes_train_as_one(changes, sample, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_named_fields_in_three_processes(tiny_seq, tmp_path):
     settings = {"epochs": 2, "batch_size": 25, "eval_steps": 2, "early_stop_patience": 1000, "learning_rate": 1e-3}
     settings["reduce_lr_on_plateau"] = False  # a tie in AUC would decide it

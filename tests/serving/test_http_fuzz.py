@@ -37,6 +37,7 @@ def as_written(value):
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("address", "examples"), [("/score", 400), ("/healthz", 10), ("/metrics", 10)])
 def test_as_described(address, examples, service):
     """Whatever is sent, the status, the headers and the form of the answer are described; nothing is a 500."""

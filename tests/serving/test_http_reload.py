@@ -123,6 +123,7 @@ class TestReload:
             assert running.metric('qin_zoo_reloads_total{result="refused"}') == 5
             assert running.stop() == 0
 
+    @pytest.mark.slow
     def test_no_end(self, exports, path):
         """A load that does not end is ended, by its limit or with the service; meanwhile requests are answered."""
         scorer = Scorer(exports[0])
@@ -150,6 +151,7 @@ class TestReload:
                 assert time.monotonic() - begin < 20
                 time.sleep(0.01)
 
+    @pytest.mark.slow
     def test_no_end_from_the_start(self, path):
         endless(path)
         with pytest.raises(AssertionError, match="was not loaded and warmed up within 5 seconds"):

@@ -48,6 +48,7 @@ def numbers(file):
         return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(lines)]
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_goes_on(study, tmp_path):
     status, shown = study(FILE, "--workers", "2")
     assert status == 0

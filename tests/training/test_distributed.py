@@ -58,9 +58,8 @@ def test_the_same_losses(size, sample, tmp_path, alone):
     assert json.loads((tmp_path / "sample/QIN_sample.json").read_text())["processes"] == size
 
 
-@pytest.mark.parametrize(
-    "model", ["DIN", *(pytest.param(m, marks=pytest.mark.slow) for m in ("DIN_SENet", "Transformer_DCN"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["DIN", "DIN_SENet", "Transformer_DCN"])
 def test_other_models(model, sample, tmp_path):
     changes = {"epochs": 1, "learning_rate": 1e-4}  # rounding errors grow with the rate, in one process as in two
     if model == "Transformer_DCN":
@@ -74,7 +73,8 @@ def test_other_models(model, sample, tmp_path):
     assert max(apart) < 1e-5
 
 
-@pytest.mark.parametrize("size", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3, 4])
 def test_metrics_and_predictions_are_exact(size, sample, tmp_path):
     """The same weights, scored by one and by several processes: the same bits."""
 
@@ -175,6 +175,7 @@ def test_gradients_of_weights_that_one_process_did_not_use():
     assert together(2, own) == [[2.0] * 3] * 2
 
 
+@pytest.mark.slow
 def test_a_bad_row_of_one_process_stops_both(sample, tmp_path):
     from qin_zoo.models import ZooModel
     from qin_zoo.training.stability import NotFinite
@@ -198,6 +199,7 @@ def test_a_bad_row_of_one_process_stops_both(sample, tmp_path):
     assert "input 'label' is not finite in row" in messages[1]
 
 
+@pytest.mark.slow
 def test_dropout_differs_and_resume_is_exact(sample, tmp_path):
     """Stopped after step 30 and resumed: the same bits as without the stop."""
 

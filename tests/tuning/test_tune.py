@@ -108,6 +108,7 @@ def test_shared_killed_stopped_and_resumed(tuner_file, project):
     assert not list(TUNE.glob(".*.lock"))
 
 
+@pytest.mark.slow
 def test_faults(tuner_file, project, capsys):
     """A trial that raises and one whose process dies are told, and the others go on."""
     assert qin_zoo("tune", tuner_file({"fault": ["raise", "die", "no"]}), "--plugin", "toy.py") == 0
