@@ -65,8 +65,8 @@ HISTORIES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["QIN", "DIN", "DIN_CrossAttention", "Transformer_DCN", "MLP", "SIM", "TWIN"])
-def test_models_with_two_histories(model, tmp_path):
+@pytest.mark.parametrize("model", HISTORIES)
+def test_every_model_with_two_histories(model, tmp_path):
     done = made(tmp_path, "example", EXAMPLE, model, **PAIRS, **HISTORIES[model])
     assert export(done, tmp_path).difference < 1e-6
     scorer = Scorer(tmp_path / "m.onnx")
