@@ -19,7 +19,7 @@ from qin_zoo.models.adapter import blame
 OPSET = 18
 _IR_VERSION = 10  # what ONNX Runtime has read since 2024
 _LARGEST = 2**31 - 1  # bytes that protobuf can hold
-# 1,024 candidates at a time take QIN two thirds of the time of 256, and a Transformer a quarter more: its 33,000
+# At published sizes 1,024 candidates at a time take QIN 0.71 of the time of 256, and Transformer-DCN 1.16: its 32,768
 # numbers for each of them leave the processor's cache.
 _FEW, _MANY, _WIDE = 256, 1024, 8192
 

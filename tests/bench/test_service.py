@@ -82,7 +82,7 @@ def test_sizes_come_from_the_data_where_the_configuration_leaves_them_out(sample
     ],
 )
 def test_what_is_wide_is_scored_in_small_parts(name, chunk, layers, tmp_path, monkeypatch):
-    """Of a Transformer each candidate has 64 items of 512 numbers; both give what ONNX Runtime gives in one piece."""
+    """Of a Transformer each candidate has 64 items of its own; both give what ONNX Runtime gives in one piece."""
     path = tmp_path / "m.onnx"
     export_untrained(f"{name}_MicroLens_1M_x1", path, ["embedding_dim=32", layers])
     scorer = Scorer(path)

@@ -34,7 +34,7 @@ def parse(body: bytes) -> object:
 
 
 def _keys(value: object) -> int:
-    """The same, but for those in lists and for texts that are no keys."""
+    """Keys in a value and the objects in it, but for those in lists."""
     return len(value) + sum(_keys(part) for part in value.values() if type(part) is dict) if type(value) is dict else 0
 
 
