@@ -77,6 +77,12 @@ class Dataset:
         other._params, other._loaders = {**self._params, "train_data": str(file)}, {}
         return other
 
+    def with_batch_size(self, size: int) -> Dataset:
+        """The same in batches of so many rows."""
+        other = copy.copy(self)
+        other._params, other._loaders = {**self._params, "batch_size": size}, {}
+        return other
+
     def loader(self, split: str, shuffle: bool | None = None, batch_layout: str | None = None) -> ColumnLoader:
         """A loader of the split, shuffled as configured; its epochs count from the first ``iter()``.
 

@@ -45,7 +45,7 @@ from qin_zoo.training.memory import keep_freed_memory
 from qin_zoo.training.stop import catch_signals
 from qin_zoo.training.trackers import check_tracker, sinks_of
 from qin_zoo.training.tracking import Tracker
-from qin_zoo.training.trainer import Evaluation, Trainer
+from qin_zoo.training.trainer import Evaluation, Trainer, size_for_batch_norm
 
 _SCORED = ("valid", "test")
 
@@ -163,7 +163,7 @@ def _run(
         if group.active:
             model.join(group)
             torch.manual_seed(params["seed"] + group.rank)  # other rows, other dropout
-        rows = period.dataset if period else dataset
+        rows = _for_batch_norm(period.dataset, model, params["batch_size"], echo) if period else dataset
         trainer = _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, resume)
         scoring = time.perf_counter()
         scored = {split: predict_rows(model, dataset, split) for split in _SCORED if dataset.has(split)}
@@ -264,6 +264,15 @@ def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict 
         return None
     data = (dataset or prepared.open_dataset()).fingerprints()
     return record if identity(record["params"], record["data"]) == identity(prepared.params, data) else None
+
+
+def _for_batch_norm(rows: Dataset, model, size: int, echo) -> Dataset:
+    """A day's rows in batches that are large enough: how many rows a day has is nobody's choice."""
+    enough = size_for_batch_norm(model, rows.rows("train"), size)
+    if enough == size:
+        return rows
+    echo(f"  batch_size {enough} instead of {size}, which leaves one row alone, too few for batch norm")
+    return rows.with_batch_size(enough)
 
 
 def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, resume: bool) -> Trainer:

@@ -387,13 +387,26 @@ class Trainer:
         self.say(f"{error}\nRolled back to step {checkpoint.step}; the learning rate is {rate:.2e} from here on.")
 
 
+def size_for_batch_norm(model, rows: int, size: int) -> int:
+    """The batch size, or the next one that leaves no batch of one row, of which batch norm cannot take statistics.
+
+    Args:
+        model: has batch norm, or any size will do.
+        rows: of the training; of one row alone no size will do, and the next one is returned.
+        size: rows of a batch.
+    """
+    if not any(isinstance(m, _BatchNorm) for m in model.modules()):
+        return size
+    return size + 1 if rows == 1 else next(n for n in itertools.count(max(size, 2)) if rows % n != 1)
+
+
 def _require_rows_for_batch_norm(model, train) -> None:
-    """Raises ConfigError where a batch would have one row, of which batch norm cannot take statistics."""
+    """Raises ConfigError where a batch would have one row."""
     rows, size = getattr(train, "num_samples", 0), getattr(train, "batch_size", 0)
-    if size and rows % size == (1 % size) and any(isinstance(m, _BatchNorm) for m in model.modules()):
+    if size and (enough := size_for_batch_norm(model, rows, size)) != size:
         raise ConfigError(
             f"batch_size {size:,} makes a batch of one row of the {rows:,} training rows, and batch norm needs two. "
-            f"Set batch_size to {size + 1:,}, or batch_norm to False."
+            f"Set batch_size to {enough:,}, or batch_norm to False."
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from period_runs import run, without_pictures  # noqa: F401
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -18,6 +19,7 @@ from qin_zoo.experiment.prepare import build_model
 from qin_zoo.experiment.repeat import prepare_repetition
 from qin_zoo.experiment.run import run_experiment
 from qin_zoo.models.weights import warm_start
+from qin_zoo.training.trainer import size_for_batch_norm
 from qin_zoo.update import update_run
 
 
@@ -119,6 +121,28 @@ def test_a_day_goes_on_with_the_rate_that_the_weights_were_had_with(run, tmp_pat
     looks = [{**look, "learning_rate": 0.05} for look in done.record["evaluations"]]  # days do not wear it down
     done.files.record.write_text(json.dumps({**done.record, "evaluations": looks}))
     assert rate(done.files.record) == 0.2
+
+
+def test_a_day_that_leaves_one_row_alone(run, tmp_path):
+    """48 rows in batches of 47: batch norm has nothing to take of the last one. The next size that will do is taken."""
+    record, folders = run
+    lines = []
+    repeated = prepare_repetition(Path(record["files"]["record"]), overrides={"batch_norm": True}).prepared
+    again = run_experiment(repeated.named("norm"), tmp_path, echo=quiet)
+    path = Path(again["files"]["record"])
+    changes = {"batch_size": 47, "replay": "none"}
+    done = update_run(path, folders[1], allowed=1, results_folder=tmp_path, echo=lines.append, overrides=changes)
+    assert "  batch_size 48 instead of 47, which leaves one row alone, too few for batch norm" in lines
+    assert done.record["evaluations"][0]["step"] == 1
+
+
+@pytest.mark.parametrize(("rows", "size", "enough"), [(257, 64, 65), (4161, 64, 66), (5, 1, 3), (9, 4, 5), (8, 4, 4)])
+def test_no_batch_of_one_row(rows, size, enough):
+    norm = torch.nn.Sequential(torch.nn.BatchNorm1d(1))
+    assert size_for_batch_norm(norm, rows, size) == enough
+    assert size_for_batch_norm(torch.nn.Linear(1, 1), rows, size) == size
+    for batch in torch.zeros(rows, 1).split(enough):  # torch itself refuses one row
+        norm(batch)
 
 
 def test_rows_without_labels(run, tmp_path):
