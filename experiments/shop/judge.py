@@ -1,10 +1,11 @@
 """What a day's model is worth, against the shop's truth and against trees of what could be known.
 
-    python experiments/shop/judge.py RAW FOLDER EXPORT PREDICTIONS
+    python experiments/shop/judge.py RAW FOLDER EXPORT HISTORIES PREDICTIONS
 
-RAW is what shop.py wrote, FOLDER the import of a day, EXPORT a model's file, PREDICTIONS its .prediction.csv of the
-test rows there. A day has few of these, and chance decides; therefore pairs of users and items, too, weighted by the
-known probability of a click: 500 users at the day's end with 100 items on sale for long, and with those of the day.
+RAW is what shop.py wrote, FOLDER the import of a day, EXPORT and HISTORIES a model's files, PREDICTIONS its
+.prediction.csv of the test rows there. A day has few of these, and chance decides; therefore pairs of users and items,
+too, weighted by the known probability of a click: 500 users at the day's end with 100 items on sale for long, and with
+those of the day.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from shop import BEGIN, SECONDS, click_probability
 from sklearn.metrics import roc_auc_score
 
 from qin_zoo.serving import Scorer
+from qin_zoo.serving.histories import FileHistories, Known
 
 _USERS, _ITEMS = 500, 100
 _KEYS = ("item_id", "user_id", "category", "both")
 _PRIOR = 20  # rows by which a rate is drawn towards that of all
 
 
-def judge(raw: Path, folder: Path, export: Path, predictions: Path) -> dict[str, float]:
+def judge(raw: Path, folder: Path, export: Path, histories: Path, predictions: Path) -> dict[str, float]:
     """Figures of a day, by name."""
     log = pd.read_parquet(raw / "truth/interactions.parquet")
     users = pd.read_parquet(raw / "truth/users.parquet").set_index("user_id")
@@ -58,7 +60,9 @@ def judge(raw: Path, folder: Path, export: Path, predictions: Path) -> dict[str,
         ("new", on_sale[(on_sale["released"] >= now - 1) & (on_sale["released"] < now)]),
     ):
         if len(of) and now > 57:
-            pairs = _pairs(log, users.loc[some], of, now, export, trees, items)
+            scorer = Scorer(export, ids="original")
+            scores = [_score(scorer, FileHistories(histories, 100, "original").get(u), of) for u in some]
+            pairs = _pairs(log, users.loc[some], of, now, np.concatenate(scores), trees, items)
             found |= {f"{name} {key}": value for key, value in pairs.items()}
     return found
 
@@ -72,14 +76,18 @@ def _end(test: pd.DataFrame, log: pd.DataFrame) -> int:
     raise SystemExit("expected test rows that end a day of the log, found others")
 
 
-def _pairs(log, users, items, now: int, export: Path, trees, all_items) -> dict[str, float]:
+def _score(scorer: Scorer, user: Known, items: pd.DataFrame) -> np.ndarray:
+    """As the service does for a user_id."""
+    history = user.history or scorer.requests.no_history
+    return scorer.score(history, items.index.tolist(), {**scorer.of_user, **user.features})
+
+
+def _pairs(log, users, items, now: int, scores: np.ndarray, trees, all_items) -> dict[str, float]:
     """Scores of users' next views of items, against their probabilities."""
     age = now - items["released"].to_numpy()
     chance = click_probability(
         np.stack(users["taste"])[:, None], np.stack(items["place"]), items["quality"].to_numpy(), age
     ).ravel()
-    scorer, clicked = Scorer(export, ids="original"), log[log["click"] == 1].groupby("user_id")["item_id"].apply(list)
-    scores = np.concatenate([scorer.score(clicked.get(u, [])[-100:], items.index.tolist()) for u in users.index])
     asked = pd.DataFrame({"user_id": np.repeat(users.index, len(items)), "item_id": np.tile(items.index, len(users))})
     asked = asked.assign(time=BEGIN + SECONDS * now, click=0)
     of_trees = trees.predict_proba(_columns(log, all_items, asked))[:, 1]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qin_zoo.cli import options
 from qin_zoo.cli.trained import Checkpoint, Run, find_run
+
+if TYPE_CHECKING:
+    from qin_zoo.experiment.prepare import Prepared
 
 
 def export(
@@ -25,8 +28,12 @@ def export(
         typer.Option(metavar="NEW.parquet", help="Items to add to the catalogue or to replace, without training."),
     ] = None,
     histories: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.npz", help="Also write each user's newest history, for `qin-zoo serve --histories`."),
+        str | None,
+        typer.Option(
+            metavar="OUT.npz",
+            help="Also write what is known of each user, history and features, for `qin-zoo serve --histories`; "
+            "redis://… for Redis.",
+        ),
     ] = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
@@ -37,7 +44,12 @@ def export(
     prepared, checkpoint = find_run(run, config, checkpoint, data=data, overrides=overrides, plugins=plugin)
     export_run(prepared, out, checkpoint=checkpoint, table=table, items=items, echo=typer.echo)
     if histories is not None:
-        from qin_zoo.export.histories import export_histories
+        write_users(prepared, histories)
 
-        users = export_histories(prepared.open_dataset(), histories)
-        typer.echo(f"{histories}: the newest histories of {users:,} users")
+
+def write_users(prepared: Prepared, where: str) -> None:
+    """Writes what is known of each user, and says so; `update` does so, too."""
+    from qin_zoo.export.histories import export_histories
+
+    users = export_histories(prepared.open_dataset(), where)
+    typer.echo(f"{where.partition('@')[2] or where}: the newest histories of {users:,} users")

@@ -24,20 +24,25 @@ Label = Annotated[
 ]
 History = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="What enters a history: clicks, or all interactions. Default: clicks; ml1m, kuairand: all."),
+    typer.Option(
+        help="What enters a history: clicks, or all interactions. Default: clicks; ml1m, kuairand, a table whose rows "
+        "are not all clicks: all."
+    ),
 ]
 HistoryColumn = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         help="Written beside the ids of the history as item_seq_NAME: label (1 no click, 2 click), or a column of "
-        "whole numbers such as rating. Default: none; ml1m: rating; kuairand: label."
+        "whole numbers such as rating. Default: none; ml1m: rating; kuairand, a table whose rows are not all clicks: "
+        "label."
     ),
 ]
 Known = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         help="What a row says of its moment: levels (views and likes of the item so far), or all (also the item's "
-        "rate, the user's views and rate, and the user). Default: levels; ml1m, kuairand: all."
+        "rate, the user's views and rate, and the user). Default: levels; ml1m, kuairand, a table whose rows are not "
+        "all clicks: all."
     ),
 ]
 MaxRowsPerUser = Annotated[

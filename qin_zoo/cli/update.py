@@ -24,6 +24,12 @@ def update(
         Path | None,
         typer.Option("--export", metavar="FILE.onnx", help="Export the new model there, if it is not worse."),
     ] = None,
+    histories: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT.npz", help="Also write what is known of each user now, for `qin-zoo serve --histories`."
+        ),
+    ] = None,
     allowed: Annotated[
         float | None,
         typer.Option(
@@ -73,9 +79,15 @@ def update(
         kept = "" if out is None else f" {out} stays as it is."
         typer.echo(f"Not exported: the new model is worse than the old one on the new rows.{kept}", err=True)
         raise typer.Exit(WORSE)
-    if out is not None:
+    if out is not None or histories is not None:
         from qin_zoo.cli.trained import find_run
-        from qin_zoo.export.export import export_run
 
         prepared, checkpoint = find_run(str(done.files.record), None, None, plugins=plugin)
+    if out is not None:
+        from qin_zoo.export.export import export_run
+
         export_run(prepared, out, checkpoint=checkpoint, echo=typer.echo)
+    if histories is not None:
+        from qin_zoo.cli.export import write_users
+
+        write_users(prepared, histories)

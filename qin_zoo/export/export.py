@@ -16,8 +16,8 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.data.grown import require_same_items
-from qin_zoo.data.item_levels import item_levels
 from qin_zoo.data.item_names import ID_FILE, WORD_FILE, original_ids
+from qin_zoo.data.log_state import item_levels, user_side
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
 from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.export.compare import compare
@@ -128,7 +128,7 @@ def export_model(
     for one in (*described["inputs"]["context"], *described["inputs"]["new"]):
         if one["name"] in words and type_of(one).ids:
             one["words"] = words[one["name"]][: one["vocab_size"] - 1]
-    _add_item_levels(described, dataset.folder)
+    _add_sides(described, dataset.folder)
     manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
     with tempfile.TemporaryDirectory() as folder:
         plain, auc = Path(folder) / "fp32.onnx", None
@@ -153,14 +153,17 @@ def export_model(
     return Exported(out, manifest, difference, auc)
 
 
-def _add_item_levels(described: dict, folder: Path) -> None:
-    """Row features that the log tells of an item, so that a request need not: as they are at the log's end."""
+def _add_sides(described: dict, folder: Path) -> None:
+    """Which row features are the user's, and those that the log tells of an item, so that a request need not: as they
+    are at the log's end."""
     context = {one["name"]: one for one in described["inputs"]["context"]}
     for name, levels in item_levels(folder, context).items():
         known = np.zeros(described["items"]["count"], np.int64)  # of an item that was added: none, as of one never seen
         known[: len(levels)] = levels[: len(known)]
         if known.max(initial=0) < context[name].get("vocab_size", 0):
             context[name]["of_item"] = pack(known)
+    for name in user_side(folder, context):
+        context[name]["of_user"] = True
 
 
 def _request(model: BaseModel, learnt: dict, items: dict, max_len: int, table: str) -> RequestModel | PlainModel:

@@ -1,4 +1,4 @@
-"""Users' histories of a dataset as a file that `qin-zoo serve --histories` looks them up in."""
+"""What is known of a dataset's users, where `qin-zoo serve --histories` looks it up."""
 
 from __future__ import annotations
 
@@ -9,38 +9,75 @@ import numpy as np
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.item_names import ID_FILE, original_ids
+from qin_zoo.data.log_state import log_end, user_lists, user_side
 from qin_zoo.errors import ConfigError
-from qin_zoo.serving.histories import write_histories
+from qin_zoo.serving.histories import Users, write_histories
+from qin_zoo.serving.items import ITEMS
 
 _USERS = "ids_user.parquet"
 _CHUNK = 1 << 16  # rows whose histories are gathered at a time
 
 
-def export_histories(dataset: Dataset, out: Path) -> int:
-    """Writes each user's newest history: that of its last row, and the row's item where that was clicked.
+def export_histories(dataset: Dataset, where: str | Path) -> int:
+    """Writes what a service looks up of each user: its newest history, and the row features that are the user's.
 
-    Rows are taken to stand in the order of time, the splits one behind the other. Ids are those of before the import
-    where the dataset has them, of items and of users.
+    Of a dataset that ``qin-zoo data import`` has written it is what a row after the whole log would say of the user. Of
+    others it is the history of the user's last row, and the row's item where that was clicked; their rows are taken to
+    stand in the order of time, the splits one behind the other. Ids are those of before the import where the dataset
+    has them, of items and of users.
 
     Args:
         dataset: with an item table.
-        out: file to write, ``NAME.npz``.
+        where: file to write, ``NAME.npz``, or the address of Redis.
 
     Returns:
         the number of users.
 
     Raises:
-        ConfigError: the dataset names no users, or its histories tell more than items.
+        ConfigError: the dataset names no users, or its rows do not tell what stands beside the items of a history.
+        QinZooError: Redis does not answer.
     """
+    features = dataset.feature_map.features
+    beside = [name for name, spec in features.items() if spec.get("source") == "history"]
+    ids = original_ids(dataset.folder / ID_FILE)
+    if (known := user_lists(dataset.folder, [ITEMS, *beside])) is not None:
+        ends, lists = known
+        numbers = np.arange(1, len(ends) - 1)  # user 0 is nobody
+        side = {name: values[1:] for name, values in user_side(dataset.folder, features).items()}
+        ends = ends[1:]
+    elif beside:
+        raise ConfigError(
+            f"{dataset.folder}: expected user_state.parquet, which `qin-zoo data import` writes and where "
+            f"{', '.join(beside)} of every user's history stand, found none. Import the data again."
+        )
+    else:
+        numbers, ends, items = _of_rows(dataset)
+        lists, side = {ITEMS: items}, {}
+    texts = _named(numbers, original_ids(dataset.folder / _USERS, "user_id")).astype(str)
+    order = np.argsort(texts, kind="stable")
+    lengths = np.diff(ends)[order]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    entries = np.repeat(ends[:-1][order] - starts[:-1], lengths) + np.arange(starts[-1])
+    lists = {name: values[entries] for name, values in lists.items()}
+    lists[ITEMS] = _named(lists[ITEMS], ids)
+    lists = lists if beside else {"": lists[ITEMS]}
+    side = {name: values[order] for name, values in side.items()}
+    until = log_end(dataset.folder)
+    write_histories(where, Users(texts[order], starts, lists, "original" if ids else "table", side, until))
+    return len(numbers)
+
+
+def _of_rows(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(U,) users, (U + 1,) ends and the entries of the histories of their last rows."""
     splits = [split for split in SPLITS if dataset.has(split)]
     loaders = [dataset.loader(split, shuffle=False) for split in splits]
     length = loaders[0].histories.max_len
     users = np.concatenate([_users(dataset, split) for split in splits])
     place = np.concatenate([np.full(dataset.rows(split), k) for k, split in enumerate(splits)])
     row = np.concatenate([np.arange(dataset.rows(split)) for split in splits])
-    names, last = np.unique(users[::-1], return_index=True)
+    numbers, last = np.unique(users[::-1], return_index=True)
     last = len(users) - 1 - last
-    newest = np.zeros((len(names), length + 1), np.int32)  # the last column for what was clicked
+    newest = np.zeros((len(numbers), length + 1), np.int32)  # the last column for what was clicked
     for k, (split, loader) in enumerate(zip(splits, loaders)):
         mine = np.flatnonzero(place[last] == k)
         clicked = np.zeros(dataset.rows(split), np.int32)
@@ -51,13 +88,8 @@ def export_histories(dataset: Dataset, out: Path) -> int:
             rows = row[last[part]]
             newest[part, :length] = loader.histories.gather(rows, np.int32)
             newest[part, length] = clicked[rows]
-    texts = _named(names, original_ids(dataset.folder / _USERS, "user_id")).astype(str)
-    order = np.argsort(texts, kind="stable")
-    newest, real = newest[order], newest[order] != 0
-    items, ids = newest[real], original_ids(dataset.folder / ID_FILE)
-    ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-    write_histories(out, texts[order], ends, {"": _named(items, ids)}, "original" if ids else "table")
-    return len(names)
+    real = newest != 0
+    return numbers, np.concatenate([[0], np.cumsum(real.sum(axis=1))]), newest[real]
 
 
 def _users(dataset: Dataset, split: str) -> np.ndarray:

@@ -1,29 +1,67 @@
-"""What users acted on, looked up by a service: a file and what came since, or Redis.
+"""What is known of users, looked up by a service: a file and what came since, or Redis.
 
 A history is what a request would hold: a list of items, or lists by name. Where they are kept it is lists by name
-always; the name of a list alone is ``""``.
+always; the name of a list alone is ``""``. The row features of a user are as they were when the file was written.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+import time as clock
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from qin_zoo.errors import QinZooError, RequestError, first_line
-from qin_zoo.files import file_digest, replace_file
+from qin_zoo.files import LockFile, file_digest, replace_file
 
-_KEY = "qin_zoo:history:"  # of a user's list in Redis
+_KEY, _FEATURES = "qin_zoo:history:", "qin_zoo:user:"  # of a user's list in Redis, and of the user's row features
 _SECONDS = 1.0  # for Redis to answer
 _READ = 2**20
+_WAIT = 0.02  # seconds, for another process that opens the log
+_AT_ONCE = 3_000  # commands that Redis is sent in one go
 
 
 class StoreError(Exception):
     """The store does not answer now; it may later."""
+
+
+class Known(NamedTuple):
+    """What a store has of a user.
+
+    Attributes:
+        history: the newest items, oldest first; None where nothing is known of the user.
+        features: row features that are the user's, JSON values.
+    """
+
+    history: list | dict[str, list] | None
+    features: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Users:
+    """What is to be kept of users.
+
+    Attributes:
+        names: (U,) their ids as texts, ascending, each once.
+        ends: (U + 1,) where each user's entries end in the lists, and the next one's begin; the first is 0.
+        lists: name -> entries of all users, oldest first; the name ``""`` for one list alone.
+        ids: what the items are: ``table`` rows, or ``original`` ids.
+        features: row feature -> (U, …) values.
+        until: when the log ended that this is known from, in seconds since 1970; None where nobody says.
+    """
+
+    names: np.ndarray
+    ends: np.ndarray
+    lists: Mapping[str, np.ndarray]
+    ids: str = "table"
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    until: float | None = None
 
 
 class Histories(Protocol):
@@ -31,12 +69,14 @@ class Histories(Protocol):
 
     Attributes:
         remote: whether it is asked over a network, so that others must not wait for it.
+        features: row features that it has of users; None where that is not known.
     """
 
     remote: bool
+    features: Iterable[str] | None
 
-    def get(self, user: str) -> list | dict[str, list] | None:
-        """A user's newest items, oldest first; None where nothing is known."""
+    def get(self, user: str) -> Known:
+        """What is known of a user."""
 
     def append(self, user: str, item: object, time: float | None = None) -> None:
         """Adds an item, or field -> value, as the user's newest."""
@@ -56,28 +96,27 @@ def open_histories(where: str, length: int, ids: str = "table") -> Histories:
     return RedisHistories(where, length) if "://" in where else FileHistories(Path(where), length, ids)
 
 
-def write_histories(
-    path: Path, users: np.ndarray, ends: np.ndarray, lists: Mapping[str, np.ndarray], ids: str = "table"
-) -> None:
-    """Writes a file of histories.
+def write_histories(where: str | Path, users: Users) -> None:
+    """Writes a file ``NAME.npz``, or what Redis at an address has of these users, anew.
 
-    Args:
-        path: ``NAME.npz``.
-        users: (U,) their ids as texts, ascending, each once.
-        ends: (U + 1,) where each user's entries end in the lists, and the next one's begin; the first is 0.
-        lists: name -> entries of all users, oldest first; the name ``""`` for one list alone.
-        ids: what the items are: ``table`` rows, or ``original`` ids.
+    Raises:
+        QinZooError: Redis does not answer.
     """
-    columns = {f"list.{name}": values for name, values in lists.items()}
-    with replace_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, users=users, ends=ends.astype(np.int64), ids=np.array(ids), **columns)
+    if "://" in str(where):
+        RedisHistories(str(where), max(int(np.diff(users.ends).max(initial=0)), 1)).write(users)
+        return
+    columns = {f"list.{name}": values for name, values in users.lists.items()}
+    columns |= {f"user.{name}": values for name, values in users.features.items()}
+    columns |= {} if users.until is None else {"until": np.array(users.until)}
+    with replace_file(Path(where)) as temporary, open(temporary, "wb") as file:
+        np.savez(file, users=users.names, ends=users.ends.astype(np.int64), ids=np.array(users.ids), **columns)
 
 
 class FileHistories:
     """A file's histories, and beside it a log of what came since: a line for each event, appended and never changed.
 
     All processes that have opened the file see each other's events: the log is where they stand, and each reads on
-    before it looks up. A line that a crash cut short counts for nothing.
+    before it looks up. A line that a crash cut short counts for nothing. Any number of threads may ask.
 
     Args:
         path: file of :func:`write_histories`; where there is none yet, the log alone counts.
@@ -85,34 +124,63 @@ class FileHistories:
         ids: what items must be, ``table`` rows or ``original`` ids.
 
     Attributes:
-        set_aside: where the log of another file was moved to.
+        set_aside: where the log of another file was moved to. What came after this file's ``until`` was taken over.
 
     Raises:
         QinZooError: the file is not of that form.
     """
 
     remote = False
-    set_aside: Path | None = None
 
     def __init__(self, path: Path, length: int, ids: str = "table") -> None:
         self._path, self._length, self._ids = path, length, ids
-        self._users, self._ends, self._lists = self._load()
+        self._events = Path(f"{path}.events")
+        self._lock = threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
+        kept = self._load()
+        self._users, self._ends, self._lists, self.features = kept.names, kept.ends, kept.lists, kept.features
         self._new: dict[str, dict[str, list]] = {}
         self._at, self._rest = 0, b""
-        log = Path(f"{path}.events")
-        self._begin(log)
+        self.set_aside = self._begin(kept.until)
         self._read_on()
 
-    def _load(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def state(self) -> tuple | None:
+        """What changes when the file is replaced; None while it is not there."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def reload(self) -> None:
+        """Takes the file as it is now into use.
+
+        Raises:
+            QinZooError: it is not of that form; what was known before stays.
+        """
+        new, before = FileHistories(self._path, self._length, self._ids), self._file
+        with self._lock:
+            vars(self).update({name: value for name, value in vars(new).items() if name != "_lock"})
+        os.close(before)
+
+    def _load(self) -> Users:
         if not self._path.exists():
-            return np.empty(0, str), np.zeros(1, np.int64), {}
+            return Users(np.empty(0, str), np.zeros(1, np.int64), {})
         try:
             with np.load(self._path, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
             users, ends, ids = columns.pop("users"), columns.pop("ends"), str(columns.pop("ids"))
-            lists = {name.removeprefix("list."): column for name, column in columns.items()}
+            until = float(columns.pop("until")) if "until" in columns else None
+            lists, features = (
+                {name.removeprefix(kind): column for name, column in columns.items() if name.startswith(kind)}
+                for kind in ("list.", "user.")
+            )
             if len(ends) != len(users) + 1 or any(len(column) != ends[-1] for column in lists.values()):
                 raise ValueError("its lists do not fit its users")
+            if any(len(column) != len(users) for column in features.values()):
+                raise ValueError("its features do not fit its users")
             if (np.diff(ends) < 0).any() or (users[1:] <= users[:-1]).any():
                 raise ValueError("its users are not in their order")
             if users.dtype.kind != "U" or ends.dtype != np.int64 or users.ndim != 1:
@@ -124,35 +192,55 @@ class FileHistories:
             ) from error
         if lists and ids != self._ids:
             raise QinZooError(f"{self._path} names items by their {ids} ids: serve it with --ids {ids}.")
-        return users, ends, lists
+        return Users(users, ends, lists, ids, features, until)
 
-    def _begin(self, log: Path) -> None:
-        """Opens the log. One that belongs to another file of histories is set aside: that file may know its events."""
+    def _begin(self, until: float | None) -> Path | None:
+        """Opens the log. One that belongs to another file of histories is set aside, since this file may know its
+        events, and those that came later are the first of a new one. Where it was moved to."""
         base = file_digest(self._path) if self._path.exists() else None
-        head = json.dumps({"histories": base}).encode() + b"\n"
-        if log.exists():
-            with open(log, "rb") as file:
-                found = file.readline()
+        head, aside = json.dumps({"histories": base}).encode() + b"\n", None
+        lock = LockFile(Path(f"{self._events}.lock"))
+        while not lock.acquire():
+            clock.sleep(_WAIT)
+        try:
+            found, *lines = (self._events.read_bytes() if self._events.exists() else b"").splitlines(True) or [b""]
             if found and found != head and found.endswith(b"\n"):
-                aside = Path(f"{log}.{int(log.stat().st_mtime)}")
-                os.replace(log, aside)
-                self.set_aside = aside
-        self._file = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        size = os.fstat(self._file).st_size
-        if size == 0:
-            os.write(self._file, head)
-        elif os.pread(self._file, 1, size - 1) != b"\n":  # a crash cut the last line short
-            os.write(self._file, b"\n")
+                aside = Path(f"{self._events}.{int(self._events.stat().st_mtime)}")
+                with replace_file(self._events) as fresh:
+                    later = [] if until is None else [line for line in lines if _moment(line) > until]
+                    fresh.write_bytes(b"".join([head, *later]))
+                    aside.unlink(missing_ok=True)
+                    os.link(self._events, aside)
+            self._file = os.open(self._events, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            size = os.fstat(self._file).st_size
+            if size == 0:
+                os.write(self._file, head)
+            elif os.pread(self._file, 1, size - 1) != b"\n":  # a crash cut the last line short
+                os.write(self._file, b"\n")
+        finally:
+            lock.release(remove=True)
+        return aside
 
-    def get(self, user: str) -> list | dict[str, list] | None:
-        self._read_on()
+    def _is_current(self) -> bool:
+        try:
+            return os.stat(self._events).st_ino == os.fstat(self._file).st_ino
+        except FileNotFoundError:
+            return False
+
+    def get(self, user: str) -> Known:
+        with self._lock:
+            self._read_on()
+            return self._known(user)
+
+    def _known(self, user: str) -> Known:
         new = self._new.get(user, {})
         place, known = 0, False
         if 4 * len(user) <= self._users.dtype.itemsize:  # a longer one would have numpy copy them all
             place = int(np.searchsorted(self._users, np.array(user, self._users.dtype)))
             known = place < len(self._users) and self._users[place] == user
         if not known and not new:
-            return None
+            return Known(None, {})
+        features = {name: values[place].tolist() for name, values in self.features.items()} if known else {}
         first, last = self._ends[place : place + 2] if known else (0, 0)
         first = max(first, last - self._length)
         names = new or self._lists
@@ -161,11 +249,18 @@ class FileHistories:
             for name in names
         }
         kept = {name: values[max(len(values) - self._length, 0) :] for name, values in found.items()}
-        return kept[""] if [*kept] == [""] else kept
+        return Known(kept[""] if [*kept] == [""] else kept, features)
 
     def append(self, user: str, item: object, time: float | None = None) -> None:
-        line = json.dumps({"user": user, "item": item, **({} if time is None else {"time": time})}) + "\n"
-        os.write(self._file, line.encode())
+        told = {} if time is None else {"time": time}
+        line = json.dumps({"user": user, "item": item, **told, "at": round(clock.time(), 3)}).encode() + b"\n"
+        with self._lock:
+            if self._is_current():
+                os.write(self._file, line)
+                return
+            with open(self._events, "ab", buffering=0) as log:  # others have a newer file of histories already
+                log.write(line)
+            self._add(user, item)
 
     def _read_on(self) -> None:
         """Takes in what was appended since, by whomever."""
@@ -188,6 +283,14 @@ class FileHistories:
                 del values[: -self._length]
 
 
+def _moment(line: bytes) -> float:
+    """When an event came, in seconds since 1970; before all time of what is none."""
+    try:
+        return float(json.loads(line)["at"])
+    except (ValueError, KeyError, TypeError):
+        return float("-inf")
+
+
 class RedisHistories:
     """Histories in Redis: of each user a list of JSON values, trimmed to those that are used.
 
@@ -200,6 +303,7 @@ class RedisHistories:
     """
 
     remote = True
+    features = None
 
     def __init__(self, url: str, length: int) -> None:
         try:
@@ -213,14 +317,18 @@ class RedisHistories:
         except (ValueError, redis.RedisError) as error:
             raise QinZooError(f"--histories {url.partition('@')[2] or url}: {first_line(error)}") from error
 
-    def get(self, user: str) -> list | dict[str, list] | None:
+    def get(self, user: str) -> Known:
         try:
-            items = [json.loads(text) for text in self._redis.lrange(_KEY + user, -self._length, -1)]
+            with self._redis.pipeline(transaction=False) as many:
+                many.lrange(_KEY + user, -self._length, -1)
+                many.get(_FEATURES + user)
+                texts, features = many.execute()
+            items, features = [json.loads(text) for text in texts], json.loads(features or "{}")
         except (self._error, ValueError) as error:
             raise StoreError(first_line(error)) from error
         if items and isinstance(items[0], dict):
-            return {name: [item.get(name) for item in items] for name in items[0]}
-        return items or None
+            return Known({name: [item.get(name) for item in items] for name in items[0]}, features)
+        return Known(items or None, features)
 
     def append(self, user: str, item: object, time: float | None = None) -> None:
         try:
@@ -230,6 +338,29 @@ class RedisHistories:
                 many.execute()
         except self._error as error:
             raise StoreError(first_line(error)) from error
+
+    def write(self, users: Users) -> None:
+        """Puts these users' histories and features in the place of what there is of them.
+
+        Raises:
+            QinZooError: Redis does not answer.
+        """
+        lists = {name: values.tolist() for name, values in users.lists.items()}
+        features = {name: values.tolist() for name, values in users.features.items()}
+        try:
+            with self._redis.pipeline(transaction=False) as many:
+                for place, user in enumerate(users.names.tolist()):
+                    first, last = users.ends[place : place + 2].tolist()
+                    items = [{name: values[k] for name, values in lists.items()} for k in range(first, last)]
+                    many.delete(_KEY + user)
+                    if items:
+                        many.rpush(_KEY + user, *(json.dumps(item.get("", item)) for item in items))
+                    many.set(_FEATURES + user, json.dumps({name: values[place] for name, values in features.items()}))
+                    if len(many) >= _AT_ONCE:
+                        many.execute()
+                many.execute()
+        except self._error as error:
+            raise QinZooError(f"Redis cannot be written: {first_line(error)}") from error
 
 
 def user_key(user: object) -> str:

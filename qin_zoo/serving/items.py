@@ -265,7 +265,8 @@ class ItemRequests:
                 continue
             value = context.get(name, described["default"])
             if value is None:
-                raise RequestError(f"context: {name} is missing. Features: {', '.join(self._context)}.")
+                told = " A user_id tells it (serve --histories)." if described.get("of_user") else ""
+                raise RequestError(f"context: {name} is missing.{told} Features: {', '.join(self._context)}.")
             value, missed = self._coded(name, value)
             values[CONTEXT + name], unknown = column(described, value, f"context: {name}", rows), unknown + missed
         return values, unknown

@@ -44,6 +44,8 @@ def check(manifest: dict) -> None:
         _want(described["type"] == "categorical", "inputs.history.beside", "categorical features", described["type"])
     for described in inputs["context"]:
         _want("default" in described, f"inputs.context, {described['name']}", "a default, or null", described)
+        of_user = described.get("of_user", False)
+        _want(isinstance(of_user, bool), f"inputs.context, {described['name']}.of_user", "true or false", of_user)
         if "of_item" in described:
             where, most = f"inputs.context, {described['name']}.", described.get("vocab_size", 0)
             codes = _codes(described, "of_item", where, items.get("count"))

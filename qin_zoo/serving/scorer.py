@@ -39,6 +39,7 @@ class Scorer:
         manifest: what the file says of itself: inputs, model card, run, data.
         inputs: of each row feature, ``name``, ``type``, ``vocab_size`` or ``dim`` or ``max_len``, and ``default``,
             which is None where a value must be given; with ``of_item`` it is known of each candidate where none is.
+        of_user: row features that are the user's -> what they are of a user of whom nothing is known.
         beside: of each feature of the history's items, ``name``, ``type`` and ``vocab_size``.
         items: number of rows of the item table, padding included; 0 of named fields.
         fields: how requests of a model of named fields are read; None with an item table.
@@ -69,6 +70,8 @@ class Scorer:
         inputs = self.manifest["inputs"]
         self.inputs: list[dict] = inputs["context"]
         self.beside: list[dict] = inputs["history"].get("beside", [])
+        of_user = [described for described in self.inputs if described.get("of_user")]
+        self.of_user = {described["name"]: type_of(described).zeros(1, described)[0].tolist() for described in of_user}
         self._check_graph(path)
         self.items: int = self.manifest["items"]["count"]
         self._chunk: int = self.manifest.get("chunk", _CHUNK)

@@ -28,8 +28,8 @@ def test_the_newest_of_every_user(sample, tmp_path):
     want = newest(sample, 64)
     assert users == len(want)
     store = FileHistories(tmp_path / "h.npz", 100)
-    assert {user: store.get(user) for user in want} == want
-    assert store.get("none") is None
+    assert {user: store.get(user).history for user in want} == want
+    assert store.get("none") == (None, {})
 
 
 def test_original_ids(sample, tmp_path):
@@ -46,7 +46,7 @@ def test_original_ids(sample, tmp_path):
     export_histories(prepare("QIN_sample", data=folder).open_dataset(), tmp_path / "h.npz")
     store = FileHistories(tmp_path / "h.npz", 100, "original")
     want = {f"u{user}": [f"sku-{item}" for item in items] for user, items in newest(folder, 64).items()}
-    assert {user: store.get(user) for user in want} == want
+    assert {user: store.get(user).history for user in want} == want
 
 
 def test_a_dataset_without_users(sample, tmp_path):

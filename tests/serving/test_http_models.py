@@ -13,7 +13,7 @@ pytest.importorskip("onnxscript")
 from qin_zoo.cli import main
 from qin_zoo.errors import QinZooError
 from qin_zoo.serving import Scorer
-from qin_zoo.serving.histories import FileHistories, write_histories
+from qin_zoo.serving.histories import FileHistories, Users, write_histories
 from qin_zoo.serving.http import tasks
 from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.settings import Served
@@ -113,7 +113,8 @@ def test_the_histogram_of_scores(paths, scorers):
 class TestHistories:
     @pytest.fixture
     def file(self, tmp_path):
-        write_histories(tmp_path / "h.npz", np.array(["7", "u"]), np.array([0, 3, 4]), {"": np.array([3, 17, 5, 9])})
+        users = Users(np.array(["7", "u"]), np.array([0, 3, 4]), {"": np.array([3, 17, 5, 9])})
+        write_histories(tmp_path / "h.npz", users)
         return tmp_path / "h.npz"
 
     def test_looked_up_and_added_to(self, paths, scorers, file):
@@ -180,6 +181,23 @@ class TestHistories:
         with Service(paths[0], *options) as running:
             found = running.score({"user_id": "7", "candidates": [8], "context": CONTEXT})
             assert equals(found, scorers["a"], {"history": history, "candidates": [8], "context": CONTEXT})
+
+    def test_a_newer_file_is_watched(self, paths, scorers, file):
+        """Workers take it by themselves, a bad one not; what came since stays."""
+        asked = {"user_id": "7", "candidates": [8], "context": CONTEXT}
+        with Service(paths[0], "--workers", 2, "--histories", file, "--watch", 0.2) as running:
+            event = {"user_id": "7", "item": 44}
+            assert httpx.post(f"{running.url}/events", json=event, timeout=20).status_code == 200
+            users = Users(np.array(["7"]), np.array([0, 2]), {"": np.array([11, 12])}, until=0.0)
+            write_histories(file, users)
+            running.wait_for("histories reloaded", times=2)
+            for _ in range(8):  # any worker
+                found = httpx.post(f"{running.url}/score", json=asked, timeout=20)
+                want = {"history": [11, 12, 44], "candidates": [8], "context": CONTEXT}
+                assert equals(found, scorers["a"], want)
+            file.write_bytes(b"no histories")
+            running.wait_for("the old histories stay")
+            assert equals(httpx.post(f"{running.url}/score", json=asked, timeout=20), scorers["a"], want)
 
 
 def test_the_access_log(paths):

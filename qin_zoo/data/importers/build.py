@@ -193,6 +193,25 @@ class PointInTime:
             levels["rate_level"] = _rate(likes, views, np.full(len(item), likes.sum() / seen))
         return levels
 
+    def user_state(self, users: int, length: int) -> dict[str, np.ndarray | list[np.ndarray]]:
+        """(users + 1,) what a row after the whole log says of its user; user 0, nobody, has zeros and empty lists.
+
+        Args:
+            users: their number.
+            length: entries of a history that are kept, the newest.
+        """
+        user, now = np.arange(users + 1), np.full(users + 1, self._span - 1)
+        starts, ends = self._bounds(self._history_keys, user, now)
+        starts = np.maximum(starts, ends - length)
+        state: dict = {name: [v[a:b] for a, b in zip(starts, ends)] for name, v in self._history.items()}
+        if self._all:
+            views, likes = (self._count(name, user, now) for name in ("user_views", "user_likes"))
+            of_all = likes.sum() / max(views.sum(), 1) if self._events.timed else 0.5
+            rate = _rate(likes, views, np.full(len(user), of_all))
+            state |= {"user_views_level": _digits(views), "user_rate_level": rate}
+            state["user"] = np.pad(self._trained, (0, users + 1 - len(self._trained)))
+        return state
+
     def _prior(self, source: np.ndarray) -> np.ndarray:
         """(rows,) the share of clicks among all interactions before the rows; a half where that is not known."""
         if not self._events.timed:

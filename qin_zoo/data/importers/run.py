@@ -24,7 +24,7 @@ from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import split_chosen
 from qin_zoo.data.importers.words import Words
 from qin_zoo.data.importers.write import ImportSummary, Output
-from qin_zoo.data.item_levels import ITEM_LEVELS
+from qin_zoo.data.log_state import ITEM_LEVELS, USER_STATE
 from qin_zoo.errors import DataError, suggest
 
 READERS: dict[str, Callable[[str | Path], InteractionLog]] = {
@@ -129,9 +129,8 @@ def write_log(
         before: an earlier import, whose numbers stay.
         columns: of one's own table, what each was taken for.
     """
-    suits = {"history": "clicks", "known": "levels", **log.defaults}
-    options = replace(options, **{key: value for key, value in suits.items() if getattr(options, key) is None})
     label, rule = clicks(log, options.label)
+    options = _suited(log, options, not label.all())
     beside = _beside(log, options.history_column, label)
     check_embedding(log.items, options.embedding, before)
     users = _numbered(log, "user", before)
@@ -174,6 +173,8 @@ def write_log(
         out.write_split(name, known.chunks(rows, options.max_history, of_users, context))
     if levels := known.item_levels(len(items)):
         out.write_table(ITEM_LEVELS, {"item_id": np.arange(len(items) + 1, dtype=np.int32), **levels})
+    state = known.user_state(len(users), options.max_history)
+    out.write_table(USER_STATE, pl.DataFrame({"user_id": np.arange(len(users) + 1, dtype=np.int32), **state}))
     kept = write_items(out, log.items, items, options.embedding, words, notes)
     words.write(out)
     for name, numbering in (("user", users), ("item", items)):
@@ -190,6 +191,24 @@ def write_log(
     if before is not None and (fitted := out.take_along(before.path)):
         notes.append(f"{', '.join(fitted)}: taken along, so that new items are put where the old ones are.")
     return out.finish(about, len(users), len(items), notes, columns)
+
+
+def _suited(log: InteractionLog, options: ImportOptions, told_apart: bool) -> ImportOptions:
+    """The options with what suits the log, where none was asked for.
+
+    One's own rows that were not clicked say what a user does not want, and how much is clicked at all: a history of
+    clicks alone leaves that out.
+    """
+    suits = {"history": "clicks", "known": "levels", **log.defaults}
+    if log.kept is not None and told_apart:
+        suits |= {"history": "all", "known": "all"}
+        suits |= {} if options.history == "clicks" else {"history_column": "label"}
+        if not any((options.history, options.history_column, options.known)):
+            log.notes.append(
+                "Rows are clicks and others: a history is both, item_seq_label saying which (--history clicks: clicks "
+                "alone), and a row knows views and rate of its item and its user so far (--known levels: of its item)."
+            )
+    return replace(options, **{key: value for key, value in suits.items() if getattr(options, key) is None})
 
 
 def _numbered(log: InteractionLog, owner: str, before: Before | None) -> Numbering:

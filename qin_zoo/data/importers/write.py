@@ -6,6 +6,7 @@ OUT/item_feature.parquet     item_id and every embedding of the source, where it
 OUT/item_text.parquet        item_id, item_title, text, where there are texts
 OUT/item_kg.parquet          item_id, facts: lists of "relation:entity", where there is a knowledge graph
 OUT/item_levels.parquet      item_id, and what a row after the whole log says of its item: likes_level, views_level, …
+OUT/user_state.parquet       user_id, and what a row after the whole log says of its user: history, user_views_level, …
 OUT/ids_user.parquet, ids_item.parquet   number and original id
 OUT/user_features.parquet    row i is user i, where something is known of users
 OUT/vocabularies.json        column -> terms; term i has the code i + 1
@@ -36,8 +37,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.item_levels import ITEM_LEVELS
 from qin_zoo.data.kept import FITTED, take_along
+from qin_zoo.data.log_state import ITEM_LEVELS, USER_STATE
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, replace_text, sole_writer
 
@@ -53,6 +54,7 @@ _OPTIONAL = (
     "log.parquet",
     "set_aside.csv",
     ITEM_LEVELS,
+    USER_STATE,
 )
 FILES = (
     *(f"{name}.parquet" for name in SPLITS),

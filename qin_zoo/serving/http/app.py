@@ -41,6 +41,7 @@ class Service:
 
     Attributes:
         connections: that are open.
+        histories: of users, or None.
         ending: whether the service is; then each answer is its connection's last.
         date: the time as answers carry it.
         routes: path -> method -> what answers.
@@ -49,7 +50,7 @@ class Service:
     def __init__(
         self, settings: Settings, models: Models, metrics: Metrics, histories: Histories | None = None
     ) -> None:
-        self.settings, self.metrics, self._models = settings, metrics, models
+        self.settings, self.metrics, self._models, self.histories = settings, metrics, models, histories
         self.connections: set[Connection] = set()
         self.ending = False
         self.date = b""

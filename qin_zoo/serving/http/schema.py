@@ -81,7 +81,7 @@ def openapi(scorer: Scorer, settings: Settings, models: Sequence[str] = (), path
     """
     model = identity(scorer)
     request = (_request if scorer.fields is None else _fields_request)(scorer, settings)
-    _add_common(request, settings, models)
+    _add_common(request, scorer, settings, models)
     schemas = {name: {"type": "object", "required": [*s["properties"]], **s} for name, s in _SCHEMAS.items()}
     schemas["ScoreRequest"] = request
     components: dict = {"schemas": schemas}
@@ -119,15 +119,29 @@ def openapi(scorer: Scorer, settings: Settings, models: Sequence[str] = (), path
     }
 
 
-def _add_common(request: dict, settings: Settings, models: Sequence[str]) -> None:
+def _add_common(request: dict, scorer: Scorer, settings: Settings, models: Sequence[str]) -> None:
     """What requests for scores may hold besides: a user in the place of a history, and a model's name."""
     if settings.histories is not None:
         request["properties"]["user_id"] = {**_USER, "description": "Whose history is looked up; in place of history."}
         if "history" in request["required"]:
             request["required"].remove("history")
             request["oneOf"] = [{"required": ["history"]}, {"required": ["user_id"]}]
+            _take_from_users(request, scorer)
     if len(models) > 1:
         request["properties"]["model"] = {"enum": [*models], "description": "Which of them scores. Default: by share."}
+
+
+def _take_from_users(request: dict, scorer: Scorer) -> None:
+    """Row features that a user_id tells are asked for beside a history alone."""
+    context = request["properties"].get("context", {})
+    told = [name for name in context.get("required", ()) if name in scorer.of_user]
+    if not told:
+        return
+    context = {**context, "required": [name for name in context["required"] if name not in told]}
+    with_history = {"required": ["history", "context"], "properties": {"context": {"required": told}}}
+    request["properties"]["context"], request["oneOf"][0] = context, with_history
+    if not context["required"]:
+        request["required"].remove("context")
 
 
 def _top_request(request: dict, scorer: Scorer, settings: Settings) -> dict:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 
 from qin_zoo.errors import QinZooError
-from qin_zoo.serving.histories import Histories, open_histories
+from qin_zoo.serving.histories import FileHistories, Histories, open_histories
 from qin_zoo.serving.http.app import Service
 from qin_zoo.serving.http.connection import TOLD, Connection
 from qin_zoo.serving.http.live import LiveModel
@@ -85,7 +85,29 @@ def _histories(settings: Settings, models: Models) -> Histories | None:
     found = open_histories(settings.histories, max(length, 1), settings.ids)
     if aside := getattr(found, "set_aside", None):
         event(logging.WARNING, "the events belong to another file of histories and were set aside", file=aside)
+    missing = {name for live in models.all.values() for name in live.current.of_user} - {*(found.features or ())}
+    if missing and found.features is not None:
+        told = "histories without these features of users, which count as 0"
+        event(logging.WARNING, told, features=",".join(sorted(missing)))
     return found
+
+
+class _LiveHistories:
+    """A file of histories and its replacement while requests run, as :class:`LiveModel` has it of a model."""
+
+    def __init__(self, histories: FileHistories) -> None:
+        self._histories, self.loaded = histories, histories.state()
+        self.state = histories.state
+
+    async def reload(self) -> str:
+        self.loaded = self.state()
+        try:
+            await asyncio.to_thread(self._histories.reload)
+        except QinZooError as error:
+            event(logging.ERROR, "reload refused, the old histories stay", error=error)
+            return "refused"
+        event(logging.INFO, "histories reloaded")
+        return "loaded"
 
 
 async def _work(
@@ -98,7 +120,9 @@ async def _work(
         begun: called once it serves.
     """
     loop, ended, settings, metrics = asyncio.get_running_loop(), asyncio.Event(), service.settings, service.metrics
-    wanted = {live: asyncio.Event() for live in models.all.values()}
+    lives: list[LiveModel | _LiveHistories] = [*models.all.values()]
+    lives += [_LiveHistories(service.histories)] if isinstance(service.histories, FileHistories) else []
+    wanted = {live: asyncio.Event() for live in lives}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(ended.set))
     if _RELOAD is not None:
@@ -138,7 +162,9 @@ async def _end(service: Service, grace: float) -> None:
         connection.abort()
 
 
-async def _reload_when(wanted: asyncio.Event, live: LiveModel, metrics: Metrics, watch: float | None) -> None:
+async def _reload_when(
+    wanted: asyncio.Event, live: LiveModel | _LiveHistories, metrics: Metrics, watch: float | None
+) -> None:
     """Loads the file anew when ``wanted`` is set or, looking every ``watch`` seconds, when it was replaced."""
     seen = live.loaded
     while True:

@@ -187,9 +187,13 @@ class Tasks:
             if "history" in asked:
                 raise RequestError("history: expected user_id or history, found both.")
             user = user_key(asked.pop("user_id"))
-            history = self._histories.get(user)
-            known = history is not None
-            asked["history"] = history if known else self._models.first.current.requests.no_history
+            stored = self._histories.get(user)
+            known, scorer = stored.history is not None, self._models.first.current
+            asked["history"] = stored.history if known else scorer.requests.no_history
+            context = asked.get("context")
+            if scorer.of_user and (context is None or isinstance(context, dict)):
+                of_user = {key: value for key, value in stored.features.items() if key in scorer.of_user}
+                asked["context"] = {**scorer.of_user, **of_user, **(context or {})}
         return self._models.choose(user, name), known, asked
 
     def _with_numbers(self, request: object) -> object:
