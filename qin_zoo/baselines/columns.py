@@ -7,6 +7,7 @@ Given the counted columns besides, it begins where the trees end.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,17 +19,21 @@ from qin_zoo.baselines.models import Data
 from qin_zoo.config.blocks import check_id
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset, has_item_table
+from qin_zoo.data.item_names import ID_FILE, WORD_FILE
 from qin_zoo.errors import ConfigError
 from qin_zoo.files import replace_file, replace_text, sole_writer
 
 COLUMN = "counted"
 _LARGEST = 5.0  # deviations
 _EMBEDDED = 64  # numbers that a model makes of them
-_OF_DATASET = ("data_format", "item_info", "user_info", "label_col", "group_id", "rebuild_dataset", "max_len")
+_OF_DATASET = ("data_format", "label_col", "group_id", "rebuild_dataset", "max_len")
+_TABLES = ("item_info", "user_info")
+_BESIDE = (ID_FILE, "ids_user.parquet", "item_text.parquet", WORD_FILE)  # what numbers stand for
 
 
 def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: Callable[[str], None]) -> None:
-    """Writes the splits with a vector :data:`COLUMN` in each row, and a configuration that names it as a feature.
+    """Writes the splits with a vector :data:`COLUMN` in each row, a configuration that names it as a feature, and
+    copies of the tables of items and users.
 
     Training rows before which there was too little to count are left out. Each number is scaled to the others'
     mean 0 and deviation 1 and cut at five; names, means and deviations are in ``counted.json``.
@@ -71,9 +76,15 @@ def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: C
         with replace_file(out / f"{COLUMN}.json") as temporary:
             scales = {"names": names, "mean": mean[kept].tolist(), "deviation": deviation[kept].tolist()}
             temporary.write_text(json.dumps(scales, indent=1), "utf-8")
+        tables = {key: Path(params[key]) for key in _TABLES if params.get(key)}
+        for path in (*tables.values(), *(dataset.folder / name for name in _BESIDE)):
+            if path.is_file():
+                with replace_file(out / path.name) as temporary:
+                    shutil.copyfile(path, temporary)
         size = {"pretrain_dim": len(kept), "embedding_dim": _EMBEDDED}
         feature = {"name": COLUMN, "active": True, "dtype": "float", "type": "embedding", **size}
         block = {key: params[key] for key in _OF_DATASET if params.get(key) is not None}
+        block |= {key: str(out / path.name) for key, path in tables.items()}
         block |= {f"{split}_data": str(out / f"{split}.parquet") for split in files}
         block["feature_cols"] = [*params["feature_cols"], feature]
         replace_text(

@@ -1,6 +1,7 @@
 """The baselines' columns as a feature of networks."""
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from qin_zoo.baselines.columns import COLUMN
 from qin_zoo.baselines.run import prepare_baselines, run_baselines
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.errors import ConfigError
+from qin_zoo.experiment.prepare import prepare
 from qin_zoo.registry import create_model
 
 
@@ -44,6 +46,10 @@ def test_a_dataset_with_their_columns(sample, tmp_path):
     batch = next(iter(dataset.loader("train", shuffle=False)))
     np.testing.assert_allclose(batch.rows[COLUMN].numpy(), values[: len(batch)], rtol=1e-6)
     assert model(batch)["y_pred"].shape == (len(batch), 1)
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")  # a whole data set: `run DIN --data elsewhere`
+    shutil.rmtree(folder)
+    elsewhere = prepare("DIN", data=moved).open_dataset().loader("train", shuffle=False)
+    assert len(elsewhere.items["item_id"]) == len(pl.read_parquet(sample / "item_info.parquet"))
 
 
 def test_not_over_the_dataset_itself(sample, tmp_path):
