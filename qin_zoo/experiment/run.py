@@ -164,12 +164,14 @@ def _run(
             model.join(group)
             torch.manual_seed(params["seed"] + group.rank)  # other rows, other dropout
         rows = _for_batch_norm(period.dataset, model, params["batch_size"], echo) if period else dataset
-        trainer = _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, resume)
-        scoring = time.perf_counter()
-        scored = {split: predict_rows(model, dataset, split) for split in _SCORED if dataset.has(split)}
-        scoring = time.perf_counter() - scoring
-        y_pred = {split: predictions for split, (predictions, _) in scored.items()}
-        results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
+        with _tracker(prepared, dataset, group, resume) as tracker:
+            trainer = _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tracker, resume)
+            scoring = time.perf_counter()
+            scored = {split: predict_rows(model, dataset, split) for split in _SCORED if dataset.has(split)}
+            scoring = time.perf_counter() - scoring
+            y_pred = {split: predictions for split, (predictions, _) in scored.items()}
+            results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
+            tracker.tested(results["test"])
         if "test" in y_pred and group.leads:
             labels = dataset.feature_map.labels
             write_submission(y_pred["test"], files.prediction, files.submission, labels=labels)
@@ -275,12 +277,18 @@ def _for_batch_norm(rows: Dataset, model, size: int, echo) -> Dataset:
     return rows.with_batch_size(enough)
 
 
-def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, resume: bool) -> Trainer:
-    """Trains on the training rows of ``rows``, with checkpoints, and with event files for TensorBoard.
+def _tracker(prepared: Prepared, dataset: Dataset, group: Group, resume: bool) -> Tracker:
+    """Event files for TensorBoard, and what else is wished for; nothing in processes that do not lead."""
+    params, files = prepared.params, prepared.files
+    if not resume and group.leads:
+        shutil.rmtree(files.events, ignore_errors=True)
+    sinks = sinks_of(params.get("tracker"), files.events, prepared.expid, params["dataset_id"]) if group.leads else []
+    return Tracker(sinks, params, dataset.has("test") and dataset.has_labels("test"))
 
-    It leaves the best weights in the model.
-    """
-    params, files, echo = prepared.params, prepared.files, above_bars(echo)
+
+def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tracker, resume: bool) -> Trainer:
+    """Trains on the training rows of ``rows``, with checkpoints. It leaves the best weights in the model."""
+    params, echo = prepared.params, above_bars(echo)
 
     def show(e: Evaluation) -> None:
         metrics = "  ".join(f"{k} {v:.4f}" for k, v in e.metrics.items())
@@ -299,10 +307,7 @@ def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, res
     same = identity(params, dataset.fingerprints())
     same["parameters"].pop("epochs")  # more or fewer of them make no difference up to here
     group = getattr(model, "group", ALONE)
-    if not resume and group.leads:
-        shutil.rmtree(files.events, ignore_errors=True)
-    sinks = sinks_of(params.get("tracker"), files.events, prepared.expid, params["dataset_id"]) if group.leads else []
-    with Tracker(sinks, params) as tracker, catch_signals(3 if group.active else 1) as stop:
+    with catch_signals(3 if group.active else 1) as stop:
         trainer = Trainer(
             model,
             params["epochs"],

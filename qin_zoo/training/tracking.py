@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -33,20 +34,22 @@ class Sink(Protocol):
         """What was told shall be seen from now on."""
 
     def close(self, best: Mapping[str, float], finished: bool) -> None:
-        """The training ends: ``best`` are the metrics of the weights that are kept."""
+        """The run ends: ``best`` are the metrics of the weights that are kept, of the test rows, too."""
 
 
 class Tracker:
-    """Tells some sinks scalars: ``train/…`` by step, ``valid/…`` by evaluation, and in the end ``best/…``.
+    """Tells some sinks scalars: ``train/…`` by step, ``valid/…`` by evaluation, in the end ``best/…`` and ``test/…``.
 
     Args:
         sinks: empty for no tracking.
         params: of the run; lists and mappings as text.
+        has_test: whether there will be metrics of the test rows.
     """
 
-    def __init__(self, sinks: list[Sink], params: Mapping[str, object]) -> None:
+    def __init__(self, sinks: list[Sink], params: Mapping[str, object], has_test: bool = False) -> None:
         self._sinks, self._params, self._begun = list(sinks), shown_params(params), False
-        self._metrics = [f"best/{name}" for name in params["metrics"]]
+        kinds = ("best", "test") if has_test else ("best",)
+        self._metrics = [f"{kind}/{name}" for kind in kinds for name in params["metrics"]]
         self._best: dict[str, float] = {}
 
     def __enter__(self) -> Tracker:
@@ -73,6 +76,10 @@ class Tracker:
             self._best = {f"best/{name}": value for name, value in evaluation.metrics.items()}
         self._scalars(evaluation.step, {"train/mean_loss": evaluation.train_loss, **metrics})
         self._tell(lambda sink: sink.flush())
+
+    def tested(self, metrics: Mapping[str, float]) -> None:
+        """Metrics of the test rows; empty where they have no labels."""
+        self._best |= {f"test/{name}": value for name, value in metrics.items()}
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
         self._tell(lambda sink: sink.scalars(step, values))
@@ -131,7 +138,7 @@ class EventFiles:
         self._last = step
 
     def flush(self) -> None:
-        self._writer.flush()
+        self._or_close(self._writer.flush)
 
     def close(self, best: Mapping[str, float], finished: bool) -> None:
         if finished:
@@ -142,4 +149,12 @@ class EventFiles:
     def _write(self, step: int, **content: object) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
+        self._or_close(self._writer.write_event, Event(step=step, wall_time=time.time(), **content))
+
+    def _or_close(self, write: Callable[..., None], *content: object) -> None:
+        try:
+            write(*content)
+        except OSError:
+            with suppress(OSError):
+                self._writer.close()
+            raise

@@ -81,7 +81,7 @@ def ask(server, path, **question):
 @pytest.mark.slow
 def test_mlflow_holds_parameters_and_curves(server, sample, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    record = train(sample, tmp_path, tracker="mlflow")
+    record = train(sample, tmp_path, tracker="mlflow", test_data=str(sample / "valid.parquet"))
     (experiment,) = ask(server, "experiments/search", max_results=9, filter="name = 'sample'")["experiments"]
     (run,) = ask(server, "runs/search", experiment_ids=[experiment["experiment_id"]])["runs"]
     assert (run["info"]["run_name"], run["info"]["status"]) == ("QIN_sample", "FINISHED")
@@ -89,6 +89,7 @@ def test_mlflow_holds_parameters_and_curves(server, sample, tmp_path, monkeypatc
     assert (params["embedding_dim"], params["model"], params["num_layers"]) == ("4", "QIN", "1")
     last = {m["key"]: m["value"] for m in run["data"]["metrics"]}
     assert last["best/AUC"] == pytest.approx(max(e["metrics"]["AUC"] for e in record["evaluations"]))
+    assert last["test/AUC"] == pytest.approx(record["test"]["AUC"])
     where = f"metrics/get-history?run_id={run['info']['run_id']}&metric_key="
     told = json.load(urllib.request.urlopen(f"{server}/api/2.0/mlflow/{where}valid/AUC", timeout=30))["metrics"]
     assert [(m["step"], m["value"]) for m in told] == [(e["step"], e["metrics"]["AUC"]) for e in record["evaluations"]]
@@ -129,7 +130,7 @@ def test_wandb_offline_holds_parameters_and_curves(sample, tmp_path, monkeypatch
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    record = train(sample, tmp_path, tracker="wandb")
+    record = train(sample, tmp_path, tracker="wandb", test_data=str(sample / "valid.parquet"))
     (file,) = tmp_path.rglob("run-*.wandb")
     config, history, summary = {}, [], {}
     for data in records(file.read_bytes()):
@@ -144,3 +145,4 @@ def test_wandb_offline_holds_parameters_and_curves(sample, tmp_path, monkeypatch
     told = [(row["_step"], row["valid/AUC"]) for row in history if "valid/AUC" in row]
     assert told == [(e["step"], pytest.approx(e["metrics"]["AUC"])) for e in record["evaluations"]]
     assert summary["best/AUC"] == pytest.approx(max(e["metrics"]["AUC"] for e in record["evaluations"]))
+    assert summary["test/AUC"] == pytest.approx(record["test"]["AUC"])
