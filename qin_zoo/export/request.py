@@ -95,6 +95,26 @@ class ItemVectors(nn.Module):
         return torch.where((ids < count).unsqueeze(1), vectors, outside)
 
 
+class ItemIds(nn.Module):
+    """Ids of all items: of a category, or of lists.
+
+    Args:
+        rows: (U,) or (U, T) int64, row 0 padding.
+    """
+
+    def __init__(self, rows: Tensor):
+        super().__init__()
+        self.register_buffer("rows", rows.long())
+
+    def forward(self, items: Tensor, new: Tensor | None) -> Tensor:
+        """Those, (n,) or (n, T), of items (n,): rows of the table, and beyond it the new items (K,) or (K, T)."""
+        if new is None:
+            return self.rows[items]
+        inside = items < len(self.rows)
+        known, others = self.rows[torch.where(inside, items, 0)], new[torch.where(inside, 0, items - len(self.rows))]
+        return torch.where(inside.view(-1, *[1] * (known.dim() - 1)), known, others)
+
+
 def exact_output(model: ZooModel, x: ModelInput) -> Tensor:
     """The scores of a request's candidates, (N,)."""
     logits = model.logits(x).view(-1)
@@ -133,6 +153,10 @@ class RequestModel(nn.Module):
         self.new_features = list(dict.fromkeys([*(n for n in self._items if n not in fixed), *self.contents]))
         self.table = ItemVectors(self.represent(updated or items))
         self.stored = nn.ModuleList(ItemVectors((updated or items)[name]) for name in self.contents)
+        self._inputs, numbers = inputs, numbering(items, self._specs)
+        matched = inputs.matched_ids if inputs.matches is not None else ()
+        tables = {str(k): (updated or items)[name] for k, name in enumerate(matched) if name not in numbers}
+        self.matched = nn.ModuleDict({place: ItemIds(table) for place, table in tables.items()})
         self._lighten({name: items[name].shape[1:] for name in fixed})
         self.model = fold(without_embeddings(model).float().cpu().eval(), FOREIGN)
         self.eval()
@@ -212,8 +236,17 @@ class RequestModel(nn.Module):
             name: (vectors(candidates, new.get(name)), SharedHistory(vectors(history, new.get(name)), rows))
             for name, vectors in zip(self.contents, self.stored)
         }
+        embedded = self._embed_context(context, candidates)
+        if self._inputs.matches is not None:
+            ids = {name: (candidates, history.unsqueeze(0)) for name in self._inputs.matched_ids}  # numbers
+            for place, table in self.matched.items():
+                name = self._inputs.matched_ids[int(place)]
+                ids[name] = (table(candidates, new.get(name)), table(history, new.get(name)).unsqueeze(0))
+            rows_beside = {name: codes.unsqueeze(0) for name, codes in beside.items()}
+            layer = self.model.history_matches
+            embedded = self._inputs.with_matches(embedded, mask, ids, rows_beside, contents, layer)
         x = ModelInput(
-            context=self._embed_context(context, candidates),
+            context=embedded,
             target=self._with(self.table(candidates, extra), nothing),
             history=SharedHistory(self._with(self.table(history, extra), beside), rows),
             mask=mask,

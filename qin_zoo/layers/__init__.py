@@ -11,6 +11,7 @@ from qin_zoo.layers.folding import fold
 from qin_zoo.layers.fusion import FUSIONS, make_fusion
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, map_items
 from qin_zoo.layers.masked_cross import MaskedCrossNetwork
+from qin_zoo.layers.matches import HistoryMatches, shared_ids
 from qin_zoo.layers.pairs import PerPair, each_pair
 from qin_zoo.layers.pooling import MeanPooling, TargetAttentionPooling, masked_softmax
 from qin_zoo.layers.qnn import QNN
@@ -37,6 +38,7 @@ __all__ = [
     "CrossAttentionEncoder",
     "DINAttention",
     "History",
+    "HistoryMatches",
     "ItemRows",
     "KeyAttention",
     "LayerNormDice",
@@ -63,5 +65,6 @@ __all__ = [
     "map_items",
     "masked_softmax",
     "newest_places",
+    "shared_ids",
     "soft_search",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.distributed import ALONE, Group, others_wait
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import ModelError, QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureEmbeddingDict, FeatureMap
 from qin_zoo.layers import PerPair
@@ -86,6 +86,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         target_field: FuxiCTR fields only: the target item's feature, or a tuple of features that are concatenated; a
             list of both for several targets, each with a history of its own.
         sequence_field: FuxiCTR fields only: the histories' features, in the same form.
+        history_matches: item table only: a row feature more, of ``embedding_dim`` numbers: how many of the history's
+            items share the target's id, categories, tags or content, and what became of those (``item_seq_label``,
+            …); see :class:`~qin_zoo.layers.HistoryMatches`.
         sharded_tables: features whose embedding tables are split by rows among the processes that train together,
             through TorchRec; those with which they share a table share its rows. None of them in one process. A
             process's device then holds its rows only, with their gradients and optimiser state; its host memory holds
@@ -126,6 +129,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         min_lr: float = 1e-6,
         target_field: str | list | tuple | None = None,
         sequence_field: str | list | tuple | None = None,
+        history_matches: bool = False,
         sharded_tables: list[str] | tuple[str, ...] = (),
         model_root: str = "./checkpoints/",
         verbose: int = 1,
@@ -163,7 +167,14 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._sharded_tables = list(sharded_tables)
         self.shards: list[nn.Parameter] = []
         embedder = Embedder(feature_map, self.embedding_layer, embedding_dim, self.device)
-        self._see(make_inputs(embedder, target_field, sequence_field))
+        inputs = make_inputs(embedder, target_field, sequence_field)
+        if history_matches and not isinstance(inputs, ItemTableInputs):
+            raise ModelError(
+                f"history_matches: expected a dataset with an item table; '{feature_map.dataset_id}' has named fields. "
+                "Leave it out."
+            )
+        self.history_matches = inputs.add_matches(embedding_dim) if history_matches else None
+        self._see(inputs)
         self.interest_dim = 0
 
     def _see(self, inputs: ItemTableInputs | FieldInputs) -> None:

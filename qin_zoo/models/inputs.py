@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from qin_zoo.batch import ItemBatch, of_items
 from qin_zoo.errors import ModelError, suggest
-from qin_zoo.feature_types import embedded
+from qin_zoo.feature_types import embedded, type_of
 from qin_zoo.fuxi import (
     FeatureEmbedding,
     FeatureEmbeddingDict,
@@ -25,9 +25,10 @@ from qin_zoo.fuxi import (
     MaskedAveragePooling,
     PretrainedEmbedding,
 )
-from qin_zoo.layers import History, ItemRows
+from qin_zoo.layers import History, HistoryMatches, ItemRows, cosines, shared_ids
 from qin_zoo.models.sharded import ShardedTable
 
+MATCHES = "history_matches"  # what the context calls that feature
 _mean_pooling = MaskedAveragePooling()
 
 
@@ -176,6 +177,60 @@ class ItemTableInputs:
         self.pairs = self.histories = [embedder.dims(self.item_features)]
         self.context_dims = embedder.dims(self.context_features)
         self.contents: list[str] = []
+        self.matches: HistoryMatches | None = None
+        self.matched_ids = [n for n in self.table_features if type_of(used[n]).ids]
+        self._matched_vectors = [n for n in self.table_features if type_of(used[n]).form == "vector"]
+
+    def add_matches(self, output_dim: int) -> HistoryMatches:
+        """Puts a feature more into every context, :data:`MATCHES`: what history and target have in common.
+
+        Args:
+            output_dim: its size.
+
+        Returns:
+            the layer that makes it, the model's to keep.
+        """
+        features = self.embedder.feature_map.features
+        for name in self._matched_vectors:
+            self.add_content(name)
+        sizes = [int(features[name]["vocab_size"]) for name in self.history_features]
+        respects = len(self.matched_ids) + len(self._matched_vectors)
+        return self._take(HistoryMatches(respects, sizes, output_dim))
+
+    def _take(self, matches: HistoryMatches) -> HistoryMatches:
+        self.matches = matches
+        size = matches.linear.out_features + (self.embedder.weights is not None)
+        self.context_dims = {**self.context_dims, MATCHES: size}
+        return matches
+
+    def with_matches(
+        self,
+        context: Tensor,
+        mask: Tensor,
+        ids: Mapping[str, tuple[Tensor, Tensor]],
+        beside: Mapping[str, Tensor],
+        contents: Mapping[str, tuple[Tensor, History]],
+        matches: HistoryMatches,
+    ) -> Tensor:
+        """The context (B, C) with that feature behind it.
+
+        Args:
+            context: without.
+            mask: (B, L).
+            ids: of each of ``matched_ids`` those of the targets and of the histories, see
+                :func:`~qin_zoo.layers.shared_ids`.
+            beside: codes of the history's items, (B, L) or (1, L) each.
+            contents: stored vectors, as a :class:`ModelInput` has them.
+            matches: the layer, or a copy of it.
+        """
+        weights = [shared_ids(*ids[name]) for name in self.matched_ids]
+        weights += [cosines(*contents[name]).clamp(min=0) ** 2 for name in self._matched_vectors]
+        device = context.device
+        weights = [weight.to(device) for weight in weights]
+        feature = matches(mask, weights, [beside[name].to(device) for name in self.history_features])
+        if self.embedder.weights is not None:  # it has no linear part
+            feature = F.pad(feature, (0, 1))
+        return torch.cat([context, feature.to(context.dtype)], dim=1)
 
     def add_content(self, name: str) -> int:
         """Puts a feature's stored vectors into every :class:`ModelInput`; returns their size.
@@ -198,6 +253,8 @@ class ItemTableInputs:
         """The same, the sizes of features looked up anew."""
         other = ItemTableInputs(self.embedder)
         other.contents = self.contents
+        if self.matches is not None:
+            other._take(self.matches)
         return other
 
     def __call__(self, batch) -> ModelInput:
@@ -220,13 +277,14 @@ class ItemTableInputs:
         embedded = self.embedder.embed(self.item_features, items).view(batch, length + 1, -1)
         stored = self.embedder.fetch(self.contents, items)
         stored = {name: vectors.view(batch, length + 1, -1) for name, vectors in stored.items()}
-        return ModelInput(
-            context=self.embedder.embed(self.context_features, rows),
-            target=embedded[:, -1],
-            history=embedded[:, :-1],
-            mask=mask.to(self.embedder.device).bool(),
-            contents={name: (vectors[:, -1], vectors[:, :-1]) for name, vectors in stored.items()},
-        )
+        contents = {name: (vectors[:, -1], vectors[:, :-1]) for name, vectors in stored.items()}
+        context, mask = self.embedder.embed(self.context_features, rows), mask.to(self.embedder.device).bool()
+        if self.matches is not None:
+            values = {n: items[n].view(batch, length + 1, *items[n].shape[1:]) for n in self.matched_ids}
+            ids = {n: (v[:, -1], v[:, :-1]) for n, v in values.items()}
+            beside = {n: items[n].view(batch, length + 1)[:, :-1] for n in self.history_features}
+            context = self.with_matches(context, mask, ids, beside, contents, self.matches)
+        return ModelInput(context, embedded[:, -1], embedded[:, :-1], mask, contents)
 
     def _from_table(self, batch: ItemBatch) -> ModelInput:
         index, items = batch.item_ids, batch.items  # (B, L + 1)
@@ -244,16 +302,16 @@ class ItemTableInputs:
         table = self.embedder.embed(self.item_features, items)  # (U, D)
         stored = self.embedder.fetch(self.contents, items)  # (U, d) each
         index = index.to(self.embedder.device, torch.int32, non_blocking=True)  # embedding_bag reads it faster
-        return ModelInput(
-            context=self.embedder.embed(self.context_features, batch.rows),
-            target=F.embedding(index[:, -1], table),
-            history=ItemRows(table, index[:, :-1]),
-            mask=batch.mask.to(self.embedder.device, non_blocking=True),
-            contents={
-                name: (F.embedding(index[:, -1], vectors), ItemRows(vectors, index[:, :-1]))
-                for name, vectors in stored.items()
-            },
-        )
+        contents = {
+            name: (F.embedding(index[:, -1], vectors), ItemRows(vectors, index[:, :-1]))
+            for name, vectors in stored.items()
+        }
+        context = self.embedder.embed(self.context_features, batch.rows)
+        mask = batch.mask.to(self.embedder.device, non_blocking=True)
+        if self.matches is not None:
+            ids = {n: (batch.items[n][batch.target], batch.items[n][batch.history]) for n in self.matched_ids}
+            context = self.with_matches(context, mask, ids, batch.beside, contents, self.matches)
+        return ModelInput(context, F.embedding(index[:, -1], table), ItemRows(table, index[:, :-1]), mask, contents)
 
     def _beside(self, name: str, batch: ItemBatch) -> Tensor:
         if name not in batch.beside:

@@ -106,12 +106,14 @@ def test_only_ids(folder):
         feature_specs({"dataset_id": "d", "feature_cols": [column]})
 
 
-def test_exported(folder, tmp_path):
+@pytest.mark.parametrize("history_matches", [False, True])
+def test_exported(history_matches, folder, tmp_path):
     """A file of its own scores rows as torch does, and says what it wants."""
-    prepared = params(folder)
+    prepared = params(folder, history_matches=history_matches)
     dataset = Dataset(prepared.params)
     torch.manual_seed(0)
-    model = create_model("DIN", dataset.feature_map, embedding_initializer=WIDE, embedding_dim=4).eval()
+    settings = {"embedding_initializer": WIDE, "embedding_dim": 4, "history_matches": history_matches}
+    model = create_model("DIN", dataset.feature_map, **settings).eval()
     model.save_weights(tmp_path / "w.model")
     exported = export_model(prepared, dataset, model, tmp_path / "w.model", tmp_path / "x.onnx", echo=lambda line: None)
     assert exported.difference < 1e-5
@@ -123,6 +125,18 @@ def test_exported(folder, tmp_path):
         history = {"item_seq": batch.history[row].numpy(), "item_seq_rating": values.numpy()}
         context = {d["name"]: batch.rows[d["name"]][row : row + 1].numpy() for d in scorer.inputs}
         score = scorer.score(history, batch.target[row : row + 1].numpy(), context)
+        np.testing.assert_allclose(score, expected[row], atol=1e-6)
+    # An item outside the table, with the features of one inside, whose number nothing was learnt for.
+    items = {name: torch.cat([values, values[[9]]]) for name, values in batch.items.items()}
+    items["item_id"][-1] = 0
+    outside = replace(batch, items=items, target=torch.full_like(batch.target, scorer.items))
+    expected = model(outside)["y_pred"].view(-1).detach().numpy()
+    features = {name: values[9].tolist() for name, values in batch.items.items() if name != "item_id"}
+    for row in range(10):
+        values = batch.beside["item_seq_rating"][row]
+        history = {"item_seq": batch.history[row].numpy(), "item_seq_rating": values.numpy()}
+        context = {d["name"]: batch.rows[d["name"]][row : row + 1].numpy() for d in scorer.inputs}
+        score = scorer.score(history, [scorer.items], context, {scorer.items: features})
         np.testing.assert_allclose(score, expected[row], atol=1e-6)
     context = {d["name"]: 0 for d in scorer.inputs}
     with pytest.raises(RequestError, match=r"expected lists by name, item_seq, item_seq_rating, found \[1\]"):
