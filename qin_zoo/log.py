@@ -50,10 +50,19 @@ def warnings_on_terminal(least: int = logging.WARNING) -> None:
 
 @contextmanager
 def warnings_shown(least: int = logging.WARNING) -> Iterator[None]:
-    """The same as long as the block runs, where this process, a notebook say, shows no log of its own."""
+    """The same as long as the block runs, where this process, a notebook say, shows no log of its own.
+
+    Where it does, warnings below ``least`` are left out of that.
+    """
     root = logging.getLogger()
     if root.handlers:
-        yield
+        dropped = range(logging.WARNING, least)
+        leave_out = lambda record: record.levelno not in dropped  # noqa: E731
+        root.addFilter(leave_out)
+        try:
+            yield
+        finally:
+            root.removeFilter(leave_out)
         return
     warnings_on_terminal(least)
     terminal = root.handlers[-1]

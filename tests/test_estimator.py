@@ -1,5 +1,6 @@
 """The scikit-learn classifier: scikit-learn's own checks, and what it learns."""
 
+import logging
 import pickle
 
 import numpy as np
@@ -94,3 +95,12 @@ def test_times_are_neither_categories_nor_numbers():
 def test_labels_that_are_no_clicks(labels, told):
     with pytest.raises(ValueError, match=told):
         QinZooClassifier().fit(np.arange(60.0).reshape(30, 2), labels)
+
+
+def test_that_there_is_no_history_need_not_be_said(caplog):
+    """Not in a notebook either whose log goes somewhere already: FuxiCTR's first line opens one."""
+    g = np.random.default_rng(0)
+    x = pd.DataFrame({"a": g.integers(0, 4, 60), "b": g.normal(size=60)})
+    logging.getLogger().warning("of others")
+    QinZooClassifier("DCNv2", epochs=1).fit(x, g.integers(0, 2, 60))
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == ["of others"]

@@ -15,7 +15,7 @@ from typing import Any
 from qin_zoo.config.blocks import config_files
 from qin_zoo.config.experiments import REPOSITORY, ExperimentParams, find_dataset, find_experiments
 from qin_zoo.config.recipes import recipe_for, steady
-from qin_zoo.data.dataset import count_rows, relocate
+from qin_zoo.data.dataset import count_rows, has_item_table, relocate
 from qin_zoo.data.describe import describe_folder, user_column
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.experiment.tasks import is_regression
@@ -68,7 +68,8 @@ def compose(model: str, folder: Path | None, accepted: Collection[str]) -> tuple
             + (f" Or run one of its experiments: {', '.join(known[:_LISTED])}{more}." if known else "")
         )
     params = describe_data(folder)
-    chosen: dict[str, Any] = {"model": model, "recipe": recipe_for(count_rows(params)), **steady(accepted)}
+    chosen: dict[str, Any] = {"model": model, "recipe": recipe_for(count_rows(params))}
+    chosen |= steady(accepted, has_item_table(params))
     if params.get("group_id") is None and (user := user_column(params)):
         chosen["group_id"] = user
     if (params.get("group_id") or "group_id" in chosen) and not is_regression(params):  # whose clicks they are is known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -142,7 +143,9 @@ def _sums(numbers: Tensor, dims: dict[str, int]) -> dict[str, float]:
 
 def _captum():
     try:
-        from captum.attr import IntegratedGradients
+        with warnings.catch_warnings():  # in a notebook its progress bar asks for widgets, and is never shown
+            warnings.filterwarnings("ignore", "IProgress not found")
+            from captum.attr import IntegratedGradients
     except ImportError:
         raise QinZooError(f"Explaining needs captum, which is not installed: {install('explain', 'captum')}.") from None
     return IntegratedGradients

@@ -13,7 +13,7 @@ from qin_zoo.layers import HistoryMatches
 from qin_zoo.models.inputs import MATCHES
 from qin_zoo.registry import create_model
 
-RATED = {"type": "categorical", "source": "history", "padding_idx": 0, "vocab_size": 3}
+RATED = {"type": "categorical", "source": "history", "padding_idx": 0, "vocab_size": 4}
 
 
 def problem():
@@ -26,7 +26,7 @@ def problem():
     history[:5, :] = 0
     history[5:12, :3] = 0
     g = torch.Generator().manual_seed(1)
-    rated = torch.randint(1, 3, history.shape, generator=g) * (history != 0)
+    rated = torch.randint(0, 4, history.shape, generator=g) * (history != 0)
     tags = torch.randint(0, 6, (9, 5), generator=g)
     tags[0], tags[3] = 0, 0  # padding, and an item without tags
     vectors = torch.randn(9, 4, generator=g)
@@ -39,7 +39,7 @@ def counted(batch, row):
     """The numbers of one row, from the definition."""
     target = int(batch.target[row])
     places = [place for place, item in enumerate(batch.history[row].tolist()) if item]
-    code = {place: int(batch.beside["rated"][row, place]) / 2 for place in places}
+    code = {place: max(int(batch.beside["rated"][row, place]) - 1, 0) / 2 for place in places}
     mean = sum(code.values()) / max(len(places), 1)
     newest = places[-5:]
     numbers = [math.log1p(len(places)), mean, sum(code[p] for p in newest) / max(len(newest), 1)]
@@ -59,7 +59,7 @@ def counted(batch, row):
     for weight in (lambda item: float(item == target and target > 0), of_tags, of_vectors):
         weights = {place: weight(int(batch.history[row, place])) for place in places}
         total = sum(weights.values())
-        numbers += [math.log1p(total), sum(w * (code[p] - mean) for p, w in weights.items()) / (1 + total)]
+        numbers += [math.log1p(total), 4 * sum(w * (code[p] - mean) for p, w in weights.items()) / (1 + total)]
     return numbers
 
 
