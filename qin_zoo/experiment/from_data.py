@@ -68,8 +68,9 @@ def compose(model: str, folder: Path | None, accepted: Collection[str]) -> tuple
             + (f" Or run one of its experiments: {', '.join(known[:_LISTED])}{more}." if known else "")
         )
     params = describe_data(folder)
-    chosen: dict[str, Any] = {"model": model, "recipe": recipe_for(count_rows(params))}
-    chosen |= steady(accepted, has_item_table(params))
+    rows = count_rows(params)
+    chosen: dict[str, Any] = {"model": model, "recipe": recipe_for(rows)}
+    chosen |= steady(accepted, rows, has_item_table(params))
     if params.get("group_id") is None and (user := user_column(params)):
         chosen["group_id"] = user
     if (params.get("group_id") or "group_id" in chosen) and not is_regression(params):  # whose clicks they are is known
