@@ -657,8 +657,8 @@ FAULTS = [
     ),
     Fault(
         "serving/items.py",
-        'return {"history": newest[-self._max_len :], **self._no_new}, columns, rows, 0',
-        'return {"history": newest[: self._max_len], **self._no_new}, columns, rows, 0',
+        'return {"history": array[max(length - self._max_len, 0) : length], **self._no_new}, columns, rows, 0',
+        'return {"history": array[: min(length, self._max_len)], **self._no_new}, columns, rows, 0',
         "serving/test_scorer.py",
         "history: the oldest items of a plain request are used",
     ),

@@ -55,7 +55,10 @@ class ItemRequests:
         self.any = next(iter(self._numbered), "") if self.named else 1
         of_item = {name: one["of_item"] for name, one in self._context.items() if "of_item" in one}
         self._of_item = {name: unpack(packed).astype(np.int64) for name, packed in of_item.items()}
-        self._sizes = {name: described.get("vocab_size") for name, described in self._context.items()}
+        self._plain_context = [
+            (name, CONTEXT + name, one.get("vocab_size"), self._of_item.get(name))
+            for name, one in self._context.items()
+        ]
         self._is_plain = not self.named and not self._beside and self._max_len > 0
         self._is_plain &= all(described["type"] == "categorical" for described in self._context.values())
 
@@ -97,36 +100,34 @@ class ItemRequests:
         if not (type(history) is type(candidates) is list and history and candidates):
             return None
         context = {} if context is None else context
-        if type(context) is not dict or not context.keys() <= self._sizes.keys():
+        if type(context) is not dict or not context.keys() <= self._context.keys():
             return None
-        rows = len(candidates)
-        if rows > self._limits["candidates"] or len(history) > self._limits["history"]:
+        length, rows = len(history), len(candidates)
+        if rows > self._limits["candidates"] or length > self._limits["history"]:
             return None
-        newest, places = self._known(history), self._known(candidates)
-        if newest is None or places is None or (self._padded and len(newest) < self._max_len):
+        if self._padded and length < self._max_len:
             return None
-        columns = {"candidates": places}
-        for name, size in self._sizes.items():
-            value = context.get(name)
-            if value is None and name in self._of_item:
-                columns[CONTEXT + name] = self._of_item[name][places]
-                continue
-            if type(value) is not int or not 0 <= value < size:
-                return None
-            columns[CONTEXT + name] = np.full(rows, value, np.int64)
-        return {"history": newest[-self._max_len :], **self._no_new}, columns, rows, 0
-
-    def _known(self, ids: list) -> np.ndarray | None:
-        """(n,) int64 where all of them are rows of the table."""
+        ids = history + candidates  # checked at once: calls take longer than what they do
         if {*map(type, ids)} != {int}:
             return None
         try:
             array = np.array(ids, np.int64)
         except OverflowError:
             return None
-        few = len(ids) <= _FEW
-        least, most = (min(ids), max(ids)) if few else (array.min(), array.max())
-        return array if least > 0 and most < self.count else None
+        least, most = (min(ids), max(ids)) if len(ids) <= _FEW else (array.min(), array.max())
+        if least <= 0 or most >= self.count:
+            return None
+        columns = {"candidates": array[length:]}
+        for name, key, size, of_item in self._plain_context:
+            value = context.get(name)
+            if value is None and of_item is not None:
+                columns[key] = of_item[array[length:]]
+                continue
+            if type(value) is not int or not 0 <= value < size:
+                return None
+            columns[key] = values = np.empty(rows, np.int64)
+            values.fill(value)
+        return {"history": array[max(length - self._max_len, 0) : length], **self._no_new}, columns, rows, 0
 
     def _lists(self, history: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The ids of the history's items, and what is told of them besides."""

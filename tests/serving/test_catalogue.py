@@ -132,13 +132,12 @@ class TestTop:
         """A million items that the session does not know are asked for; it is told of the first rows instead."""
         count = 1_000_000
         monkeypatch.setattr(scorer, "catalogue", Catalogue({"count": count}))
-        session = scorer._session
+        compute = scorer._compute
 
-        class Session:
-            def run(self, names, feed):
-                return session.run(names, {**feed, "candidates": feed["candidates"] % 100 + 1})
+        def of_first_rows(names, feed, options):
+            return compute(names, {**feed, "candidates": feed["candidates"] % 100 + 1}, options)
 
-        monkeypatch.setattr(scorer, "_session", Session())
+        monkeypatch.setattr(scorer, "_compute", of_first_rows)
         tracemalloc.start()
         begin = time.monotonic()
         items, _, scored = scorer.top(10, [3], CONTEXT, exclude=[1])

@@ -21,7 +21,7 @@ from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.page import page
 from qin_zoo.serving.http.schema import openapi
 from qin_zoo.serving.http.settings import Settings
-from qin_zoo.serving.http.tasks import Outcome, Tasks, failed, refused
+from qin_zoo.serving.http.tasks import Outcome, Tasks, count, failed, refused
 from qin_zoo.serving.scorer import Scorer
 
 OPEN = "/healthz"  # answered to everyone, whatever the load
@@ -66,6 +66,7 @@ class Service:
         self._expected = None if settings.token is None else b"bearer " + settings.token.encode()
         self._queue: deque[tuple[Request, float]] = deque()
         self._working, self._long, self._shadowing = False, 0, 0
+        self._done: list[tuple[Request, Outcome]] = []
         self._tasks = Tasks(settings, models, histories)
         self._thread = ThreadPoolExecutor(1, "score")
         self._described: tuple[Scorer | None, dict] = (None, {})
@@ -158,17 +159,17 @@ class Service:
             request.reply(_overloaded(f"{self.settings.max_waiting:,} requests wait already"))
             return
         self._queue.append((request, time.perf_counter()))
-        self.metrics.waiting.add(1)
+        self.metrics.waiting.set(len(self._queue))
         if not self._working:
             self._working = True
             asyncio.get_running_loop().call_soon(self._work)
 
     def _work(self) -> None:
-        """Scores what waits, for a while."""
+        """Scores what waits, for a while, and answers it: one write after each score would take a sixth longer, as each
+        wakes its client, and scoring finds the processor's caches full of other things."""
         begin = now = time.perf_counter()
         while self._queue and now - begin < _HOP:
             request, since = self._queue.popleft()
-            self.metrics.waiting.add(-1)
             if request.gone:  # nobody waits for it any more
                 continue
             if now - since > self.settings.timeout:
@@ -176,6 +177,8 @@ class Service:
             else:
                 self._begin(request, now)
             now = time.perf_counter()
+        self.metrics.waiting.set(len(self._queue))
+        self._tell()
         self._working = bool(self._queue)
         if self._working:
             asyncio.get_running_loop().call_soon(self._work)
@@ -196,13 +199,13 @@ class Service:
             self._long -= 1
             if not future.cancelled():
                 self._end(request, begin, future.result())
+                self._tell()
 
         future.add_done_callback(done)
 
     def _end(self, request: Request, begin: float, outcome: Outcome) -> None:
         self.metrics.scoring.observe(time.perf_counter() - begin)
-        outcome.count(self.metrics)
-        request.reply(outcome.answer)
+        self._done.append((request, outcome))
         if outcome.shadow is not None and self._shadowing < _SHADOWS:
             self._shadowing += 1
             future = asyncio.get_running_loop().run_in_executor(self._thread, outcome.shadow)
@@ -210,12 +213,19 @@ class Service:
         elif outcome.shadow is not None:
             self.metrics.shadows.add(1, "left out")
 
+    def _tell(self) -> None:
+        """Answers what is done."""
+        done, self._done = self._done, []
+        count([outcome for _, outcome in done], self.metrics)
+        for request, outcome in done:
+            request.reply(outcome.answer)
+
     def _shadowed(self, future: asyncio.Future) -> None:
         self._shadowing -= 1
         if future.cancelled():
             return
         for outcome in future.result():
-            outcome.count(self.metrics)
+            count([outcome], self.metrics)
             self.metrics.shadows.add(1, "scored" if outcome.answer.status == 200 else "failed")
 
     def close(self) -> None:

@@ -35,7 +35,13 @@ def parse(body: bytes) -> object:
 
 def _keys(value: object) -> int:
     """Keys in a value and the objects in it, but for those in lists."""
-    return len(value) + sum(_keys(part) for part in value.values() if type(part) is dict) if type(value) is dict else 0
+    if type(value) is not dict:
+        return 0
+    found = len(value)
+    for part in value.values():
+        if type(part) is dict:
+            found += _keys(part)
+    return found
 
 
 def _texts(value: object) -> int:

@@ -269,7 +269,9 @@ class Connection(asyncio.Protocol):
         if request.gone:
             return
         close = answer.close or request.close or self._service.ending or (self._eof and not self._waiting)
-        more = "".join(f"{name.lower()}: {value}\r\n" for name, value in answer.headers).encode("latin-1")
+        more = b""
+        if answer.headers:
+            more = "".join(f"{name.lower()}: {value}\r\n" for name, value in answer.headers).encode("latin-1")
         head = b"%bdate: %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n" % (
             _LINES[answer.status], self._service.date, answer.kind.encode(), len(answer.body), more,
             b"connection: close\r\n" if close else b"",

@@ -8,6 +8,7 @@ import os
 from itertools import islice
 
 import numpy as np
+import orjson
 
 from qin_zoo.errors import QinZooError, first_line
 from qin_zoo.feature_types import type_of
@@ -99,12 +100,24 @@ class LiveModel:
         self.loaded = self.state()
         self.current = load(settings)
         self.name = settings.name or self.current.manifest["name"]
+        self._told: tuple[Scorer | None, bytes] = (None, b"")
 
     @property
     def identity(self) -> dict[str, str]:
         """What answers name the model by: :func:`identity`, under the name that the service has for it."""
-        manifest = self.current.manifest
-        return {"name": self._settings.name or manifest["name"], "fingerprint": manifest["sha256"]}
+        return self._identity(self.current)
+
+    def _identity(self, scorer: Scorer) -> dict[str, str]:
+        found = identity(scorer)
+        return {**found, "name": self._settings.name or found["name"]}
+
+    def told(self, scorer: Scorer) -> bytes:
+        """The same as JSON, of the scorer that a request took: meanwhile another may be in use."""
+        known, text = self._told
+        if known is not scorer:
+            text = orjson.dumps(self._identity(scorer))
+            self._told = scorer, text
+        return text
 
     async def reload(self) -> str:
         """Takes the file as it is now into use; where it cannot be served, or asks for other requests, the old model
@@ -125,7 +138,7 @@ class LiveModel:
                     "the service anew to serve it."
                 )
         except Exception as error:  # whatever is wrong with the new file, the old model serves on
-            event(logging.ERROR, "reload refused, the old model stays", error=error, **self._told())
+            event(logging.ERROR, "reload refused, the old model stays", error=error, **self._named())
             return "refused"
         if identity(new) == identity(old):
             event(logging.INFO, "reload: the file is the same", **identity(new))
@@ -136,7 +149,7 @@ class LiveModel:
         event(logging.INFO, "reload", **identity(new))
         return "loaded"
 
-    def _told(self) -> dict[str, str]:
+    def _named(self) -> dict[str, str]:
         """Which of several models it is."""
         return {"model": self.name} if self._settings.name else {}
 

@@ -43,11 +43,11 @@ class _Family:
 
     def add(self, amount: float = 1, *labels) -> None:
         """Adds to this worker's value."""
-        self._metrics.cells[self._metrics.offset + self._cells[labels]] += amount
+        self._metrics.own[self._cells[labels]] += amount
 
     def set(self, amount: float, *labels) -> None:
         """Sets this worker's value."""
-        self._metrics.cells[self._metrics.offset + self._cells[labels]] = amount
+        self._metrics.own[self._cells[labels]] = amount
 
     def collect(self) -> Iterator[Metric]:
         family = self._kind(*self._told, labels=self._labels)
@@ -74,13 +74,13 @@ class _Histogram:
 
     def observe(self, value: float) -> None:
         """Counts one value."""
-        first = self._metrics.offset + self._cells[""]
-        self._metrics.cells[first + bisect_left(self.bounds, value)] += 1
-        self._metrics.cells[first + len(self.bounds) + 1] += value
+        first, cells = self._cells[""], self._metrics.own
+        cells[first + bisect_left(self.bounds, value)] += 1
+        cells[first + len(self.bounds) + 1] += value
 
     def add(self, counts: Sequence[int], total: float, model: str) -> None:
         """Counts many values: how many there are in each bucket, from the first one on, and their sum."""
-        first, cells = self._metrics.offset + self._cells[model], self._metrics.cells
+        first, cells = self._cells[model], self._metrics.own
         for place, count in enumerate(counts):
             if count:
                 cells[first + place] += count
@@ -111,14 +111,13 @@ class Metrics:
         used: gives ``name`` and ``fingerprint`` of those in use.
 
     Attributes:
-        cells: (workers · width,) float64, shared.
-        offset: of this worker's cells.
+        own: (width,) float64, this worker's cells.
     """
 
     def __init__(
         self, workers: int = 1, models: Sequence[str] = (), used: Callable[[], list[dict[str, str]]] | None = None
     ) -> None:
-        self._workers, self._width, self.offset = workers, 0, 0
+        self._width = 0
         self.registry = CollectorRegistry()
         families = [
             requests := _Family(
@@ -154,7 +153,7 @@ class Metrics:
         self.candidates, self.unknown, self.in_flight, self.waiting = candidates, unknown, in_flight, waiting
         self.reloads, self.events, self.users, self.scores, self.shadows = reloads, events, users, scores, shadows
         self._pid = self.take(1)
-        self.cells = memoryview(mmap.mmap(-1, 8 * workers * self._width)).cast("d")
+        self._cells = memoryview(mmap.mmap(-1, 8 * workers * self._width)).cast("d")
         for family in families:
             self.registry.register(family)
         if used is not None:
@@ -169,19 +168,19 @@ class Metrics:
 
     def begin(self, worker: int) -> None:
         """This process is the worker of that number, from 0 on; nothing of it is in flight."""
-        self.offset = worker * self._width
+        self.own = self._cells[worker * self._width :][: self._width]
         self.in_flight.set(0)
         self.waiting.set(0)
-        self.cells[self.offset + self._pid] = os.getpid()
+        self.own[self._pid] = os.getpid()
 
     def total(self, cell: int) -> float:
         """A value, summed over the workers."""
-        return sum(self.cells[cell :: self._width])
+        return sum(self._cells[cell :: self._width])
 
     @property
     def processes(self) -> list[int]:
         """The workers' process ids."""
-        return [int(pid) for pid in self.cells[self._pid :: self._width] if pid]
+        return [int(pid) for pid in self._cells[self._pid :: self._width] if pid]
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text for Prometheus and its content type, as a client accepts them."""

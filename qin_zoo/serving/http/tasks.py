@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -30,13 +29,14 @@ _EVENT = ("user_id", "item", "time")
 _BOUNDS = np.array(SCORES, np.float32)
 
 
-@dataclass
+@dataclass(slots=True)
 class Outcome:
     """A request's answer, and what is counted of it.
 
     Attributes:
         answer: what the client gets.
-        scores: by the name of the model, those of its histogram and their sum.
+        model: whose scores they are.
+        scores: for the model's histogram.
         candidates: that were scored.
         unknown: items that the model does not know.
         user: whether the user was known; None where none was named.
@@ -45,25 +45,33 @@ class Outcome:
     """
 
     answer: Answer
-    scores: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+    model: str = ""
+    scores: np.ndarray | None = None
     candidates: int = 0
     unknown: int = 0
     user: bool | None = None
     events: int = 0
     shadow: Callable[[], list[Outcome]] | None = None
 
-    def count(self, metrics: Metrics) -> None:
-        """Adds it to the metrics; to be called on the event loop."""
-        for model, (scores, total) in self.scores.items():
-            metrics.scores.add(np.bincount(_BOUNDS.searchsorted(scores)).tolist(), total, model)
-        if self.candidates:
-            metrics.candidates.add(self.candidates)
-        if self.unknown:
-            metrics.unknown.add(self.unknown)
-        if self.user is not None:
-            metrics.users.add(1, "yes" if self.user else "no")
-        if self.events:
-            metrics.events.add(self.events)
+
+def count(outcomes: list[Outcome], metrics: Metrics) -> None:
+    """Adds outcomes to the metrics, on the event loop: ten of them at once in not much more time than one."""
+    scores: dict[str, list[np.ndarray]] = {}
+    for outcome in outcomes:
+        if outcome.scores is not None:
+            scores.setdefault(outcome.model, []).append(outcome.scores)
+        if outcome.unknown:
+            metrics.unknown.add(outcome.unknown)
+        if outcome.user is not None:
+            metrics.users.add(1, "yes" if outcome.user else "no")
+        if outcome.events:
+            metrics.events.add(outcome.events)
+    if candidates := sum([outcome.candidates for outcome in outcomes]):
+        metrics.candidates.add(candidates)
+    for model, parts in scores.items():
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        total = float(np.add.reduce(values, dtype=np.float64))
+        metrics.scores.add(np.bincount(_BOUNDS.searchsorted(values)).tolist(), total, model)
 
 
 class Task(NamedTuple):
@@ -134,13 +142,11 @@ class Tasks:
 
     def _scored(self, model: LiveModel, scorer: Scorer, asked: object) -> Outcome:
         scores, unknown = scorer.answer(asked)
-        total = float(scores.sum(dtype=np.float64))
-        if not math.isfinite(total):  # one of them is not: float64 has room for the sum of any that are
+        text = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
+        if b"n" in text:  # orjson writes null for what is no finite number
             raise RequestError("expected values that give finite scores; those in context or embeddings are too large.")
-        name = model.identity
-        found = {"scores": scores, "unknown_items": unknown, "model": name}
-        answer = Answer(200, orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY))
-        return Outcome(answer, {model.name: (scores, total)}, len(scores), unknown)
+        body = b'{"scores":%b,"unknown_items":%d,"model":%b}' % (text, unknown, model.told(scorer))
+        return Outcome(Answer(200, body), model.name, scores, len(scores), unknown)
 
     def _shadow(self, asked: object) -> list[Outcome]:
         outcomes = []
@@ -156,7 +162,7 @@ class Tasks:
         _check_keys(asked, _TOP, ("k", "history"), self._user)
         scorer = model.current
         items, scores, scored = scorer.top(**asked, going=lambda: not request.gone)
-        found = {"items": items, "scores": scores, "scored": scored, "model": model.identity}
+        found = {"items": items, "scores": scores, "scored": scored, "model": orjson.Fragment(model.told(scorer))}
         answer = Answer(200, orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY))
         return Outcome(answer, candidates=scored, user=user)
 
