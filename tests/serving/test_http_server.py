@@ -389,3 +389,52 @@ class TestEnd:
             with Service(path, port=first.port) as second:
                 assert second.port == first.port
                 assert equals(second.score(request(5)), scorer, request(5))
+
+
+class TestHeadsThatAreKnown:
+    """A head is read once; what comes with the same one is answered as before, however it is cut, as h11 reads it."""
+
+    @staticmethod
+    def answers(service, packets: list[bytes], count: int) -> list[tuple[int, bytes]]:
+        h11 = pytest.importorskip("h11")
+        reader, found = h11.Connection(h11.CLIENT), []
+        with service.connect() as connection:
+            for packet in packets:
+                connection.sendall(packet)
+                time.sleep(0.05)
+            while len(found) < count:
+                asked = h11.Request(method="POST", target="/score", headers=[("Host", "test"), ("Content-Length", "0")])
+                reader.send(asked)
+                reader.send(h11.EndOfMessage())
+                status, body = None, b""
+                while not isinstance(part := reader.next_event(), h11.EndOfMessage):
+                    if part is h11.NEED_DATA:
+                        reader.receive_data(connection.recv(65536))
+                    elif isinstance(part, h11.Response):
+                        status = part.status_code
+                    else:
+                        body += part.data
+                found.append((status, body))
+                if reader.their_state is h11.MUST_CLOSE:
+                    break
+                reader.start_next_cycle()
+        return found
+
+    def test_however_packets_are_cut(self, service, scorer):
+        other = json.dumps(request(3)).replace(" ", "", 1).encode() + b" "  # of the same length
+        one, two = post(BODY, length=len(BODY)), post(other, length=len(BODY))
+        bad = post(b"[" * len(BODY), length=len(BODY))
+        first = self.answers(service, [one], 1)[0]
+        assert first[0] == 200
+        assert np.array_equal(np.float32(json.loads(first[1])["scores"]), scorer.score(**request(3)))
+        head = one[: -len(BODY)]
+        for packets in ([one, two, one], [one + two + one], [one, head, BODY + two], [one + two[:9], two[9:] + one]):
+            assert self.answers(service, packets, 3) == [first] * 3
+        assert [status for status, _ in self.answers(service, [one, bad, one], 3)] == [200, 400, 200]
+        assert [status for status, _ in self.answers(service, [one, one + b"more\r\n\r\n"], 3)] == [200, 200, 400]
+
+    def test_a_token_is_asked_for_each_time(self, path):
+        with Service(path, token="s3cret") as running:
+            right, wrong = (post(BODY, f"Authorization: Bearer {t}", length=len(BODY)) for t in ("s3cret", "s3creT"))
+            packets = [right, right, wrong, right, post(BODY, length=len(BODY))]
+            assert [status for status, _ in self.answers(running, packets, 5)] == [200, 200, 401, 200, 401]

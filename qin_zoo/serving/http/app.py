@@ -43,6 +43,7 @@ class Service:
         connections: that are open.
         histories: of users, or None.
         ending: whether the service is; then each answer is its connection's last.
+        heads: lines and headers of requests that were let in -> method, path, headers, bytes of the body.
         date: the time as answers carry it.
         routes: path -> method -> what answers.
     """
@@ -52,6 +53,7 @@ class Service:
     ) -> None:
         self.settings, self.metrics, self._models, self.histories = settings, metrics, models, histories
         self.connections: set[Connection] = set()
+        self.heads: dict[bytes, tuple[str, str, dict[bytes, bytes], int]] = {}
         self.ending = False
         self.date = b""
         self.routes: dict[str, dict[str, Callable[[Request], None]]] = {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TOLD = 64  # connections beyond the limit that are told so; further ones are cut off
 DRAINED = 2**24  # bytes too many that are read and dropped, for a client that reads no answer before it has sent all
 _LARGEST_HEAD = 2**14  # bytes of a request's line and headers
+_KNOWN, _LARGEST_KNOWN = 1024, 1024  # heads that are not read again, and bytes of one
 _IDLE = 5.0  # seconds that a connection is kept without a request
 _ONCE = {b"host", b"content-length", b"transfer-encoding"}  # headers that must not come twice
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -100,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._url, self._headers, self._head, self._raw = b"", {}, 0, 0
         self._in_head = self._paused = self._eof = self._deaf = self._too_many = False
         self._request: Request | None = None  # being read
+        self._read: Request | None = None  # the last that was, of what has just come
         self._waiting: deque[Request] = deque()  # read
         self._busy: Request | None = None  # being answered
         self._state, self.deadline = "", _FOREVER
@@ -120,15 +122,20 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._raw += len(data)
-        try:
-            self._parser.feed_data(data)
-            if self._raw > _LARGEST_HEAD and self._in_head:
-                raise _Malformed
-        except httptools.HttpParserUpgrade:
-            self._last(problem(400, "expected a request, found a change of protocol.", close=True))
-        except (httptools.HttpParserError, _Malformed):
-            self._last(problem(400, "expected a request as HTTP has it, found another or none.", close=True))
+        begins = self._request is None and not self._in_head and not self._too_many
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._service.heads.get(data[:end]) if begins else None
+        if known is not None and known[-1] == len(data) - end:
+            *head, _ = known
+            request = Request(*head, self._reply)
+            request.client, request.size, request.body = self._client, len(data) - end, data[end:]
+            self._service.metrics.in_flight.add(1)
+            self._take(request)
+        else:
+            self._parse(data)
+            request, self._read = self._read, None
+            if begins and request is not None and request.size == len(data) - end <= len(data) - 4:
+                self._remember(data[:end], request)
         if self._request is not None:
             if self._raw > DRAINED + 8 * self._service.settings.max_body:  # chunks of a byte are six
                 self._last(self._service.too_large())
@@ -139,6 +146,27 @@ class Connection(asyncio.Protocol):
             self._wait("answer")
         if self._waiting:
             self._transport.pause_reading()
+
+    def _remember(self, head: bytes, request: Request) -> None:
+        """Keeps what was read of a head. Clients send the same one again and again: what comes with it, a whole request
+        and nothing else, needs no reading then."""
+        if request.refusal is None and not request.close and b"expect" not in request.headers:
+            heads = self._service.heads
+            if len(heads) == _KNOWN:
+                heads.clear()
+            if len(head) <= _LARGEST_KNOWN:
+                heads[head] = request.method, request.path, request.headers, request.size
+
+    def _parse(self, data: bytes) -> None:
+        self._raw += len(data)
+        try:
+            self._parser.feed_data(data)
+            if self._raw > _LARGEST_HEAD and self._in_head:
+                raise _Malformed
+        except httptools.HttpParserUpgrade:
+            self._last(problem(400, "expected a request, found a change of protocol.", close=True))
+        except (httptools.HttpParserError, _Malformed):
+            self._last(problem(400, "expected a request as HTTP has it, found another or none.", close=True))
 
     def eof_received(self) -> bool:
         """The client has closed its half: it gets the answers to what it has sent whole."""
@@ -228,7 +256,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._raw = 0
         if (request := self._request) is not None:
-            self._request = None
+            self._request, self._read = None, request
             self._take(request)
 
     # ---- one request after the other
