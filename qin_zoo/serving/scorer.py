@@ -66,7 +66,7 @@ class Scorer:
         data, self.manifest = read(path)
         self._session = _open(data, threads, path)
         # ONNX Runtime's own function: what Python does around it, such as to ask for each input's name, takes 5 µs.
-        self._compute = self._session._sess.run
+        self._compute = getattr(self._session, "_sess", self._session).run
         self._wanted = {i.name for i in self._session.get_inputs()}
         self._outputs = [self._session.get_outputs()[0].name]
         inputs = self.manifest["inputs"]
