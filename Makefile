@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_ARGS ?=
+# Hundreds of processes import the same modules: each would compile them anew where nothing compiled may be kept.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto
 
 .PHONY: demo test test-all docs guides mutations test-lowest lint clean help
 
@@ -19,10 +21,10 @@ demo: $(READY)
 	$(BIN)/qin-zoo demo $(DEMO_ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(PYTEST)
 
 docs: $(READY)
 	$(BIN)/python -m mkdocs build --strict --quiet

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import once
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -95,6 +96,11 @@ def feature_map():
 @pytest.fixture
 def item_batch():
     return random_item_batch(VOCAB, 8)
+
+
+@pytest.fixture(autouse=True)
+def _once():
+    once.patch()
 
 
 def shared_data() -> Path:
