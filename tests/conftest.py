@@ -3,25 +3,39 @@
 import json
 import os
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import once
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread for each worker: threads of several processes on the same cores mostly wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import once
 import torch
 
 from qin_zoo.batch import ItemBatch
+from qin_zoo.config.experiments import Experiment, find_experiments
 from qin_zoo.fuxi import FeatureMap
 from qin_zoo.registry import list_models
 
+once.patch()
 # Here, before any test module registers models of its own; one of them needs codes.
 MODELS = [name for name in list_models() if name != "Transformer_DCN_Quant"]
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@cache
+def experiments() -> list[Experiment]:
+    """All of this repository, read once."""
+    return find_experiments([REPOSITORY])
+
+
+def samples() -> dict[str, Experiment]:
+    """Model -> its experiment on the sample."""
+    return {e.model: e for e in experiments() if e.expid == f"{e.model}_sample"}
 
 
 def make_feature_map(features: dict, dataset_id: str = "test", labels=("label",), group_id=None) -> FeatureMap:

@@ -1,27 +1,46 @@
-"""What other libraries would compute anew in every test is computed once in a process: pictures and export tables.
+"""What would be done anew in every test, though what comes of it is known, is done once in a process.
 
-Three fifths of a small training are matplotlib's, which draws curves like those before; a third of a small export is
-torch's, which lists its operators again.
+Two thirds of a small training are matplotlib's, which draws curves like those before, and half of the rest is spent on
+parsing the configurations of the repository; a third of a small export is torch's, which lists its operators again; and
+every httpx client reads the machine's certificates, though none is asked.
 """
 
 import functools
+import pickle
 import sys
 
 import numpy as np
+
+from qin_zoo.config import safe_yaml
 
 _PICTURES: dict[tuple, bytes] = {}
 
 
 def patch() -> None:
     """For the libraries that are imported by now."""
+    safe_yaml.parse_yaml = _parse_yaml
     figures = sys.modules.get("matplotlib.figure")
     if figures and figures.Figure.savefig is not _savefig:
         _savefig.original = figures.Figure.savefig
         figures.Figure.savefig = _savefig
+    transports = sys.modules.get("httpx._transports.default")
+    if transports and not hasattr(transports.create_ssl_context, "cache_info"):
+        transports.create_ssl_context = functools.cache(transports.create_ssl_context)
     exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
-    if exporter and not hasattr(exporter.ONNXRegistry, "made_once"):
+    if exporter and not hasattr(exporter.ONNXRegistry.from_torchlib, "cache_info"):
         exporter.ONNXRegistry.from_torchlib = staticmethod(functools.cache(exporter.ONNXRegistry.from_torchlib))
-        exporter.ONNXRegistry.made_once = True
+
+
+_parse = safe_yaml.parse_yaml
+
+
+@functools.lru_cache(300)
+def _pickled(text: str, where: str) -> bytes:
+    return pickle.dumps(_parse(text, where))
+
+
+def _parse_yaml(text: str, where: str) -> safe_yaml.Document:
+    return pickle.loads(_pickled(text, where)) if len(text) < 100_000 else _parse(text, where)
 
 
 def _savefig(figure, file, **options):

@@ -6,13 +6,12 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, experiments
 from public_files import CSV, PER_USER, write_public
 from synthetic import write_dataset
 from torch import nn
 
 import qin_zoo
-from qin_zoo.config.experiments import find_experiments
 
 
 def fuxictr_params(model: str, tiny_seq, tmp_path) -> dict:
@@ -119,18 +118,17 @@ def test_every_experiment_resolves_in_both_ways():
     from qin_zoo.config.experiments import check_params, load_experiment
     from qin_zoo.registry import get_model
 
-    experiments = find_experiments([REPOSITORY])
     assert {f"{m}_{d}" for m in ("QIN", "DIN") for d in ("MicroLens_1M_x1", "sample", "tiny_seq")} <= {
-        e.expid for e in experiments
+        e.expid for e in experiments()
     }
-    for experiment in experiments:
+    for experiment in experiments():
         ours = load_experiment(experiment.config_dir, experiment.expid)
         assert dict(ours) == load_config(str(experiment.config_dir), experiment.expid)
         checked = check_params(ours, get_model(experiment.model))
         assert json.loads(json.dumps(checked)) == json.loads(json.dumps(ours)), "a pair of fields becomes a tuple"
 
 
-EXPERIMENTS = find_experiments([REPOSITORY])
+EXPERIMENTS = experiments()
 PUBLIC = [e for e in EXPERIMENTS if e.dataset_id in (*CSV, *PER_USER)]
 
 

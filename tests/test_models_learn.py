@@ -5,9 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from conftest import REPOSITORY, shared_data
+from conftest import samples, shared_data
 
-from qin_zoo.config.experiments import find_experiments
 from qin_zoo.data.importers import import_folder
 from qin_zoo.embed.encode import encode_items
 from qin_zoo.embed.encoders import make_encoder
@@ -17,7 +16,7 @@ from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
 from qin_zoo.registry import MODEL_ZOO, discover
 
-SAMPLES = {e.model: e for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"}
+SAMPLES = samples()
 BLIND = {"QNN", "MLP"}
 # What a short training must reach at least. Heads that do not see the history are held to what items alone tell.
 MARGINS = {"sample": 0.75, "ml-100k": 0.56, "tiktok": 0.56}
@@ -76,7 +75,7 @@ def test_on_the_sample(model, tmp_path, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "learnable" / "data"
     write_sample(folder, rows=16_000, items=200, seed=1, valid_rows=2000, test_rows=500, progress=False)
     experiment = SAMPLES[model]
-    overrides = ["epochs=6", "batch_size=256"]
+    overrides = ["epochs=3", "batch_size=256", "max_len=12"]
     margin = (BLIND_MARGINS if model in BLIND else MARGINS)["sample"]
     learns(model, "sample", experiment.config_dir, experiment.expid, margin, tmp_path, overrides, folder)
 

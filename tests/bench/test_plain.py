@@ -57,7 +57,8 @@ def test_200_steps_keep_together(sample, tmp_path):
     """In float64: in float32 two plain models one rounding error apart drift further than the 1e-4 asked for."""
     overrides = [
         f"cache_dir={tmp_path}",
-        "batch_size=250",
+        "batch_size=100",
+        "max_len=16",
         "num_row=4",
         "net_dropout=0.3",
         "learning_rate=1e-3",

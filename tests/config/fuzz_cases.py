@@ -12,12 +12,11 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from conftest import samples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from qin_zoo import registry
-from qin_zoo.config.experiments import find_experiments
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.prepare import build_model, prepare
 
@@ -84,7 +83,7 @@ PREPROCESS = [
 
 def _table(model: str) -> dict:
     """A model of the zoo on an item table, with its experiment's own settings."""
-    experiment = next(e for e in find_experiments([REPOSITORY]) if e.expid == f"{model}_sample")
+    experiment = samples()[model]
     own = yaml.safe_load(experiment.file.read_text())
     params = {**own.get("Base", {}), **own[experiment.expid], "dataset_id": "tiny", "batch_size": 8}
     for key in [k for k in params if k.endswith("units")]:
@@ -204,7 +203,7 @@ def _csv() -> dict:
     return {"model_config.yaml": {"X": _FIELDS_MODEL | fields}, "dataset_config.yaml": {"tiny": dataset}}
 
 
-MODELS = sorted({e.model for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"})
+MODELS = sorted(samples())
 CASES = {f"table of {model}": _table(model) for model in MODELS} | {"fields": _fields(), "csv": _csv()}
 
 

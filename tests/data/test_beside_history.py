@@ -11,10 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import REPOSITORY, VOCAB, item_table_feature_map, random_item_batch
+from conftest import VOCAB, item_table_feature_map, random_item_batch, samples
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.config.experiments import find_experiments
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.specs import feature_specs
 from qin_zoo.errors import ConfigError, DataError, RequestError
@@ -70,7 +69,7 @@ def folder(sample, tmp_path):
 
 
 def params(folder, **more):
-    experiment = next(e for e in find_experiments([REPOSITORY]) if e.expid == "DIN_sample")
+    experiment = samples()["DIN"]
     settings = {"max_len": 8, "embedding_dim": 4, "model_root": str(folder / "out"), **more}
     found = prepare("DIN_sample", experiment.config_dir, data=folder, overrides=settings)
     column = {"name": "item_seq_rating", "active": True, "dtype": "int", "type": "categorical", "source": "history"}

@@ -1,14 +1,13 @@
 """Models of the zoo with random weights, and random requests, for the tests of exports."""
 
 import numpy as np
-from conftest import REPOSITORY
+from conftest import samples
 from named_fields import disturb
 
-from qin_zoo.config.experiments import find_experiments
 from qin_zoo.experiment.prepare import build_model, prepare
 from qin_zoo.feature_types import type_of
 
-SAMPLES = {e.model: e for e in find_experiments([REPOSITORY]) if e.expid == f"{e.model}_sample"}
+SAMPLES = samples()
 
 
 def make(model: str, data, *overrides):

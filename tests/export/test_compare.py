@@ -58,19 +58,19 @@ def test_no_numbers():
 class TestRareClicks:
     """A model whose clicks are one in 100,000, and rarer."""
 
-    @pytest.fixture(params=[-11.5, -16.0, -30.0])
-    def made(self, sample, request):
+    def made(self, sample, logit):
         made = make("MLP", sample)
         with torch.no_grad():
             last = [m for m in made[2].modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1][-1]
-            last.bias += request.param
+            last.bias += logit
         return made
 
     def export(self, made, out):
         made[2].save_weights(str(out.with_suffix(".model")))
         return export_model(*made, out.with_suffix(".model"), out, echo=lambda line: None)
 
-    def test_scores_are_right_to_float32(self, made, tmp_path):
+    @pytest.mark.parametrize("logit", [-11.5, -30.0])
+    def test_scores_are_right_to_float32(self, logit, sample, tmp_path):
         """Beside torch's own sigmoid."""
         found, expected = [], []
         compared = export_module.compare
@@ -82,11 +82,11 @@ class TestRareClicks:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(export_module, "compare", keep)
-            self.export(made, tmp_path / "m.onnx")
+            self.export(self.made(sample, logit), tmp_path / "m.onnx")
         assert expected[0].max() < 1e-3
         np.testing.assert_allclose(found[0], expected[0], rtol=2e-5)
 
-    def test_a_model_of_the_opposite_order_is_refused(self, made, tmp_path, monkeypatch):
+    def test_a_model_of_the_opposite_order_is_refused(self, sample, tmp_path, monkeypatch):
         score = Scorer.score
 
         def opposite(self, *args):
@@ -95,5 +95,5 @@ class TestRareClicks:
 
         monkeypatch.setattr(Scorer, "score", opposite)
         with pytest.raises(QinZooError, match="exported scores are not those of the model"):
-            self.export(made, tmp_path / "m.onnx")
+            self.export(self.made(sample, -16.0), tmp_path / "m.onnx")
         assert not (tmp_path / "m.onnx").exists()

@@ -70,15 +70,23 @@ def worst(scorer, made, items, number, **options) -> float:
     )
 
 
-@pytest.mark.parametrize(
-    "model", [m if m in ("DIN", "QIN") else pytest.param(m, marks=pytest.mark.slow) for m in SAMPLES]
-)
-def test_every_model(model, sample, tmp_path):
-    made = make(model, sample)
-    done = export(made, tmp_path / "m.onnx")
+@pytest.fixture(scope="module")
+def qin(sample, tmp_path_factory):
+    """(model as it was made, its export, its weights before)."""
+    made = make("QIN", sample)
+    before = {name: values.clone() for name, values in made[2].state_dict().items()}
+    return made, export(made, tmp_path_factory.mktemp("qin") / "m.onnx"), before
+
+
+@pytest.mark.parametrize("model", ["QIN", *(pytest.param(m, marks=pytest.mark.slow) for m in SAMPLES if m != "QIN")])
+def test_every_model(model, sample, tmp_path, request):
+    if model == "QIN":
+        made, done, _ = request.getfixturevalue("qin")
+    else:
+        made = make(model, sample)
+        done = export(made, tmp_path / "m.onnx")
     assert done.difference < 1e-5
-    scorer = Scorer(tmp_path / "m.onnx")
-    assert worst(scorer, made, items_of(made), 300) < 1e-5
+    assert worst(Scorer(done.path), made, items_of(made), 300) < 1e-5
 
 
 def test_a_dataset_without_row_features(sample, tmp_path):
@@ -119,10 +127,8 @@ def test_folded_variants(variant, sample):
         np.testing.assert_allclose(got, expected(made[2], items, request, max_len), atol=1e-5)
 
 
-def test_the_model_stays_as_it_was(sample, tmp_path):
-    made = make("QIN", sample)
-    before = {name: values.clone() for name, values in made[2].state_dict().items()}
-    export(made, tmp_path / "m.onnx")
+def test_the_model_stays_as_it_was(qin):
+    made, _, before = qin
     after = made[2].state_dict()
     assert all(torch.equal(after[name], values) for name, values in before.items())
 
@@ -167,17 +173,16 @@ class TestNewItems:
         assert not torch.equal(catalogue.items["item_emb_d128"][7], items_of(made)["item_emb_d128"][7])
         assert worst(scorer, made, catalogue.items, 50) < 1e-5
 
-    def test_given_in_the_request(self, sample, tmp_path):
+    def test_given_in_the_request(self, sample, tmp_path, qin):
         """An unknown item with its features scores as the same item in the catalogue."""
-        made, count = make("QIN", sample), 101
+        (made, exported, _), count = qin, 101
         new = self.write(sample, tmp_path, [count])
-        export(made, tmp_path / "old.onnx")
         export(made, tmp_path / "new.onnx", new_items=new)
         row = pl.read_parquet(new).row(0, named=True)
         given = {count: {name: row[name] for name in ("item_tags", "item_emb_d128")}}
         context = {"likes_level": 3, "views_level": 4}
         request = {"history": [5, count, 6], "candidates": [count, 2], "context": context}
-        old, known = Scorer(tmp_path / "old.onnx"), Scorer(tmp_path / "new.onnx")
+        old, known = Scorer(exported.path), Scorer(tmp_path / "new.onnx")
         np.testing.assert_allclose(old.score(**request, embeddings=given), known.score(**request), atol=1e-6)
         assert old.stats["unknown_items"] == 0
         assert abs(old.score(**request) - known.score(**request)).max() > 1e-4
@@ -297,22 +302,29 @@ def fields_of_every_type(folder):
 
 
 class TestCommand:
-    @pytest.fixture
-    def trained(self, sample, tmp_path):
+    @pytest.fixture(scope="class")
+    def trained(self, sample, tmp_path_factory):
         """A run whose weights are there, as `qin-zoo run` leaves them."""
-        prepared, _, model = make("QIN", sample, f"model_root={tmp_path}")
+        folder = tmp_path_factory.mktemp("trained")
+        prepared, _, model = make("QIN", sample, f"model_root={folder}")
         model.save_weights(str(prepared.files.checkpoint))
-        return ["--data", str(sample), "--set", f"model_root={tmp_path}"]
+        return ["--data", str(sample), "--set", f"model_root={folder}"]
 
-    def test_writes_file_and_manifest(self, trained, tmp_path):
-        result = CliRunner().invoke(build_app(), ["export", "QIN_sample", str(tmp_path / "out"), *trained])
+    @pytest.fixture(scope="class")
+    def written(self, trained, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("out")
+        result = CliRunner().invoke(build_app(), ["export", "QIN_sample", str(folder), *trained])
         assert result.exit_code == 0, result.output
         assert "at most" in result.output
-        manifest = json.loads((tmp_path / "out" / "QIN_sample.onnx.json").read_text())
-        assert manifest == Scorer(tmp_path / "out" / "QIN_sample.onnx").manifest
+        return folder / "QIN_sample.onnx"
+
+    def test_writes_file_and_manifest(self, written, trained):
+        manifest = json.loads(written.with_suffix(".onnx.json").read_text())
+        assert manifest == Scorer(written).manifest
         assert manifest["run"]["expid"] == "QIN_sample"
-        assert str(tmp_path) not in (tmp_path / "out" / "QIN_sample.onnx.json").read_text()
-        assert str(REPOSITORY).encode() not in (tmp_path / "out" / "QIN_sample.onnx").read_bytes()
+        for folder in (written.parent, trained[-1].partition("=")[2]):
+            assert str(folder) not in written.with_suffix(".onnx.json").read_text()
+        assert str(REPOSITORY).encode() not in written.read_bytes()
 
     def test_nothing_of_the_run_is_replaced(self, sample, tmp_path):
         """Exported into the folder of the run, as the help offers."""
@@ -325,12 +337,9 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert {name: (tmp_path / "sample" / name).read_bytes() for name in before} == before
 
-    def test_the_same_again_is_the_same_file(self, trained, tmp_path):
-        files = []
-        for name in ("a.onnx", "b.onnx"):
-            CliRunner().invoke(build_app(), ["export", "QIN_sample", str(tmp_path / name), *trained])
-            files.append((tmp_path / name).read_bytes())
-        assert files[0] == files[1]
+    def test_the_same_again_is_the_same_file(self, written, trained, tmp_path):
+        CliRunner().invoke(build_app(), ["export", "QIN_sample", str(tmp_path / "again.onnx"), *trained])
+        assert (tmp_path / "again.onnx").read_bytes() == written.read_bytes()
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

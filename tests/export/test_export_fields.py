@@ -109,7 +109,7 @@ def test_as_criteo(model, tmp_path):
     check_all_rows(done, Scorer(tmp_path / "m.onnx"))
 
 
-@pytest.mark.parametrize("model", ["DIN", "Transformer_DCN"])
+@pytest.mark.parametrize("model", [pytest.param("DIN", marks=pytest.mark.slow), "Transformer_DCN"])
 def test_as_amazon(model, tmp_path):
     done = made(tmp_path, "amazon", AMAZON, model, **AMAZON_PAIR, **HISTORIES[model])
     export(done, tmp_path)
@@ -127,7 +127,7 @@ COPIED = {
 }
 
 
-@pytest.mark.parametrize("model", ["QIN", "DIN"])
+@pytest.mark.parametrize("model", [pytest.param("QIN", marks=pytest.mark.slow), "DIN"])
 def test_copies_stand_once_in_a_request(model, tmp_path):
     """As in KuaiVideo_x1 and MicroVideo1.7M_x1, whose items have an id and vectors by this id."""
     done = made(tmp_path, "amazon", [*AMAZON, *COPIES], model, **COPIED, **HISTORIES[model])
@@ -152,7 +152,7 @@ BUCKETS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("model", ["MLP", "QIN"])
+@pytest.mark.parametrize("model", ["MLP", pytest.param("QIN", marks=pytest.mark.slow)])
 def test_buckets_and_made_numbers(model, tmp_path):
     done = made(tmp_path, "criteo", BUCKETS, model, **HISTORIES[model])
     export(done, tmp_path)

@@ -29,14 +29,21 @@ def make(name, data, folder, **overrides):
     return prepared, dataset, model
 
 
-def test_the_scores_of_the_triple(sample, tmp_path):
-    """The reference is the model itself on batches that are built here, item by item."""
-    prepared, dataset, model = make("TripleNet", sample, tmp_path)
-    said = []
-    found = export_run(prepared, tmp_path / "m.onnx", checkpoint=tmp_path / "w.model", echo=said.append)
+@pytest.fixture(scope="module")
+def triple(sample, tmp_path_factory):
+    """(dataset, model, path of its export) of a model that reads the public triple."""
+    folder, said = tmp_path_factory.mktemp("triple"), []
+    prepared, dataset, model = make("TripleNet", sample, folder)
+    found = export_run(prepared, folder / "m.onnx", checkpoint=folder / "w.model", echo=said.append)
     assert found.difference < 1e-5
     assert "scores differ from the trained model's by at most" in said[0]
-    scorer = Scorer(found.path)
+    return dataset, model, found.path
+
+
+def test_the_scores_of_the_triple(triple):
+    """The reference is the model itself on batches that are built here, item by item."""
+    dataset, model, path = triple
+    scorer = Scorer(path)
     items = dataset.loader("valid").items
     for request in random_requests(scorer.inputs, scorer.items, 8, 12, unknown=False):
         history = [i for i in request["history"] if i][-8:]
@@ -45,16 +52,16 @@ def test_the_scores_of_the_triple(sample, tmp_path):
             flat += [0] * (8 - len(history)) + [*history, candidate]
             masks.append([0.0] * (8 - len(history)) + [1.0] * len(history))
         rows = {name: torch.as_tensor(values) for name, values in request["context"].items()}
-        triple = (rows, {name: values[torch.tensor(flat)] for name, values in items.items()}, torch.tensor(masks))
+        inputs = (rows, {name: values[torch.tensor(flat)] for name, values in items.items()}, torch.tensor(masks))
         with torch.no_grad():
-            expected = model(triple)["y_pred"].view(-1).numpy()
+            expected = model(inputs)["y_pred"].view(-1).numpy()
         np.testing.assert_allclose(scorer.score(**request), expected, atol=1e-5)
 
 
-def test_what_the_model_predicts_for_the_valid_split(sample, tmp_path):
+def test_what_the_model_predicts_for_the_valid_split(triple):
     """Its own predict, row by row through the file."""
-    prepared, dataset, model = make("TripleNet", sample, tmp_path)
-    scorer = Scorer(export_run(prepared, tmp_path / "m.onnx", checkpoint=tmp_path / "w.model", echo=str).path)
+    dataset, model, path = triple
+    scorer = Scorer(path)
     loader = dataset.loader("valid")
     expected = model.predict(loader)[:40]
     loader.batch_layout = "index"
@@ -65,9 +72,8 @@ def test_what_the_model_predicts_for_the_valid_split(sample, tmp_path):
         assert score[0] == pytest.approx(expected[row], abs=1e-5)
 
 
-def test_unknown_items_are_padding(sample, tmp_path):
-    prepared, *_ = make("TripleNet", sample, tmp_path)
-    scorer = Scorer(export_run(prepared, tmp_path / "m.onnx", checkpoint=tmp_path / "w.model", echo=str).path)
+def test_unknown_items_are_padding(triple):
+    scorer = Scorer(triple[2])
     context = {"likes_level": 1, "views_level": 2}
     padding = scorer.score([3], [0], context)
     assert scorer.score([3, scorer.items + 5], [scorer.items], context) == pytest.approx(padding)

@@ -4,10 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import REPOSITORY, VOCAB, item_table_feature_map, random_item_batch
+from conftest import VOCAB, item_table_feature_map, random_item_batch, samples
 from named_fields import EXAMPLE, as_request, export, made
 
-from qin_zoo.config.experiments import find_experiments
 from qin_zoo.errors import ConfigError, ModelError
 from qin_zoo.experiment.prepare import build_model, prepare
 from qin_zoo.models.embedders import CyclicEmbedding, check_types
@@ -49,7 +48,7 @@ def test_from_the_item_tables_files_to_the_service(sample, tmp_path):
         rows = pl.read_parquet(file)
         hours = pl.Series("hour", np.arange(len(rows)) % 24, dtype=pl.Float32)
         (rows if file.stem == "item_info" else rows.with_columns(hours)).write_parquet(tmp_path / file.name)
-    config = next(e for e in find_experiments([REPOSITORY]) if e.expid == "DIN_sample").config_dir
+    config = samples()["DIN"].config_dir
     settings = {"max_len": 8, "embedding_dim": 4, "model_root": str(tmp_path / "out")}
     prepared = prepare("DIN_sample", config, data=tmp_path, overrides=settings)
     columns = [*prepared.params["feature_cols"], {"name": "hour", "active": True, "dtype": "float", **HOUR}]
