@@ -99,6 +99,7 @@ class TestRun:
         small = tmp_path / "config"
         small.mkdir()
         text = (config / "model_config.yaml").read_text().replace("epochs: 6", "epochs: 1")
+        text = text.replace("max_len: 64", "max_len: 8").replace("embedding_dim: 16", "embedding_dim: 4")
         (small / "model_config.yaml").write_text(text)
         (small / "dataset_config").symlink_to(REPOSITORY / "dataset_configs")
         done = subprocess.run(

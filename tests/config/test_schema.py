@@ -492,7 +492,7 @@ FRAGMENTS = st.lists(
     ),
     max_size=25,
 )
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=3), st.sampled_from(["mine", "valid"]))

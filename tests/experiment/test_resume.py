@@ -133,10 +133,20 @@ def die_after(evaluations):
     return echo
 
 
-def interrupt(sample, folder, **changes):
+@pytest.fixture(scope="module")
+def died(sample, tmp_path_factory):
+    """A run that died after three evaluations; tests go on with copies."""
+    folder = tmp_path_factory.mktemp("died")
     with pytest.raises(Died):
-        train(sample, folder, echo=die_after(3), **changes)
-    return sorted((folder / "sample/QIN_sample.checkpoints").iterdir())
+        train(sample, folder, echo=die_after(3))
+    return folder
+
+
+@pytest.fixture
+def checkpoints(died, tmp_path):
+    """The files of its checkpoints, in the test's folder."""
+    shutil.copytree(died, tmp_path, dirs_exist_ok=True)
+    return sorted((tmp_path / "sample/QIN_sample.checkpoints").iterdir())
 
 
 QUICK = {(".pt", "cut"), (".pt", "gone"), (".json", "flip"), (".json", "empty")}
@@ -146,8 +156,8 @@ DAMAGES = [(suffix, damage) for suffix in (".pt", ".json") for damage in ("cut",
 @pytest.mark.parametrize(
     ("suffix", "damage"), [d if d in QUICK else pytest.param(*d, marks=pytest.mark.slow) for d in DAMAGES]
 )
-def test_a_damaged_checkpoint_is_passed_over(suffix, damage, sample, tmp_path, uninterrupted):
-    newest = [f for f in interrupt(sample, tmp_path) if f.suffix == suffix][-1]
+def test_a_damaged_checkpoint_is_passed_over(suffix, damage, sample, tmp_path, uninterrupted, checkpoints):
+    newest = [f for f in checkpoints if f.suffix == suffix][-1]
     content = newest.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
@@ -174,16 +184,16 @@ def test_no_planted_object_is_made(tmp_path):
     assert not (tmp_path / "planted").exists()
 
 
+@pytest.mark.usefixtures("checkpoints")
 def test_other_parameters_or_data_are_refused(sample, tmp_path):
-    interrupt(sample, tmp_path)
     with pytest.raises(CheckpointError, match=r"other parameters: learning_rate was 0.005, and is 0.1"):
         train(sample, tmp_path, resume=True, learning_rate=0.1)
     files = sorted((tmp_path / "sample/QIN_sample.checkpoints").iterdir())
     assert len(files) == 4, "nothing was lost"
 
 
+@pytest.mark.usefixtures("checkpoints")
 def test_more_epochs_may_follow(sample, tmp_path):
-    interrupt(sample, tmp_path)
     record = train(sample, tmp_path, resume=True, epochs=4, early_stop_patience=3)
     assert record["evaluations"][-1]["epoch"] == 4
 
@@ -223,17 +233,17 @@ def test_evaluations_without_gain_are_counted_across_a_stop(sample, tmp_path):
     assert [(e["epoch"], e["best"]) for e in record["evaluations"]] == [(1, True), (2, False), (3, False)]
 
 
+@pytest.mark.usefixtures("checkpoints")
 def test_a_new_run_says_that_it_could_resume(sample, tmp_path, uninterrupted):
-    interrupt(sample, tmp_path)
     said = []
     train(sample, tmp_path, echo=said.append)
     assert any("--resume" in line for line in said)
     assert_same(tmp_path, uninterrupted[0])
 
 
+@pytest.mark.usefixtures("checkpoints")
 def test_a_new_run_replaces_what_another_one_left(sample, tmp_path):
     """The newest checkpoint is the new run's, though an older run had come further."""
-    interrupt(sample, tmp_path)
     with pytest.raises(Died):
         train(sample, tmp_path, echo=die_after(1), overwrite=True, learning_rate=0.01)
     names = [f.stem for f in (tmp_path / "sample/QIN_sample.checkpoints").iterdir()]
@@ -241,8 +251,8 @@ def test_a_new_run_replaces_what_another_one_left(sample, tmp_path):
     assert train(sample, tmp_path, resume=True, learning_rate=0.01)["evaluations"][-1]["epoch"] == 3
 
 
-def test_only_two_checkpoints_are_kept(sample, tmp_path):
-    assert [f.suffix for f in interrupt(sample, tmp_path)] == [".json", ".pt"] * 2
+def test_only_two_checkpoints_are_kept(checkpoints):
+    assert [f.suffix for f in checkpoints] == [".json", ".pt"] * 2
 
 
 def test_a_damaged_checkpoint_does_not_count_among_those_kept(tmp_path):

@@ -153,8 +153,8 @@ class TestContract:
 class TestTrial:
     def test_no_end(self, path):
         endless(path)
-        with pytest.raises(QinZooError, match=r"m\.onnx was not loaded and warmed up within 5 seconds"):
-            asyncio.run(try_out(settings(path, load_timeout=5.0)))
+        with pytest.raises(QinZooError, match=r"m\.onnx was not loaded and warmed up within 2 seconds"):
+            asyncio.run(try_out(settings(path, load_timeout=2.0)))
 
     def test_a_crash_is_not_ours(self, path, monkeypatch):
         monkeypatch.setattr(trial, "_CODE", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")

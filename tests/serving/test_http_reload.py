@@ -127,12 +127,12 @@ class TestReload:
     def test_no_end(self, exports, path):
         """A load that does not end is ended, by its limit or with the service; meanwhile requests are answered."""
         scorer = Scorer(exports[0])
-        with Service(path, "--load-timeout", 6) as running:
+        with Service(path, "--load-timeout", 3) as running:
             endless(path)
             running.signal("SIGHUP")
             while not children(running):
                 assert equals(running.score(request(4)), scorer, request(4))
-            running.wait_for("within 6 seconds", seconds=30)
+            running.wait_for("within 3 seconds", seconds=30)
             assert children(running) == []
             replace(path, exports[1])
             running.signal("SIGHUP")
@@ -154,8 +154,8 @@ class TestReload:
     @pytest.mark.slow
     def test_no_end_from_the_start(self, path):
         endless(path)
-        with pytest.raises(AssertionError, match="was not loaded and warmed up within 5 seconds"):
-            Service(path, "--load-timeout", 5).__enter__()
+        with pytest.raises(AssertionError, match="was not loaded and warmed up within 2 seconds"):
+            Service(path, "--load-timeout", 2).__enter__()
 
     def test_killed_while_it_tries(self, exports, path):
         """The process that tries a file ends with the service, however that ends."""
