@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: feature maps and batches of both kinds of input, and where real data lies."""
 
+import gc
 import json
 import os
 from collections import OrderedDict
@@ -110,6 +111,12 @@ def feature_map():
 @pytest.fixture
 def item_batch():
     return random_item_batch(VOCAB, 8)
+
+
+def pytest_collection_finish():
+    """What is imported and collected by now stays to the end: no search for garbage needs to look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

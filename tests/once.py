@@ -57,14 +57,15 @@ def _savefig(figure, file, **options):
 
 
 def _kind(figure) -> tuple:
-    """All that decides how it is rendered but for the numbers and the title above, which is taken as it is."""
-    return tuple(
-        (
-            axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale(), axes.get_yscale(),
-            *(_part(artist) for artist in axes.get_children()),
-        )
-        for axes in figure.axes
-    ) + tuple(type(artist).__name__ for artist in figure.get_children())  # fmt: skip
+    """Which parts are to be rendered, in what state; not how many there are, nor what words and numbers they show."""
+    others = frozenset(type(artist).__name__ for artist in figure.get_children())
+    return frozenset(map(_axes, figure.axes)), others
+
+
+def _axes(axes) -> tuple:
+    texts = (axes.get_title(), axes.get_xlabel(), axes.get_ylabel())
+    state = (axes.get_xscale(), axes.get_yscale(), any("$" in text for text in texts))
+    return (*state, frozenset(map(_part, axes.get_children())))
 
 
 def _part(artist) -> tuple:

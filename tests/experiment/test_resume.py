@@ -86,7 +86,7 @@ def train_until(sample, folder, name, call):
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
-@pytest.mark.parametrize("call", [1, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 20))])
+@pytest.mark.parametrize("call", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 20))])
 def test_killed_while_saving(name, call, sample, tmp_path, uninterrupted):
     process = start(train_until, sample, tmp_path, name, call)
     process.join()
