@@ -59,13 +59,23 @@ def _savefig(figure, file, **options):
 def _kind(figure) -> tuple:
     """Which parts are to be rendered, in what state; not how many there are, nor what words and numbers they show."""
     others = frozenset(type(artist).__name__ for artist in figure.get_children())
-    return frozenset(map(_axes, figure.axes)), others
+    return frozenset(map(_axes, figure.axes)), others, *_signs([figure.get_suptitle()])
 
 
 def _axes(axes) -> tuple:
-    texts = (axes.get_title(), axes.get_xlabel(), axes.get_ylabel())
-    state = (axes.get_xscale(), axes.get_yscale(), any("$" in text for text in texts))
-    return (*state, frozenset(map(_part, axes.get_children())))
+    legend = axes.get_legend()
+    texts = [axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), *(text.get_text() for text in axes.texts)]
+    texts += [text.get_text() for text in legend.get_texts()] if legend else []
+    for axis in (axes.xaxis, axes.yaxis):
+        texts += getattr(axis.get_major_formatter(), "seq", [])  # the names of ticks
+    parts = frozenset(map(_part, axes.get_children()))
+    return axes.get_xscale(), axes.get_yscale(), parts, *_signs(texts)
+
+
+def _signs(texts) -> tuple[bool, bool]:
+    """Whether there is what mathematics begins with, and what a font may not have."""
+    text = "".join(map(str, texts))
+    return "$" in text, not text.isascii()
 
 
 def _part(artist) -> tuple:

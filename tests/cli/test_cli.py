@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -87,7 +88,7 @@ class TestRun:
         record = json.loads(Path("checkpoints/sample/QIN_sample.json").read_text())
         assert f"AUC {record['valid']['AUC']:.6f}" in capsys.readouterr().out
 
-    def test_run_expid_does_the_same(self, sample, tmp_path):
+    def test_run_expid_does_the_same(self, sample, tmp_path, monkeypatch):
         script = REPOSITORY / "experiments" / "run_expid.py"
         # as FuxiCTR's, the script works from a fixed folder, so a copy of the experiments stands in for it
         home = tmp_path / "repository"
@@ -102,11 +103,11 @@ class TestRun:
         text = text.replace("max_len: 64", "max_len: 8").replace("embedding_dim: 16", "embedding_dim: 4")
         (small / "model_config.yaml").write_text(text)
         (small / "dataset_config").symlink_to(REPOSITORY / "dataset_configs")
-        done = subprocess.run(
-            [sys.executable, home / "experiments/run_expid.py", "--config", small, "--expid", "QIN_sample", "--gpu=-1"],
-            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        arguments = ["run_expid.py", "--config", str(small), "--expid", "QIN_sample", "--gpu=-1"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_path(str(home / "experiments" / "run_expid.py"), run_name="__main__")
         assert (home / "checkpoints/sample/QIN_sample.submission.zip").exists()
         assert (home / "config.csv").exists()
 

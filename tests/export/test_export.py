@@ -142,7 +142,7 @@ def test_num_row_costs_nothing(sample):
     assert sizes[0] == sizes[1]
 
 
-@pytest.mark.parametrize("table", ["fp16", "int8"])
+@pytest.mark.parametrize("table", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_compressed_tables(table, sample, tmp_path):
     made = make("MLP", sample)
     done = export(made, tmp_path / "m.onnx", table=table)
