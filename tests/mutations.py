@@ -160,8 +160,8 @@ FAULTS = [
     ),
     Fault(
         "models/inputs.py",
-        "history=ItemRows(table, index[:, :-1])",
-        "history=ItemRows(table, index[:, 1:])",
+        "ItemRows(table, index[:, :-1]), mask, contents)",
+        "ItemRows(table, index[:, 1:]), mask, contents)",
         "models/test_base.py models/test_golden.py",
         "off by one: the target stands in its own history",
     ),
@@ -171,6 +171,27 @@ FAULTS = [
         "return batch[name].to(self.embedder.device).long() != 0",
         "models/test_pairs.py::test_any_id_may_be_the_padding",
         "mask: a padding_idx other than 0 is ignored",
+    ),
+    Fault(
+        "layers/matches.py",
+        "(later < self.newest)",
+        "(later <= self.newest)",
+        "models/test_history_matches.py",
+        "history_matches: the newest five are six",
+    ),
+    Fault(
+        "data/importers/build.py",
+        "starts = np.maximum(starts, ends - length)",
+        "ends = np.minimum(ends, starts + length)",
+        "data/test_log_state.py",
+        "a user's state: the oldest of the history instead of the newest",
+    ),
+    Fault(
+        "serving/histories.py",
+        "if _moment(line) > until",
+        "if _moment(line) >= 0",
+        "serving/test_history_store.py",
+        "histories: an event that a newer file knows is counted again",
     ),
     Fault(
         "models/penalty.py",
