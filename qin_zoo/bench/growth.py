@@ -89,6 +89,7 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
                 spec["vocab_size"] = value + 1
     keep_freed_memory()
     model = get_model(params["model"])(feature_map, **params)
+    model._max_gradient_norm = params["max_gradient_norm"]
     batch = random_batch(feature_map, params["batch_size"], params["max_len"], DISTINCT, model.device)
     seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": []}
 
@@ -106,9 +107,7 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
         penalty = model.regularization_loss()
         if isinstance(penalty, torch.Tensor):
             penalty.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), params["max_gradient_norm"])
-        model.optimizer.step()
-        model.optimizer.zero_grad()
+        model._update()
 
     @torch.no_grad()
     def score() -> None:

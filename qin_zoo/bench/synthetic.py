@@ -38,7 +38,8 @@ def random_batch(
     rows = {name: _draw(own[name], batch_size, g) for name in embedded(own)}
     rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
     of_table = {name: as_stored(spec) for name, spec in specs.items() if of_items(spec)}
-    items = {name: _draw(of_table[name], count, g) for name in embedded(of_table)}
+    items = {name: _draw(of_table[name], min(distinct or count, count), g) for name in embedded(of_table)}
+    items = {name: _lengthened(values, count) for name, values in items.items()}
     for name, spec in specs.items():
         if spec.get("source") == "item" and spec["type"] == "categorical":
             items[name] = torch.arange(count) % spec["vocab_size"]
@@ -57,6 +58,13 @@ def random_batch(
         {n: t.to(**place) for n, t in items.items()},
         {n: t.to(**place) for n, t in beside.items()},
     )
+
+
+def _lengthened(values: torch.Tensor, count: int) -> torch.Tensor:
+    """With zeros up to so many rows, which take no memory until somebody reads them."""
+    table = np.zeros((count, *values.shape[1:]), values.numpy().dtype)
+    table[: len(values)] = values
+    return torch.from_numpy(table)
 
 
 def _draw(spec: dict, count: int, g: torch.Generator) -> torch.Tensor:

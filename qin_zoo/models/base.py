@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.distributed import ALONE, Group, others_wait
-from qin_zoo.errors import ModelError, QinZooError
+from qin_zoo.errors import ConfigError, ModelError, QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureEmbeddingDict, FeatureMap
 from qin_zoo.layers import PerPair
@@ -22,6 +22,7 @@ from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import sharded
 from qin_zoo.models.embedders import add_own_types
 from qin_zoo.models.inputs import Embedder, FieldInputs, ItemTableInputs, ModelInput, make_inputs, row_columns
+from qin_zoo.models.lazy import each_row_once, make_lazy, rows_of
 from qin_zoo.models.loss import Loss, name_in_fuxictr
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
@@ -77,6 +78,11 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         embedding_initializer: FuxiCTR's initialiser string for embedding tables.
         embedding_regularizer: L2 weight, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``, on embeddings.
         net_regularizer: the same on all other weights.
+        embedding_optimizer: ``lazy``: a step reads and moves only those rows of embedding tables that occur in its
+            batches, so that neither its time nor its gradients grow with the catalogue, and ``embedding_regularizer``
+            counts for these rows only. With Adam rows rest until they occur again, as in ``torch.optim.SparseAdam``;
+            SGD, and Adagrad without ``embedding_regularizer``, train as with ``dense``. Other optimisers, and several
+            processes, are refused.
         accumulation_steps: batches whose gradients make one optimiser step.
         precision: ``fp32``; ``bf16``, matrix products in bfloat16, with float32 weights, logits and loss; ``tf32``,
             GPUs' shorter float32 products.
@@ -122,6 +128,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         embedding_initializer: str = "partial(nn.init.normal_, std=1e-4)",
         embedding_regularizer: float | str | None = None,
         net_regularizer: float | str | None = None,
+        embedding_optimizer: Literal["dense", "lazy"] = "dense",
         accumulation_steps: int = 1,
         precision: Literal["fp32", "tf32", "bf16"] = "fp32",
         compile: bool = False,
@@ -154,6 +161,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         )
         self._optimizer_args = (optimizer, loss, learning_rate)
         self._loss_args = (pos_weight, neg_weight, loss_alpha, focal_gamma, loss_context, sample_weight)
+        self._is_lazy, self._lazy = embedding_optimizer == "lazy", set()
         self._accumulation_steps = accumulation_steps
         self.group = ALONE
         self._compile_logits = compile
@@ -281,8 +289,10 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         group_id = self.feature_map.group_id
         self._loss = Loss(loss, self.loss_fn, self.output_activation, *self._loss_args, group_id)
         kind = type(self.optimizer)
-        if "fused" in inspect.signature(kind).parameters:
-            self.optimizer = kind(self.parameters(), lr=lr, fused=True)
+        if "fused" in inspect.signature(kind).parameters and (kind is torch.optim.Adam or not self._is_lazy):
+            self.optimizer = kind(self.parameters(), lr=lr, fused=True)  # SGD and Adagrad know no sparse gradients then
+        if self._is_lazy:
+            self._lazy = make_lazy(self, self.optimizer)
 
     @property
     def _tables(self) -> nn.ModuleDict:
@@ -290,7 +300,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         return self.embedding_layer.embedding_layer.embedding_layers
 
     def _regularize(self) -> None:
-        self._penalty = Penalty(self, self._embedding_regularizer, self._net_regularizer, self.shards)
+        self._penalty = Penalty(self, self._embedding_regularizer, self._net_regularizer, self.shards, self._lazy)
 
     # ---- one batch
 
@@ -367,7 +377,9 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     def _update(self) -> None:
         """Clips the gradient and moves the weights, unless the gradient is not finite: then they stay as they are."""
-        whole = self._whole_parameters()
+        each_row_once(self._lazy)
+        self._penalty.add_to_rows()
+        whole = [rows_of(weight) for weight in self._whole_parameters()]
         self.gradient_norm = sharded.clip_gradients(whole, self.shards, self.group, self._max_gradient_norm)
         finite = torch.isfinite(self.gradient_norm)
         if self.optimizer.defaults.get("fused"):
@@ -385,8 +397,14 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         give each process its share (``take_share``).
 
         Raises:
-            ConfigError: ``sharded_tables`` are asked for, and TorchRec is missing or the optimiser needs whole tables.
+            ConfigError: ``sharded_tables`` are asked for, and TorchRec is missing or the optimiser needs whole tables;
+                or ``embedding_optimizer`` is ``lazy``.
         """
+        if group.active and self._is_lazy:
+            raise ConfigError(
+                "embedding_optimizer: lazy trains in one process, here are several: run it without --devices and "
+                "torchrun, or with embedding_optimizer dense (and sharded_tables, where a table is too large)."
+            )
         self.group = group
         self._loss.join(group)
         if group.active:

@@ -131,7 +131,8 @@ class Embedder:
         table = self.layer.embedding_layers[name]
         if isinstance(table, ShardedTable):
             return table.mean(ids)
-        return F.embedding_bag(ids.long(), table.weight, mode="mean", padding_idx=table.padding_idx)
+        how = {"mode": "mean", "padding_idx": table.padding_idx, "sparse": table.sparse}
+        return F.embedding_bag(ids.long(), table.weight, **how)
 
     def embed_positions(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Sequences of ids (B, L) each to one embedding per position (B, L, dim); nothing is pooled."""

@@ -20,6 +20,7 @@ class Penalty:
         embedding: regulariser of embeddings: L2 weight, or FuxiCTR's ``l1(x)``, ``l2(x)``, ``l1_l2(x,y)``.
         net: regulariser of all other weights.
         shards: weights of which this process holds its own rows; :meth:`of_shards` is their penalty. Default: none.
+        lazy: tables with sparse gradients; only :meth:`add_to_rows` penalises them. Default: none.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Penalty:
         embedding: float | str | None,
         net: float | str | None,
         shards: Collection[Tensor] = (),
+        lazy: Collection[Tensor] = (),
     ):
         embeddings = {
             weight for m in model.modules() if isinstance(m, FeatureEmbeddingDict) for weight in m.parameters()
@@ -37,15 +39,15 @@ class Penalty:
             (embedding, [w for w in trained if w in embeddings]),
             (net, [w for w in trained if w not in embeddings]),
         )
-        own = set(shards)
-        self._terms, self._own_terms = (
+        own, lazy = set(shards), set(lazy)
+        self._terms, self._own_terms, self._lazy_terms = (
             [
                 (norm, strength, chosen)
                 for regularizer, weights in groups
                 for norm, strength in get_regularizer(regularizer)
-                if strength and (chosen := [w for w in weights if (w in own) is sharded])
+                if strength and (chosen := [w for w in weights if (w in own, w in lazy) == kind])
             ]
-            for sharded in (False, True)
+            for kind in ((False, False), (True, False), (False, True))
         )
 
     def __call__(self) -> Tensor | float:
@@ -55,6 +57,15 @@ class Penalty:
     def of_shards(self) -> Tensor | float:
         """The penalty of this process's rows, a scalar: the whole penalty takes those of all processes."""
         return _sum(self._own_terms)
+
+    @torch.no_grad()
+    def add_to_rows(self) -> None:
+        """Adds the penalty's gradient to those rows that the gradients of lazy tables have, each row once."""
+        for norm, strength, weights in self._lazy_terms:
+            for weight in weights:
+                if weight.grad is not None:
+                    rows = weight.index_select(0, weight.grad.indices()[0])
+                    weight.grad.values().add_(rows if norm == 2 else rows.sign(), alpha=strength)
 
 
 def _sum(terms: list[tuple[int, float, list[Tensor]]]) -> Tensor | float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from qin_zoo.errors import CheckpointError, first_line
 
 
 def read_state(checkpoint: str) -> dict[str, Tensor]:
-    """The ``state_dict`` in a file.
+    """The ``state_dict`` in a file, whose own memory the tensors are where torch can map it: to be copied from.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else.
@@ -22,7 +23,8 @@ def read_state(checkpoint: str) -> dict[str, Tensor]:
     if not os.path.isfile(checkpoint):
         raise CheckpointError(f"No checkpoint at {checkpoint}. Train the experiment first, or name another file.")
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(checkpoint)  # there may be no room for a table and its copy
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many kinds for damaged or foreign files
         raise CheckpointError(
             f"{checkpoint} cannot be read as a checkpoint (a state_dict written by torch.save): it is damaged, cut "

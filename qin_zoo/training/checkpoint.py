@@ -106,7 +106,9 @@ class CheckpointStore:
 
     def _read(self, step: int) -> Checkpoint:
         facts = self._verified(step)
-        return Checkpoint(step, facts, torch.load(self._tensors(step), map_location="cpu", weights_only=True))
+        # Mapped, as the tables of a training may leave no room for a copy: who takes a tensor over copies it.
+        tensors = torch.load(self._tensors(step), map_location="cpu", weights_only=True, mmap=True)
+        return Checkpoint(step, facts, tensors)
 
     def _verified(self, step: int) -> dict[str, Any]:
         """The facts of a checkpoint whose checksums are right; raises whatever a damaged file makes it raise."""

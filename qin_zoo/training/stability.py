@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.models.lazy import rows_of
 from qin_zoo.models.sharded import ShardedTable
 
 _NAMED = 5  # rows in a message
+_ROWS_AT_ONCE = 1 << 16
 
 
 class NotFinite(QinZooError):
@@ -72,7 +74,7 @@ def trace(model: nn.Module, batch: Any, rows: np.ndarray | None) -> str:
     """
     firsts = {m.weight: m.first for m in model.modules() if isinstance(m, ShardedTable)}
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not bool(_finite_rows(parameter).all()):
             return f"The weights {name} are not finite{_bad_rows(parameter, first=firsts.get(parameter, 0))} already."
     for name, values in _named_tensors(batch):
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
@@ -89,7 +91,7 @@ def trace(model: nn.Module, batch: Any, rows: np.ndarray | None) -> str:
     if not bool(torch.isfinite(loss)):
         return "All layers are finite, the loss is not: the regularisation overflows, or a label is no number."
     loss.backward()
-    gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    gradients = [(name, rows_of(p).grad) for name, p in model.named_parameters() if p.grad is not None]
     bad = [name for name, gradient in gradients if not bool(torch.isfinite(gradient).all())]
     model.zero_grad()
     if bad:
@@ -119,12 +121,18 @@ def _bad_rows(values: Tensor, numbers: np.ndarray | None = None, first: int = 0)
     """Which rows of a tensor are not finite, unless all are: by their ``numbers``, or counted from ``first``."""
     if values.dim() == 0:
         return ""
-    bad = torch.nonzero(~torch.isfinite(values.detach().reshape(len(values), -1)).all(1)).view(-1).cpu().numpy()
+    bad = torch.nonzero(~_finite_rows(values)).view(-1).cpu().numpy()
     if len(bad) == len(values):
         return ""
     named = bad + first if numbers is None else numbers[bad]
     more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     return f" in row{'s' if len(bad) > 1 else ''} {', '.join(f'{n:,}' for n in named[:_NAMED])}{more}"
+
+
+def _finite_rows(values: Tensor) -> Tensor:
+    """Which rows are finite, (N,) bool; looked at by parts, for beside a table there may be no room for another."""
+    rows = values.detach().flatten(1) if values.dim() > 1 else values.detach().view(-1, 1)
+    return torch.cat([torch.isfinite(part).all(1) for part in rows.split(_ROWS_AT_ONCE)])
 
 
 def _named_tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:

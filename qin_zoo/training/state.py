@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from qin_zoo.distributed import Group
 from qin_zoo.errors import CheckpointError, first_line
@@ -38,10 +39,13 @@ def restore(model, group: Group, facts: dict[str, Any], tensors: dict[str, Any])
         states = {name: tensors[name] for name in ("model", "optimizer", "gradients")}
         tensors = tensors | map_state(model, states, ShardedTable.local_part)
         model.load_state_dict(tensors["model"])
+        model.optimizer.state.clear()  # there may be no room for both
         model.optimizer.load_state_dict(tensors["optimizer"])
+        for state in model.optimizer.state.values():  # which else would be the file's own memory
+            state |= {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
         for name, parameter in model.named_parameters():
             gradient = tensors["gradients"].get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"The checkpoint is of another model or configuration: {first_line(error)}. Run without --resume."
