@@ -56,7 +56,7 @@ class _Quadratic(torch.autograd.Function):
         grad_y = grad if dropped is None else grad.masked_fill(dropped, 0).mul_(drop_scale(ctx.p))
         negative = y < 0
         grad_slope = torch.dot(y.masked_fill_(~negative, 0).flatten(), grad_y.flatten()).view(1)
-        grad_y = torch.where(negative, grad_y * slope, grad_y)
+        grad_y = torch.where(negative, grad_y * slope, grad_y, out=y)  # y has done its work
         grad_product, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad_y, product, weight, None, None, mean, inverse, True, ctx.eps, [True] * 3
         )
