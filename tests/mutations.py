@@ -359,7 +359,7 @@ FAULTS = [
     ),
     Fault(
         "training/state.py",
-        "parameter.grad = None if gradient is None else gradient.to(parameter.device)",
+        "parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)",
         "parameter.grad = None",
         "experiment/test_resume.py::test_killed_while_saving",
         "checkpoint: gradients that wait for their update are forgotten",

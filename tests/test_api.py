@@ -132,7 +132,7 @@ class TestRun:
         from qin_zoo.serving import Scorer
 
         monkeypatch.chdir(tmp_path)
-        run = qz.train("QIN", sample, quiet=True, **QUICK)
+        run = qz.train("QIN", sample, quiet=True, history_matches=False, **QUICK)  # otherwise it has little to gain
         raw = run.predict("valid")
         run.calibrate()
         calibrated = run.predict("valid")

@@ -144,7 +144,7 @@ class EventFiles:
         if finished:
             self.scalars(self._last, best)
             self._write(self._last, summary=self._end)
-        self._writer.close()
+        self._or_close(self._writer.close)
 
     def _write(self, step: int, **content: object) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -155,6 +155,6 @@ class EventFiles:
         try:
             write(*content)
         except OSError:
-            with suppress(OSError):
-                self._writer.close()
+            with suppress(OSError):  # the writer's own close begins with what has just failed
+                getattr(self._writer, "_py_recordio_writer", self._writer).close()
             raise

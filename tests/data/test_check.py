@@ -198,7 +198,7 @@ def test_stats_and_head_of_parquet(sample):
     assert result.exit_code == 0
     assert all(f"{n}.parquet" in result.output for n in ("train", "valid", "test", "item_info"))
     result = run("head", sample / "train.parquet", "-n", 3)
-    assert "3 of 1,500 rows" in result.output
+    assert "3 of 1,500 rows" in " ".join(result.output.split())
     assert "(100)" in result.output
     names, rows, total = first_rows(sample / "train.parquet", 2)
     assert (names, len(rows), total) == (train.columns, 2, 1500)

@@ -303,7 +303,8 @@ def fields_of_every_type(folder):
 
 class TestCommand:
     @pytest.fixture(scope="class")
-    def trained(self, sample, tmp_path_factory):
+    @classmethod
+    def trained(cls, sample, tmp_path_factory):
         """A run whose weights are there, as `qin-zoo run` leaves them."""
         folder = tmp_path_factory.mktemp("trained")
         prepared, _, model = make("QIN", sample, f"model_root={folder}")
@@ -311,7 +312,8 @@ class TestCommand:
         return ["--data", str(sample), "--set", f"model_root={folder}"]
 
     @pytest.fixture(scope="class")
-    def written(self, trained, tmp_path_factory):
+    @classmethod
+    def written(cls, trained, tmp_path_factory):
         folder = tmp_path_factory.mktemp("out")
         result = CliRunner().invoke(build_app(), ["export", "QIN_sample", str(folder), *trained])
         assert result.exit_code == 0, result.output
