@@ -48,6 +48,17 @@ def test_counted_as_a_row_after_the_last_would_have_them(log, tmp_path, known):
         assert found["rate_level"][list(numbers)].tolist() == expected
 
 
+def test_a_log_in_which_nobody_clicked(tmp_path):
+    """Histories of clicks are all empty, and lists nevertheless."""
+    (tmp_path / "own").mkdir()
+    log = pd.DataFrame({"user_id": [1, 2, 3] * 20, "item_id": range(60), "time": range(60), "click": 0})
+    log.to_csv(tmp_path / "own" / "log.csv", index=False)
+    import_table(describe([tmp_path / "own"]), tmp_path / "out", ImportOptions(history="clicks", label="click"))
+    ends, lists = user_lists(tmp_path / "out", ["item_seq"])
+    assert ends.tolist() == [0] * 5
+    assert lists["item_seq"].dtype == np.int32
+
+
 def test_other_folders_say_nothing(tmp_path):
     assert item_levels(tmp_path, ["likes_level"]) == {}
     pl.DataFrame({"item_id": [1, 0], "likes_level": [3, 4]}).write_parquet(tmp_path / ITEM_LEVELS)

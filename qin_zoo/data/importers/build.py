@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.log import Events
@@ -193,7 +195,7 @@ class PointInTime:
             levels["rate_level"] = _rate(likes, views, np.full(len(item), likes.sum() / seen))
         return levels
 
-    def user_state(self, users: int, length: int) -> dict[str, np.ndarray | list[np.ndarray]]:
+    def user_state(self, users: int, length: int) -> dict[str, np.ndarray | pl.Series]:
         """(users + 1,) what a row after the whole log says of its user; user 0, nobody, has zeros and empty lists.
 
         Args:
@@ -203,7 +205,10 @@ class PointInTime:
         user, now = np.arange(users + 1), np.full(users + 1, self._span - 1)
         starts, ends = self._bounds(self._history_keys, user, now)
         starts = np.maximum(starts, ends - length)
-        state: dict = {name: [v[a:b] for a, b in zip(starts, ends)] for name, v in self._history.items()}
+        begins = np.concatenate([[0], np.cumsum(ends - starts)])
+        entries = np.repeat(starts - begins[:-1], ends - starts) + np.arange(begins[-1])
+        lists = {n: pa.LargeListArray.from_arrays(begins, pa.array(v[entries])) for n, v in self._history.items()}
+        state: dict = {name: pl.Series(name, values) for name, values in lists.items()}
         if self._all:
             views, likes = (self._count(name, user, now) for name in ("user_views", "user_likes"))
             of_all = likes.sum() / max(views.sum(), 1) if self._events.timed else 0.5
