@@ -124,6 +124,7 @@ class FileHistories:
         ids: what items must be, ``table`` rows or ``original`` ids.
 
     Attributes:
+        loaded: :meth:`state` of the file that is in use.
         set_aside: where the log of another file was moved to. What came after this file's ``until`` was taken over.
 
     Raises:
@@ -139,6 +140,7 @@ class FileHistories:
         self._open()
 
     def _open(self) -> None:
+        self.loaded = self.state()
         kept = self._load()
         self._users, self._ends, self._lists, self.features = kept.names, kept.ends, kept.lists, kept.features
         self._new: dict[str, dict[str, list]] = {}

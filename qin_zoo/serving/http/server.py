@@ -96,7 +96,7 @@ class _LiveHistories:
     """A file of histories and its replacement while requests run, as :class:`LiveModel` has it of a model."""
 
     def __init__(self, histories: FileHistories) -> None:
-        self._histories, self.loaded = histories, histories.state()
+        self._histories, self.loaded = histories, histories.loaded
         self.state = histories.state
 
     async def reload(self) -> str:
