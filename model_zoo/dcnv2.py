@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from qin_zoo import ZooModel, register_model
-from qin_zoo.fuxi import CrossNetMix, CrossNetV2, MLP_Block
-from qin_zoo.layers import MeanPooling
+from qin_zoo.fuxi import CrossNetV2, MLP_Block
+from qin_zoo.layers import CrossNetMix, MeanPooling
 
 
 @register_model(
@@ -67,7 +67,7 @@ class DCNv2(ZooModel):
     def logits(self, x):
         interest = self.pooling(x.target, x.history, x.mask)  # (B, D)
         features = torch.cat([x.context, x.target, interest], dim=-1)  # (B, n)
-        crossed = self.crossnet(features).view_as(features)  # CrossNetMix squeezes a batch of one row
+        crossed = self.crossnet(features)
         parts = [crossed if self.stacked_dnn is None else self.stacked_dnn(crossed)]
         if self.parallel_dnn is not None:
             parts.append(self.parallel_dnn(features))

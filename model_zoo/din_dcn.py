@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from qin_zoo import ZooModel, register_model
-from qin_zoo.fuxi import CrossNetMix, CrossNetV2, MLP_Block
-from qin_zoo.layers import MultiHeadTargetAttention
+from qin_zoo.fuxi import CrossNetV2, MLP_Block
+from qin_zoo.layers import CrossNetMix, MultiHeadTargetAttention
 
 
 @register_model(paper="Wang et al., DCN V2, WWW 2021, on multi-head target attention over the history")
@@ -74,7 +74,7 @@ class DIN_DCN(ZooModel):
     def logits(self, x):
         interest = self.attention_layers(x.target, x.history, x.mask)  # (B, D)
         features = torch.cat([x.context, x.target, interest], dim=-1)  # (B, n)
-        crossed = self.crossnet(features).view_as(features)  # CrossNetMix squeezes a batch of one row
+        crossed = self.crossnet(features)
         if self.stacked:
             return self.fc(self.dnn(crossed))
         return self.fc(torch.cat([crossed, self.dnn(features)], dim=-1))

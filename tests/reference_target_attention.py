@@ -65,7 +65,7 @@ def cross_net_mix(net, x0):
     rows = []
     for row in x0:
         x = row
-        for i in range(net.layer_num):
+        for i in range(len(net.U_list)):
             gates = torch.softmax(torch.stack([g.weight[0].dot(x) for g in net.gating]), dim=0)
             step = torch.zeros_like(x)
             for e, gate in enumerate(gates):

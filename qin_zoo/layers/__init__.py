@@ -5,6 +5,7 @@ from qin_zoo.layers.bilinear import BilinearInteraction
 from qin_zoo.layers.choice import choose
 from qin_zoo.layers.content_attention import ContentAttention, KeyAttention
 from qin_zoo.layers.cross_attention import CrossAttentionEncoder
+from qin_zoo.layers.cross_mix import CrossNetMix
 from qin_zoo.layers.dice import LayerNormDice
 from qin_zoo.layers.din_attention import DINAttention
 from qin_zoo.layers.folding import fold
@@ -36,6 +37,7 @@ __all__ = [
     "BilinearInteraction",
     "ContentAttention",
     "CrossAttentionEncoder",
+    "CrossNetMix",
     "DINAttention",
     "History",
     "HistoryMatches",

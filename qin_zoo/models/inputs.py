@@ -131,8 +131,11 @@ class Embedder:
         table = self.layer.embedding_layers[name]
         if isinstance(table, ShardedTable):
             return table.mean(ids)
+        ids = ids.long()
+        if table.num_embeddings <= 2 * ids.shape[1] and not table.sparse:
+            return _mean_of_few(ids, table)
         how = {"mode": "mean", "padding_idx": table.padding_idx, "sparse": table.sparse}
-        return F.embedding_bag(ids.long(), table.weight, **how)
+        return F.embedding_bag(ids, table.weight, **how)
 
     def embed_positions(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Sequences of ids (B, L) each to one embedding per position (B, L, dim); nothing is pooled."""
@@ -467,6 +470,19 @@ def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> I
         return FieldInputs(embedder, target_field, sequence_field)
     inputs = ItemTableInputs(embedder)
     return inputs if inputs.item_features else FieldInputs(embedder)
+
+
+def _mean_of_few(ids: Tensor, table: nn.Embedding) -> Tensor:
+    """What ``embedding_bag`` gives of lists (N, T) longer than the table: how often each id occurs, times the table.
+
+    Its gradient is a product, too, where ``embedding_bag`` sorts all N · T ids in each step.
+    """
+    counts = table.weight.new_zeros(len(ids), table.num_embeddings)
+    counts.scatter_add_(1, ids, counts.new_ones(()).expand_as(ids))
+    if table.padding_idx is not None:
+        counts[:, table.padding_idx] = 0
+    with torch.autocast(ids.device.type, enabled=False):
+        return counts @ table.weight / counts.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _distinct(index: Tensor, every: int) -> tuple[Tensor, Tensor]:
