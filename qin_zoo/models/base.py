@@ -26,6 +26,7 @@ from qin_zoo.models.lazy import each_row_once, make_lazy, rows_of
 from qin_zoo.models.loss import Loss, name_in_fuxictr
 from qin_zoo.models.penalty import Penalty
 from qin_zoo.models.precision import Precision
+from qin_zoo.models.uncompiled import no_compiler
 from qin_zoo.models.weights import read_state, renamed, require_fit
 from qin_zoo.progress import Progress
 
@@ -285,12 +286,13 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
         """FuxiCTR's: sets optimiser and loss; the optimiser updates all weights in one pass where it knows how to."""
-        super().compile(optimizer, name_in_fuxictr(loss), lr)
         group_id = self.feature_map.group_id
+        with no_compiler():
+            super().compile(optimizer, name_in_fuxictr(loss), lr)
+            kind = type(self.optimizer)
+            if "fused" in inspect.signature(kind).parameters and (kind is torch.optim.Adam or not self._is_lazy):
+                self.optimizer = kind(self.parameters(), lr=lr, fused=True)  # SGD and Adagrad know no sparse gradients
         self._loss = Loss(loss, self.loss_fn, self.output_activation, *self._loss_args, group_id)
-        kind = type(self.optimizer)
-        if "fused" in inspect.signature(kind).parameters and (kind is torch.optim.Adam or not self._is_lazy):
-            self.optimizer = kind(self.parameters(), lr=lr, fused=True)  # SGD and Adagrad know no sparse gradients then
         if self._is_lazy:
             self._lazy = make_lazy(self, self.optimizer)
 
@@ -382,12 +384,13 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         whole = [rows_of(weight) for weight in self._whole_parameters()]
         self.gradient_norm = sharded.clip_gradients(whole, self.shards, self.group, self._max_gradient_norm)
         finite = torch.isfinite(self.gradient_norm)
-        if self.optimizer.defaults.get("fused"):
+        fused = self.optimizer.defaults.get("fused")
+        if fused:
             self.optimizer.found_inf = 1.0 - finite.float()  # looked at on the device: a GPU is not waited for
-            self.optimizer.step()
-        elif finite:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+        with no_compiler():
+            if fused or finite:
+                self.optimizer.step()
+            self.optimizer.zero_grad()
 
     def join(self, group: Group) -> None:
         """Trains and scores with other processes from now on: each step is one of the whole batch.

@@ -12,6 +12,7 @@ from torch import Tensor
 from qin_zoo.distributed import Group
 from qin_zoo.errors import CheckpointError, first_line
 from qin_zoo.models.sharded import ShardedTable, map_state
+from qin_zoo.models.uncompiled import no_compiler
 
 # FuxiCTR's names for what its training loop remembers.
 _FUXICTR = ("_best_metric", "_stopping_steps", "_stop_training", "_total_steps", "_epoch_index")
@@ -22,7 +23,8 @@ def capture(model, group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
     facts = {name: getattr(model, name) for name in _FUXICTR}
     facts["_best_metric"] = float(facts["_best_metric"])
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    tensors = {"model": model.state_dict(), "optimizer": model.optimizer.state_dict(), "gradients": gradients}
+    with no_compiler():
+        tensors = {"model": model.state_dict(), "optimizer": model.optimizer.state_dict(), "gradients": gradients}
     tensors = map_state(model, tensors, ShardedTable.gathered)
     return facts, {**tensors, "random": _random_states(model.device, group)}
 
@@ -40,7 +42,8 @@ def restore(model, group: Group, facts: dict[str, Any], tensors: dict[str, Any])
         tensors = tensors | map_state(model, states, ShardedTable.local_part)
         model.load_state_dict(tensors["model"])
         model.optimizer.state.clear()  # there may be no room for both
-        model.optimizer.load_state_dict(tensors["optimizer"])
+        with no_compiler():
+            model.optimizer.load_state_dict(tensors["optimizer"])
         for state in model.optimizer.state.values():  # which else would be the file's own memory
             state |= {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
         for name, parameter in model.named_parameters():
