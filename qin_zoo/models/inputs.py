@@ -133,7 +133,7 @@ class Embedder:
             return table.mean(ids)
         ids = ids.long()
         if table.num_embeddings <= 2 * ids.shape[1] and not table.sparse:
-            return _mean_of_few(ids, table)
+            return mean_of_few(ids, table)
         how = {"mode": "mean", "padding_idx": table.padding_idx, "sparse": table.sparse}
         return F.embedding_bag(ids, table.weight, **how)
 
@@ -472,7 +472,7 @@ def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> I
     return inputs if inputs.item_features else FieldInputs(embedder)
 
 
-def _mean_of_few(ids: Tensor, table: nn.Embedding) -> Tensor:
+def mean_of_few(ids: Tensor, table: nn.Embedding) -> Tensor:
     """What ``embedding_bag`` gives of lists (N, T) longer than the table: how often each id occurs, times the table.
 
     Its gradient is a product, too, where ``embedding_bag`` sorts all N · T ids in each step.
