@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.layers.history import History, SharedHistory, dense, shorten
+from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, shorten
 
 MASK_CONVENTIONS = ("published", "history")
+
+
+class _Seats(NamedTuple):
+    """The places of histories that are seen, one behind the other, and each row's moved together.
+
+    Attributes:
+        places: of those that are seen in the flattened (B, L), (N,).
+        row: the row of each, (N,).
+        seat: where each is among its row's, in a flattened (B, M), M being the most that a row has, (N,).
+        empty: seats of nobody who is seen, (B, 1, 1, M).
+    """
+
+    places: Tensor
+    row: Tensor
+    seat: Tensor
+    empty: Tensor
+
+    @classmethod
+    def of(cls, unseen: Tensor) -> _Seats:
+        """Of (B, L), in each row of which something is seen; on a GPU, which would have to be waited for to know how
+        many places are, each of them."""
+        if unseen.is_cuda:
+            return cls.everywhere(unseen)
+        places = (~unseen).flatten().nonzero().squeeze(1)
+        row, number = places // unseen.shape[1], (~unseen).cumsum(dim=1)  # from 1
+        most = int(number[:, -1].max())
+        seat = row * most + number.flatten()[places] - 1
+        return cls(places, row, seat, (torch.arange(most) >= number[:, -1:])[:, None, None])
+
+    @classmethod
+    def everywhere(cls, unseen: Tensor) -> _Seats:
+        """A seat for every place; those of the unseen count as empty."""
+        places = torch.arange(unseen.numel(), device=unseen.device)
+        return cls(places, places // unseen.shape[1], places, unseen[:, None, None])
+
+    def padded(self, x: Tensor) -> Tensor:
+        """(N, d) as (B, M, d), zeros in seats that nobody has."""
+        rows, most = self.empty.shape[0], self.empty.shape[3]
+        return x.new_zeros(rows * most, x.shape[1]).index_copy(0, self.seat, x).view(rows, most, -1)
 
 
 class TargetTransformer(nn.Module):
     """Encodes ``[h_l; t]`` with a Transformer; keeps the last outputs, and the maximum of all through a Linear.
 
     The encoder's layers are post-norm with ReLU. What a hidden position yields is set to 0 and never is the
-    maximum. Which positions are hidden is the convention:
+    maximum; only the others are computed. Which positions are hidden is the convention:
 
     * ``published``: the history's own mask goes in as the padding mask, so the items are hidden and the padding is
       seen; a row without padding sees its last item. The challenge's checkpoints were trained so.
@@ -84,19 +126,52 @@ class TargetTransformer(nn.Module):
         """
         if self.hides_padding:  # what nobody has changes nothing then
             history, mask = shorten(history, mask)
-        h, mask = dense(history), mask.bool()  # (B, L, D), (B, L)
         if mask.shape[1] == 0:  # as one position of padding
-            h, mask = h.new_zeros(len(h), 1, target.shape[1]), mask.new_zeros(len(h), 1)
-        unattended, hidden = self._hidden(mask)
-        pairs = torch.cat([h, target.unsqueeze(1).expand(-1, h.shape[1], -1)], dim=-1)  # (B, L, 2D)
-        encoded = self.transformer_encoder(pairs, src_key_padding_mask=unattended)  # (B, L, 2D)
-        encoded = encoded.masked_fill(hidden.unsqueeze(2), 0.0)
-        missing = max(self.first_k_cols - h.shape[1], 0)
-        parts = [F.pad(encoded, (0, 0, missing, 0))[:, h.shape[1] + missing - self.first_k_cols :].flatten(1)]
+            history, mask = target.new_zeros(len(target), 1, target.shape[1]), mask.new_zeros(len(target), 1)
+        length, (unattended, hidden) = mask.shape[1], self._hidden(mask.bool())
+        seats = _Seats.of(unattended)
+        x = self._encode(target, dense(history) if isinstance(history, SharedHistory) else history, seats)  # (N, 2D)
+        x = x.masked_fill(hidden.flatten()[seats.places].unsqueeze(1), 0.0)
+        kept, width = min(self.first_k_cols, length), x.shape[1]
+        parts = []
+        if kept:
+            last = x.new_zeros(len(target) * length, width).index_copy(0, seats.places, x).view(-1, length, width)
+            parts.append(F.pad(last[:, length - kept :].flatten(1), ((self.first_k_cols - kept) * width, 0)))
         if self.out_linear is not None:
-            below = hidden & ~hidden.all(dim=1, keepdim=True)  # in a row without any output, 0 is the maximum
-            parts.append(self.out_linear(encoded.masked_fill(below.unsqueeze(2), -1e9).max(dim=1).values))
+            highest = seats.padded(x).masked_fill(seats.empty[:, 0].transpose(1, 2), -1e9).max(dim=1).values
+            parts.append(self.out_linear(highest))
         return torch.cat(parts, dim=-1)
+
+    def _encode(self, target: Tensor, history: Tensor | ItemRows, seats: _Seats) -> Tensor:
+        """The encoder's outputs at the places that are seen, (N, 2D)."""
+        width = target.shape[1]
+        items, item = history if isinstance(history, ItemRows) else (history.flatten(0, 1), None)
+        item = seats.places if item is None else item.flatten()[seats.places]
+        if not item.is_cuda and isinstance(history, ItemRows):  # which would have to be waited for
+            distinct, item = torch.unique(item, return_inverse=True)
+            items = F.embedding(distinct, items)
+        x = torch.cat([F.embedding(item, items), F.embedding(seats.row, target)], dim=1)
+        for i, layer in enumerate(self.transformer_encoder.layers):
+            weight, bias = layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias
+            if i:
+                projected = F.linear(x, weight, bias)  # (N, 6D)
+            else:  # linear in [h; t]: the share of an item once for all places, that of the target once for the row
+                of_item, of_target = F.linear(items, weight[:, :width]), F.linear(target, weight[:, width:], bias)
+                projected = F.embedding(item, of_item) + F.embedding(seats.row, of_target)
+            x = layer.norm1(x + layer.dropout1(self._attend(layer.self_attn, projected, seats)))
+            x = layer.norm2(x + layer._ff_block(x))
+        return x
+
+    def _attend(self, attention: nn.MultiheadAttention, projected: Tensor, seats: _Seats) -> Tensor:
+        """The attention's output at the places that are seen, (N, 2D), from queries, keys and values (N, 6D)."""
+        query, key, value = (
+            part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+            for part in seats.padded(projected).chunk(3, dim=2)
+        )  # (B, K, M, d)
+        score = (query @ key.transpose(2, 3) * attention.head_dim**-0.5).masked_fill(seats.empty, -math.inf)
+        weight = F.dropout(score.softmax(dim=-1), attention.dropout, self.training)  # (B, K, M, M)
+        mixed = (weight @ value).transpose(1, 2).flatten(2)  # (B, M, 2D)
+        return attention.out_proj(mixed.flatten(0, 1)[seats.seat])
 
     @property
     def sees_padding(self) -> bool:
