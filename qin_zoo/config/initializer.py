@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import re
 import warnings
@@ -23,22 +24,22 @@ def check_initializer(value: object) -> str:
     """
     if not isinstance(value, str) or len(value) > 200:
         raise ValueError
+    keywords: list[ast.keyword] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd literals, which are refused below
             node = ast.parse(value, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        if isinstance(node, ast.Call):
+            if ast.unparse(node.func) != "partial" or len(node.args) != 1:
+                raise ValueError
+            node, keywords = node.args[0], node.keywords
+        name = ast.unparse(node)
+    except (SyntaxError, UnicodeError, MemoryError, RecursionError) as error:
         raise ValueError("It is not a Python expression.") from error
-    keywords: list[ast.keyword] = []
-    if isinstance(node, ast.Call):
-        if not (isinstance(node.func, ast.Name) and node.func.id == "partial" and len(node.args) == 1):
-            raise ValueError
-        node, keywords = node.args[0], node.keywords
     from torch.nn import init
 
-    match = re.fullmatch(r"(?:torch\.)?nn\.init\.([a-z]\w*_)", _dotted(node))
-
     known = [n for n, f in vars(init).items() if re.fullmatch(r"[a-z]\w*_", n) and inspect.isfunction(f)]
+    match = re.fullmatch(r"(?:torch\.)?nn\.init\.([a-z]\w*_)", name)
     if not match or match[1] not in known:
         raise ValueError(f"torch.nn.init has no '{match[1]}'.{suggest(match[1], known)}" if match else "")
     parameters = list(inspect.signature(getattr(init, match[1])).parameters.values())[1:]  # the first is the tensor
@@ -46,7 +47,10 @@ def check_initializer(value: object) -> str:
     for keyword in keywords:
         if keyword.arg not in accepted:
             raise ValueError(f"{match[1]} takes {', '.join(accepted) or 'nothing'}.")
-        if not _is_literal(keyword.value):
+        literal = None
+        with contextlib.suppress(ValueError, TypeError):
+            literal = ast.literal_eval(keyword.value)
+        if type(literal) not in (int, float, str):
             raise ValueError(f"The value of {keyword.arg} must be a number or a word in quotes.")
     missing = {p.name for p in parameters if p.default is p.empty} - {k.arg for k in keywords}
     if missing:
@@ -54,18 +58,3 @@ def check_initializer(value: object) -> str:
             f"{match[1]} needs {', '.join(sorted(missing))}: partial(nn.init.{match[1]}, {min(missing)}=…)."
         )
     return value
-
-
-def _dotted(node: ast.expr) -> str:
-    """``a.b.c``; an empty text for any other expression."""
-    names = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""
-
-
-def _is_literal(node: ast.expr) -> bool:
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        node = node.operand
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float, str)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Union
 
 from pydantic import BaseModel, ValidationError
@@ -47,18 +47,18 @@ def check_params(params: Mapping[str, object], model_class: type) -> ExperimentP
     """
     constructor = constructor_params(model_class)
     known = [*constructor, *RunParams.model_fields]
-    current = translate(params, getattr(params, "origin", {}), constructor, known)
+    current, refused = translate(params, constructor, known)
     strict = params.get("strict") is True or _is_ours(model_class)
     problems: list[str] = []
     unknown: list[str] = []
-    checked = ExperimentParams(origin=current.origin, former=current.former)
-    for key, value in current.params.items():
+    checked = ExperimentParams(origin=current.origin, former=current.former, notes=current.notes)
+    for key, value in current.items():
         place = f" ({current.origin[key]})" if key in current.origin else ""
         try:
-            if isinstance(key, str) and key in known and key not in current.refused:
+            if isinstance(key, str) and key in known and key not in refused:
                 checked[key] = _check_value(key, value, constructor)
                 continue
-            why = current.refused.get(key)
+            why = refused.get(key)
             mend = f" {why[0].upper()}{why[1:]}." if why else suggest(key, known)
             if strict or not isinstance(key, str) or key in NOT_CONFIGURABLE:
                 mend = mend or f" Remove it, or make it a parameter of {model_class.__name__}."
@@ -79,11 +79,10 @@ def check_params(params: Mapping[str, object], model_class: type) -> ExperimentP
             raise ConfigError(f"Configuration{of}: {problems[0]}")
         raise ConfigError(f"{len(problems)} mistakes in the configuration{of}:\n- " + "\n- ".join(problems))
     if unknown:
-        current.notes.append(
+        checked.notes += (
             f"Unknown to {model_class.__name__}, which ignores them as in FuxiCTR (an error with --strict): "
-            f"{', '.join(unknown)}."
+            f"{', '.join(unknown)}.",
         )
-    checked.notes = tuple(current.notes)
     return checked
 
 
@@ -156,31 +155,24 @@ def _check_columns(params: ExperimentParams, strict: bool, problems: list[str]) 
         checked = []
         for index, entry in enumerate([entries] if single else entries):
             of = entry.get("name")
-            where = f"{key}[{index}] ({of:.60})" if isinstance(of, str) else f"{key}[{index}]"
-            if not strict:
-                unknown += [f"{name!s:.80} in {key}" for name in entry if name not in table.model_fields]
-                entry = {name: value for name, value in entry.items() if name in table.model_fields}
-            checked.append(_check_entry(entry, table, required, f"{where}{place}", problems))
+            where = f"{key}[{index}]{f' ({of:.60})' if isinstance(of, str) else ''}{place}"
+            checked.append({})
+            for name, value in entry.items():
+                known = table.model_fields
+                if name in known:
+                    try:
+                        checked[-1][name] = _check_known(table, name, value)
+                    except Rejected as error:
+                        problems.append(f"{where}: key '{name}': {error}")
+                elif strict:
+                    mend = suggest(name, known) or f" Known: {', '.join(known)}."
+                    problems.append(f"{where}: unknown key {name!r:.80}.{mend}")
+                else:
+                    unknown.append(f"{name!s:.80} in {key}")
+            if missing := [name for name in required if name not in entry]:
+                problems.append(f"{where}: has no {' and no '.join(missing)}.")
         params[key] = checked[0] if single else checked
     return list(dict.fromkeys(unknown))
-
-
-def _check_entry(entry: dict, table: type[BaseModel], required: Sequence[str], where: str, problems: list[str]) -> dict:
-    checked = {}
-    for key, value in entry.items():
-        if key not in table.model_fields:
-            known = table.model_fields
-            mend = suggest(key, known) or f" Known: {', '.join(known)}."
-            problems.append(f"{where}: unknown key {key!r:.80}.{mend}")
-            continue
-        try:
-            checked[key] = _check_known(table, key, value)
-        except Rejected as error:
-            problems.append(f"{where}: key '{key}': {error}")
-    missing = [key for key in required if key not in entry]
-    if missing:
-        problems.append(f"{where}: has no {' and no '.join(missing)}.")
-    return checked
 
 
 # ---- what keys say about each other
