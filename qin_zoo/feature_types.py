@@ -22,7 +22,7 @@ class FeatureType:
     """What is done with values of a type follows from what they are.
 
     Attributes:
-        kind: what a column of the item table must hold (:data:`qin_zoo.data.kinds.KINDS`).
+        kind: what a column of the item table must hold (:data:`qin_zoo.data.stored.KINDS`).
         ids: whether values are ids, int64, of which 0 is padding; else they are numbers, float32.
         sizes: what a model must know of a feature: name in a manifest -> name in a specification.
         width: the size, by its name in a manifest, that says how many numbers one value has; None for a single number.
@@ -106,6 +106,13 @@ def can_be_a_name(text: str) -> bool:
         and not any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in text)
         and len(quote(text, safe="")) <= LONGEST_NAME
     )
+
+
+def can_be_embedded(name: str) -> bool:
+    """Whether ``ModuleDict``, in which FuxiCTR keeps embeddings, takes the name: no dot, no attribute of modules."""
+    from torch.nn import ModuleDict
+
+    return "." not in name and not hasattr(ModuleDict(), name)
 
 
 def type_of(spec: Mapping[str, Any]) -> FeatureType:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from qin_zoo.config.params import ExperimentParams
+from qin_zoo.config.blocks import ExperimentParams
 
 _GONE = "FuxiCTR has no use for it any more"
 _NEUTRAL = "without effect at this value"
@@ -220,8 +220,7 @@ _KEYS: dict[str, Former] = {
     "target_item_field": Former("target_field"),
     "sequence_item_field": Former("sequence_field"),
     **dict.fromkeys(
-        ("debug", "partition_block_size", "pickle_feature_encoder", "use_hdf5", "version"),
-        Former(None, why=_GONE),
+        ("debug", "partition_block_size", "pickle_feature_encoder", "use_hdf5", "version"), Former(None, why=_GONE)
     ),
     "ordered_features": Former(None, _neutral(None), _NEUTRAL),
     "embedding_dropout": Former(None, _neutral(0, 0.0, None), _NEUTRAL),

@@ -29,10 +29,7 @@ _HIDDEN = {
     "dim_feedforward": (64, 128),
     "num_row": (2, 4),
 }
-_KINDS = {
-    "small": {"embedding_dim": 16, "net_dropout": 0.2},
-    "medium": {"embedding_dim": 32, "net_dropout": 0.1},
-}
+_KINDS = {"small": {"embedding_dim": 16, "net_dropout": 0.2}, "medium": {"embedding_dim": 32, "net_dropout": 0.1}}
 _TRAINING = {
     "learning_rate": 1e-3,
     "epochs": 10,
@@ -104,13 +101,8 @@ def with_recipe(params: Mapping[str, Any], rows: int, accepted: Collection[str],
     """A recipe's parameters that take the place of what was written farther away than the recipe.
 
     One on the command line goes before whatever the files say; one in an experiment's block before ``Base`` and before
-    defaults.
-
-    Args:
-        params: of the experiment; its ``recipe`` is the name.
-        rows: of the training split.
-        accepted: parameters that the model takes.
-        origin: key -> where it was written.
+    defaults: ``origin`` says where each of ``params``, which name the recipe, was written. It is chosen for so many
+    training ``rows``, among the parameters that the model has ``accepted``.
     """
     near = _nearness(origin.get("recipe", ""))
     settled = {key for key in params if _nearness(origin.get(key, "")) >= near}

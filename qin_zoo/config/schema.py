@@ -1,6 +1,6 @@
 """Checks an experiment's parameters before FuxiCTR, a loader or a model sees them.
 
-A key must be in the tables of :mod:`qin_zoo.config.known_params` or a named parameter of the model's
+A key must be in the tables of :mod:`qin_zoo.config.values` or a named parameter of the model's
 constructors, or be an old name of such a key (:mod:`qin_zoo.config.compat`). Anything else is a mistake, most often of
 spelling; for a model from elsewhere, whose ``**kwargs`` FuxiCTR hands it and no more is said, it is one warning. Values
 are checked against the tables' types, those of a model's own parameters against the constructor's annotations where it
@@ -16,12 +16,12 @@ from typing import Annotated, Union
 
 from pydantic import BaseModel, ValidationError
 
+from qin_zoo.config.blocks import ExperimentParams
 from qin_zoo.config.compat import translate
-from qin_zoo.config.known_params import FeatureColumn, LabelColumn, RunParams
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.signature import NOT_CONFIGURABLE, Rejected, check_undeclared, constructor_params
-from qin_zoo.config.values import Expect
+from qin_zoo.config.values import Expect, FeatureColumn, LabelColumn, RunParams
 from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.feature_types import can_be_embedded
 from qin_zoo.metrics import default_monitor, mode_of_monitor, needs_groups
 
 _FIELD_LISTS = ("target_field", "sequence_field")
@@ -201,7 +201,13 @@ def _check_references(params: dict[str, object], written: Mapping[str, object], 
     if len(set(features)) < len(features):
         twice = next(name for name, of in features if features.count((name, of)) > 1)
         problems.append(f"feature_cols defines the feature '{twice}' twice. Keep one of the two.")
-    problems += _misnamed(columns)
+    problems += [
+        f"The feature '{name}' cannot be embedded under this name (it holds a dot, or torch modules have an attribute "
+        f"of that name). Rename the column."
+        for column in columns
+        for name in (_names(column.get("name")) if column.get("type") != "meta" else ())
+        if not can_be_embedded(name)
+    ]
     references = [(key, params.get(key)) for key in ("group_id", "use_features", *_FIELD_LISTS)]
     for key in ("feature_specs", "feature_config"):
         references += [(key, entry.get("name")) for entry in params.get(key) or ()]
@@ -228,22 +234,6 @@ def _misdirected(monitor: str | Mapping[str, float], mode: str | None) -> list[s
             f"monitor_mode: {fitting}, or leave it out."
         ]
     return []
-
-
-def _misnamed(columns: list[dict]) -> list[str]:
-    """Embedded features whose names a ``ModuleDict``, in which FuxiCTR keeps embeddings, does not take."""
-    from torch.nn import ModuleDict
-
-    taken = ModuleDict()
-
-    return [
-        f"The feature '{name}' cannot be embedded under this name (it holds a dot, or torch modules have an attribute "
-        f"of that name). Rename the column."
-        for column in columns
-        if column.get("type") != "meta"
-        for name in _names(column.get("name"))
-        if "." in name or hasattr(taken, name)
-    ]
 
 
 def _names(value: object) -> list[str]:

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, PydanticUserError, Strict, TypeAdapter, ValidationError
 
-from qin_zoo.config.initializer import INITIALIZERS, check_initializer
 from qin_zoo.config.values import (
     ACTIVATIONS,
+    INITIALIZERS,
     LARGEST_SIZE,
     REGULARIZERS,
     check_activation,
+    check_initializer,
     check_regularizer,
     field_list,
     to_real,

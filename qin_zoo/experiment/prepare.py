@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qin_zoo.config.blocks import check_id
+from qin_zoo.config.blocks import ExperimentParams, check_id
 from qin_zoo.config.experiments import (
     apply_overrides,
     check_params,
@@ -16,7 +16,6 @@ from qin_zoo.config.experiments import (
     parse_overrides,
     resolve_experiment,
 )
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.recipes import with_recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside
