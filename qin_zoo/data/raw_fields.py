@@ -14,22 +14,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, is_given
-from qin_zoo.data.specs import (
-    NO_ENCODER,
-    USAGES,
-    Spec,
-    active_columns,
-    check_known,
-    check_spec_shape,
-    field_groups,
-)
+from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, given_fill, is_given
+from qin_zoo.data.specs import USAGES, Spec, active_columns, begun, check_known, check_spec_shape, field_groups
 from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
 from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
 
 _UNSUPPORTED = ("codes_of", "neighbours_of")
-_PROCESSORS = ("quantile_bucket", "hash_bucket")
+_CHOICES = {
+    "category_processor": ("quantile_bucket", "hash_bucket"),
+    "pretrain_usage": USAGES,
+    "normalizer": ("StandardScaler", "MinMaxScaler"),
+}
 _FITTED = {"vocab_size", "max_len", "pretrain_dim"}  # sizes that the data decide
 _KEPT = ("embedding_dim", "emb_output_dim", "share_embedding", *(key for key in SIZES if key not in _FITTED))
 _element = pl.element()
@@ -99,7 +95,7 @@ class RawField:
     @cached_property
     def fill(self) -> str:
         """What stands for a missing value, as text."""
-        given = self.column.get("fill_na", self.column.get("na_value"))
+        given = given_fill(self.column)
         if given is None:
             return {"int": "0", "float": "0.0"}.get(self.dtype, "") if self.form != "ids" else ""
         return str(_plain_number(given, self.dtype)) if self.form != "ids" else str(given)
@@ -117,11 +113,7 @@ class RawField:
         """Its entry of a feature map, without the sizes that the data decide."""
         if self.type == "meta":
             return {"type": "meta"}
-        spec: Spec = {"source": self.column.get("source") or "", "type": self.type}
-        encoder = self.column.get("feature_encoder", type_of(self.column).feature_encoder)
-        if encoder not in NO_ENCODER:
-            spec["feature_encoder"] = encoder
-        spec |= {key: self.column[key] for key in _KEPT if self.column.get(key) is not None}
+        spec = begun(self.column, _KEPT)
         if self.processor:
             spec.pop("share_embedding", None)
             spec |= {"category_processor": self.processor, "vocab_size": self.buckets}
@@ -159,7 +151,7 @@ class RawField:
 
     @property
     def _fills(self) -> bool:
-        return self.column.get("fill_na", self.column.get("na_value")) is not None
+        return given_fill(self.column) is not None
 
     def _number(self, stored: pl.DataType) -> pl.Expr:
         number = as_number(pl.col(self.name), stored, pl.Float64)
@@ -202,9 +194,7 @@ class RawField:
     def wrong(self, stored: pl.DataType, width: int | None) -> tuple[pl.Expr, str] | None:
         """Where a row holds what it must not, with what it must hold; None where anything goes.
 
-        Args:
-            stored: type of the column in the file.
-            width: numbers in each vector of an embedding.
+        The column is ``stored`` in the file as that type; the vectors of an embedding have ``width`` numbers.
         """
         column = pl.col(self.name)
         if self.form == "vector":
@@ -366,18 +356,13 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
         for key in _UNSUPPORTED:
             if column.get(key):
                 raise ConfigError(f"{at}: '{key}' belongs to an item table; here are named fields. Remove it.")
-        for key, choices in {"category_processor": _PROCESSORS, "pretrain_usage": USAGES}.items():
+        for key, choices in _CHOICES.items():
             if column.get(key) not in (None, *choices):
                 raise ConfigError(f"{at}: expected {key} among {', '.join(choices)}, found {column[key]!r:.80}.")
         check_type(column.get("type"), at)
-        plain = has_table(column) and not column.get("category_processor")
-        if column.get("pretrained_emb") and not plain:
+        if column.get("pretrained_emb") and (not has_table(column) or column.get("category_processor")):
             raise ConfigError(
                 f"{at}: pretrained_emb is for categorical and sequence features with a vocabulary. Remove it."
-            )
-        if column.get("normalizer") not in (None, "StandardScaler", "MinMaxScaler"):
-            raise ConfigError(
-                f"{at}: expected normalizer StandardScaler or MinMaxScaler, found {column['normalizer']!r}."
             )
         sizes = {key: column[key] for key in ("max_len", "pretrain_dim") if column.get(key) is not None}
         fields[name] = RawField(
