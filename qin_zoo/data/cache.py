@@ -132,19 +132,11 @@ def write_json(path: Path, value: object) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict | None:
-    """The JSON object in ``path``, or None when there is none that can be read."""
-    try:
-        value = files.read_json(path)
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def remove_outdated(entry: Path, name: str) -> None:
-    """Removes the entries of earlier versions of the data file ``name``."""
+def remove_outdated(entry: Path) -> None:
+    """Removes the entries of earlier versions of the same data."""
+    name, _, key = entry.name.rpartition("-")
     for other in entry.parent.iterdir():
-        if re.fullmatch(re.escape(name) + "-[0-9a-f]{16}", other.name) and other.name != entry.name:
+        if re.fullmatch(f"{re.escape(name)}-[0-9a-f]{{{len(key)}}}", other.name) and other.name != entry.name:
             shutil.rmtree(other, ignore_errors=True)
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.convert import Progress
 from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
 from qin_zoo.data.item_layout import data_file, open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
 from qin_zoo.data.preprocess import expanded
 from qin_zoo.data.sources import check_file, open_source
+from qin_zoo.data.stored import Progress
 from qin_zoo.errors import ConfigError, DataError
 
 _FILES = ("train_data", "valid_data", "test_data", "item_info", "user_info")
@@ -73,14 +73,15 @@ class Dataset:
 
     def with_training_rows(self, file: Path) -> Dataset:
         """The same with other training rows, in a file that holds them as they are read: encoded."""
-        other = copy.copy(self)
-        other._params, other._loaders = {**self._params, "train_data": str(file)}, {}
-        return other
+        return self._with(train_data=str(file))
 
     def with_batch_size(self, size: int) -> Dataset:
         """The same in batches of so many rows."""
+        return self._with(batch_size=size)
+
+    def _with(self, **changes: Any) -> Dataset:
         other = copy.copy(self)
-        other._params, other._loaders = {**self._params, "batch_size": size}, {}
+        other._params, other._loaders = {**self._params, **changes}, {}
         return other
 
     def loader(self, split: str, shuffle: bool | None = None, batch_layout: str | None = None) -> ColumnLoader:

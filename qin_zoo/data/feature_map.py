@@ -11,7 +11,6 @@ from typing import Any
 from fuxictr.features import FeatureMap
 
 from qin_zoo.data.item_layout import HISTORY, ItemTableData
-from qin_zoo.data.mapped import Column
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.sources import at
 from qin_zoo.data.specs import (
@@ -23,8 +22,9 @@ from qin_zoo.data.specs import (
     field_groups,
     label_names,
 )
+from qin_zoo.data.stored import Column
 from qin_zoo.errors import ConfigError, DataError, first_line
-from qin_zoo.feature_types import has_table, names_of, type_of
+from qin_zoo.feature_types import can_be_embedded, has_table, names_of, type_of
 
 _DENSE = 1_000_000  # ids that may be left out of: their embeddings are small
 _SPARSE = 10  # ids for each value that there is
@@ -210,31 +210,16 @@ def _overridden(features: Mapping[str, Spec], params: Mapping[str, Any], where: 
     return out
 
 
-def _check_together(
-    feature_map: FeatureMap, params: Mapping[str, Any], where: str, known: Mapping[str, Spec]
-) -> None:
-    """What features say about each other, and the configuration about them.
-
-    Args:
-        feature_map: the features in use.
-        params: the configuration.
-        where: the file or data set, for messages.
-        known: all features there are.
-
-    Raises:
-        ConfigError: a name that is no feature, shared embeddings that do not fit, a ``feature_encoder`` that does not
-            return what the model will expect.
-    """
-    from torch.nn import ModuleDict
-
-    features, module = feature_map.features, ModuleDict()
+def _check_together(feature_map: FeatureMap, params: Mapping[str, Any], where: str, known: Mapping[str, Spec]) -> None:
+    """Raises ConfigError where the features in use, of all ``known`` ones, or the configuration do not fit together."""
+    features = feature_map.features
     for label in feature_map.labels:
         if features.get(label, {}).get("type", "meta") != "meta":
             raise ConfigError(f"{where}: '{label}' is the label and a feature too; the model would see its answer.")
     seen: dict[str, Spec] = {}
     for name, spec in features.items():
         at = f"{where}, feature '{name}'"
-        if type_of(spec).embedded and ("." in name or hasattr(module, name)):
+        if type_of(spec).embedded and not can_be_embedded(name):
             raise ConfigError(f"{at}: torch cannot keep an embedding under this name. Rename the column.")
         shared = spec.get("share_embedding")
         if shared is not None:

@@ -11,11 +11,11 @@ from typing import Any
 import polars as pl
 
 from qin_zoo.data.item_layout import open_data
-from qin_zoo.data.item_names import ID_FILE, original_ids
+from qin_zoo.data.item_names import ID_FILE, WORD_FILE, original_ids
 from qin_zoo.data.specs import feature_specs, table_owners
 from qin_zoo.errors import DataError
 
-_WORDS = ("vocabularies.json", "feature_vocab.json")  # of `qin-zoo data import`, and of FuxiCTR's preprocessing
+_WORDS = (WORD_FILE, "feature_vocab.json")  # of `qin-zoo data import`, and of FuxiCTR's preprocessing
 
 
 def grown_sizes(params: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
@@ -37,9 +37,6 @@ def grown_sizes(params: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]
 
 def numbering(folder: Path) -> dict[str, dict[str, Any]]:
     """What the numbers in a folder of encoded files stand for, in a form that a record keeps.
-
-    Args:
-        folder: of files that `qin-zoo data import` or FuxiCTR's preprocessing has written.
 
     Returns:
         file, or file and column -> how many numbers it gives a meaning, and the hash of those.

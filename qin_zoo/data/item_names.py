@@ -1,13 +1,18 @@
-"""What an item was called before it became a row of the item table."""
+"""What numbers of a dataset stand for: ids, titles and words of its source, where an import or encoding kept them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
 
-ID_FILE, WORD_FILE = "ids_item.parquet", "vocabularies.json"
+from qin_zoo.data.dataset import Dataset
+from qin_zoo.data.vocabulary import FittedEncoder
+from qin_zoo.files import read_object
+
+ID_FILE = "ids_item.parquet"
+WORD_FILE = "vocabularies.json"  # of an import: column -> words; word i has the code i + 1
 # Files that `qin-zoo data import` writes and the challenge's raw one, with their columns of titles, the best first.
 _TITLES = {"item_text.parquet": ("item_title", "text"), "item_feature.parquet": ("item_title",)}
 
@@ -26,12 +31,7 @@ def original_ids(file: Path, number: str = "item_id") -> dict[int, object]:
 
 
 def item_titles(folder: Path, items: Iterable[int]) -> dict[int, str]:
-    """Row of the item table -> title or text, of those items that have one.
-
-    Args:
-        folder: of the dataset.
-        items: rows of the item table.
-    """
+    """Row of the item table -> title or text, of those ``items`` of the dataset in a folder that have one."""
     wanted = list(items)
     for name, columns in _TITLES.items():
         file = Path(folder) / name
@@ -42,3 +42,24 @@ def item_titles(folder: Path, items: Iterable[int]) -> dict[int, str]:
             rows = pl.scan_parquet(file, glob=False).filter(number.is_in(wanted)).select(number, column).collect()
             return {item: str(title) for item, title in rows.iter_rows() if title}
     return {}
+
+
+def words_of(dataset: Dataset) -> Callable[[str, int], str | None]:
+    """A function that says what a feature's number was in the source of a dataset; None where that is not known."""
+    features = dataset.feature_map.features
+    if dataset.encoder_file is not None:
+        vocabularies = FittedEncoder.read(dataset.encoder_file).vocabularies
+
+        def encoded(name: str, number: int) -> str | None:
+            owner = features.get(name, {}).get("share_embedding") or name
+            return vocabularies[owner].word(number) if owner in vocabularies else None
+
+        return encoded
+    kept = read_object(dataset.folder / WORD_FILE)
+
+    def imported(name: str, number: int) -> str | None:
+        words = kept.get(name)
+        known = isinstance(words, list) and 0 < number <= len(words)
+        return str(words[number - 1]) if known else None
+
+    return imported

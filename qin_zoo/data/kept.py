@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from qin_zoo.errors import DataError, first_line
-from qin_zoo.files import read_json, replace_file
+from qin_zoo.files import read_object, replace_file
 
 FITTED = "fitted_*.npz"
 _IMPORT = "import.json"
@@ -29,11 +29,10 @@ def keep(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def kept(folder: Path, name: str, expected: Mapping[str, object]) -> dict[str, np.ndarray] | None:
-    """The transform that a folder has taken over from the import that it extends; None where it is to be fitted.
+    """The transform that a dataset's folder has from the import that it extends; None where it is to be fitted.
 
     Args:
-        folder: of the dataset.
-        name: of the transform.
+        folder, name: of the dataset, of the transform.
         expected: entries of the arrays that say what it was fitted to, and have to be these.
 
     Raises:
@@ -71,7 +70,5 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _extends(folder: Path) -> bool:
-    try:
-        return bool(read_json(folder / _IMPORT)["options"]["extend"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    options = read_object(folder / _IMPORT).get("options")
+    return isinstance(options, dict) and bool(options.get("extend"))

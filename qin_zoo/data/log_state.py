@@ -15,10 +15,6 @@ _USER_FEATURES = "user_features.parquet"
 def item_levels(folder: Path, features: Iterable[str]) -> dict[str, np.ndarray]:
     """Row features that the log tells of an item, (items,) int64 each, row i being item i.
 
-    Args:
-        folder: of the dataset.
-        features: of its rows.
-
     Returns:
         those of ``features`` that ``qin-zoo data import`` counted in the log; empty of other datasets.
     """
@@ -28,10 +24,6 @@ def item_levels(folder: Path, features: Iterable[str]) -> dict[str, np.ndarray]:
 
 def user_side(folder: Path, features: Iterable[str]) -> dict[str, np.ndarray]:
     """Row features that are the user's, (users,) each, row i being user i: counted in the log, or of a users' table.
-
-    Args:
-        folder: of the dataset.
-        features: of its rows.
 
     Returns:
         those of ``features`` that ``qin-zoo data import`` knows of its users; empty of other datasets.
@@ -63,9 +55,6 @@ def user_lists(folder: Path, names: Iterable[str]) -> tuple[np.ndarray, dict[str
 
 def log_end(folder: Path) -> float | None:
     """When the last interaction happened that an import of one's own table holds, in seconds since 1970.
-
-    Args:
-        folder: of the dataset.
 
     Returns:
         None of other datasets, and of logs without times.
