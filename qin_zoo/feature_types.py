@@ -120,6 +120,14 @@ def type_of(spec: Mapping[str, Any]) -> FeatureType:
     return FEATURE_TYPES[spec["type"]]
 
 
+def has_item_table(params: Mapping[str, Any]) -> bool:
+    """Whether a dataset's histories are item ids of an item table; otherwise its fields are FuxiCTR's."""
+    columns = params.get("feature_cols")
+    return bool(params.get("item_info")) or (
+        isinstance(columns, list) and any(isinstance(c, Mapping) and c.get("source") == "item" for c in columns)
+    )
+
+
 def has_table(spec: Mapping[str, Any]) -> bool:
     """Whether a feature's values are ids of an embedding table."""
     kind = type_of(spec)

@@ -14,6 +14,7 @@ from qin_zoo.cli import options
 from qin_zoo.cli.table import print_json, print_table, print_text, text, text_of
 
 _COLUMNS = ("feature_cols", "feature_specs", "feature_config", "label_col")  # shown a line for each entry
+_PLACE = re.compile(r"(.*), line (\d+)(, Base)?")
 _WIDE = 110  # columns of a terminal that has room for meanings beside the values
 
 
@@ -132,12 +133,12 @@ def _print(prepared, used: list[Parameter], unset: list[Parameter]) -> None:
 
 def _files(used: list[Parameter]) -> dict[str, Path]:
     """The files that values stand in, each under a letter."""
-    found = dict.fromkeys(m[1] for p in used if (m := re.fullmatch(r"(.*), line \d+(?:, Base)?", p.source)))
+    found = dict.fromkeys(m[1] for p in used if (m := _PLACE.fullmatch(p.source)))
     return {chr(ord("a") + number) if number < 26 else str(number): Path(file) for number, file in enumerate(found)}
 
 
 def _short(parameter: Parameter, names: dict[str, str]) -> str:
-    match = re.fullmatch(r"(.*), line (\d+)(, Base)?", parameter.source)
+    match = _PLACE.fullmatch(parameter.source)
     source = f"{names[match[1]]}:{match[2]}{' Base' if match[3] else ''}" if match else parameter.source
     return f"{source}, as {parameter.former}" if parameter.former else source
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from qin_zoo.config.blocks import ExperimentParams
+from qin_zoo.feature_types import has_item_table
 
 _GONE = "FuxiCTR has no use for it any more"
 _NEUTRAL = "without effect at this value"
@@ -56,7 +57,7 @@ def translate(
         former = _former(key, value, declared, known)
         if former is None:
             continue
-        if former.name in _FIELDS and _has_item_table(params):
+        if former.name in _FIELDS and has_item_table(params):
             former = Former(None, why="the dataset's items stand in an item table, not in fields")
         try:
             now = former.convert(value)
@@ -142,13 +143,6 @@ def _label(column: dict) -> str:
 def _shown(value: object) -> str:
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def _has_item_table(params: Mapping[str, object]) -> bool:
-    columns = params.get("feature_cols")
-    return bool(params.get("item_info")) or (
-        isinstance(columns, list) and any(isinstance(c, dict) and c.get("source") == "item" for c in columns)
-    )
 
 
 # ---- values

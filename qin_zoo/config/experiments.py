@@ -127,11 +127,7 @@ def defines_experiment(config_dir: Path, expid: str) -> bool:
 
 
 def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path:
-    """The configuration folder of an experiment id.
-
-    Args:
-        expid: id of the experiment.
-        config_dir: the folder, where the user named one. Default: search with :func:`find_experiments`.
+    """The configuration folder of an experiment id: the one named, else the one that :func:`find_experiments` finds.
 
     Raises:
         ConfigError: the id is unknown, or several folders define it, or it cannot serve as a file name.
@@ -191,10 +187,8 @@ def apply_overrides(params: dict, overrides: Mapping[str, object], written: str 
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
-    """Values from the command line by their key; the last of a key counts.
-
-    Args:
-        texts: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``.
+    """Values by their key of texts ``key=value``, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``,
+    ``group_id=``; the last of a key counts.
 
     Raises:
         ConfigError: no ``=``, a key that is no name, or a value that is not YAML.
@@ -251,11 +245,8 @@ def _merged(block: Block, blocks: list[Block]) -> ExperimentParams:
 
 
 def find_dataset(dataset_id: str | None, folder: Path) -> Block:
-    """A dataset's block: of the folder, or where that configures none, of the shared ones.
-
-    Args:
-        dataset_id: its id; None for the only one that there is.
-        folder: holds ``dataset_config.yaml`` or ``dataset_config/*.yaml``.
+    """The block of a dataset, or of the only one that there is, of a folder with ``dataset_config.yaml`` or
+    ``dataset_config/*.yaml``; where that configures none, of the shared ones.
 
     Raises:
         ConfigError: there is none of this id, or several.

@@ -80,11 +80,7 @@ def read_yaml(path: Path) -> Document:
 
 
 def parse_yaml(text: str, where: str) -> Document:
-    """Parses YAML text.
-
-    Args:
-        text: one YAML document.
-        where: what to call the text in messages, its file for instance.
+    """Parses a YAML document, which messages call as ``where`` says, its file for instance.
 
     Raises:
         ConfigError: the text is not YAML, or holds what the module's docstring says is refused.

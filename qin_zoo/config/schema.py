@@ -48,7 +48,8 @@ def check_params(params: Mapping[str, object], model_class: type) -> ExperimentP
     constructor = constructor_params(model_class)
     known = [*constructor, *RunParams.model_fields]
     current, refused = translate(params, constructor, known)
-    strict = params.get("strict") is True or _is_ours(model_class)
+    is_ours = any((c.__module__, c.__name__) == ("qin_zoo.models.base", "ZooModel") for c in model_class.__mro__)
+    strict = params.get("strict") is True or is_ours
     problems: list[str] = []
     unknown: list[str] = []
     checked = ExperimentParams(origin=current.origin, former=current.former, notes=current.notes)
@@ -95,10 +96,6 @@ def expectation(table: type[BaseModel], key: str) -> str:
     """What a key of a table may hold, in words."""
     field = table.model_fields[key]
     return _expected(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
-
-
-def _is_ours(model_class: type) -> bool:
-    return any((cls.__module__, cls.__name__) == ("qin_zoo.models.base", "ZooModel") for cls in model_class.__mro__)
 
 
 # ---- the tables

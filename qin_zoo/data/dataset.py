@@ -19,6 +19,7 @@ from qin_zoo.data.preprocess import expanded
 from qin_zoo.data.sources import check_file, open_source
 from qin_zoo.data.stored import Progress
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.feature_types import has_item_table
 
 _FILES = ("train_data", "valid_data", "test_data", "item_info", "user_info")
 
@@ -169,13 +170,6 @@ class Dataset:
         return self._opened(split).table[name].take(slice(None))
 
 
-def has_item_table(params: Mapping[str, Any]) -> bool:
-    """Whether a dataset's histories are item ids of an item table; otherwise its fields are FuxiCTR's."""
-    return bool(params.get("item_info")) or any(
-        column.get("source") == "item" for column in params.get("feature_cols") or []
-    )
-
-
 def open_feature_map(params: Mapping[str, Any]):
     """The feature map of a dataset from its configuration, or its ``feature_map.json``; no rows are read.
 
@@ -218,16 +212,13 @@ def count_rows(params: Mapping[str, Any]) -> int:
 
 def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same dataset with all its files in another folder; DataError where there is no such folder."""
+    names = {key: Path(params[key]).name for key in _FILES if params.get(key)}
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected one with {', '.join(_file_names(params).values())}.")
-    moved: dict[str, Any] = {key: str(folder / name) for key, name in _file_names(params).items()}
+        raise DataError(f"{folder} is no folder; expected one with {', '.join(names.values())}.")
+    moved: dict[str, Any] = {key: str(folder / name) for key, name in names.items()}
     if params.get("feature_cols"):
         moved["feature_cols"] = [
             {**c, "pretrained_emb": str(folder / Path(c["pretrained_emb"]).name)} if c.get("pretrained_emb") else c
             for c in params["feature_cols"]
         ]
     return {**params, **moved, "feature_map_json": str(folder / "feature_map.json")}
-
-
-def _file_names(params: Mapping[str, Any]) -> dict[str, str]:
-    return {key: Path(params[key]).name for key in _FILES if params.get(key)}
