@@ -24,9 +24,8 @@ import polars as pl
 from qin_zoo.data import SPLITS, cache
 from qin_zoo.data.feature_map import FeatureMap
 from qin_zoo.data.preprocess import Wrong, expanded, given_fill, is_given
-from qin_zoo.data.pretrained import read_vectors, write_vectors
 from qin_zoo.data.raw_fields import RawField, raw_fields
-from qin_zoo.data.raw_files import RawFile, collected, raw_files, reading, split_off
+from qin_zoo.data.raw_files import RawFile, collected, raw_files, read_vectors, reading, split_off, write_vectors
 from qin_zoo.data.reports import cut, say, unequal, unknown
 from qin_zoo.data.rows import weight_kind
 from qin_zoo.data.sources import at, check_file
