@@ -98,8 +98,7 @@ def workspace(candidates: list[Path]) -> Iterator[tuple[Path, Path]]:
 
 def _respect_mode(folder: Path) -> None:
     """Raises PermissionError where a folder is marked read-only: root could write there, but is not meant to."""
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     if not folder.stat().st_mode & 0o222:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 

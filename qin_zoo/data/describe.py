@@ -26,16 +26,11 @@ _TYPES = {
 
 
 def describe_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """A dataset configuration from the columns of a folder's files.
+    """A dataset configuration, with ``dataset_id``, from the columns of a folder's files; and lines that say what was
+    taken for what, and what was left out.
 
     The challenge's layout (``train.parquet``, ``item_info.parquet``), the per-user one (``user_info.parquet`` beside
     them), and encoded named fields (``feature_map.json``) say what their columns are.
-
-    Args:
-        folder: of the files.
-
-    Returns:
-        the configuration, with ``dataset_id``; lines that say what was taken for what, and what was left out.
 
     Raises:
         DataError: there is no such folder, or its files do not tell what their columns are.

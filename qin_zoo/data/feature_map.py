@@ -75,9 +75,13 @@ def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = No
                     f"{where}, feature '{name}': expected type categorical or meta, as the column holds one id in each "
                     f"row, found {kind}."
                 )
-        _check_items(data)
+        what = f"the rows of the item table {data.items.path}"
+        for table in data.splits.values():
+            for name in {data.layout.target, HISTORY} & table.columns.keys():
+                table[name].check_below(data.items.num_rows, what)
     _check_together(feature_map, params, where, features)
-    feature_map.total_features = sum(_size(spec) for spec in features.values())
+    own = (spec for spec in features.values() if "share_embedding" not in spec)
+    feature_map.total_features = sum(1 if s["type"] == "numeric" else s.get("vocab_size", 0) for s in own)
     feature_map.num_fields = feature_map.get_num_fields()
     feature_map.set_column_index()
     return feature_map
@@ -332,19 +336,3 @@ def _share(features: Mapping[str, Spec], where: str) -> None:
         sizes = [spec["vocab_size"] for spec in group if "vocab_size" in spec]
         for spec in group:
             spec.update({"vocab_size": max(sizes)} if sizes else {})
-
-
-def _check_items(data: ItemTableData) -> None:
-    """Raises DataError when a row names an item beyond the item table."""
-    what = f"the rows of the item table {data.items.path}"
-    for table in data.splits.values():
-        for name in (data.layout.target, HISTORY):
-            if name in table:
-                table[name].check_below(data.items.num_rows, what)
-
-
-def _size(spec: Spec) -> int:
-    """A feature's share in FuxiCTR's ``total_features``."""
-    if spec["type"] == "numeric":
-        return 1
-    return 0 if "share_embedding" in spec else spec.get("vocab_size", 0)

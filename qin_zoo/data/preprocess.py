@@ -19,6 +19,7 @@ from qin_zoo.errors import ConfigError, DataError, suggest
 from qin_zoo.feature_types import names_of
 
 NUMBERS = {"int": pl.Int64, "float": pl.Float64}
+_DEFAULTS = {"str": "", "int": 0, "float": 0.0}
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,6 @@ def given_fill(column: Mapping[str, Any]) -> Any:
     return column.get("fill_na", column.get("na_value"))
 
 
-def filled(column: Mapping[str, Any]) -> object:
-    """What stands for a missing value of a column; None where nothing does."""
-    default = {"str": "", "int": 0, "float": 0.0}.get(str(column.get("dtype") or "str"))
-    return column.get("fill_na", column.get("na_value", default))
-
-
 class Wrong(NamedTuple):
     """What the rows of a file must not hold.
 
@@ -158,19 +153,11 @@ def dtype_of(stored: pl.DataType) -> str:
 def prepare(
     frame: pl.LazyFrame, names: Iterable[str], params: Mapping[str, Any], path: Path
 ) -> tuple[pl.LazyFrame, list[Wrong], dict[str, Made]]:
-    """A raw file with the columns that its configuration's ``preprocess`` entries make.
+    """A raw file of these columns with those that ``preprocess`` entries of its configuration make; what its rows must
+    not hold; and of each column that is made, how.
 
-    In FuxiCTR's order, which decides where one column is made of another: labels, then features from the last to
-    the first; missing values are filled before a column is read, and in a new column afterwards.
-
-    Args:
-        frame: the file as it is.
-        names: its columns.
-        params: ``feature_cols``, ``label_col``, ``dataset_id``.
-        path: of the file, for messages.
-
-    Returns:
-        the frame; what its rows must not hold; and of each column that is made, how.
+    In FuxiCTR's order, which decides where one column is made of another: labels, then features from the last to the
+    first; missing values are filled before a column is read, and in a new column afterwards.
 
     Raises:
         ConfigError: an unknown function.
@@ -195,7 +182,8 @@ def prepare(
     origins = {name: Made(name, dtype_of(stored)) for name, stored in frame.collect_schema().items()} if steps else {}
     for column in columns:
         name = column["name"]
-        fill, here = filled(column), name in file
+        default, here = _DEFAULTS.get(str(column.get("dtype") or "str")), name in file
+        fill = column.get("fill_na", column.get("na_value", default))  # what stands for a missing value
         if fill is not None and here and name in read:
             frame, origins[name] = _filled(frame, origins[name], name, fill)
         if name not in steps:

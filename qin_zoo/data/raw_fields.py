@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, given_fill, is_given
-from qin_zoo.data.specs import USAGES, Spec, active_columns, begun, check_known, check_spec_shape, field_groups
+from qin_zoo.data.specs import USAGES, Spec, active_columns, check_known, check_spec_shape, field_groups, spec_of
 from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
 from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
@@ -70,6 +70,13 @@ class RawField:
         return self.column.get("remap", True) is not False
 
     @property
+    def number(self) -> type[pl.DataType] | None:
+        """As what its values, or a sequence's entries, are read: whole numbers, numbers, or (None) texts."""
+        if self.form == "ids" or self.dtype not in NUMBERS:
+            return pl.Int64 if self.dtype == "int" or not self.remap else None
+        return NUMBERS[self.dtype]
+
+    @property
     def processor(self) -> str | None:
         """What makes buckets of its values; None where nothing does."""
         return self.column.get("category_processor") if self.type == "categorical" else None
@@ -98,7 +105,13 @@ class RawField:
         given = given_fill(self.column)
         if given is None:
             return {"int": "0", "float": "0.0"}.get(self.dtype, "") if self.form != "ids" else ""
-        return str(_plain_number(given, self.dtype)) if self.form != "ids" else str(given)
+        if self.form == "ids" or self.dtype not in NUMBERS:
+            return str(given)
+        try:
+            return str({"int": int, "float": float}[self.dtype](str(given)))
+        except ValueError:
+            what = f"expected a number for a column of dtype {self.dtype}, found {given!r}"
+            raise ConfigError(f"fill_na: {what}.") from None
 
     @property
     def _missing(self) -> str:
@@ -113,7 +126,7 @@ class RawField:
         """Its entry of a feature map, without the sizes that the data decide."""
         if self.type == "meta":
             return {"type": "meta"}
-        spec = begun(self.column, _KEPT)
+        spec = spec_of(self.column, _KEPT)
         if self.processor:
             spec.pop("share_embedding", None)
             spec |= {"category_processor": self.processor, "vocab_size": self.buckets}
@@ -125,11 +138,10 @@ class RawField:
         """The value as text, or a sequence's list of texts; missing ones filled."""
         if self.form == "ids":
             return self._entries(stored)
-        number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
-        if number is None:
+        if self.number is None:
             column = pl.col(self.name).fill_nan(None) if stored.is_float() else pl.col(self.name)
             return column.cast(pl.String).fill_null(self.fill)
-        return as_number(pl.col(self.name), stored, number).cast(pl.String).fill_null(self.fill)
+        return as_number(pl.col(self.name), stored, self.number).cast(pl.String).fill_null(self.fill)
 
     def given(self, stored: pl.DataType) -> pl.Expr:
         """Of :meth:`words`, those that are a value and do not stand for a missing one, in one column."""
@@ -186,7 +198,7 @@ class RawField:
             column = column.cast(pl.List(pl.String)).fill_null(pl.lit([], dtype=pl.List(pl.String)))
         else:
             column = column.cast(pl.String).fill_null(self.fill).str.split(self._splitter)
-        if self.dtype != "int" and self.remap:
+        if self.number is None:
             return column
         whole = as_number(_element, pl.String, pl.Int64).cast(pl.String)
         return column.list.eval(pl.when(_element == self._missing).then(_element).otherwise(whole))
@@ -212,13 +224,11 @@ class RawField:
             text, said = pl.lit(False), f"values with {self._splitter!r} between them (splitter), no brackets"
             if stored == pl.String:
                 text = column.str.contains(r"^\s*\[.*\]\s*$") & ~column.str.contains(self._splitter, literal=True)
-            if self.dtype != "int" and self.remap:
+            if self.number is None:
                 return text.fill_null(False), said
             bad = self._entries(stored).list.eval(_element.is_null()).list.any()
             return bad | text.fill_null(False), f"whole numbers; {said}" if stored == pl.String else "whole numbers"
-        number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
-        if self.processor == "quantile_bucket":
-            number = pl.Float64
+        number = pl.Float64 if self.processor == "quantile_bucket" else self.number
         if stored.is_float() and number != pl.Float64:
             exact = column.is_null() | column.is_nan() | ((column == column.floor()) if number else pl.lit(True))
             bad = ~(exact & (column.is_null() | column.is_nan() | (column.abs() < 2**53)))
@@ -305,9 +315,8 @@ class RawField:
             boundaries: of quantile buckets, (buckets - 1,).
             made: how ``preprocess`` makes it.
         """
-        number = self.dtype if self.dtype in NUMBERS and self.form != "ids" else None
-        whole = not self.remap or (self.form == "ids" and self.dtype == "int")
-        about = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
+        dtype = {pl.Int64: "int", pl.Float64: "float", None: "str"}[self.number]
+        about = {"dtype": dtype, "fill": self.fill, "missing": self._missing}
         about |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
         about |= {"keep": "newest" if self.keeps_newest else "first"}
         about |= {"shift": shift, "scale": scale}
@@ -380,10 +389,3 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
     if not fields:
         raise ConfigError(f"{where}: expected feature_cols, a list of features, found none that is active.")
     return fields
-
-
-def _plain_number(value: object, dtype: str) -> object:
-    try:
-        return {"int": int, "float": float}[dtype](str(value)) if dtype in NUMBERS else value
-    except ValueError:
-        raise ConfigError(f"fill_na: expected a number for a column of dtype {dtype}, found {value!r}.") from None

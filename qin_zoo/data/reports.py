@@ -118,12 +118,8 @@ def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) 
 
 
 def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Logs what was found.
-
-    Args:
-        report: of :func:`unknown`, :func:`unequal` and :func:`cut`; ``apart``: fields and those whose vocabulary they
-            share without a value in common.
-        params: ``sequence_field``, ``feature_cols``.
+    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, and which fields have no value in common with
+    those whose vocabulary they share (``apart``).
 
     Raises:
         DataError, ConfigError: sequences that are read position by position do not match.

@@ -155,7 +155,7 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
         if key in _WITHOUT_EFFECT and column[key] and not (key == "preprocess" and copy_of):
             _log.warning("%s: '%s' has no effect: the data is read as it is", where, key)
     check_type(column.get("type"), where)
-    spec = begun(column, _KEPT)
+    spec = spec_of(column, _KEPT)
     spec |= {"copy_of": copy_of} if copy_of else {}
     if item_codes.source_column(spec):
         spec |= item_codes.sizes(spec, where)
@@ -164,7 +164,7 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
     return spec
 
 
-def begun(column: Mapping[str, Any], keys: Iterable[str]) -> Spec:
+def spec_of(column: Mapping[str, Any], keys: Iterable[str]) -> Spec:
     """What a specification has from an entry of ``feature_cols``: source, type, feature encoder and these keys."""
     spec: Spec = {"source": column.get("source") or "", "type": column["type"]}
     encoder = column.get("feature_encoder", type_of(column).feature_encoder)

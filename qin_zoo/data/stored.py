@@ -57,16 +57,6 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def check_type(source: Source, name: str, kind: Kind) -> None:
-    """Raises DataError unless the column's type in the file can hold this kind."""
-    listed, element = source.element(name)
-    if listed != kind.listed or element not in kind.elements:
-        raise DataError(
-            f"{at(source.path, name)}: expected {kind.expected} in each row, found the type "
-            f"{source.type_name(name)}. {kind.mend}"
-        )
-
-
 def check_values(source: Source, name: str, kind: Kind, row: int, chunk: Chunk) -> tuple[float, float]:
     """The least and the greatest value of a chunk that begins at a row of the file; (0, 0) when there is none.
 
@@ -137,24 +127,19 @@ class Column:
             return rows * self.width, (rows + 1) * self.width
         return self.offsets[rows], self.offsets[rows + 1]
 
-    def first_above(self, limit: float) -> tuple[int, float] | None:
-        """The first row with a value above ``limit``, and that value; None when there is none."""
-        if self.max <= limit:
-            return None
-        position = int(np.argmax(self.values > limit))
+    def check_below(self, size: int, what: str) -> None:
+        """Raises DataError naming the first row whose id is not below ``size``; ``what`` tells the limit."""
+        if self.max < size:
+            return
+        position = int(np.argmax(self.values >= size))
         if self.offsets is not None:
             row = int(np.searchsorted(self.offsets, position, side="right")) - 1
         else:
             row = position // (self.width or 1)
-        return row, self.values[position].item()
-
-    def check_below(self, size: int, what: str) -> None:
-        """Raises DataError naming the first row whose id is not below ``size``; ``what`` tells the limit."""
-        if above := self.first_above(size - 1):
-            raise DataError(
-                f"{at(self.path, self.name, above[0])}: expected ids below {size}, {what}; found "
-                f"{above[1]} (the greatest id of the column is {self.max})."
-            )
+        raise DataError(
+            f"{at(self.path, self.name, row)}: expected ids below {size}, {what}; found "
+            f"{self.values[position].item()} (the greatest id of the column is {self.max})."
+        )
 
     def release(self, start: int, stop: int) -> None:
         """Gives the memory pages of ``values[start:stop]`` back to the system, whose file cache keeps them."""
@@ -350,7 +335,12 @@ def convert(source: Source, columns: Mapping[str, tuple[str, Path]], progress: P
     if not columns:
         return
     for name, (kind, _) in columns.items():
-        check_type(source, name, KINDS[kind])
+        rule, (listed, element) = KINDS[kind], source.element(name)
+        if listed != rule.listed or element not in rule.elements:
+            raise DataError(
+                f"{at(source.path, name)}: expected {rule.expected} in each row, found the type "
+                f"{source.type_name(name)}. {rule.mend}"
+            )
     writers: dict[str, ColumnWriter] = {}
     try:
         for name, (kind, folder) in columns.items():

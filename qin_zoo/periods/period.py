@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,10 @@ from qin_zoo.files import replace_file
 from qin_zoo.periods.fesail import Restraint, aged, cover, tables_of, weights_of
 from qin_zoo.periods.values import Values
 
+# Keys of an experiment, in the order of Replay's fields.
+_KEYS = (
+    "replay", "replay_rows", "replay_function", "replay_bias", "stale_limit", "stale_strength", "retire_after", "seed",
+)  # fmt: skip
 METHODS = ("fesail", "random", "none", "all")
 _ROWS = 1 << 16  # compared, or written, at a time
 
@@ -51,11 +55,7 @@ class Replay:
     @classmethod
     def of(cls, params: Mapping[str, object]) -> Replay:
         """That of an experiment's parameters."""
-        names = {
-            "method": "replay", "rows": "replay_rows", "function": "replay_function", "bias": "replay_bias",
-            "limit": "stale_limit", "strength": "stale_strength", "retire_after": "retire_after", "seed": "seed",
-        }  # fmt: skip
-        return cls(**{name: params[key] for name, key in names.items() if key in params})
+        return cls(**{field.name: params[key] for field, key in zip(fields(cls), _KEYS) if key in params})
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,10 @@ def begin_period(
     """Ages what does not occur in a period's training rows, and chooses what is trained again beside them.
 
     Args:
-        dataset: the period's data.
-        pool: the data of the run that is continued: its training rows are what may be trained again. None where
-            ``replay`` needs none.
-        replay: how to choose.
-        before: the file of the staleness after the period before; a file that is not there: nothing is stale.
-        staleness: where that of this period is written.
+        dataset, replay: the period's data, and how to choose.
+        pool: the data of the run that is continued, whose training rows may be trained again; None for none of them.
+        before, staleness: the files of the staleness after the period before, without which nothing is stale, and of
+            this period's, which is written.
         rows: where the training rows are written, when there are others than the period's own.
 
     Raises:

@@ -41,11 +41,6 @@ class Values:
         ends = np.cumsum([0, *self.sizes.values()]).tolist()
         self.first, self.total = dict(zip(self.sizes, ends)), ends[-1]
 
-    @property
-    def padding(self) -> np.ndarray:
-        """(tables,) the values that are padding."""
-        return np.array([n + int(self._features[t].get("padding_idx") or 0) for t, n in self.first.items()], np.int64)
-
     def split(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """An array (total,) over all values as one for each table."""
         return {name: values[first : first + self.sizes[name]] for name, first in self.first.items()}
@@ -53,14 +48,14 @@ class Values:
     def occurring(self, loader: ColumnLoader) -> np.ndarray:
         """(total,) bool: the values that the loader's rows hold; padding is among them."""
         occurs, items, of_items = np.zeros(self.total, bool), np.zeros(0, bool), []
-        occurs[self.padding] = True
+        occurs[[n + int(self._features[t].get("padding_idx") or 0) for t, n in self.first.items()]] = True
         for _, batch in _batches(loader):
             for ids in self._in_rows(batch):
                 occurs[ids.ravel()] = True
             if isinstance(batch, ItemBatch):
                 if not len(items):
                     of_items = list(self._numbered(batch.items))
-                    items = np.zeros(_count(batch.items), bool)
+                    items = np.zeros(len(next(iter(batch.items.values()))), bool)
                 items[batch.item_ids.numpy().ravel()] = True
         items[:1] = False  # padding
         for ids in of_items:
@@ -92,7 +87,7 @@ class Values:
         """(items, total): the wanted values of each item; padding has none."""
         pairs = [_NONE, *(_pairs(ids, wanted) for ids in self._numbered(items))]
         item, value = (np.concatenate(part) for part in zip(*pairs))
-        return csr_array((item > 0, (item, value)), shape=(_count(items), self.total))
+        return csr_array((item > 0, (item, value)), shape=(len(next(iter(items.values()))), self.total))
 
     def _in_rows(self, batch) -> Iterator[np.ndarray]:
         """The values that stand in the rows themselves, an array (B, T) for each feature."""
@@ -102,10 +97,6 @@ class Values:
         for name, owner in self.table_of.items():
             if name in columns:
                 yield columns[name].long().numpy().reshape(len(columns[name]), -1) + self.first[owner]
-
-
-def _count(items: dict[str, Tensor]) -> int:
-    return len(next(iter(items.values())))
 
 
 def _pairs(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
