@@ -157,7 +157,7 @@ def _run(record_file: Path) -> Iterator[Remark]:
 
 def _data_of(record: dict) -> Iterator[Remark]:
     """Whether the data files are those of a run, by their content."""
-    from qin_zoo.config.params import ExperimentParams
+    from qin_zoo.config.blocks import ExperimentParams
     from qin_zoo.data.dataset import Dataset
 
     try:

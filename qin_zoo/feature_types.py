@@ -22,7 +22,7 @@ class FeatureType:
     """What is done with values of a type follows from what they are.
 
     Attributes:
-        kind: what a column of the item table must hold (:data:`qin_zoo.data.kinds.KINDS`).
+        kind: what a column of the item table must hold (:data:`qin_zoo.data.stored.KINDS`).
         ids: whether values are ids, int64, of which 0 is padding; else they are numbers, float32.
         sizes: what a model must know of a feature: name in a manifest -> name in a specification.
         width: the size, by its name in a manifest, that says how many numbers one value has; None for a single number.
@@ -108,9 +108,24 @@ def can_be_a_name(text: str) -> bool:
     )
 
 
+def can_be_embedded(name: str) -> bool:
+    """Whether ``ModuleDict``, in which FuxiCTR keeps embeddings, takes the name: no dot, no attribute of modules."""
+    from torch.nn import ModuleDict
+
+    return "." not in name and not hasattr(ModuleDict(), name)
+
+
 def type_of(spec: Mapping[str, Any]) -> FeatureType:
     """The type of a feature, of its specification or its description."""
     return FEATURE_TYPES[spec["type"]]
+
+
+def has_item_table(params: Mapping[str, Any]) -> bool:
+    """Whether a dataset's histories are item ids of an item table; otherwise its fields are FuxiCTR's."""
+    columns = params.get("feature_cols")
+    return bool(params.get("item_info")) or (
+        isinstance(columns, list) and any(isinstance(c, Mapping) and c.get("source") == "item" for c in columns)
+    )
 
 
 def has_table(spec: Mapping[str, Any]) -> bool:

@@ -74,6 +74,15 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_text(encoding="utf-8"))
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def discard_leftovers(folder: Path) -> None:
     """Deletes what writers of :func:`replace_file` that were killed have left in a folder."""
     for temporary in Path(folder).glob(".*.tmp"):
@@ -113,11 +122,7 @@ class LockFile:
 
     def read(self) -> dict:
         """What its holder, or the last one, has noted; empty where that is nothing."""
-        try:
-            note = read_json(self.path)
-        except (OSError, ValueError):
-            return {}
-        return note if isinstance(note, dict) else {}
+        return read_object(self.path)
 
     def write(self, note: dict) -> None:
         """Notes something for others to read; the lock must be held."""
@@ -138,9 +143,7 @@ class LockFile:
 def sole_writer(path: Path, doing: str) -> Iterator[None]:
     """Keeps other processes that ask for the same lock file out as long as the block runs.
 
-    Args:
-        path: the lock file.
-        doing: completes "another process …", for their message.
+    ``doing`` completes "another process …", for their message.
 
     Raises:
         QinZooError: another process is in such a block, or the file cannot be written.
@@ -163,12 +166,8 @@ def sole_writer(path: Path, doing: str) -> Iterator[None]:
 
 
 def file_digest(path: Path, digest: hashlib._Hash | None = None, stop: threading.Event | None = None) -> str:
-    """Digest of a file's bytes, hexadecimal; OSError as of ``open``.
-
-    Args:
-        path: the file.
-        digest: goes on from there. Default: SHA-256.
-        stop: once it is set, the answer is ``""``.
+    """Digest of a file's bytes, hexadecimal: of a ``digest`` that goes on, by default of a new SHA-256; ``""`` once
+    ``stop`` is set. OSError as of ``open``.
     """
     digest = digest or hashlib.sha256(usedforsecurity=False)
     with open(path, "rb") as file:

@@ -19,7 +19,7 @@ from qin_zoo.baselines.models import Data
 from qin_zoo.config.blocks import check_id
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset, has_item_table
-from qin_zoo.data.item_names import ID_FILE, WORD_FILE
+from qin_zoo.data.import_files import ID_FILE, WORD_FILE
 from qin_zoo.errors import ConfigError
 from qin_zoo.files import replace_file, replace_text, sole_writer
 

@@ -12,7 +12,7 @@ import numpy as np
 from qin_zoo.baselines.columns import write_columns
 from qin_zoo.baselines.models import BASELINES, Baseline, Data
 from qin_zoo.baselines.rows import View
-from qin_zoo.config.blocks import check_id
+from qin_zoo.config.blocks import ExperimentParams, check_id
 from qin_zoo.config.experiments import (
     apply_overrides,
     check_params,
@@ -22,7 +22,6 @@ from qin_zoo.config.experiments import (
     parse_overrides,
     resolve_experiment,
 )
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.schema import known_params
 from qin_zoo.data import SPLITS
 from qin_zoo.data.columns import open_table

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_json, text_of
+from qin_zoo.cli.table import print_json, print_table, print_text, text, text_of
 
 _COLUMNS = ("feature_cols", "feature_specs", "feature_config", "label_col")  # shown a line for each entry
+_PLACE = re.compile(r"(.*), line (\d+)(, Base)?")
 _WIDE = 110  # columns of a terminal that has room for meanings beside the values
 
 
@@ -50,7 +52,7 @@ def config(
     prepared = prepare(experiment, config, data=data, overrides=options.changes(overrides, strict), plugins=plugin)
     used, unset = _parameters(prepared)
     if as_json:
-        whole = {
+        everything = {
             "expid": prepared.expid,
             "model": prepared.params["model"],
             "config_dir": str(prepared.config_dir),
@@ -58,7 +60,7 @@ def config(
             "not_set": {parameter.key: parameter.meaning for parameter in unset},
             "notes": list(prepared.notes),
         }
-        print_json(whole)
+        print_json(everything)
         return
     _print(prepared, used, unset)
 
@@ -96,63 +98,47 @@ def _parameters(prepared) -> tuple[list[Parameter], list[Parameter]]:
 
 
 def _print(prepared, used: list[Parameter], unset: list[Parameter]) -> None:
-    from rich.console import Console
-    from rich.padding import Padding
     from rich.table import Table
-    from rich.text import Text
 
-    console = Console(highlight=False)
     files = _files(used)
-    console.print(Text(f"{prepared.expid}: {prepared.params['model']} on {prepared.params['dataset_id']}", "bold"))
+    print_text(f"{prepared.expid}: {prepared.params['model']} on {prepared.params['dataset_id']}", "bold")
     for letter, file in files.items():
-        console.print(Text(f"  {letter}: {file}"))
+        print_text(f"{letter}: {file}", indent=2)
     names = {str(file): letter for letter, file in files.items()}
     rows = [(p.key, _value(p), _short(p, names), p.meaning) for p in used]
-    if console.width >= _WIDE:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column("key", style="cyan", no_wrap=True)
-        for title, ratio in (("value", 4), ("from", 3), ("meaning", 8)):
-            table.add_column(title, overflow="fold", ratio=ratio)
-        for key, *texts in rows:
-            table.add_row(key, *map(Text, texts))
-        console.print(table)
+    if get_terminal_size().columns >= _WIDE:
+        print_table(("key", "value", "from", "meaning"), rows, folded={1, 2, 3})
     else:  # the meaning on lines of its own
         for key, value, source, meaning in rows:
             head = Table.grid(expand=True, padding=(0, 2, 0, 0), pad_edge=False)
             head.add_column(ratio=1, overflow="fold")
             head.add_column(justify="right", style="dim")
-            head.add_row(Text.assemble((key, "cyan"), f": {value}"), Text(source))
-            console.print(head)
+            head.add_row(text(f"{key}: {value}"), text(source))
+            print_text(head)
             if meaning:
-                console.print(Padding(Text(meaning), (0, 0, 0, 4)))
+                print_text(meaning, indent=4)
     for parameter in used:
         if parameter.key in _COLUMNS and parameter.value:
-            console.print(Text(f"\n{parameter.key}", "bold"))
-            entries = parameter.value if isinstance(parameter.value, list) else [parameter.value]
-            for entry in entries:
-                console.print(Padding(Text(_entry(entry)), (0, 0, 0, 2)))
+            print_text(f"\n{parameter.key}", "bold")
+            for entry in parameter.value if isinstance(parameter.value, list) else [parameter.value]:
+                print_text(_entry(entry), indent=2)
     if unset:
-        console.print(Text("\nNot set", "bold"))
-        rest = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=False)
-        rest.add_column(style="cyan", no_wrap=True)
-        rest.add_column(overflow="fold")
-        for parameter in unset:
-            rest.add_row(parameter.key, Text(parameter.meaning))
-        console.print(rest)
+        print_text("\nNot set", "bold")
+        print_table(("key", "meaning"), [(parameter.key, parameter.meaning) for parameter in unset], folded={1})
     if prepared.notes:
-        console.print(Text("\nMapped and left out", "bold"))
+        print_text("Mapped and left out", "bold")
     for note in prepared.notes:
-        console.print(Padding(Text(note), (0, 0, 0, 2)))
+        print_text(note, indent=2)
 
 
 def _files(used: list[Parameter]) -> dict[str, Path]:
     """The files that values stand in, each under a letter."""
-    found = dict.fromkeys(m[1] for p in used if (m := re.fullmatch(r"(.*), line \d+(?:, Base)?", p.source)))
+    found = dict.fromkeys(m[1] for p in used if (m := _PLACE.fullmatch(p.source)))
     return {chr(ord("a") + number) if number < 26 else str(number): Path(file) for number, file in enumerate(found)}
 
 
 def _short(parameter: Parameter, names: dict[str, str]) -> str:
-    match = re.fullmatch(r"(.*), line (\d+)(, Base)?", parameter.source)
+    match = _PLACE.fullmatch(parameter.source)
     source = f"{names[match[1]]}:{match[2]}{' Base' if match[3] else ''}" if match else parameter.source
     return f"{source}, as {parameter.former}" if parameter.former else source
 

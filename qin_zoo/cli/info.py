@@ -46,7 +46,7 @@ def info(
 
 def _of_models(name: str, plugins) -> list[Key]:
     """What a name means as a parameter of models; those that say the same together."""
-    from qin_zoo.config.known_params import RunParams
+    from qin_zoo.config.values import RunParams
     from qin_zoo.experiment.keys import Key
     from qin_zoo.registry import discover, get_model
 

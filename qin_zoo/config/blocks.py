@@ -1,8 +1,9 @@
-"""The files of a configuration folder, as the named blocks they hold, and what a name may be."""
+"""The files of a configuration folder as the named blocks they hold; what a name may be; values with their places."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,25 @@ class Block:
         """Where each key was written; keys that came through ``<<`` count as written with the block."""
         of = f", {BASE}" if self.name == BASE else ""
         return {key: f"{self.file}, line {self.lines.get(key, self.lines.get('', 1))}{of}" for key in self.values}
+
+
+class ExperimentParams(dict):
+    """Parameters of an experiment; a plain dict that also knows where each value was written.
+
+    Attributes:
+        origin: key -> ``"FILE, line N"``, with ``", Base"`` where it is the block for all, or ``"command line"``.
+        former: key -> its old name, where it was written under one; see :mod:`qin_zoo.config.compat`.
+        notes: lines that say what was mapped, left out or is unknown to the model; known once it is checked.
+    """
+
+    def __init__(self, *args, origin: dict[str, str] | None = None, former=None, notes: Iterable[str] = (), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.origin: dict[str, str] = dict(origin or {})
+        self.former: dict[str, str] = dict(former or {})
+        self.notes = tuple(notes)
+
+    def copy(self) -> ExperimentParams:
+        return ExperimentParams(self, origin=self.origin, former=self.former, notes=self.notes)
 
 
 def list_folder(folder: Path) -> list[Path]:

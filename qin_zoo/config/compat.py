@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from qin_zoo.config.blocks import ExperimentParams
+from qin_zoo.feature_types import has_item_table
 
 _GONE = "FuxiCTR has no use for it any more"
 _NEUTRAL = "without effect at this value"
@@ -33,54 +36,35 @@ class Former:
     why: str = ""
 
 
-@dataclass
-class Translation:
-    """Parameters under their present names.
-
-    Attributes:
-        params: the parameters.
-        origin: key -> where it was written.
-        former: present key -> the old name it was written under.
-        notes: a line for every mapping and for every kind of omission.
-        refused: old key, left as it was -> why it means nothing today.
-    """
-
-    params: dict[str, object]
-    origin: dict[str, str]
-    former: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
-
-
 def translate(
-    params: Mapping[str, object], origin: Mapping[str, str], declared: Collection[str], known: Collection[str]
-) -> Translation:
+    params: Mapping[str, object], declared: Collection[str], known: Collection[str]
+) -> tuple[ExperimentParams, dict[str, str]]:
     """Puts old keys under their present names and leaves out those without effect.
 
     Args:
-        params: parameters as written.
-        origin: key -> where it was written; may be empty.
+        params: parameters as written, and where.
         declared: parameters of the model's constructors.
         known: these, and the keys of a run.
 
     Returns:
-        the parameters under their present names; unknown keys as they were.
+        the parameters under their present names, with a note for every mapping and for every kind of omission, unknown
+        keys as they were; and of old keys that were left as they were, why they mean nothing today.
     """
-    done = Translation(dict(params), dict(origin))
+    done, refused = ExperimentParams(params, origin=getattr(params, "origin", None)), {}
+    origin = dict(done.origin)
     left_out: dict[str, list[str]] = {}
     for key, value in params.items():
         former = _former(key, value, declared, known)
         if former is None:
             continue
-        if former.name in _FIELDS and _has_item_table(params):
+        if former.name in _FIELDS and has_item_table(params):
             former = Former(None, why="the dataset's items stand in an item table, not in fields")
         try:
             now = former.convert(value)
         except ValueError as error:
-            done.refused[key] = str(error)
+            refused[key] = str(error)
             continue
-        place = f" ({origin[key]})" if key in origin else ""
-        del done.params[key]
+        del done[key]
         written_at = done.origin.pop(key, None)
         given = former.name in params and former.name != key
         if former.name is None:
@@ -88,16 +72,16 @@ def translate(
         elif given and (written_at != "command line" or origin.get(former.name) == "command line"):
             left_out.setdefault(f"{former.name} is given too", []).append(key)
         else:
-            done.params[former.name] = now
+            done[former.name] = now
             if written_at:
                 done.origin[former.name] = written_at
             if former.name != key:
                 done.former[former.name] = key
-            done.notes.append(f"{key}: {_shown(value)} is taken as {former.name}: {_shown(now)}{place}.")
+            place = f" ({written_at})" if written_at else ""
+            done.notes += (f"{key}: {_shown(value)} is taken as {former.name}: {_shown(now)}{place}.",)
     _translate_columns(done, left_out)
-    for why, keys in left_out.items():
-        done.notes.append(f"Left out: {', '.join(dict.fromkeys(keys))} ({why}).")
-    return done
+    done.notes += tuple(f"Left out: {', '.join(dict.fromkeys(keys))} ({why})." for why, keys in left_out.items())
+    return done, refused
 
 
 def _former(key: object, value: object, declared: Collection[str], known: Collection[str]) -> Former | None:
@@ -111,10 +95,10 @@ def _former(key: object, value: object, declared: Collection[str], known: Collec
     return None if former and former.name in _FIELDS and former.name not in declared else former
 
 
-def _translate_columns(done: Translation, left_out: dict[str, list[str]]) -> None:
+def _translate_columns(done: ExperimentParams, left_out: dict[str, list[str]]) -> None:
     renamed: dict[tuple[str, str], list[str]] = {}
     for key in ("feature_cols", "feature_specs", "feature_config", "label_col"):
-        columns = done.params.get(key)
+        columns = done.get(key)
         if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
             continue
         present = []
@@ -134,8 +118,8 @@ def _translate_columns(done: Translation, left_out: dict[str, list[str]]) -> Non
                     text = f"{old}: {_shown(written)} is taken as {name}: {_shown(value)}"
                     renamed.setdefault((key, text), []).append(_label(column))
             present.append(column)
-        done.params[key] = present
-    done.notes += [f"{key}, {', '.join(names)}: {text}." for (key, text), names in renamed.items()]
+        done[key] = present
+    done.notes += tuple(f"{key}, {', '.join(names)}: {text}." for (key, text), names in renamed.items())
 
 
 def _split(columns: list[dict]) -> list[dict]:
@@ -159,13 +143,6 @@ def _label(column: dict) -> str:
 def _shown(value: object) -> str:
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def _has_item_table(params: Mapping[str, object]) -> bool:
-    columns = params.get("feature_cols")
-    return bool(params.get("item_info")) or (
-        isinstance(columns, list) and any(isinstance(c, dict) and c.get("source") == "item" for c in columns)
-    )
 
 
 # ---- values
@@ -237,8 +214,7 @@ _KEYS: dict[str, Former] = {
     "target_item_field": Former("target_field"),
     "sequence_item_field": Former("sequence_field"),
     **dict.fromkeys(
-        ("debug", "partition_block_size", "pickle_feature_encoder", "use_hdf5", "version"),
-        Former(None, why=_GONE),
+        ("debug", "partition_block_size", "pickle_feature_encoder", "use_hdf5", "version"), Former(None, why=_GONE)
     ),
     "ordered_features": Former(None, _neutral(None), _NEUTRAL),
     "embedding_dropout": Former(None, _neutral(0, 0.0, None), _NEUTRAL),

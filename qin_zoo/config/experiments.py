@@ -13,8 +13,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qin_zoo.config.blocks import BASE, Block, check_id, config_files, list_folder, only_block, read_blocks, yaml_files
-from qin_zoo.config.params import ExperimentParams
+from qin_zoo.config.blocks import (
+    BASE,
+    Block,
+    ExperimentParams,
+    check_id,
+    config_files,
+    list_folder,
+    only_block,
+    read_blocks,
+    yaml_files,
+)
 from qin_zoo.config.safe_yaml import parse_yaml
 from qin_zoo.errors import ConfigError, suggest
 
@@ -68,8 +77,7 @@ def load_experiment(config_dir: str | Path, expid: str, dataset_id: str | None =
     if block is None:
         known = sorted({b.name for b in blocks} - {BASE})
         raise ConfigError(f"No experiment '{expid}' in {folder}.{suggest(expid, known)} {_listing(known)}")
-    base = _base_of(block, blocks)
-    params = ExperimentParams(_merged(base, block), origin={**(base.origin() if base else {}), **block.origin()})
+    params = _merged(block, blocks)
     if dataset_id is not None:
         params["dataset_id"], params.origin["dataset_id"] = dataset_id, "command line"
     for key in ("dataset_id", "model"):
@@ -101,7 +109,7 @@ def find_experiments(roots: Iterable[str | Path] | None = None, problems: list[s
         try:
             blocks = _model_blocks(folder)
             for block in blocks:
-                params = {} if block.name == BASE else _merged(_base_of(block, blocks), block)
+                params = {} if block.name == BASE else _merged(block, blocks)
                 # blocks without these two are there to be merged into others
                 if isinstance(params.get("model"), str) and isinstance(params.get("dataset_id"), str):
                     found.append(Experiment(block.name, params["model"], params["dataset_id"], folder, block.file))
@@ -119,11 +127,7 @@ def defines_experiment(config_dir: Path, expid: str) -> bool:
 
 
 def resolve_experiment(expid: str, config_dir: str | Path | None = None) -> Path:
-    """The configuration folder of an experiment id.
-
-    Args:
-        expid: id of the experiment.
-        config_dir: the folder, where the user named one. Default: search with :func:`find_experiments`.
+    """The configuration folder of an experiment id: the one named, else the one that :func:`find_experiments` finds.
 
     Raises:
         ConfigError: the id is unknown, or several folders define it, or it cannot serve as a file name.
@@ -173,9 +177,7 @@ def find_file(file: Path) -> Path:
     raise ConfigError(f"{file}: no such file, here or in {home}.{suggest(name, files)} There are: {', '.join(files)}.")
 
 
-def apply_overrides(
-    params: dict, overrides: Mapping[str, object], written: str = "command line"
-) -> ExperimentParams:
+def apply_overrides(params: dict, overrides: Mapping[str, object], written: str = "command line") -> ExperimentParams:
     """A copy of the parameters with values from the command line, or from where else they were ``written``; unknown
     keys are left to ``check_params``."""
     changed = ExperimentParams(params, origin=getattr(params, "origin", None))
@@ -185,10 +187,8 @@ def apply_overrides(
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
-    """Values from the command line by their key; the last of a key counts.
-
-    Args:
-        texts: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``.
+    """Values by their key of texts ``key=value``, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``,
+    ``group_id=``; the last of a key counts.
 
     Raises:
         ConfigError: no ``=``, a key that is no name, or a value that is not YAML.
@@ -232,23 +232,21 @@ def _model_blocks(folder: Path) -> list[Block]:
     return [block for file in files for block in read_blocks(file)]
 
 
-def _merged(base: Block | None, block: Block) -> dict[str, object]:
-    return {**(base.values if base else {}), **block.values}
-
-
-def _base_of(block: Block, blocks: list[Block]) -> Block | None:
-    """``Base`` of the block's own file, otherwise of the folder."""
+def _merged(block: Block, blocks: list[Block]) -> ExperimentParams:
+    """A block's values over those of ``Base`` of its own file, otherwise of the folder."""
     bases = [b for b in blocks if b.name == BASE]
-    own = [b for b in bases if b.file == block.file]
-    return own[0] if own else only_block(BASE, bases, "block")
+    base = next((b for b in bases if b.file == block.file), None) or only_block(BASE, bases, "block")
+    parts = [base, block] if base else [block]
+    params = ExperimentParams()
+    for part in parts:
+        params.update(part.values)
+        params.origin.update(part.origin())
+    return params
 
 
 def find_dataset(dataset_id: str | None, folder: Path) -> Block:
-    """A dataset's block: of the folder, or where that configures none, of the shared ones.
-
-    Args:
-        dataset_id: its id; None for the only one that there is.
-        folder: holds ``dataset_config.yaml`` or ``dataset_config/*.yaml``.
+    """The block of a dataset, or of the only one that there is, of a folder with ``dataset_config.yaml`` or
+    ``dataset_config/*.yaml``; where that configures none, of the shared ones.
 
     Raises:
         ConfigError: there is none of this id, or several.

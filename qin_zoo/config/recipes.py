@@ -29,10 +29,7 @@ _HIDDEN = {
     "dim_feedforward": (64, 128),
     "num_row": (2, 4),
 }
-_KINDS = {
-    "small": {"embedding_dim": 16, "net_dropout": 0.2},
-    "medium": {"embedding_dim": 32, "net_dropout": 0.1},
-}
+_KINDS = {"small": {"embedding_dim": 16, "net_dropout": 0.2}, "medium": {"embedding_dim": 32, "net_dropout": 0.1}}
 _TRAINING = {
     "learning_rate": 1e-3,
     "epochs": 10,
@@ -47,17 +44,13 @@ def recipe_for(rows: int) -> str:
 
 
 def steady(accepted: Collection[str], rows: int, has_items: bool) -> dict[str, Any]:
-    """What carries a training of data of which nothing is known over where it stands still, besides a recipe.
+    """What carries a training of data of which nothing is known over where it stands still, besides a recipe, among the
+    parameters that the model has ``accepted``.
 
     Without batch normalisation QIN stood still at an AUC of 0.70 on the sample, where with it two epochs bring 0.90; a
-    learning rate that is cut to a tenth, FuxiCTR's default, stays there. Of few rows it is counted what history and
-    target have in common: they do not teach equality (DIN's test AUC of 7,200 rows 0.600 and 0.683, of 80,000 0.741 and
-    0.751; of 150,000, which do, 0.722 and 0.714).
-
-    Args:
-        accepted: parameters that the model takes.
-        rows: of the training split.
-        has_items: whether the dataset has an item table.
+    learning rate that is cut to a tenth, FuxiCTR's default, stays there. Of few training rows with an item table it is
+    counted what history and target have in common: they do not teach equality (DIN's test AUC of 7,200 rows 0.600 and
+    0.683, of 80,000 0.741 and 0.751; of 150,000, which do, 0.722 and 0.714).
     """
     known = {"batch_norm": True, **({"history_matches": True} if has_items and rows < _TAUGHT else {})}
     return {"factor": 0.5, **{key: value for key, value in known.items() if key in accepted}}
@@ -104,13 +97,8 @@ def with_recipe(params: Mapping[str, Any], rows: int, accepted: Collection[str],
     """A recipe's parameters that take the place of what was written farther away than the recipe.
 
     One on the command line goes before whatever the files say; one in an experiment's block before ``Base`` and before
-    defaults.
-
-    Args:
-        params: of the experiment; its ``recipe`` is the name.
-        rows: of the training split.
-        accepted: parameters that the model takes.
-        origin: key -> where it was written.
+    defaults: ``origin`` says where each of ``params``, which name the recipe, was written. It is chosen for so many
+    training ``rows``, among the parameters that the model has ``accepted``.
     """
     near = _nearness(origin.get("recipe", ""))
     settled = {key for key in params if _nearness(origin.get(key, "")) >= near}

@@ -80,22 +80,17 @@ def read_yaml(path: Path) -> Document:
 
 
 def parse_yaml(text: str, where: str) -> Document:
-    """Parses YAML text.
-
-    Args:
-        text: one YAML document.
-        where: what to call the text in messages, its file for instance.
+    """Parses a YAML document, which messages call as ``where`` says, its file for instance.
 
     Raises:
         ConfigError: the text is not YAML, or holds what the module's docstring says is refused.
     """
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, where)
         try:
             root = loader.get_single_node()
             if root is None:
                 return Document(None)
-            _Inspection(where).visit(root)
             lines = _lines(root)
             return Document(loader.construct_document(root), lines)
         finally:
@@ -113,15 +108,17 @@ def parse_yaml(text: str, where: str) -> Document:
 class _Loader(Composer, _Events, SafeConstructor, Resolver):
     """PyYAML's safe loader that stops at the limits and blames a line for every bad scalar.
 
-    Nodes are composed here, event by event, so that nothing is parsed beyond the limits.
+    Nodes are composed here, event by event, so that nothing is parsed beyond the limits, and each is inspected before
+    anything is constructed from it; aliases make a graph of them.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, where: str):
         _Events.__init__(self, text)
         Composer.__init__(self)
         SafeConstructor.__init__(self)
         Resolver.__init__(self)
-        self._depth = self._nodes = 0
+        self._where, self._depth, self._nodes = where, 0, 0
+        self._measured: dict[int, tuple[int, int]] = {}  # node -> (values it unfolds into, levels)
 
     def compose_node(self, parent, index):
         self._depth += 1
@@ -129,9 +126,49 @@ class _Loader(Composer, _Events, SafeConstructor, Resolver):
         if self._depth > MAX_DEPTH or self._nodes > MAX_NODES:
             much = f"nested deeper than {MAX_DEPTH} levels" if self._depth > MAX_DEPTH else f"over {MAX_NODES:,} values"
             raise yaml.composer.ComposerError(None, None, much, self.peek_event().start_mark)
+        is_alias = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
+        if id(node) not in self._measured:
+            if is_alias:
+                self._refuse(node, "this value contains itself through an alias (*name). Write it out instead.")
+            self._measured[id(node)] = self._measure(node)
         self._depth -= 1
         return node
+
+    def _measure(self, node: yaml.Node) -> tuple[int, int]:
+        if node.tag.startswith(_PYTHON_TAG) and node.tag != TUPLE_TAG:
+            tag = node.tag.replace(_PYTHON_TAG, "!!python/")
+            self._refuse(node, f"the tag {tag} is refused, since such tags can run code. Remove the tag.")
+        if isinstance(node, yaml.ScalarNode):  # most are
+            return 1, 1
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            self._check_keys(node)
+            children = [child for pair in node.value for child in pair]
+        measures = [self._measured[id(child)] for child in children]
+        size, levels = 1 + sum(size for size, _ in measures), max((levels for _, levels in measures), default=0)
+        if size > MAX_NODES or levels >= MAX_DEPTH:
+            self._refuse(
+                node,
+                f"with its aliases (*name) written out this holds more than {MAX_NODES:,} values or {MAX_DEPTH} "
+                "levels; no configuration needs that.",
+            )
+        return size, levels + 1
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self._refuse(key, "a key must be text, not a list or a mapping.")
+            if key.tag == _MERGE_TAG:
+                continue
+            name = (key.tag, key.value)
+            if name in seen:
+                self._refuse(key, f"the key '{key.value}' stands on line {seen[name]} already. Keep one of the two.")
+            seen[name] = key.start_mark.line + 1
+
+    def _refuse(self, node: yaml.Node, problem: str):
+        raise ConfigError(f"{self._where}, line {node.start_mark.line + 1}: {problem}")
 
     def construct_object(self, node, deep=False):
         try:
@@ -156,64 +193,6 @@ class _Loader(Composer, _Events, SafeConstructor, Resolver):
 
 
 _Loader.add_constructor(TUPLE_TAG, _Loader.construct_tuple)
-
-
-class _Inspection:
-    """Walks a graph of nodes before anything is constructed from it; aliases make it a graph."""
-
-    def __init__(self, where: str):
-        self._where = where
-        self._open: set[int] = set()
-        self._measured: dict[int, tuple[int, int]] = {}  # node -> (values it unfolds into, levels)
-
-    def _refuse(self, node: yaml.Node, problem: str):
-        raise ConfigError(f"{self._where}, line {node.start_mark.line + 1}: {problem}")
-
-    def visit(self, node: yaml.Node) -> tuple[int, int]:
-        if id(node) in self._measured:
-            return self._measured[id(node)]
-        if id(node) in self._open:
-            self._refuse(node, "this value contains itself through an alias (*name). Write it out instead.")
-        self._check_tag(node)
-        if isinstance(node, yaml.ScalarNode):  # most are
-            return 1, 1
-        self._open.add(id(node))
-        size, levels = 1, 0
-        for child in self._children(node):
-            child_size, child_levels = self.visit(child)
-            size += child_size
-            levels = max(levels, child_levels)
-        self._open.remove(id(node))
-        if size > MAX_NODES or levels >= MAX_DEPTH:
-            self._refuse(
-                node,
-                f"with its aliases (*name) written out this holds more than {MAX_NODES:,} values or {MAX_DEPTH} "
-                "levels; no configuration needs that.",
-            )
-        self._measured[id(node)] = (size, levels + 1)
-        return self._measured[id(node)]
-
-    def _check_tag(self, node: yaml.Node) -> None:
-        if node.tag.startswith(_PYTHON_TAG) and node.tag != TUPLE_TAG:
-            tag = node.tag.replace(_PYTHON_TAG, "!!python/")
-            self._refuse(node, f"the tag {tag} is refused, since such tags can run code. Remove the tag.")
-
-    def _children(self, node: yaml.Node) -> list[yaml.Node]:
-        if isinstance(node, yaml.SequenceNode):
-            return node.value
-        if not isinstance(node, yaml.MappingNode):
-            return []
-        seen: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self._refuse(key, "a key must be text, not a list or a mapping.")
-            if key.tag == _MERGE_TAG:
-                continue
-            name = (key.tag, key.value)
-            if name in seen:
-                self._refuse(key, f"the key '{key.value}' stands on line {seen[name]} already. Keep one of the two.")
-            seen[name] = key.start_mark.line + 1
-        return [child for pair in node.value for child in pair]
 
 
 def _lines(root: yaml.Node) -> dict[object, dict[object, int]]:

@@ -1,6 +1,6 @@
 """Checks an experiment's parameters before FuxiCTR, a loader or a model sees them.
 
-A key must be in the tables of :mod:`qin_zoo.config.known_params` or a named parameter of the model's
+A key must be in the tables of :mod:`qin_zoo.config.values` or a named parameter of the model's
 constructors, or be an old name of such a key (:mod:`qin_zoo.config.compat`). Anything else is a mistake, most often of
 spelling; for a model from elsewhere, whose ``**kwargs`` FuxiCTR hands it and no more is said, it is one warning. Values
 are checked against the tables' types, those of a model's own parameters against the constructor's annotations where it
@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Union
 
 from pydantic import BaseModel, ValidationError
 
+from qin_zoo.config.blocks import ExperimentParams
 from qin_zoo.config.compat import translate
-from qin_zoo.config.known_params import FeatureColumn, LabelColumn, RunParams
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.signature import NOT_CONFIGURABLE, Rejected, check_undeclared, constructor_params
-from qin_zoo.config.values import Expect
+from qin_zoo.config.values import Expect, FeatureColumn, LabelColumn, RunParams
 from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.feature_types import can_be_embedded
 from qin_zoo.metrics import default_monitor, mode_of_monitor, needs_groups
 
 _FIELD_LISTS = ("target_field", "sequence_field")
@@ -47,18 +47,19 @@ def check_params(params: Mapping[str, object], model_class: type) -> ExperimentP
     """
     constructor = constructor_params(model_class)
     known = [*constructor, *RunParams.model_fields]
-    current = translate(params, getattr(params, "origin", {}), constructor, known)
-    strict = params.get("strict") is True or _is_ours(model_class)
+    current, refused = translate(params, constructor, known)
+    is_ours = any((c.__module__, c.__name__) == ("qin_zoo.models.base", "ZooModel") for c in model_class.__mro__)
+    strict = params.get("strict") is True or is_ours
     problems: list[str] = []
     unknown: list[str] = []
-    checked = ExperimentParams(origin=current.origin, former=current.former)
-    for key, value in current.params.items():
+    checked = ExperimentParams(origin=current.origin, former=current.former, notes=current.notes)
+    for key, value in current.items():
         place = f" ({current.origin[key]})" if key in current.origin else ""
         try:
-            if isinstance(key, str) and key in known and key not in current.refused:
+            if isinstance(key, str) and key in known and key not in refused:
                 checked[key] = _check_value(key, value, constructor)
                 continue
-            why = current.refused.get(key)
+            why = refused.get(key)
             mend = f" {why[0].upper()}{why[1:]}." if why else suggest(key, known)
             if strict or not isinstance(key, str) or key in NOT_CONFIGURABLE:
                 mend = mend or f" Remove it, or make it a parameter of {model_class.__name__}."
@@ -79,11 +80,10 @@ def check_params(params: Mapping[str, object], model_class: type) -> ExperimentP
             raise ConfigError(f"Configuration{of}: {problems[0]}")
         raise ConfigError(f"{len(problems)} mistakes in the configuration{of}:\n- " + "\n- ".join(problems))
     if unknown:
-        current.notes.append(
+        checked.notes += (
             f"Unknown to {model_class.__name__}, which ignores them as in FuxiCTR (an error with --strict): "
-            f"{', '.join(unknown)}."
+            f"{', '.join(unknown)}.",
         )
-    checked.notes = tuple(current.notes)
     return checked
 
 
@@ -96,10 +96,6 @@ def expectation(table: type[BaseModel], key: str) -> str:
     """What a key of a table may hold, in words."""
     field = table.model_fields[key]
     return _expected(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
-
-
-def _is_ours(model_class: type) -> bool:
-    return any((cls.__module__, cls.__name__) == ("qin_zoo.models.base", "ZooModel") for cls in model_class.__mro__)
 
 
 # ---- the tables
@@ -156,31 +152,24 @@ def _check_columns(params: ExperimentParams, strict: bool, problems: list[str]) 
         checked = []
         for index, entry in enumerate([entries] if single else entries):
             of = entry.get("name")
-            where = f"{key}[{index}] ({of:.60})" if isinstance(of, str) else f"{key}[{index}]"
-            if not strict:
-                unknown += [f"{name!s:.80} in {key}" for name in entry if name not in table.model_fields]
-                entry = {name: value for name, value in entry.items() if name in table.model_fields}
-            checked.append(_check_entry(entry, table, required, f"{where}{place}", problems))
+            where = f"{key}[{index}]{f' ({of:.60})' if isinstance(of, str) else ''}{place}"
+            checked.append({})
+            for name, value in entry.items():
+                known = table.model_fields
+                if name in known:
+                    try:
+                        checked[-1][name] = _check_known(table, name, value)
+                    except Rejected as error:
+                        problems.append(f"{where}: key '{name}': {error}")
+                elif strict:
+                    mend = suggest(name, known) or f" Known: {', '.join(known)}."
+                    problems.append(f"{where}: unknown key {name!r:.80}.{mend}")
+                else:
+                    unknown.append(f"{name!s:.80} in {key}")
+            if missing := [name for name in required if name not in entry]:
+                problems.append(f"{where}: has no {' and no '.join(missing)}.")
         params[key] = checked[0] if single else checked
     return list(dict.fromkeys(unknown))
-
-
-def _check_entry(entry: dict, table: type[BaseModel], required: Sequence[str], where: str, problems: list[str]) -> dict:
-    checked = {}
-    for key, value in entry.items():
-        if key not in table.model_fields:
-            known = table.model_fields
-            mend = suggest(key, known) or f" Known: {', '.join(known)}."
-            problems.append(f"{where}: unknown key {key!r:.80}.{mend}")
-            continue
-        try:
-            checked[key] = _check_known(table, key, value)
-        except Rejected as error:
-            problems.append(f"{where}: key '{key}': {error}")
-    missing = [key for key in required if key not in entry]
-    if missing:
-        problems.append(f"{where}: has no {' and no '.join(missing)}.")
-    return checked
 
 
 # ---- what keys say about each other
@@ -209,7 +198,13 @@ def _check_references(params: dict[str, object], written: Mapping[str, object], 
     if len(set(features)) < len(features):
         twice = next(name for name, of in features if features.count((name, of)) > 1)
         problems.append(f"feature_cols defines the feature '{twice}' twice. Keep one of the two.")
-    problems += _misnamed(columns)
+    problems += [
+        f"The feature '{name}' cannot be embedded under this name (it holds a dot, or torch modules have an attribute "
+        f"of that name). Rename the column."
+        for column in columns
+        for name in (_names(column.get("name")) if column.get("type") != "meta" else ())
+        if not can_be_embedded(name)
+    ]
     references = [(key, params.get(key)) for key in ("group_id", "use_features", *_FIELD_LISTS)]
     for key in ("feature_specs", "feature_config"):
         references += [(key, entry.get("name")) for entry in params.get(key) or ()]
@@ -236,22 +231,6 @@ def _misdirected(monitor: str | Mapping[str, float], mode: str | None) -> list[s
             f"monitor_mode: {fitting}, or leave it out."
         ]
     return []
-
-
-def _misnamed(columns: list[dict]) -> list[str]:
-    """Embedded features whose names a ``ModuleDict``, in which FuxiCTR keeps embeddings, does not take."""
-    from torch.nn import ModuleDict
-
-    taken = ModuleDict()
-
-    return [
-        f"The feature '{name}' cannot be embedded under this name (it holds a dot, or torch modules have an attribute "
-        f"of that name). Rename the column."
-        for column in columns
-        if column.get("type") != "meta"
-        for name in _names(column.get("name"))
-        if "." in name or hasattr(taken, name)
-    ]
 
 
 def _names(value: object) -> list[str]:

@@ -13,37 +13,27 @@ from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, PydanticUserError, Strict, TypeAdapter, ValidationError
 
-from qin_zoo.config.initializer import INITIALIZERS, check_initializer
-from qin_zoo.config.values import (
-    ACTIVATIONS,
-    LARGEST_SIZE,
-    REGULARIZERS,
-    check_activation,
-    check_regularizer,
-    field_list,
-    to_real,
-    to_whole,
-)
+from qin_zoo.config import values
 
 NOT_CONFIGURABLE = ("self", "feature_map")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 60
 # Texts that FuxiCTR evaluates, looks up or takes apart, by the last word of a parameter's name.
 _TEXTS: dict[str, tuple[str, Callable[[object], object]]] = {
-    "initializer": (INITIALIZERS, check_initializer),
-    "output_activation": (ACTIVATIONS, lambda value: check_activation(value, output=True)),
-    "activation": (ACTIVATIONS, check_activation),
-    "activations": (ACTIVATIONS, check_activation),
-    "regularizer": (REGULARIZERS, check_regularizer),
+    "initializer": (values.INITIALIZERS, values.check_initializer),
+    "output_activation": (values.ACTIVATIONS, lambda value: values.check_activation(value, output=True)),
+    "activation": (values.ACTIVATIONS, values.check_activation),
+    "activations": (values.ACTIVATIONS, values.check_activation),
+    "regularizer": (values.REGULARIZERS, values.check_regularizer),
 }
 # Ranges of numbers, or of the numbers in a list, by FuxiCTR's names: pattern -> least, greatest, expected.
 _RANGES: dict[str, tuple[float, float, str]] = {
     r"(.*_)?dropout(_rates?)?": (0, math.nextafter(1, 0), "a number of at least 0 and less than 1"),
-    r"(.*_)?(units|dims?)": (1, LARGEST_SIZE, f"whole numbers from 1 to {LARGEST_SIZE}"),
+    r"(.*_)?(units|dims?)": (1, values.LARGEST_SIZE, f"whole numbers from 1 to {values.LARGEST_SIZE}"),
     r"(.*_)?layers": (0, 1000, "a whole number from 0 to 1000"),
     r"loss_alpha": (0, 1, "a number from 0 to 1"),
     r"(pos|neg)_weight|focal_gamma": (0, 2**31, "a number of at least 0"),
-    r"num_.*": (1, LARGEST_SIZE, f"a whole number from 1 to {LARGEST_SIZE}"),
+    r"num_.*": (1, values.LARGEST_SIZE, f"a whole number from 1 to {values.LARGEST_SIZE}"),
     r".*": (-(2**31), 2**31, "numbers between -2^31 and 2^31"),
 }
 
@@ -109,7 +99,7 @@ def _fields(name: str, value: object, default: object) -> object:
     if not re.search(r"_fields?$", name) or not isinstance(value, (list, tuple)):
         return value
     try:
-        fields = field_list(value)
+        fields = values.field_list(value)
     except ValueError:
         return value  # of the model's own making
     if isinstance(default, tuple):
@@ -172,7 +162,8 @@ def _adapter(annotation: object) -> TypeAdapter | None:
 
 def _strict(annotation: object) -> object:
     """The annotation with our notion of numbers: text like ``1e-3`` counts, booleans do not."""
-    leaf = {int: BeforeValidator(to_whole), float: BeforeValidator(to_real), bool: Strict(), str: Strict()}
+    whole, real = BeforeValidator(values.to_whole), BeforeValidator(values.to_real)
+    leaf = {int: whole, float: real, bool: Strict(), str: Strict()}
     if isinstance(annotation, type) and annotation in leaf:
         return Annotated[annotation, leaf[annotation]]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

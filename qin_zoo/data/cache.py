@@ -98,8 +98,7 @@ def workspace(candidates: list[Path]) -> Iterator[tuple[Path, Path]]:
 
 def _respect_mode(folder: Path) -> None:
     """Raises PermissionError where a folder is marked read-only: root could write there, but is not meant to."""
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     if not folder.stat().st_mode & 0o222:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
@@ -132,19 +131,11 @@ def write_json(path: Path, value: object) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict | None:
-    """The JSON object in ``path``, or None when there is none that can be read."""
-    try:
-        value = files.read_json(path)
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def remove_outdated(entry: Path, name: str) -> None:
-    """Removes the entries of earlier versions of the data file ``name``."""
+def remove_outdated(entry: Path) -> None:
+    """Removes the entries of earlier versions of the same data."""
+    name, _, key = entry.name.rpartition("-")
     for other in entry.parent.iterdir():
-        if re.fullmatch(re.escape(name) + "-[0-9a-f]{16}", other.name) and other.name != entry.name:
+        if re.fullmatch(f"{re.escape(name)}-[0-9a-f]{{{len(key)}}}", other.name) and other.name != entry.name:
             shutil.rmtree(other, ignore_errors=True)
 
 

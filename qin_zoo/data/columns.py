@@ -5,7 +5,7 @@
     RowHistories(table["item_seq"], 64).gather(rows)
 
 The first call converts the columns it is asked for (see ``cache.py`` for where they are kept); later calls,
-of this process or another, find them. Kinds of columns: ``kinds.py``.
+of this process or another, find them. Kinds of columns: ``stored.py``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from threading import Event
 from urllib.parse import quote
 
 from qin_zoo.data import cache
-from qin_zoo.data.convert import Progress, convert
-from qin_zoo.data.kinds import KINDS
-from qin_zoo.data.mapped import Column, map_array
 from qin_zoo.data.sources import Source, at, check_file, open_source
+from qin_zoo.data.stored import KINDS, Column, Progress, convert, map_array
 from qin_zoo.errors import DataError, suggest
+from qin_zoo.files import read_object
 
 _log = logging.getLogger(__name__)
 _PLACEHOLDER = "placeholder"  # a label column that says nothing
@@ -105,11 +104,9 @@ def _look_up(
     about: dict = {}
     found: dict[str, Column | None] = {}
     for entry in entries:
-        here = cache.read_json(entry / "source.json")
-        if here is None:
-            continue
+        here = read_object(entry / "source.json")
         about = about or here
-        for name, kind in columns.items():
+        for name, kind in columns.items() if here else ():
             if name in found:
                 continue
             column = _load(path, name, kind, entry / _folder(name, kind))
@@ -122,9 +119,9 @@ def _look_up(
 
 def _load(path: Path, name: str, kind: str, folder: Path) -> Column | str | None:
     """A converted column; ``_PLACEHOLDER``; or None when there is none, or none that is whole."""
-    about = cache.read_json(folder / "column.json")
-    if about is None or "placeholder" in about:
-        return about and _PLACEHOLDER
+    about = read_object(folder / "column.json")
+    if "placeholder" in about:
+        return _PLACEHOLDER
     try:
         if any(cache.stamp(folder / name) != stamp for name, stamp in about["files"].items()):
             return None  # no more what was converted
@@ -172,7 +169,7 @@ def _convert(
             if target.exists() and _load(path, name, columns[name], target) is None:
                 shutil.rmtree(target, ignore_errors=True)  # damaged: its successor is ready
             cache.publish(folder, target)
-        cache.remove_outdated(entry, path.name)
+        cache.remove_outdated(entry)
     _log.info(
         "Converted %s of %s (%d rows) in %.1f s", ", ".join(present), path, source.num_rows, time.monotonic() - began
     )
@@ -194,8 +191,7 @@ def _present(source: Source, columns: Mapping[str, str], optional: Collection[st
 @contextmanager
 def _hashing(path: Path, entry: Path) -> Iterator[Callable[[], str]]:
     """Hashes the file beside the conversion, on another core; yields a function that waits for the result."""
-    known = cache.read_json(entry / "source.json")
-    if known is not None:
+    if known := read_object(entry / "source.json"):
         yield lambda: known["blake2b"]
         return
     stop = Event()

@@ -11,14 +11,15 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.convert import Progress
 from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
 from qin_zoo.data.item_layout import data_file, open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
 from qin_zoo.data.preprocess import expanded
 from qin_zoo.data.sources import check_file, open_source
+from qin_zoo.data.stored import Progress
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.feature_types import has_item_table
 
 _FILES = ("train_data", "valid_data", "test_data", "item_info", "user_info")
 
@@ -73,14 +74,15 @@ class Dataset:
 
     def with_training_rows(self, file: Path) -> Dataset:
         """The same with other training rows, in a file that holds them as they are read: encoded."""
-        other = copy.copy(self)
-        other._params, other._loaders = {**self._params, "train_data": str(file)}, {}
-        return other
+        return self._with(train_data=str(file))
 
     def with_batch_size(self, size: int) -> Dataset:
         """The same in batches of so many rows."""
+        return self._with(batch_size=size)
+
+    def _with(self, **changes: Any) -> Dataset:
         other = copy.copy(self)
-        other._params, other._loaders = {**self._params, "batch_size": size}, {}
+        other._params, other._loaders = {**self._params, **changes}, {}
         return other
 
     def loader(self, split: str, shuffle: bool | None = None, batch_layout: str | None = None) -> ColumnLoader:
@@ -168,13 +170,6 @@ class Dataset:
         return self._opened(split).table[name].take(slice(None))
 
 
-def has_item_table(params: Mapping[str, Any]) -> bool:
-    """Whether a dataset's histories are item ids of an item table; otherwise its fields are FuxiCTR's."""
-    return bool(params.get("item_info")) or any(
-        column.get("source") == "item" for column in params.get("feature_cols") or []
-    )
-
-
 def open_feature_map(params: Mapping[str, Any]):
     """The feature map of a dataset from its configuration, or its ``feature_map.json``; no rows are read.
 
@@ -217,16 +212,13 @@ def count_rows(params: Mapping[str, Any]) -> int:
 
 def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same dataset with all its files in another folder; DataError where there is no such folder."""
+    names = {key: Path(params[key]).name for key in _FILES if params.get(key)}
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected one with {', '.join(_file_names(params).values())}.")
-    moved: dict[str, Any] = {key: str(folder / name) for key, name in _file_names(params).items()}
+        raise DataError(f"{folder} is no folder; expected one with {', '.join(names.values())}.")
+    moved: dict[str, Any] = {key: str(folder / name) for key, name in names.items()}
     if params.get("feature_cols"):
         moved["feature_cols"] = [
             {**c, "pretrained_emb": str(folder / Path(c["pretrained_emb"]).name)} if c.get("pretrained_emb") else c
             for c in params["feature_cols"]
         ]
     return {**params, **moved, "feature_map_json": str(folder / "feature_map.json")}
-
-
-def _file_names(params: Mapping[str, Any]) -> dict[str, str]:
-    return {key: Path(params[key]).name for key in _FILES if params.get(key)}

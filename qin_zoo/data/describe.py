@@ -26,16 +26,11 @@ _TYPES = {
 
 
 def describe_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """A dataset configuration from the columns of a folder's files.
+    """A dataset configuration, with ``dataset_id``, from the columns of a folder's files; and lines that say what was
+    taken for what, and what was left out.
 
     The challenge's layout (``train.parquet``, ``item_info.parquet``), the per-user one (``user_info.parquet`` beside
     them), and encoded named fields (``feature_map.json``) say what their columns are.
-
-    Args:
-        folder: of the files.
-
-    Returns:
-        the configuration, with ``dataset_id``; lines that say what was taken for what, and what was left out.
 
     Raises:
         DataError: there is no such folder, or its files do not tell what their columns are.
@@ -45,11 +40,14 @@ def describe_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
             f"{folder}: no such folder. `qin-zoo data import` makes one of a data set, `qin-zoo data sample {folder}` "
             "one to try."
         )
-    files = {s: _split_file(folder, s) for s in SPLITS}
-    if (folder / "item_info.parquet").is_file() and files["train"]:
-        return _item_table(folder, files)
-    if (folder / "feature_map.json").is_file() and files["train"]:
-        return _encoded_fields(folder, files)
+    files = {
+        s: file for suffix in (".npz", ".parquet") for s in SPLITS if (file := folder / f"{s}{suffix}").is_file()
+    }  # parquet, where there are both
+    named = {f"{s}_data": str(files[s]) for s in SPLITS if s in files}
+    if (folder / "item_info.parquet").is_file() and "train" in files:
+        return _item_table(folder, files["train"], named)
+    if (folder / "feature_map.json").is_file() and "train" in files:
+        return _encoded_fields(folder, files["train"].suffix[1:], named)
     found = ", ".join(sorted(f.name for f in folder.iterdir() if not f.name.startswith("."))[:6]) or "nothing"
     raise DataError(
         f"{folder}: expected a data set that says what its columns are: a dataset_config.yaml, as `qin-zoo data "
@@ -65,19 +63,10 @@ def user_column(params: Mapping[str, Any]) -> str | None:
     return next((name for name in USERS if name in names), None)
 
 
-def _split_file(folder: Path, split: str) -> Path | None:
-    files = [folder / f"{split}{suffix}" for suffix in (".parquet", ".npz")]
-    return next((file for file in files if file.is_file()), None)
-
-
-def _named(files: Mapping[str, Path | None]) -> dict[str, str]:
-    return {f"{split}_data": str(file) for split, file in files.items() if file}
-
-
-def _item_table(folder: Path, files: Mapping[str, Path | None]) -> tuple[dict[str, Any], list[str]]:
+def _item_table(folder: Path, train: Path, named: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     users = folder / "user_info.parquet"
     layout = PER_USER if users.is_file() else PER_ROW
-    rows, items = open_source(files["train"]), open_source(folder / "item_info.parquet")
+    rows, items = open_source(train), open_source(folder / "item_info.parquet")
     label = next((name for name in _LABELS if name in rows.names), None)
     if label is None:
         raise DataError(
@@ -98,7 +87,7 @@ def _item_table(folder: Path, files: Mapping[str, Path | None]) -> tuple[dict[st
     return {
         "dataset_id": folder.resolve().name,
         "data_format": "parquet",
-        **_named(files),
+        **named,
         "item_info": str(items.path),
         **({"user_info": str(users)} if layout is PER_USER else {}),
         "rebuild_dataset": False,
@@ -121,7 +110,7 @@ def _features(file: Source, others: Collection[str], left_out: list[str], **more
     return columns
 
 
-def _encoded_fields(folder: Path, files: Mapping[str, Path | None]) -> tuple[dict[str, Any], list[str]]:
+def _encoded_fields(folder: Path, suffix: str, named: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     file = folder / "feature_map.json"
     try:
         content = read_json(file)
@@ -134,8 +123,8 @@ def _encoded_fields(folder: Path, files: Mapping[str, Path | None]) -> tuple[dic
     told = "; ".join(f"{history} the history of {target}" for history, target in pairs.items())
     return {
         "dataset_id": dataset_id,
-        "data_format": files["train"].suffix[1:],
-        **_named(files),
+        "data_format": suffix,
+        **named,
         "feature_map_json": str(file),
         **({"target_field": [*pairs.values()], "sequence_field": [*pairs]} if pairs else {}),
         "group_id": next((name for name in USERS if name in specs), None),

@@ -1,11 +1,22 @@
-"""Fetching public datasets: several files at once, each checked before it gets its name."""
+"""Fetching public datasets over HTTP: several files at once, each checked before it gets its name.
+
+What is broken off is resumed, what may pass is tried again. By hand, on requests: pooch checks what it fetched, but
+begins a file of gigabytes anew after every broken connection.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import errno
+import hashlib
 import json
+import os
+import random
 import re
+import shutil
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +27,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 
-from qin_zoo.data.transfer import (
-    TIMEOUTS,
-    Note,
-    Part,
-    Progress,
-    Stopped,
-    Transfer,
-    Unreachable,
-    source_of,
-    without_login,
-)
-from qin_zoo.errors import DataError, first_line, suggest
-from qin_zoo.files import file_digest, read_json, replace_file, sole_writer
+from qin_zoo import __version__
+from qin_zoo.data.sources import ends
+from qin_zoo.errors import DataError, QinZooError, first_line, suggest
+from qin_zoo.files import file_digest, read_json, replace_text, sole_writer
 
 RECORD_FILE = "checksums.json"
+TIMEOUTS = (15.0, 30.0)  # seconds to connect, and without a byte
+RETRIES = 6  # failures in a row, between which nothing came
+CONNECT_RETRIES = 2  # fewer where no connection comes about: an offline machine should learn so soon
+BACKOFF, BACKOFF_LIMIT = 1.0, 30.0  # seconds before the first retry, doubled up to the second, times 0.5…1
+RETRY_AFTER_LIMIT = 120  # a server that asks for a longer pause gets it from the user
+CHECKPOINT_BYTES = 16 << 20  # at most so much of a file is fetched again after a kill
+CHUNK_BYTES = 1 << 16
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+
+Progress = Callable[[str, int, "int | None"], None]
+Note = Callable[[str], None]
+
+
+class Stopped(Exception):
+    """The user interrupts, or another file met :class:`Unreachable`; the part is kept."""
+
+
+class Unreachable(DataError):
+    """There is no connection to the server: nor will there be for the other files."""
+
+
+class _Transient(Exception):
+    """A failure that may pass; ``reached``: there was a connection, ``pause``: seconds the server asks to wait."""
+
+    def __init__(self, what: str, *, reached: bool = True, pause: float | None = None) -> None:
+        super().__init__(what)
+        self.reached, self.pause = reached, pause
 
 
 class KnownDataset(NamedTuple):
@@ -135,24 +164,102 @@ def _file_urls(dataset: KnownDataset, mirror: str | None, raw: bool) -> dict[str
     return {url.rpartition("/")[2]: url for url in urls}
 
 
+class Part:
+    """``<name>.part``, the start of a file, and ``<name>.part.json``: of which, and a digest of what is on the disk.
+
+    Attributes:
+        target: the name the file gets when it is whole.
+        source: what the server said of the file (:func:`source_of`); None before its first answer.
+        size: bytes so far.
+        digest: of the bytes so far, SHA-256.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path, self._sidecar = (target.with_name(target.name + end) for end in (".part", ".part.json"))
+        self._file = open(self.path, "a+b", buffering=0)
+        self._begin(None, 0, hashlib.sha256())
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            noted = read_json(self._sidecar)
+            # what lies behind may be what a crash of the machine left
+            self._file.truncate(min(noted["size"], self._file.tell()))
+            digest = hashlib.sha256()
+            file_digest(self.path, digest)
+            if digest.hexdigest() == noted["sha256"] and noted["source"].keys() == source_of("", {}).keys():
+                self._begin(noted["source"], noted["size"], digest)
+        self._file.truncate(self.size)
+
+    def _begin(self, source: dict | None, size: int, digest: hashlib._Hash) -> None:
+        self.source, self.size, self._noted, self.digest = source, size, size, digest
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes are there."""
+        return self.source is not None and self.size == self.source["size"]
+
+    def restart(self, source: dict | None = None) -> None:
+        """Throws the bytes away; what comes next is the start of ``source``."""
+        self._file.truncate(0)
+        self._begin(source, 0, hashlib.sha256())
+
+    def append(self, chunk: bytes) -> None:
+        """Writes ``chunk`` to the end."""
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self.digest.update(chunk)
+        self.size += len(chunk)
+        if self.size - self._noted >= CHECKPOINT_BYTES:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Forces the bytes to disk and notes what they are; raises where that fails."""
+        os.fsync(self._file.fileno())
+        note = {"source": self.source, "size": self.size, "sha256": self.digest.hexdigest()}
+        replace_text(self._sidecar, json.dumps(note))
+        self._noted = self.size
+
+    def close(self) -> None:
+        """Leaves the part for another time; one without a byte is deleted."""
+        if self.size > self._noted:
+            with contextlib.suppress(OSError, QinZooError):  # on a full disk the note before this one serves
+                self.checkpoint()
+        self._file.close()
+        if not self.size:
+            self.discard()
+
+    def discard(self) -> None:
+        """Deletes the closed part."""
+        self.path.unlink(missing_ok=True)
+        self._sidecar.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Gives the closed part the name of its target, in one step."""
+        os.replace(self.path, self.target)
+        self._sidecar.unlink(missing_ok=True)
+
+
 class _Download:
     """One call of :func:`download_dataset`."""
 
     def __init__(self, folder: Path, force: bool, progress: Progress, note: Note) -> None:
         self._folder, self._force, self._progress, self._note = folder, force, progress, note
         self._record, self._listed, self._lock = _read_record(folder / RECORD_FILE), {}, threading.Lock()
-        self._transfer = Transfer(progress, note)
+        self._stopped, self._responses = threading.Event(), set()
+        self._session = requests.Session()
+        # "identity": a compressed transfer has neither the size nor the ranges of the file
+        self._session.headers.update({"User-Agent": f"qin-zoo/{__version__}", "Accept-Encoding": "identity"})
 
     def run(self, urls: dict[str, str], jobs: int) -> list[FileResult]:
         """Brings every file into place; the errors of all are raised as one."""
-        with self._transfer.session, ThreadPoolExecutor(jobs) as pool:
+        with self._session, ThreadPoolExecutor(jobs) as pool:
             futures = {name: pool.submit(self._file, self._folder / name, url) for name, url in urls.items()}
             try:
                 while (files := wait(futures.values(), timeout=0.2)).not_done:  # Windows wakes no endless wait
                     if any(isinstance(file.exception(), Unreachable) for file in files.done):
-                        self._transfer.stop()
+                        self._stop()
             except KeyboardInterrupt:
-                self._transfer.stop()
+                self._stop()
                 pool.shutdown(cancel_futures=True)
                 raise
         results, errors = [], {}
@@ -164,7 +271,12 @@ class _Download:
             except DataError as error:
                 errors[str(error)] = None  # one for all files where the server cannot be reached
             except OSError as error:
-                errors[_disk_error(self._folder / name, error)] = None
+                cause = error.strerror or first_line(error)
+                errors[
+                    f"Could not write {self._folder / name}: {cause}. What has been fetched is kept: free space, or "
+                    "move the folder with its .part files to where you may write and name it; the same command then "
+                    "goes on."
+                ] = None
         if errors:
             several = f"{len(urls) - len(results)} of {len(urls)} files could not be downloaded:\n- "
             raise DataError((several if len(errors) > 1 else "") + "\n- ".join(errors))
@@ -185,7 +297,7 @@ class _Download:
             part = Part(target)
             state = "resumed" if part.size else "downloaded"
             try:
-                self._transfer.fetch(url, part, recorded and recorded["size"])
+                self._fetch(url, part, recorded and recorded["size"])
             finally:
                 part.close()
             result = FileResult(target, part.size, part.digest.hexdigest(), state)
@@ -211,7 +323,7 @@ class _Download:
             return result, _fault(target, result.sha256, {RECORD_FILE: recorded})
         source = None
         with contextlib.suppress(requests.RequestException):
-            response = self._transfer.session.head(url, allow_redirects=True, timeout=TIMEOUTS)
+            response = self._session.head(url, allow_redirects=True, timeout=TIMEOUTS)
             source = source_of(url, response.headers) if response.status_code == 200 else None
         result.checked = bool(source and (source["size"] is not None or source["sha256"]))
         fault = _fault(target, result.sha256, self._claims(url, source) if source else {})
@@ -220,10 +332,10 @@ class _Download:
         return result, fault
 
     def _put(self, result: FileResult, url: str) -> None:
-        with self._lock, replace_file(self._folder / RECORD_FILE) as temporary:
+        with self._lock:
             entry = {"size": result.size, "sha256": result.sha256, "url": without_login(url)}
             self._record[result.path.name] = entry
-            temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+            replace_text(self._folder / RECORD_FILE, json.dumps(self._record, indent=2) + "\n")
 
     def _claims(self, url: str, source: dict) -> dict[str, dict]:
         """What the server, and SHA256SUMS beside the file where there is one, say of its size and digest."""
@@ -232,18 +344,70 @@ class _Download:
             if folder not in self._listed:
                 text = ""
                 with contextlib.suppress(requests.RequestException):
-                    response = self._transfer.session.get(f"{folder}/SHA256SUMS", timeout=TIMEOUTS)
+                    response = self._session.get(f"{folder}/SHA256SUMS", timeout=TIMEOUTS)
                     text = response.text if response.status_code == 200 else ""
                 lines = re.findall(r"^([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?([^/\r\n]+?)\r?$", text, re.MULTILINE)
                 self._listed[folder] = {name: {"size": None, "sha256": sha256.lower()} for sha256, name in lines}
             return {"the server": source, "the server's SHA256SUMS": self._listed[folder].get(name)}
 
+    def _stop(self) -> None:
+        """Ends what is being fetched, in all threads."""
+        self._stopped.set()
+        for response in list(self._responses):
+            with contextlib.suppress(Exception):
+                response.raw.shutdown()  # wakes a thread that waits for a silent server; urllib3 ≥ 2.3
 
-def _disk_error(target: Path, error: OSError) -> str:
-    return (
-        f"Could not write {target}: {error.strerror or first_line(error)}. What has been fetched is kept: free space, "
-        "or move the folder with its .part files to where you may write and name it; the same command then goes on."
-    )
+    def _fetch(self, url: str, part: Part, size: int | None) -> None:
+        """Completes ``part``, of ``size`` bytes by the local record; what is there so far is used where the server
+        confirms that its file is still the same. Raises Stopped, Unreachable, DataError, OSError."""
+        failures, most = 0, part.size
+        while not part.complete:
+            if self._stopped.is_set():
+                raise Stopped
+            try:
+                self._attempt(url, part, size)
+            except _Transient as error:
+                failures = 1 if part.size > most else failures + 1  # bytes fetched again are no progress
+                most = max(most, part.size)
+                if failures > (RETRIES if error.reached else CONNECT_RETRIES):
+                    raise _give_up(url, part, error, failures) from None
+                pause = min(BACKOFF_LIMIT, BACKOFF * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+                pause = pause if error.pause is None else error.pause
+                place = f"going on at byte {part.size:,}" if part.size else "trying again"
+                self._note(f"{part.target.name}: {error}; {place} in {pause:.0f} s")
+                self._stopped.wait(pause)
+        part.checkpoint()
+        self._progress(part.target.name, part.size, part.size)
+
+    def _attempt(self, url: str, part: Part, size: int | None) -> None:
+        validator = part.source and part.source["url"] == without_login(url) and part.source["validator"]
+        if not validator:
+            part.restart()  # nothing tells whether the server's file still is the one these bytes come from
+        headers = {"Range": f"bytes={part.size}-", "If-Range": validator} if part.size else {}
+        response = None
+        try:
+            with self._session.get(url, headers=headers, stream=True, timeout=TIMEOUTS) as response:
+                self._responses.add(response)
+                _begin(response, url, part, size)
+                for chunk in response.iter_content(CHUNK_BYTES):
+                    if self._stopped.is_set():
+                        break
+                    part.append(chunk)
+                    self._progress(part.target.name, part.size, part.source["size"])
+        except requests.RequestException as error:
+            if not self._stopped.is_set():
+                raise _as_failure(error, url) from None
+        finally:
+            self._responses.discard(response)
+        if self._stopped.is_set():
+            raise Stopped
+        if part.source["size"] is None:  # the server said by its end how much it is
+            part.source["size"] = part.size
+        if not part.complete:
+            length = f"{part.size:,} of {part.source['size']:,} bytes"
+            if part.size > part.source["size"]:
+                part.restart()
+            raise _Transient(f"the connection ended at {length}")
 
 
 def _read_record(path: Path) -> dict[str, dict]:
@@ -264,13 +428,7 @@ def _read_record(path: Path) -> dict[str, dict]:
 
 
 def _fault(path: Path, sha256: str, claims: dict[str, dict | None]) -> str | None:
-    """Why a file is not what it should be; None when nothing known speaks against it.
-
-    Args:
-        path: the file.
-        sha256: its digest, computed.
-        claims: who says what of its ``size`` and ``sha256``.
-    """
+    """Why a file of this digest is not what it should be, by who ``claims`` what of it; None where nothing is known."""
     size = path.stat().st_size
     claims = {who: claim for who, claim in claims.items() if claim}
     for who, claim in claims.items():
@@ -286,10 +444,7 @@ def _fault(path: Path, sha256: str, claims: dict[str, dict | None]) -> str | Non
 
 def _parquet_fault(path: Path, size: int) -> str | None:
     """Why ``path`` is no whole parquet file, or None: looks at both ends and the footer, decodes no rows."""
-    with open(path, "rb") as file:
-        start = file.read(24)
-        file.seek(max(0, size - 4))
-        end = file.read(4)
+    start, end = ends(path)
     if not start.startswith(b"PAR1"):
         return f"expected a parquet file, found one that begins with {start!r}"
     if end != b"PAR1":
@@ -304,3 +459,91 @@ def _parquet_fault(path: Path, size: int) -> str | None:
     except (pa.ArrowException, OSError, ValueError) as error:
         return f"the parquet file's footer cannot be used ({first_line(error)})"
     return None
+
+
+def _begin(response: requests.Response, url: str, part: Part, size: int | None) -> None:
+    """Looks at status and headers; afterwards the body belongs at the end of ``part``."""
+    where, status, answer = without_login(url), response.status_code, f"{response.status_code} {response.reason}"
+    if url.startswith("https:") and not response.url.startswith("https:"):
+        raise DataError(f"{where}: the server redirects to an unencrypted address, {without_login(response.url)}.")
+    pause = response.headers.get("Retry-After", "")
+    pause = int(pause) if pause.isdecimal() else None
+    if status in _TRANSIENT and (pause or 0) <= RETRY_AFTER_LIMIT:
+        raise _Transient(f"the server answered {answer}", pause=pause)
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if status not in (200, 206, 416) or encoding != "identity":
+        answer += f", to be left alone for {pause} s" if pause else f" (encoding: {encoding})"
+        raise DataError(
+            f"{part.target}: expected the file from {where}, the server answered {answer}. What has been fetched is "
+            "kept. Fetch the file with a browser into that folder, or name another server with --mirror URL."
+        )
+    source = source_of(url, response.headers)
+    if status == 200:  # a fresh start, a changed file, or a server that knows no ranges
+        part.restart(source)
+    else:
+        piece = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+        source["size"] = int(piece[2]) if piece and piece[2] != "*" else None
+        differs = part.size and any(v is not None and part.source[k] not in (None, v) for k, v in source.items())
+        if not part.size or not piece or int(piece[1]) != part.size or differs:
+            part.restart()
+            raise _Transient("the server sent another piece, or one of another file, than asked for: starting over")
+    whole = part.source["size"]
+    if None not in (whole, size) and whole != size:
+        part.restart()
+        raise DataError(
+            f"{part.target}: the server's file has {whole:,} bytes, but the one downloaded first had {size:,} "
+            f"(checksums.json): it changed at {where}. --force takes the new one."
+        )
+    missing = (whole or 0) - part.size
+    if (free := shutil.disk_usage(part.target.parent).free) < missing:
+        raise OSError(errno.ENOSPC, f"the disk is full: {missing:,} bytes are needed, {free:,} are free")
+
+
+def source_of(url: str, headers: Mapping[str, str]) -> dict:
+    """What a server says of a file: bytes, SHA-256, and what ``If-Range`` may name; None where it says nothing."""
+    length, etag = headers.get("Content-Length", ""), headers.get("ETag", "W/")
+    digests = f"{headers.get('Repr-Digest')},{headers.get('Digest')}"
+    sha256 = re.search(r"sha-256=:?([A-Za-z0-9+/]{43}=)", digests, re.IGNORECASE)
+    return {
+        "url": without_login(url),
+        "validator": headers.get("Last-Modified") if etag.startswith("W/") else etag,
+        "size": int(length) if length.isdecimal() else None,
+        "sha256": base64.b64decode(sha256[1]).hex() if sha256 else None,
+    }
+
+
+def without_login(url: str) -> str:
+    """``url`` without user name and password: for messages and for files on disk."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _as_failure(error: requests.RequestException, url: str) -> Exception:
+    """Which of our errors a failed request is."""
+    if isinstance(error, requests.exceptions.ReadTimeout) or "Read timed out" in str(error):
+        return _Transient(f"no byte came for {TIMEOUTS[1]:g} s")
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
+        # urllib3 puts its reason, such as a failed name look-up, into the exception's arguments
+        reason = getattr(error.args[0] if error.args else None, "reason", None)
+        if reason is None and not isinstance(error, requests.exceptions.ConnectTimeout):
+            return _Transient("the connection was dropped")
+        words = re.sub(r"^\w+\(.*?\): ", "", str(reason or error))  # without the repr of urllib3's connection
+        return _Transient(words or type(error).__name__, reached=False)
+    return DataError(
+        f"{without_login(url)}: cannot be fetched ({first_line(error)}). Check the address, or use --mirror URL."
+    )
+
+
+def _give_up(url: str, part: Part, error: _Transient, failures: int) -> DataError:
+    kept = (
+        "What has been fetched is kept: the same command goes on from there. The files can also be put into "
+        f"{part.target.parent} by hand, say with a browser from {without_login(url).rpartition('/')[0]}/, or come from "
+        "another server with --mirror URL."
+    )
+    if error.reached:
+        what = f"gave up after {failures} tries in a row that brought nothing; the last: {error}"
+        return DataError(f"{part.target.name}: {what} ({without_login(url)}). {kept}")
+    return Unreachable(
+        f"Could not reach {urlsplit(url).hostname} ({error}; tried {failures} times). Is this machine offline, or "
+        f"behind a proxy (HTTPS_PROXY), or are its clock or certificates (REQUESTS_CA_BUNDLE) wrong? {kept}"
+    )

@@ -13,7 +13,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,19 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data import SPLITS, cache
-from qin_zoo.data.convert import Progress
 from qin_zoo.data.feature_map import FeatureMap
-from qin_zoo.data.fitted import FittedEncoder
-from qin_zoo.data.preprocess import expanded
-from qin_zoo.data.pretrained import read_vectors, write_vectors
+from qin_zoo.data.preprocess import Wrong, expanded, given_fill, is_given
 from qin_zoo.data.raw_fields import RawField, raw_fields
-from qin_zoo.data.raw_files import RawFile, Wrong, raw_files, reading, split_off
+from qin_zoo.data.raw_files import RawFile, collected, raw_files, read_vectors, reading, split_off, write_vectors
 from qin_zoo.data.reports import cut, say, unequal, unknown
 from qin_zoo.data.rows import weight_kind
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.data.specs import label_names
-from qin_zoo.data.vocabulary import Vocabulary
+from qin_zoo.data.stored import Progress
+from qin_zoo.data.vocabulary import FittedEncoder, Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.feature_types import has_table
+from qin_zoo.files import read_object
 
 _log = logging.getLogger(__name__)
 _FORMAT = 5  # raise it whenever what is written changes
@@ -81,19 +81,13 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
             if entry.exists():  # its files changed
                 shutil.rmtree(entry, ignore_errors=True)
             cache.publish(work, entry)
-        for other in entry.parent.glob(f"{entry.name.rpartition('-')[0]}-*"):
-            if other != entry:  # the same configuration, of earlier versions of the files
-                shutil.rmtree(other, ignore_errors=True)
-    say(cache.read_json(entry / "sources.json")["report"], params)
+        cache.remove_outdated(entry)
+    say(read_object(entry / "sources.json")["report"], params)
     return _encoded(params, entry, splits)
 
 
 def encoder_file(params: Mapping[str, Any]) -> Path | None:
-    """Where what was fitted to the training rows stands; None where the files held ids already.
-
-    Args:
-        params: as :func:`encode_fields` returned them.
-    """
+    """Where what was fitted to the training rows stands, by what :func:`encode_fields` returned; None of ids."""
     feature_map = params.get("feature_map_json")
     file = Path(feature_map).with_name(ENCODER_FILE) if feature_map else None
     return file if file is not None and file.is_file() else None
@@ -109,17 +103,14 @@ def find_encoded(params: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def raw_descriptions(params: Mapping[str, Any]) -> tuple[dict[str, dict], dict[str, dict[str, int]]]:
-    """How the raw values of an encoded dataset became ids and scaled numbers.
-
-    Args:
-        params: as given to :func:`encode_fields`, or as it returned them.
+    """How the raw values of a dataset, whether encoded already or not, became ids and scaled numbers.
 
     Returns:
         feature -> ``RawField.described``, and feature -> word -> id; both empty where the files held ids already.
     """
     feature_map = Path((find_encoded(params) or {}).get("feature_map_json") or "")
-    described = cache.read_json(feature_map.with_name("raw_fields.json")) if feature_map.name else None
-    return (described, cache.read_json(feature_map.with_name("feature_vocab.json"))) if described else ({}, {})
+    described = read_object(feature_map.with_name("raw_fields.json")) if feature_map.name else {}
+    return described, read_object(feature_map.with_name("feature_vocab.json")) if described else {}
 
 
 def is_raw(params: Mapping[str, Any]) -> bool:
@@ -188,7 +179,7 @@ def _kind(params: Mapping[str, Any]) -> str:
 def _complete(entries: list[Path]) -> Path | None:
     """The folder in which everything is as it was written."""
     for entry in entries:
-        about = cache.read_json(entry / "sources.json")
+        about = read_object(entry / "sources.json")
         with contextlib.suppress(OSError):
             if about and all(cache.stamp(entry / name) == stamp for name, stamp in about["files"].items()):
                 return entry
@@ -233,9 +224,8 @@ def _encode(
         split: [file.parsed(parsed / f"{split}-{n}.parquet", names) for n, file in enumerate(files)]
         for split, files in raw.items()
     }
-    before = _fitted_before(params)
     vocabularies, owner_of, usual, report["apart"] = _vocabularies(fields, raw)
-    if before is not None:
+    if before := _fitted_before(params):
         before.require(fields)
         grow = params.get("grow_vocabularies")
         vocabularies |= {
@@ -243,28 +233,26 @@ def _encode(
             for name, v in before.vocabularies.items()
             if name in vocabularies
         }
-    vocabularies, vectors = _with_vectors(fields, vocabularies, owner_of, work, before is not None)
-    lengths, scales, boundaries = _statistics(fields, raw["train"])
-    if before is not None:
-        lengths, scales, boundaries = before.lengths, before.scales, before.boundaries
-    report["cut"] = cut(fields, raw, lengths)
-    report["unknown"], vocabularies = unknown(fields, raw, vocabularies, {} if before is not None else usual)
+    vocabularies, vectors = _with_vectors(fields, vocabularies, owner_of, work, bool(before))
+    fitted = before or _statistics(fields, raw["train"])
+    report["cut"] = cut(fields, raw, fitted.lengths)
+    report["unknown"], vocabularies = unknown(fields, raw, vocabularies, {} if before else usual)
     own = {name: v for name, v in vocabularies.items() if owner_of[name] == name and fields[name].type != "meta"}
-    cache.write_json(work / ENCODER_FILE, FittedEncoder(own, lengths, scales, boundaries).as_json())
+    cache.write_json(work / ENCODER_FILE, replace(fitted, vocabularies=own).as_json())
 
     def columns(file: RawFile, split: str) -> pl.LazyFrame:
         out = []
         for name, field in fields.items():
             stored = file.schema[name]
             if field.form == "number":
-                shift, scale = scales.get(name, (0.0, 1.0))
+                shift, scale = fitted.scales.get(name, (0.0, 1.0))
                 value = ((field.numbers(stored) - shift) / scale).cast(pl.Float32)
             elif field.form == "vector":
                 value = field.filled(stored, widths[name]).cast(pl.List(pl.Float32))
             elif field.processor:
-                value = field.bucket(stored, boundaries.get(name))
+                value = field.bucket(stored, fitted.boundaries.get(name))
             else:
-                value = field.ids(stored, vocabularies.get(name), lengths.get(name, 0))
+                value = field.ids(stored, vocabularies.get(name), fitted.lengths.get(name, 0))
             out.append(value.alias(name))
         return file.frame.select(*out, *(_label(file, name, labels[name]).alias(name) for name in labelled[split]))
 
@@ -275,9 +263,9 @@ def _encode(
         reading(files[0].path, lambda frame=frame, target=target: frame.sink_parquet(target))
         progress(f"{split} (encoding)", rows[split], rows[split])
     shutil.rmtree(parsed)
-    _write_maps(params, fields, vocabularies, lengths, {**widths, **vectors}, work)
+    _write_maps(params, fields, vocabularies, fitted.lengths, {**widths, **vectors}, work)
     described = {
-        name: field.described(*scales.get(name, (0.0, 1.0)), boundaries.get(name), first.made.get(name))
+        name: field.described(*fitted.scales.get(name, (0.0, 1.0)), fitted.boundaries.get(name), first.made.get(name))
         for name, field in fields.items()
     }
     cache.write_json(work / "raw_fields.json", described)
@@ -298,25 +286,19 @@ def _checked(
         name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label, or sample_weight")
         for name, fill in labels.items()
     }
-    if group_id in fields and fields[group_id].column.get("fill_na", fields[group_id].column.get("na_value")) is None:
+    if group_id in fields and given_fill(fields[group_id].column) is None:
         bad, _ = wrong[group_id] or (pl.lit(False), "")
-        wrong[group_id] = bad | _without_group(pl.col(group_id), file.schema[group_id]), "the group that the row is of"
+        missing = ~is_given(pl.col(group_id), file.schema[group_id])  # all such rows would be one large group
+        wrong[group_id] = bad | missing, "the group that the row is of"
     return file.check([Wrong(name, *check, shown=name) for name, check in wrong.items() if check])
-
-
-def _without_group(column: pl.Expr, stored: pl.DataType) -> pl.Expr:
-    """Where a group id is missing: all such rows would be one large group."""
-    if stored == pl.String:
-        return (column.str.strip_chars() == "").fill_null(True)
-    return column.is_nan().fill_null(True) if stored.is_float() else column.is_null()
 
 
 def _labels(params: Mapping[str, Any]) -> dict[str, Any]:
     """Label -> what stands for a missing one, None for nothing."""
-    columns = params.get("label_col")
-    columns = columns if isinstance(columns, list) else [columns]
-    names = label_names(params)
-    return {name: column.get("fill_na", column.get("na_value")) for name, column in zip(names, columns)}
+    names, columns = label_names(params), params["label_col"]
+    return {
+        name: given_fill(column) for name, column in zip(names, columns if isinstance(columns, list) else [columns])
+    }
 
 
 def _label(file: RawFile, name: str, fill: float | None) -> pl.Expr:
@@ -329,7 +311,7 @@ def _has_label(files: list[RawFile], name: str) -> bool:
     """Whether a test split has the label: not if no file has the column, or it is empty throughout."""
     if not all(name in file.schema for file in files):
         return False
-    return any(file.read(lambda f=file: f.frame.select(pl.col(name).count()).collect().item()) for file in files)
+    return any(file.collect(file.frame.select(pl.col(name).count())).item() for file in files)
 
 
 def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:
@@ -339,9 +321,8 @@ def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:
         if field.form == "vector":
             file.require(name)
             length = field.vectors(file.schema[name]).list.len().alias("n")
-            first = file.frame.select(length).filter(pl.col("n") > 0).head(1)
-            known = file.read(lambda first=first: first.collect().to_series().to_list())
-            widths[name] = field.column.get("pretrain_dim") or (known[0] if known else 1)
+            known = file.collect(file.frame.select(length).filter(pl.col("n") > 0).head(1))["n"]
+            widths[name] = field.column.get("pretrain_dim") or (known[0] if len(known) else 1)
     return widths
 
 
@@ -363,10 +344,8 @@ def _vocabularies(
             file.frame.select(field.words(file.schema[name]).alias("value")).with_columns(file=pl.lit(n))
             for n, file in enumerate(files)
         ]
-        counts = pl.concat(parts).group_by("value", "file").len("count")
-        vocabulary, usual[name] = field.vocabulary(
-            reading(files[0].path, lambda c=counts: c.collect(engine="streaming"))
-        )
+        counts = collected(files[0].path, pl.concat(parts).group_by("value", "file").len("count"))
+        vocabulary, usual[name] = field.vocabulary(counts)
         shared = field.column.get("share_embedding")
         owner = owner_of[name] = owner_of[shared] if shared else name
         words = vocabularies[owner].words if shared else vocabulary.words
@@ -377,11 +356,7 @@ def _vocabularies(
 
 
 def _with_vectors(
-    fields: Mapping[str, RawField],
-    found: dict[str, Vocabulary],
-    owner_of: Mapping[str, str],
-    work: Path,
-    fixed: bool,
+    fields: Mapping[str, RawField], found: dict[str, Vocabulary], owner_of: Mapping[str, str], work: Path, fixed: bool
 ) -> tuple[dict[str, Vocabulary], dict[str, tuple[str, int]]]:
     """The vocabulary of every field that has one, and of ``pretrained_emb`` the file written and its vectors' length.
 
@@ -418,31 +393,30 @@ def _require_vectors(name: str, file: Path, vocabulary: Vocabulary, keys: pl.Ser
     _log.log(level, "%s has vectors of %d of the %d values of feature '%s'", file, known, len(vocabulary.words), name)
 
 
-def _statistics(
-    fields: Mapping[str, RawField], files: list[RawFile]
-) -> tuple[dict[str, int], dict[str, tuple[float, float]], dict[str, np.ndarray]]:
-    """Lengths of sequences; what is subtracted from scaled numbers and what they are then divided by; boundaries."""
+def _statistics(fields: Mapping[str, RawField], files: list[RawFile]) -> FittedEncoder:
+    """What is to be known of training files but for vocabularies."""
     lengths = {name: field.column.get("max_len") or 0 for name, field in fields.items() if field.form == "ids"}
     scales: dict[str, tuple[float, float]] = {}
     boundaries: dict[str, np.ndarray] = {}
+    x = pl.col("x")
+
+    def column(name: str, part: Callable[[pl.DataType], pl.Expr]) -> pl.LazyFrame:
+        return pl.concat([file.frame.select(part(file.schema[name]).alias("x")) for file in files])
+
     for name, field in fields.items():
         normalizer = field.column.get("normalizer") if field.form == "number" else None
         if lengths.get(name) == 0:
-            parts = [f.frame.select(field.tokens(f.schema[name]).list.len().max().alias("n")) for f in files]
-            longest = reading(files[0].path, lambda p=parts: pl.concat(p).collect(engine="streaming"))["n"].max()
+            longest = collected(files[0].path, column(name, field.tokens).select(x.list.len().max())).item()
             lengths[name] = max(1, longest or 0)
         elif normalizer:
-            values = pl.concat([f.frame.select(field.numbers(f.schema[name]).alias("x")) for f in files])
-            x = pl.col("x")
-            stats = values.select(x.min().alias("a"), x.max().alias("b"), x.mean().alias("m"), x.std(ddof=0).alias("s"))
-            low, high, mean, std = reading(files[0].path, lambda q=stats: q.collect(engine="streaming")).row(0)
+            figures = x.min().alias("low"), x.max().alias("high"), x.mean().alias("mean"), x.std(ddof=0).alias("std")
+            low, high, mean, std = collected(files[0].path, column(name, field.numbers).select(figures)).row(0)
             shift, scale = (mean, std) if normalizer == "StandardScaler" else (low, high - low)
             scales[name] = (shift, scale or 1.0)
         elif field.processor == "quantile_bucket":
-            values = pl.concat([f.frame.select(field.numbers(f.schema[name]).alias("x")) for f in files])
-            numbers = reading(files[0].path, lambda q=values: q.collect(engine="streaming"))["x"]
+            numbers = collected(files[0].path, column(name, field.numbers))["x"]
             boundaries[name] = field.boundaries(numbers.to_numpy())
-    return lengths, scales, boundaries
+    return FittedEncoder({}, lengths, scales, boundaries)
 
 
 def _write_maps(

@@ -1,6 +1,6 @@
 """Columns of other files about the items, joined into the item table by the items' numbers.
 
-    item_info.parquet + item_feature.parquet → item_info_enriched.parquet, and a report in JSON beside it
+item_info.parquet + item_feature.parquet → item_info_enriched.parquet, and a report in JSON beside it
 """
 
 from __future__ import annotations
@@ -132,12 +132,14 @@ def enrich(
             f"--known-before {unknown[0]}: no such column is joined.{suggest(unknown[0], wanted)} Joined are "
             f"{', '.join(wanted)}."
         )
-    ids = frame[frame.columns[0]]
+    index_name = frame.columns[0]
+    ids = frame[index_name]
     inside = frame.filter((ids > 0) & (ids < count))
-    _once(source, inside[frame.columns[0]])
-    table = pl.DataFrame({frame.columns[0]: np.arange(count)}).join(
-        inside, on=frame.columns[0], how="left", maintain_order="left"
-    )
+    again = inside.filter(inside[index_name].is_duplicated())[index_name]
+    if len(again):
+        raise DataError(f"{at(source, index_name)}: item {again.min()} comes more than once. Keep one row per item.")
+    every = pl.DataFrame({index_name: np.arange(count)})
+    table = every.join(inside, on=index_name, how="left", maintain_order="left")
     joined, values = [], {}
     for new, name in wanted.items():
         report, values[new] = _filled(table[name], new, source)
@@ -151,9 +153,7 @@ def enrich(
     return done
 
 
-def _read(
-    path: Path, wanted: list[str], index: str, known: set[str], count: int
-) -> tuple[pl.DataFrame, list[str]]:
+def _read(path: Path, wanted: list[str], index: str, known: set[str], count: int) -> tuple[pl.DataFrame, list[str]]:
     """The item numbers (int64), first, and the columns; and the names of those that cannot be used."""
     if path.suffix == ".npy":
         return _read_array(path, wanted, count), []
@@ -197,12 +197,6 @@ def _read_array(path: Path, wanted: list[str], count: int) -> pl.DataFrame:
     name = next(iter(wanted), path.stem)
     column = pl.Series(name, values) if values.ndim == 1 else pl.Series(name, values).arr.to_list()
     return pl.DataFrame([pl.Series("-item", np.arange(count)), column])
-
-
-def _once(path: Path, ids: pl.Series) -> None:
-    again = ids.filter(ids.is_duplicated())
-    if len(again):
-        raise DataError(f"{at(path, ids.name)}: item {again.min()} comes more than once. Keep one row per item.")
 
 
 def _filled(column: pl.Series, name: str, path: Path) -> tuple[dict, pl.Series]:

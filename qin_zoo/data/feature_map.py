@@ -11,7 +11,6 @@ from typing import Any
 from fuxictr.features import FeatureMap
 
 from qin_zoo.data.item_layout import HISTORY, ItemTableData
-from qin_zoo.data.mapped import Column
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.sources import at
 from qin_zoo.data.specs import (
@@ -23,8 +22,9 @@ from qin_zoo.data.specs import (
     field_groups,
     label_names,
 )
+from qin_zoo.data.stored import Column
 from qin_zoo.errors import ConfigError, DataError, first_line
-from qin_zoo.feature_types import has_table, names_of, type_of
+from qin_zoo.feature_types import can_be_embedded, has_table, names_of, type_of
 
 _DENSE = 1_000_000  # ids that may be left out of: their embeddings are small
 _SPARSE = 10  # ids for each value that there is
@@ -75,9 +75,13 @@ def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = No
                     f"{where}, feature '{name}': expected type categorical or meta, as the column holds one id in each "
                     f"row, found {kind}."
                 )
-        _check_items(data)
+        what = f"the rows of the item table {data.items.path}"
+        for table in data.splits.values():
+            for name in {data.layout.target, HISTORY} & table.columns.keys():
+                table[name].check_below(data.items.num_rows, what)
     _check_together(feature_map, params, where, features)
-    feature_map.total_features = sum(_size(spec) for spec in features.values())
+    own = (spec for spec in features.values() if "share_embedding" not in spec)
+    feature_map.total_features = sum(1 if s["type"] == "numeric" else s.get("vocab_size", 0) for s in own)
     feature_map.num_fields = feature_map.get_num_fields()
     feature_map.set_column_index()
     return feature_map
@@ -210,31 +214,16 @@ def _overridden(features: Mapping[str, Spec], params: Mapping[str, Any], where: 
     return out
 
 
-def _check_together(
-    feature_map: FeatureMap, params: Mapping[str, Any], where: str, known: Mapping[str, Spec]
-) -> None:
-    """What features say about each other, and the configuration about them.
-
-    Args:
-        feature_map: the features in use.
-        params: the configuration.
-        where: the file or data set, for messages.
-        known: all features there are.
-
-    Raises:
-        ConfigError: a name that is no feature, shared embeddings that do not fit, a ``feature_encoder`` that does not
-            return what the model will expect.
-    """
-    from torch.nn import ModuleDict
-
-    features, module = feature_map.features, ModuleDict()
+def _check_together(feature_map: FeatureMap, params: Mapping[str, Any], where: str, known: Mapping[str, Spec]) -> None:
+    """Raises ConfigError where the features in use, of all ``known`` ones, or the configuration do not fit together."""
+    features = feature_map.features
     for label in feature_map.labels:
         if features.get(label, {}).get("type", "meta") != "meta":
             raise ConfigError(f"{where}: '{label}' is the label and a feature too; the model would see its answer.")
     seen: dict[str, Spec] = {}
     for name, spec in features.items():
         at = f"{where}, feature '{name}'"
-        if type_of(spec).embedded and ("." in name or hasattr(module, name)):
+        if type_of(spec).embedded and not can_be_embedded(name):
             raise ConfigError(f"{at}: torch cannot keep an embedding under this name. Rename the column.")
         shared = spec.get("share_embedding")
         if shared is not None:
@@ -347,19 +336,3 @@ def _share(features: Mapping[str, Spec], where: str) -> None:
         sizes = [spec["vocab_size"] for spec in group if "vocab_size" in spec]
         for spec in group:
             spec.update({"vocab_size": max(sizes)} if sizes else {})
-
-
-def _check_items(data: ItemTableData) -> None:
-    """Raises DataError when a row names an item beyond the item table."""
-    what = f"the rows of the item table {data.items.path}"
-    for table in data.splits.values():
-        for name in (data.layout.target, HISTORY):
-            if name in table:
-                table[name].check_below(data.items.num_rows, what)
-
-
-def _size(spec: Spec) -> int:
-    """A feature's share in FuxiCTR's ``total_features``."""
-    if spec["type"] == "numeric":
-        return 1
-    return 0 if "share_embedding" in spec else spec.get("vocab_size", 0)

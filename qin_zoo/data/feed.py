@@ -38,9 +38,7 @@ def split_bytes(loader: ColumnLoader) -> int:
     """Bytes of a whole split as tensors."""
     if not loader.num_samples:
         return 0
-    sizes: list[int] = []
-    map_rows(loader.batch(np.arange(1)), lambda t: sizes.append(t.nbytes) or t)
-    return sum(sizes) * loader.num_samples
+    return sum(t.nbytes for t in _tensors(loader.batch(np.arange(1)))) * loader.num_samples
 
 
 class Feed:

@@ -10,20 +10,17 @@ from typing import Any
 
 import polars as pl
 
+from qin_zoo.data.import_files import ID_FILE, WORD_FILE, original_ids
 from qin_zoo.data.item_layout import open_data
-from qin_zoo.data.item_names import ID_FILE, original_ids
 from qin_zoo.data.specs import feature_specs, table_owners
 from qin_zoo.errors import DataError
 
-_WORDS = ("vocabularies.json", "feature_vocab.json")  # of `qin-zoo data import`, and of FuxiCTR's preprocessing
+_WORDS = (WORD_FILE, "feature_vocab.json")  # of `qin-zoo data import`, and of FuxiCTR's preprocessing
 
 
 def grown_sizes(params: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """``feature_specs`` that give every table of an item-table dataset room for the old ids and the new ones.
-
-    Args:
-        params: of the dataset with the new rows.
-        sizes: :meth:`~qin_zoo.data.dataset.Dataset.sizes` of the old one.
+    """``feature_specs`` that give every table of an item-table dataset with new rows room for their ids and for the old
+    ones, whose :meth:`~qin_zoo.data.dataset.Dataset.sizes` are given.
     """
     data, features = open_data(params, cache_dir=params.get("cache_dir")), feature_specs(params)
     owners, rows = table_owners(features), {}
@@ -37,9 +34,6 @@ def grown_sizes(params: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]
 
 def numbering(folder: Path) -> dict[str, dict[str, Any]]:
     """What the numbers in a folder of encoded files stand for, in a form that a record keeps.
-
-    Args:
-        folder: of files that `qin-zoo data import` or FuxiCTR's preprocessing has written.
 
     Returns:
         file, or file and column -> how many numbers it gives a meaning, and the hash of those.
@@ -74,11 +68,8 @@ def require_same_numbers(old: Path, new: Path, recorded: Mapping[str, Mapping[st
 
 
 def require_same_items(folder: Path, items: Path) -> None:
-    """Checks that a table of items numbers them as a data set does, as far as it says what it numbers.
-
-    Args:
-        folder: of the data set.
-        items: table with a column ``original_id``, or in the folder of an import.
+    """Checks that a table of items, by its column ``original_id`` or as an import's, numbers them as the data set of a
+    folder does, as far as that says what it numbers.
 
     Raises:
         DataError: a number is another item there, or a new number an old item.

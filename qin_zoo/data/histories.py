@@ -2,7 +2,7 @@
 
 What a history may be: a list of any length per row, ids with the newest last, zeros being padding wherever
 they stand. One longer than the model asks for gives its newest items. Null lists or entries, negative ids,
-numbers that are not integers and nested lists are refused when the column is converted (``kinds.py``).
+numbers that are not integers and nested lists are refused when the column is converted (``stored.py``).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from qin_zoo.data.mapped import Column
 from qin_zoo.data.sources import at
+from qin_zoo.data.stored import Column, blocks
 from qin_zoo.errors import ConfigError, DataError
 
 _WINDOW = 64 << 20  # bytes of a column that are mapped at a time
@@ -128,8 +128,7 @@ class UserHistories(Histories):
             self._check_users(numbers)
         else:
             user_index.check_below(column.rows, f"the rows of {column.path}")
-        for start in range(0, user_index.rows, 1 << 20):
-            rows = np.arange(start, min(start + (1 << 20), user_index.rows))
+        for rows in blocks(user_index.rows):
             begin, end = column.bounds(self._lists(rows))
             short = np.flatnonzero(end - begin < seq_len.values[rows])
             if short.size:
@@ -148,12 +147,12 @@ class UserHistories(Histories):
                 f"{at(numbers.path, numbers.name, row)}: expected each user once, found {numbers.values[row]} a second "
                 "time. Keep one row for each user."
             )
-        for start in range(0, self._user.rows, 1 << 20):
-            users = self._user.values[start : start + (1 << 20)]
+        for rows in blocks(self._user.rows):
+            users = self._user.values[rows]
             nearest = self._numbers.take(np.searchsorted(self._numbers, users), mode="clip")
             unknown = np.flatnonzero(nearest != users)
             if unknown.size:
-                row = start + int(unknown[0])
+                row = rows[unknown[0]]
                 raise DataError(
                     f"{at(self._user.path, self._user.name, row)}: expected a user of the column '{numbers.name}' of "
                     f"{numbers.path}, found {self._user.values[row]}. Write both files from the same data."

@@ -92,12 +92,8 @@ def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: 
 
 
 def vary(spec: Mapping[str, Any], ids: Tensor, embeddings: Tensor, varied: Tensor) -> Tensor:
-    """The feature's ids of other embeddings of the same items; a code means what it means in ``ids``.
-
-    Args:
-        spec: the feature's specification.
-        ids: of :func:`compute`, from ``embeddings``.
-        embeddings, varied: (N, d) float32, row 0 padding.
+    """The feature's ids of other embeddings of the same items, (N, d) float32, row 0 padding; a code means what it
+    means in ``ids``, which :func:`compute` made of ``embeddings``.
 
     Returns:
         ids of the same form; an item whose embedding is zero has the codes of zero, and no neighbours.

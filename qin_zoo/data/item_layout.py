@@ -11,12 +11,12 @@ from typing import Any
 from qin_zoo.batch import of_items
 from qin_zoo.data import SPLITS
 from qin_zoo.data.columns import Table, open_table
-from qin_zoo.data.convert import Progress
 from qin_zoo.data.item_codes import source_column
 from qin_zoo.data.item_table import as_stored, open_item_table
 from qin_zoo.data.rows import Specs, row_kinds
 from qin_zoo.data.sources import open_source
 from qin_zoo.data.specs import feature_specs, label_names
+from qin_zoo.data.stored import Progress
 from qin_zoo.errors import ConfigError, DataError
 
 HISTORY = "item_seq"
@@ -159,14 +159,9 @@ def open_data(
     """
     specs, labels = feature_specs(params), label_names(params)
     layout = PER_USER if params.get("user_info") else PER_ROW
-    paths = {
-        split: data_file(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")
-    }
+    paths = {split: data_file(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
     items = open_item_table(
-        item_info_of(params, next(iter(paths.values()), None)),
-        item_column_types(specs),
-        layout.target,
-        cache_dir,
+        item_info_of(params, next(iter(paths.values()), None)), item_column_types(specs), layout.target, cache_dir
     )
     task = params.get("task") or "binary_classification"
     splits = {

@@ -14,8 +14,8 @@ from qin_zoo.data.cache import source_key
 from qin_zoo.data.columns import Table, open_table
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.item_codes import compute, source_column, vary
-from qin_zoo.data.mapped import Column
 from qin_zoo.data.sources import at, check_file
+from qin_zoo.data.stored import Column
 from qin_zoo.data.variations import UNVARIED, Variation
 from qin_zoo.errors import DataError
 from qin_zoo.feature_types import FEATURE_TYPES, type_of
@@ -27,7 +27,7 @@ def as_stored(spec: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def kind_of(spec: Mapping[str, object]) -> str:
-    """The kind of a feature's column, of :data:`~qin_zoo.data.kinds.KINDS`."""
+    """The kind of a feature's column, of :data:`~qin_zoo.data.stored.KINDS`."""
     return type_of(as_stored(spec)).kind
 
 

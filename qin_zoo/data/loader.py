@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.columns import Table, open_table
-from qin_zoo.data.convert import Progress
 from qin_zoo.data.histories import Histories, RowHistories, UserHistories
 from qin_zoo.data.item_layout import (
     HISTORY,
@@ -36,9 +35,9 @@ from qin_zoo.data.item_layout import (
     row_specs,
 )
 from qin_zoo.data.item_table import load_item_table, open_item_table
-from qin_zoo.data.mapped import Column
 from qin_zoo.data.rows import RowReader, Specs, check_spec, check_weight, row_kinds, weight_kind
 from qin_zoo.data.sources import at
+from qin_zoo.data.stored import Column, Progress, blocks
 from qin_zoo.data.variations import Variation
 from qin_zoo.errors import ConfigError, DataError, suggest
 
@@ -58,12 +57,18 @@ class ColumnLoader(ABC):
 
     Args:
         feature_map: FuxiCTR's feature map.
-        table: the split.
+        data_path: the split's file; the suffix may be left out.
         split: ``train``, ``valid`` or ``test``.
         batch_size: rows per batch.
         shuffle: whether the train split is shuffled.
         seed: a whole number; the same seed repeats the same epochs.
+        cache_dir: where converted columns are kept. Default: see ``cache.py``.
+        task: ``binary_classification`` (labels 0 and 1) or ``regression``; a list where labels differ.
+        sample_weight: a further column of the training rows, what each counts; batches have it under its name.
+        progress: called with (file name, rows done, rows in all) while a file is converted.
         as_fuxictr: take from torch's generator what FuxiCTR's loaders take, and the order of the rows from that.
+        kwargs: the keys of :class:`~qin_zoo.data.variations.Variation`; whatever else a configuration holds is
+            ignored.
 
     Attributes:
         drawn: what the order of the current epoch follows from, where it was drawn; see :meth:`set_epoch`.
@@ -71,6 +76,10 @@ class ColumnLoader(ABC):
         table: the open split.
         has_label: whether its rows hold every label; only a test split may lack them.
         fingerprint: file name, rows and content hash, for the record of a run.
+
+    Raises:
+        DataError: a file or column that cannot be used, an id beyond the item table or a vocabulary.
+        ConfigError: an argument that cannot be used.
     """
 
     num_blocks = 1
@@ -81,21 +90,33 @@ class ColumnLoader(ABC):
     def __init__(
         self,
         feature_map: Any,
-        table: Table,
-        split: str,
-        batch_size: int,
-        shuffle: bool | str,
-        seed: int,
+        data_path: str | Path,
+        split: str = "train",
+        batch_size: int = 32,
+        shuffle: bool | str = False,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        task: str | Sequence[str] = "binary_classification",
+        sample_weight: str | None = None,
+        progress: Progress | None = None,
         as_fuxictr: bool = False,
+        **kwargs: Any,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size: expected a positive whole number, found {batch_size!r}.")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ConfigError(f"seed: expected a whole number, found {seed!r}.")
-        self.feature_map, self.table, self.split, self.batch_size = feature_map, table, split, batch_size
+        self.feature_map, self.split, self.batch_size, self.as_fuxictr = feature_map, split, batch_size, as_fuxictr
         self.shuffle = bool(shuffle) and split == "train"
-        self.as_fuxictr = as_fuxictr
-        self.has_label = all(label in table for label in feature_map.labels)
+        self._options = {"cache_dir": cache_dir, "progress": progress}
+        self._variation = Variation.of({**kwargs, "seed": seed})
+        labels = feature_map.labels
+        weight = weight_kind(sample_weight, split, feature_map.features, labels)
+        table, specs = self._open(data_path, task, weight)
+        for name in weight:
+            check_weight(table[name])
+        self.table, self._read = table, RowReader(table, specs, [*labels, *weight])
+        self.has_label = all(label in table for label in labels)
         self.num_samples = table.num_rows
         self.num_batches = -(-table.num_rows // batch_size)
         self.fingerprint: dict[str, object] = dict(table.fingerprint)
@@ -104,10 +125,9 @@ class ColumnLoader(ABC):
         self._rank, self._size = 0, 1
         self._columns = list(table.columns.values())  # what an epoch reads
 
-    def _reader(self, specs: Specs, weight: Iterable[str]) -> RowReader:
-        for name in weight:
-            check_weight(self.table[name])
-        return RowReader(self.table, specs, [*self.feature_map.labels, *weight])
+    @abstractmethod
+    def _open(self, data_path: str | Path, task: str | Sequence[str], weight: Mapping[str, str]) -> tuple[Table, Specs]:
+        """The split, with the column of weights, if there is one; and the features that stand in its rows."""
 
     def __len__(self) -> int:
         return self.num_batches
@@ -129,15 +149,11 @@ class ColumnLoader(ABC):
         return self._own([order[first : first + self.batch_size] for first in firsts])
 
     def take_share(self, rank: int, size: int) -> None:
-        """Gives each of several processes its share of the rows; each calls this on its own loader.
+        """Gives each of ``size`` processes, from ``rank`` 0 on, its share of the rows; each calls it on its own loader.
 
         Of the train split it is part of every batch, so that the processes train on the same batch together. Batches
         of fewer than two rows for each process go to all of them whole. Of any other split it is a run of whole
         batches, so that rows are scored with the same rows beside them, however many processes there are.
-
-        Args:
-            rank: of this process, from 0.
-            size: number of processes.
         """
         self._rank, self._size = rank, size
 
@@ -160,10 +176,7 @@ class ColumnLoader(ABC):
     def set_epoch(self, epoch: int, start: int = 0, drawn: int | None = None) -> None:
         """Makes the next ``iter()`` epoch number ``epoch``, from batch ``start`` on; both count from 0.
 
-        Args:
-            epoch: its number.
-            start: its first batch; any but 0 goes on with an epoch that was begun, for which nothing is drawn again.
-            drawn: what had been drawn when it was begun.
+        Any ``start`` but 0 goes on with an epoch that was begun, for which nothing is drawn again: ``drawn`` was.
         """
         self._next_epoch, self._next_start, self.drawn = epoch, start, drawn
 
@@ -197,11 +210,10 @@ class ItemTableLoader(ColumnLoader):
     """Rows, histories and targets over an item table.
 
     Args:
-        feature_map, split, batch_size, shuffle, seed: see :class:`ColumnLoader`.
-        as_fuxictr: see :class:`ColumnLoader`; histories of ``user_info`` in triples are then as long as the longest of
-            their batch, as LongCTR's loader makes them.
-        data_path: the split's parquet file. Rows hold ``item_id`` and ``item_seq``; or, with ``user_info``,
-            ``item_index``, ``user_index`` and ``seq_len``.
+        feature_map, data_path, args, options: see :class:`ColumnLoader`. The rows of the parquet file hold ``item_id``
+            and ``item_seq``; or, with ``user_info``, ``item_index``, ``user_index`` and ``seq_len``. With
+            ``as_fuxictr``, histories of ``user_info`` in triples are as long as the longest of their batch, as
+            LongCTR's loader makes them.
         item_info: the item table, row i describing item i and row 0 padding. Default: ``item_info.parquet``
             beside the data.
         user_info: the users' histories, column ``full_item_seq``; whose they are says a column ``user_index``, without
@@ -209,69 +221,47 @@ class ItemTableLoader(ColumnLoader):
         max_len: items per history, the newest; 0 for none, None for the longest there is. Default: 100.
         batch_layout: ``triple``, the public ``(batch_dict, item_dict, mask)``, or ``index``, an
             :class:`~qin_zoo.batch.ItemBatch`. Default: ``triple``.
-        cache_dir: where converted columns are kept. Default: see ``cache.py``.
-        task: ``binary_classification`` (labels 0 and 1) or ``regression``; a list where labels differ.
-        sample_weight: a further column of the training rows, what each counts; batches have it under its name.
-        progress: called with (file name, rows done, rows in all) while a file is converted.
-        kwargs: the keys of :class:`~qin_zoo.data.variations.Variation`; whatever else a configuration holds is
-            ignored.
 
     Attributes:
         histories: the history of every row of the file.
         items: the item table, name -> (N, …); the same tensors in every loader of it.
         target: the column with each row's item.
-
-    Raises:
-        DataError: a file or column that cannot be used, an id beyond the item table or a vocabulary.
-        ConfigError: an argument that cannot be used.
     """
 
     def __init__(
         self,
         feature_map: Any,
         data_path: str | Path,
-        split: str = "train",
-        batch_size: int = 32,
-        shuffle: bool | str = False,
+        *args: Any,
         item_info: str | Path | None = None,
         user_info: str | Path | None = None,
         max_len: int | None = 100,
-        seed: int = 0,
         batch_layout: str = "triple",
-        cache_dir: str | Path | None = None,
-        task: str | Sequence[str] = "binary_classification",
-        sample_weight: str | None = None,
-        progress: Progress | None = None,
-        as_fuxictr: bool = False,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
         if batch_layout not in ("triple", "index"):
             raise ConfigError(
                 f"batch_layout: expected 'triple' or 'index', found {batch_layout!r}."
                 f"{suggest(batch_layout, ('triple', 'index'))}"
             )
-        specs, path, layout = feature_map.features, data_file(data_path), PER_USER if user_info else PER_ROW
-        weight = weight_kind(sample_weight, split, specs, feature_map.labels)
-        table = open_split(path, specs, feature_map.labels, split, layout, task, cache_dir, progress, weight)
-        super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
-        self.batch_layout = batch_layout
-        self.target = table[layout.target]
-        self._read = self._reader(row_specs(specs), weight)
-
-        info, features = item_info_of({"item_info": item_info}, path), item_specs(specs)
-        items = open_item_table(info, item_column_types(specs), layout.target, cache_dir)
+        self.batch_layout, self._layout = batch_layout, PER_USER if user_info else PER_ROW
+        super().__init__(feature_map, data_path, *args, **options)
+        specs, table, target = feature_map.features, self.table, self._layout.target
+        self.target = table[target]
+        cache_dir, split = self._options["cache_dir"], self.split
+        info, features = item_info_of({"item_info": item_info}, table.path), item_specs(specs)
+        items = open_item_table(info, item_column_types(specs), target, cache_dir)
         for name, spec in features.items():
             if name in items:
                 check_spec(items[name], name, spec)
-        self._variation = Variation.of({**kwargs, "seed": seed})
-        self.items: dict[str, Tensor] = load_item_table(info, features, layout.target, cache_dir, self._variation)
+        self.items: dict[str, Tensor] = load_item_table(info, features, target, cache_dir, self._variation)
         self.fingerprint["item_info"] = items.fingerprint
 
         self.histories: Histories
         beside = history_specs(specs)
         if user_info:
             kinds = {USER_HISTORY: "ids", USER: "id"} | dict.fromkeys(beside, "ids")
-            users = open_table(data_file(user_info), kinds, optional=[USER], cache_dir=cache_dir, progress=progress)
+            users = open_table(data_file(user_info), kinds, optional=[USER], **self._options)
             lists = {
                 name: UserHistories(users[name], table[USER], table["seq_len"], max_len, users.columns.get(USER))
                 for name in (USER_HISTORY, *beside)
@@ -294,6 +284,12 @@ class ItemTableLoader(ColumnLoader):
         self._part = self._hidden = None
         if split == "train" and self._variation.named:
             self._leave_out(items.num_rows)
+
+    def _open(self, data_path: str | Path, task: str | Sequence[str], weight: Mapping[str, str]) -> tuple[Table, Specs]:
+        specs, labels = self.feature_map.features, self.feature_map.labels
+        options = {"task": task, "further": weight, **self._options}
+        table = open_split(data_file(data_path), specs, labels, self.split, self._layout, **options)
+        return table, row_specs(specs)
 
     def _leave_out(self, items: int) -> None:
         """Keeps the training rows and the history items that the variation lets through."""
@@ -344,8 +340,7 @@ class ItemTableLoader(ColumnLoader):
 
 def _check_beside(history: Column, column: Column) -> None:
     """Raises DataError unless each item of a history has a value beside it."""
-    for start in range(0, history.rows, 1 << 20):
-        rows = np.arange(start, min(start + (1 << 20), history.rows))
+    for rows in blocks(history.rows):
         (begin, end), (first, last) = history.bounds(rows), column.bounds(rows)
         wrong = np.flatnonzero(end - begin != last - first)
         if wrong.size:
@@ -373,43 +368,15 @@ class FieldsLoader(ColumnLoader):
     A batch maps categorical and meta features to (B,) int64, sequences to (B, max_len) int64 (shorter ones
     padded with 0 at the end), numeric features and labels to (B,) float32, embeddings to (B, dim) float32.
 
-    Args:
-        feature_map, split, batch_size, shuffle, seed, as_fuxictr: see :class:`ColumnLoader`.
-        data_path: the split's ``.npz`` or ``.parquet`` file; the suffix may be left out.
-        cache_dir, task, sample_weight, progress, kwargs: see :class:`ItemTableLoader`.
-
-    Raises:
-        DataError: a file or column that cannot be used, an id beyond a feature's vocabulary.
-        ConfigError: an argument that cannot be used.
+    Args: see :class:`ColumnLoader`; the file is ``.npz`` or ``.parquet``.
     """
 
-    def __init__(
-        self,
-        feature_map: Any,
-        data_path: str | Path,
-        split: str = "train",
-        batch_size: int = 32,
-        shuffle: bool | str = False,
-        seed: int = 0,
-        cache_dir: str | Path | None = None,
-        task: str | Sequence[str] = "binary_classification",
-        sample_weight: str | None = None,
-        progress: Progress | None = None,
-        as_fuxictr: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        weight = weight_kind(sample_weight, split, feature_map.features, feature_map.labels)
-        table = open_table(
-            data_file(data_path, (".npz", ".parquet")),
-            row_kinds(feature_map.features, feature_map.labels, task) | weight,
-            cache_dir=cache_dir,
-            progress=progress,
-            optional=feature_map.labels if split == "test" else (),
-        )
-        super().__init__(feature_map, table, split, batch_size, shuffle, seed, as_fuxictr)
-        if varied := Variation.of(kwargs).named:
-            raise ConfigError(f"{varied[0]} is for datasets with an item table; {table.path} has named fields.")
-        self._read = self._reader(feature_map.features, weight)
+    def _open(self, data_path: str | Path, task: str | Sequence[str], weight: Mapping[str, str]) -> tuple[Table, Specs]:
+        if varied := self._variation.named:
+            raise ConfigError(f"{varied[0]} is for datasets with an item table; {data_path} has named fields.")
+        specs, labels = self.feature_map.features, self.feature_map.labels
+        path, kinds = data_file(data_path, (".npz", ".parquet")), row_kinds(specs, labels, task) | weight
+        return open_table(path, kinds, optional=labels if self.split == "test" else (), **self._options), specs
 
     def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
         return self._read(rows)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -19,7 +19,7 @@ from qin_zoo.errors import ConfigError, DataError, suggest
 from qin_zoo.feature_types import names_of
 
 NUMBERS = {"int": pl.Int64, "float": pl.Float64}
-_AGES = (10, 20, 30, 40, 50, 60)
+_DEFAULTS = {"str": "", "int": 0, "float": 0.0}
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,7 @@ def _bucket(value: pl.Expr) -> pl.Expr:
 
 def _age(value: pl.Expr) -> pl.Expr:
     age = value.cast(pl.Float64, strict=False)
-    group = pl.lit("7")
-    for number, limit in reversed(list(enumerate(_AGES, 1))):
-        group = pl.when(age <= limit).then(pl.lit(str(number))).otherwise(group)
+    group = (age / 10).ceil().clip(1, 7).cast(pl.Int64).cast(pl.String)
     known = pl.when(age.is_between(1, 95)).then(group).otherwise(pl.lit(""))
     given = value.cast(pl.String).fill_null("") != ""
     return pl.when(age.is_null() & given).then(None).otherwise(known)
@@ -77,12 +75,8 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def parse(text: object, name: str, where: str) -> tuple[str, str]:
-    """The name of the function that a ``preprocess`` entry asks for, and the column it reads.
-
-    Args:
-        text: ``FUNCTION`` or ``FUNCTION(COLUMN)``.
-        name: the column it makes.
-        where: the data set and the column, for the message.
+    """The function that a ``preprocess`` entry, ``FUNCTION`` or ``FUNCTION(COLUMN)``, asks for by name, and the column
+    that it reads, by default the one it makes.
 
     Raises:
         ConfigError: another shape, or no such function.
@@ -111,27 +105,25 @@ def expanded(columns: Iterable[object]) -> list[dict[str, Any]]:
     return out
 
 
-def filled(column: Mapping[str, Any]) -> object:
-    """What stands for a missing value of a column; None where nothing does."""
-    default = {"str": "", "int": 0, "float": 0.0}.get(str(column.get("dtype") or "str"))
-    return column.get("fill_na", column.get("na_value", default))
+def given_fill(column: Mapping[str, Any]) -> Any:
+    """What the configuration says that stands for a missing value of a column; None where it says nothing."""
+    return column.get("fill_na", column.get("na_value"))
 
 
-@dataclass(frozen=True)
-class Check:
-    """Something that no row may hold.
+class Wrong(NamedTuple):
+    """What the rows of a file must not hold.
 
     Attributes:
-        bad: a column of the prepared frame, true where a row holds it.
-        source: the column of the file that it is about.
-        shown: a column of the prepared frame with the file's own values.
-        expected: what the column must hold instead.
+        name: the column of the file that it is about.
+        bad: true where a row holds it.
+        expected: what the column must hold.
+        shown: the column whose value a message gives.
     """
 
-    bad: str
-    source: str
-    shown: str
+    name: str
+    bad: pl.Expr
     expected: str
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -160,20 +152,12 @@ def dtype_of(stored: pl.DataType) -> str:
 
 def prepare(
     frame: pl.LazyFrame, names: Iterable[str], params: Mapping[str, Any], path: Path
-) -> tuple[pl.LazyFrame, list[Check], dict[str, Made]]:
-    """A raw file with the columns that its configuration's ``preprocess`` entries make.
+) -> tuple[pl.LazyFrame, list[Wrong], dict[str, Made]]:
+    """A raw file of these columns with those that ``preprocess`` entries of its configuration make; what its rows must
+    not hold; and of each column that is made, how.
 
-    In FuxiCTR's order, which decides where one column is made of another: labels, then features from the last to
-    the first; missing values are filled before a column is read, and in a new column afterwards.
-
-    Args:
-        frame: the file as it is.
-        names: its columns.
-        params: ``feature_cols``, ``label_col``, ``dataset_id``.
-        path: of the file, for messages.
-
-    Returns:
-        the frame, with columns of checks; what these are about; and of each column that is made, how.
+    In FuxiCTR's order, which decides where one column is made of another: labels, then features from the last to the
+    first; missing values are filled before a column is read, and in a new column afterwards.
 
     Raises:
         ConfigError: an unknown function.
@@ -198,7 +182,8 @@ def prepare(
     origins = {name: Made(name, dtype_of(stored)) for name, stored in frame.collect_schema().items()} if steps else {}
     for column in columns:
         name = column["name"]
-        fill, here = filled(column), name in file
+        default, here = _DEFAULTS.get(str(column.get("dtype") or "str")), name in file
+        fill = column.get("fill_na", column.get("na_value", default))  # what stands for a missing value
         if fill is not None and here and name in read:
             frame, origins[name] = _filled(frame, origins[name], name, fill)
         if name not in steps:
@@ -214,10 +199,12 @@ def prepare(
                 "configuration."
             )
         if function.expected:
-            check = Check(f"-wrong {name}", source, f"-from {name}", f"{function.expected}, for {column['preprocess']}")
             made = pl.col(source)
-            frame = frame.with_columns(function.make(made).is_null().alias(check.bad), made.alias(check.shown))
-            checks.append(check)
+            frame = frame.with_columns(
+                function.make(made).is_null().alias(f"-wrong {name}"), made.alias(f"-from {name}")
+            )
+            expected = f"{function.expected}, for {column['preprocess']}"
+            checks.append(Wrong(source, pl.col(f"-wrong {name}"), expected, f"-from {name}"))
         frame = frame.with_columns(function.make(pl.col(source)).alias(name))
         origins[name] = origins[source].then(call=called)
         if fill is not None and not here:
@@ -226,16 +213,17 @@ def prepare(
     return frame, checks, {name: origins[name] for name in steps if name in known}
 
 
-def _typed(frame: pl.LazyFrame, column: Mapping[str, Any]) -> tuple[pl.LazyFrame, list[Check]]:
+def _typed(frame: pl.LazyFrame, column: Mapping[str, Any]) -> tuple[pl.LazyFrame, list[Wrong]]:
     """A column of numbers of a csv file in its dtype."""
     name, number = column["name"], NUMBERS.get(str(column.get("dtype")))
     stored, value = frame.collect_schema()[name], pl.col(name)
     if stored != pl.String or number is None:
         return frame, []
-    check = Check(f"-bad {name}", name, f"-raw {name}", "a whole number" if number == pl.Int64 else "a number")
     typed = as_number(value, stored, number)
     wrong = typed.is_null() & is_given(value, stored)
-    return frame.with_columns(wrong.alias(check.bad), value.alias(check.shown), typed.alias(name)), [check]
+    frame = frame.with_columns(wrong.alias(f"-bad {name}"), value.alias(f"-raw {name}"), typed.alias(name))
+    expected = "a whole number" if number == pl.Int64 else "a number"
+    return frame, [Wrong(name, pl.col(f"-bad {name}"), expected, f"-raw {name}")]
 
 
 def _filled(frame: pl.LazyFrame, made: Made, name: str, fill: object) -> tuple[pl.LazyFrame, Made]:

@@ -14,22 +14,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, is_given
-from qin_zoo.data.specs import (
-    NO_ENCODER,
-    USAGES,
-    Spec,
-    active_columns,
-    check_known,
-    check_spec_shape,
-    field_groups,
-)
+from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, given_fill, is_given
+from qin_zoo.data.specs import USAGES, Spec, active_columns, check_known, check_spec_shape, field_groups, spec_of
 from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
 from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
 
 _UNSUPPORTED = ("codes_of", "neighbours_of")
-_PROCESSORS = ("quantile_bucket", "hash_bucket")
+_CHOICES = {
+    "category_processor": ("quantile_bucket", "hash_bucket"),
+    "pretrain_usage": USAGES,
+    "normalizer": ("StandardScaler", "MinMaxScaler"),
+}
 _FITTED = {"vocab_size", "max_len", "pretrain_dim"}  # sizes that the data decide
 _KEPT = ("embedding_dim", "emb_output_dim", "share_embedding", *(key for key in SIZES if key not in _FITTED))
 _element = pl.element()
@@ -74,6 +70,13 @@ class RawField:
         return self.column.get("remap", True) is not False
 
     @property
+    def number(self) -> type[pl.DataType] | None:
+        """As what its values, or a sequence's entries, are read: whole numbers, numbers, or (None) texts."""
+        if self.form == "ids" or self.dtype not in NUMBERS:
+            return pl.Int64 if self.dtype == "int" or not self.remap else None
+        return NUMBERS[self.dtype]
+
+    @property
     def processor(self) -> str | None:
         """What makes buckets of its values; None where nothing does."""
         return self.column.get("category_processor") if self.type == "categorical" else None
@@ -99,10 +102,16 @@ class RawField:
     @cached_property
     def fill(self) -> str:
         """What stands for a missing value, as text."""
-        given = self.column.get("fill_na", self.column.get("na_value"))
+        given = given_fill(self.column)
         if given is None:
             return {"int": "0", "float": "0.0"}.get(self.dtype, "") if self.form != "ids" else ""
-        return str(_plain_number(given, self.dtype)) if self.form != "ids" else str(given)
+        if self.form == "ids" or self.dtype not in NUMBERS:
+            return str(given)
+        try:
+            return str({"int": int, "float": float}[self.dtype](str(given)))
+        except ValueError:
+            what = f"expected a number for a column of dtype {self.dtype}, found {given!r}"
+            raise ConfigError(f"fill_na: {what}.") from None
 
     @property
     def _missing(self) -> str:
@@ -117,11 +126,7 @@ class RawField:
         """Its entry of a feature map, without the sizes that the data decide."""
         if self.type == "meta":
             return {"type": "meta"}
-        spec: Spec = {"source": self.column.get("source") or "", "type": self.type}
-        encoder = self.column.get("feature_encoder", type_of(self.column).feature_encoder)
-        if encoder not in NO_ENCODER:
-            spec["feature_encoder"] = encoder
-        spec |= {key: self.column[key] for key in _KEPT if self.column.get(key) is not None}
+        spec = spec_of(self.column, _KEPT)
         if self.processor:
             spec.pop("share_embedding", None)
             spec |= {"category_processor": self.processor, "vocab_size": self.buckets}
@@ -133,11 +138,10 @@ class RawField:
         """The value as text, or a sequence's list of texts; missing ones filled."""
         if self.form == "ids":
             return self._entries(stored)
-        number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
-        if number is None:
+        if self.number is None:
             column = pl.col(self.name).fill_nan(None) if stored.is_float() else pl.col(self.name)
             return column.cast(pl.String).fill_null(self.fill)
-        return as_number(pl.col(self.name), stored, number).cast(pl.String).fill_null(self.fill)
+        return as_number(pl.col(self.name), stored, self.number).cast(pl.String).fill_null(self.fill)
 
     def given(self, stored: pl.DataType) -> pl.Expr:
         """Of :meth:`words`, those that are a value and do not stand for a missing one, in one column."""
@@ -159,7 +163,7 @@ class RawField:
 
     @property
     def _fills(self) -> bool:
-        return self.column.get("fill_na", self.column.get("na_value")) is not None
+        return given_fill(self.column) is not None
 
     def _number(self, stored: pl.DataType) -> pl.Expr:
         number = as_number(pl.col(self.name), stored, pl.Float64)
@@ -194,7 +198,7 @@ class RawField:
             column = column.cast(pl.List(pl.String)).fill_null(pl.lit([], dtype=pl.List(pl.String)))
         else:
             column = column.cast(pl.String).fill_null(self.fill).str.split(self._splitter)
-        if self.dtype != "int" and self.remap:
+        if self.number is None:
             return column
         whole = as_number(_element, pl.String, pl.Int64).cast(pl.String)
         return column.list.eval(pl.when(_element == self._missing).then(_element).otherwise(whole))
@@ -202,9 +206,7 @@ class RawField:
     def wrong(self, stored: pl.DataType, width: int | None) -> tuple[pl.Expr, str] | None:
         """Where a row holds what it must not, with what it must hold; None where anything goes.
 
-        Args:
-            stored: type of the column in the file.
-            width: numbers in each vector of an embedding.
+        The column is ``stored`` in the file as that type; the vectors of an embedding have ``width`` numbers.
         """
         column = pl.col(self.name)
         if self.form == "vector":
@@ -222,13 +224,11 @@ class RawField:
             text, said = pl.lit(False), f"values with {self._splitter!r} between them (splitter), no brackets"
             if stored == pl.String:
                 text = column.str.contains(r"^\s*\[.*\]\s*$") & ~column.str.contains(self._splitter, literal=True)
-            if self.dtype != "int" and self.remap:
+            if self.number is None:
                 return text.fill_null(False), said
             bad = self._entries(stored).list.eval(_element.is_null()).list.any()
             return bad | text.fill_null(False), f"whole numbers; {said}" if stored == pl.String else "whole numbers"
-        number = NUMBERS.get(self.dtype) or (None if self.remap else pl.Int64)
-        if self.processor == "quantile_bucket":
-            number = pl.Float64
+        number = pl.Float64 if self.processor == "quantile_bucket" else self.number
         if stored.is_float() and number != pl.Float64:
             exact = column.is_null() | column.is_nan() | ((column == column.floor()) if number else pl.lit(True))
             bad = ~(exact & (column.is_null() | column.is_nan() | (column.abs() < 2**53)))
@@ -315,9 +315,8 @@ class RawField:
             boundaries: of quantile buckets, (buckets - 1,).
             made: how ``preprocess`` makes it.
         """
-        number = self.dtype if self.dtype in NUMBERS and self.form != "ids" else None
-        whole = not self.remap or (self.form == "ids" and self.dtype == "int")
-        about = {"dtype": number or ("int" if whole else "str"), "fill": self.fill, "missing": self._missing}
+        dtype = {pl.Int64: "int", pl.Float64: "float", None: "str"}[self.number]
+        about = {"dtype": dtype, "fill": self.fill, "missing": self._missing}
         about |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
         about |= {"keep": "newest" if self.keeps_newest else "first"}
         about |= {"shift": shift, "scale": scale}
@@ -366,18 +365,13 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
         for key in _UNSUPPORTED:
             if column.get(key):
                 raise ConfigError(f"{at}: '{key}' belongs to an item table; here are named fields. Remove it.")
-        for key, choices in {"category_processor": _PROCESSORS, "pretrain_usage": USAGES}.items():
+        for key, choices in _CHOICES.items():
             if column.get(key) not in (None, *choices):
                 raise ConfigError(f"{at}: expected {key} among {', '.join(choices)}, found {column[key]!r:.80}.")
         check_type(column.get("type"), at)
-        plain = has_table(column) and not column.get("category_processor")
-        if column.get("pretrained_emb") and not plain:
+        if column.get("pretrained_emb") and (not has_table(column) or column.get("category_processor")):
             raise ConfigError(
                 f"{at}: pretrained_emb is for categorical and sequence features with a vocabulary. Remove it."
-            )
-        if column.get("normalizer") not in (None, "StandardScaler", "MinMaxScaler"):
-            raise ConfigError(
-                f"{at}: expected normalizer StandardScaler or MinMaxScaler, found {column['normalizer']!r}."
             )
         sizes = {key: column[key] for key in ("max_len", "pretrain_dim") if column.get(key) is not None}
         fields[name] = RawField(
@@ -395,10 +389,3 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
     if not fields:
         raise ConfigError(f"{where}: expected feature_cols, a list of features, found none that is active.")
     return fields
-
-
-def _plain_number(value: object, dtype: str) -> object:
-    try:
-        return {"int": int, "float": float}[dtype](str(value)) if dtype in NUMBERS else value
-    except ValueError:
-        raise ConfigError(f"fill_na: expected a number for a column of dtype {dtype}, found {value!r}.") from None

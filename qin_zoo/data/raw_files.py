@@ -1,23 +1,26 @@
-"""Raw data files, csv or parquet, read lazily; a wrong value is found with its row."""
+"""Raw data files, csv or parquet, read lazily, a wrong value being found with its row; and files of vectors."""
 
 from __future__ import annotations
 
+import csv
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.csv_lines import check_lines, header, without_blank_lines
-from qin_zoo.data.preprocess import Check, Made, prepare
+from qin_zoo.data.preprocess import Made, Wrong, prepare
 from qin_zoo.data.sources import ParquetSource, at, check_file, each_once
 from qin_zoo.errors import ConfigError, DataError, first_line, suggest
 
 _log = logging.getLogger(__name__)
+_QUOTE = b'"'
+_ARRAYS = ("key", "value")
 
 
 def raw_files(path: Path, kind: str) -> list[Path]:
@@ -33,22 +36,6 @@ def raw_files(path: Path, kind: str) -> list[Path]:
     for file in files:
         check_file(file)
     return files
-
-
-class Wrong(NamedTuple):
-    """What the rows of a file must not hold.
-
-    Attributes:
-        name: the column that it is about.
-        bad: true where a row holds it.
-        expected: what the column must hold.
-        shown: the column whose value a message gives.
-    """
-
-    name: str
-    bad: pl.Expr
-    expected: str
-    shown: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +74,7 @@ class RawFile:
     @cached_property
     def num_rows(self) -> int:
         """Of the whole file."""
-        return self.read(lambda: self._scan.select(pl.len()).collect(engine="streaming").item())
+        return self.collect(self._scan.select(pl.len())).item()
 
     def read(self, query: Callable[[], Any]) -> Any:
         """What a query on it returns; DataError, naming the line where it can, where it cannot be read."""
@@ -95,8 +82,12 @@ class RawFile:
             return reading(self.path, query)
         except DataError:
             if self.kind == "csv" and self.copy is None:
-                check_lines(self.path, self._separator)
+                _check_lines(self.path, self._separator)
             raise
+
+    def collect(self, query: pl.LazyFrame) -> pl.DataFrame:
+        """The rows of a query on it; DataError as of :meth:`read`."""
+        return self.read(lambda: query.collect(engine="streaming"))
 
     @property
     def _separator(self) -> str:
@@ -120,16 +111,16 @@ class RawFile:
 
     def check(self, wrong: Iterable[Wrong]) -> int:
         """The number of rows; raises DataError for the first row of a column that holds something wrong."""
-        wrong = [*(Wrong(c.source, pl.col(c.bad), c.expected, c.shown) for c in self._prepared[1]), *wrong]
+        wrong = [*self._prepared[1], *wrong]
         counts = [w.bad.sum().alias(f"-{n}") for n, w in enumerate(wrong)]
-        found = self.read(lambda: self.frame.select(pl.len().alias("-rows"), *counts).collect(engine="streaming"))
+        found = self.collect(self.frame.select(pl.len().alias("-rows"), *counts))
         if found["-rows"][0] == 0:
             raise DataError(f"{self.path}: expected at least one row, found none: the split is empty. Write it again.")
         for n, (name, bad, expected, shown) in enumerate(wrong):
             if found[f"-{n}"][0]:
                 numbered, *_ = self._prepare(self._scan.with_row_index("-row"))
                 rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad")).filter("-bad").head(1)
-                row = self.read(lambda rows=rows: rows.collect(engine="streaming")).row(0, named=True)
+                row = self.collect(rows).row(0, named=True)
                 text = "nothing" if row["-shown"] in (None, "", []) else repr(row["-shown"])
                 missing = text == "nothing" or "nan" in text.lower()
                 great = "whole" in expected and len(text.strip("'-+")) > 18 and text.strip("'-+").isdigit()
@@ -144,9 +135,9 @@ class RawFile:
     def _scan(self) -> pl.LazyFrame:
         limit = self.params.get("n_rows")
         if self.kind == "csv":
-            each_once(self.path, header(self.path, self._separator))
+            each_once(self.path, _header(self.path, self._separator))
             frame = pl.scan_csv(self.path, separator=self._separator, infer_schema=False, n_rows=limit, glob=False)
-            return without_blank_lines(frame, self.path, self._separator)
+            return _without_blank_lines(frame, self.path, self._separator)
         ParquetSource(self.path)  # says what is wrong with a file that cannot be opened
         frame = pl.scan_parquet(self.path, n_rows=limit, glob=False)
         stored = self.read(frame.collect_schema)
@@ -161,10 +152,10 @@ class RawFile:
         return self.read(self._scan.collect_schema).names()
 
     @cached_property
-    def _prepared(self) -> tuple[pl.LazyFrame, list[Check], dict[str, Made]]:
+    def _prepared(self) -> tuple[pl.LazyFrame, list[Wrong], dict[str, Made]]:
         return self._prepare(self._scan if self.rows is None else self._scan.with_row_index("-row"))
 
-    def _prepare(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[Check], dict[str, Made]]:
+    def _prepare(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[Wrong], dict[str, Made]]:
         if self.rows is not None:
             first, count = self.rows[0], len(self.rows)
             together = self.rows[-1] - first + 1 == count
@@ -222,3 +213,148 @@ def reading(path: object, query: Callable[[], Any]) -> Any:
         return query()
     except (pl.exceptions.PolarsError, UnicodeError) as error:
         raise DataError(f"{path}: cannot be read. {first_line(error)}") from None
+
+
+def collected(path: object, query: pl.LazyFrame) -> pl.DataFrame:
+    """The rows of a query; DataError in place of what polars raises."""
+    return reading(path, lambda: query.collect(engine="streaming"))
+
+
+# ---- files of pretrained vectors (pretrained_emb): keys, the values of a feature, and one vector for each
+
+
+def read_vectors(path: Path, dtype: str = "str") -> tuple[pl.Series, np.ndarray]:
+    """The keys and vectors of a file.
+
+    Args:
+        path: .h5, .npz or .parquet with the arrays (columns) ``key``, (N,), and ``value``, (N, dim).
+        dtype: of the feature: ``str``, ``int`` or ``float``.
+
+    Returns:
+        the keys as a vocabulary of that dtype writes its words, (N,) text; the vectors, (N, dim) float32.
+
+    Raises:
+        DataError: no such file, or one of other contents.
+    """
+    check_file(path)
+    try:
+        keys, values = _arrays(path)
+        keys = _as_text(keys, dtype)
+        values = np.stack([np.asarray(v) for v in values]) if values.dtype == object else values
+        values = values.astype(np.float32)
+    except KeyError as error:
+        raise DataError(
+            f"{path}: expected {' and '.join(_ARRAYS)}, found no {error.args[0]!r:.80}. Rename what holds the "
+            "values of the feature to key, their vectors to value."
+        ) from None
+    except (OSError, ValueError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: cannot be read as pretrained vectors. {first_line(error)}") from None
+    if values.ndim != 2 or len(keys) != len(values) or not values.size:
+        raise DataError(
+            f"{path}: expected a vector for each key, found {len(keys)} keys and values of the shape {values.shape}. "
+            "Write it again."
+        )
+    if wrong := np.flatnonzero(~np.isfinite(values).all(1)).tolist():
+        raise DataError(f"{path}, row {wrong[0]}: expected finite numbers. Replace NaN and infinite ones.")
+    return keys, values
+
+
+def write_vectors(path: Path, keys: pl.Series, values: np.ndarray) -> None:
+    """Writes a file that FuxiCTR's ``PretrainedEmbedding`` reads: keys (N,), values (N, dim)."""
+    np.savez(path, key=np.asarray(keys.to_list(), dtype=np.str_), value=values)
+
+
+def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if path.suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            arrays = {name: file[name][:] for name in _ARRAYS if name in file}
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _ARRAYS if name in file}
+    else:
+        table = pl.read_parquet(path, glob=False)
+        arrays = {name: table[name].to_numpy() for name in _ARRAYS if name in table.columns}
+    return arrays["key"], arrays["value"]
+
+
+def _as_text(keys: np.ndarray, dtype: str) -> pl.Series:
+    if keys.dtype.kind in "OS":
+        keys = np.asarray([k.decode() if isinstance(k, bytes) else k for k in keys.tolist()])
+    if dtype == "str":
+        return pl.Series(keys.astype(np.str_).tolist(), dtype=pl.String)
+    return pl.Series(keys.astype(np.int64 if dtype == "int" else np.float64)).cast(pl.String)
+
+
+# ---- lines of csv files: which of them is wrong, where polars does not say, and which are blank
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    """The names in the first line; raises DataError where it is not UTF-8."""
+    _, record = next(_records(path), (1, b""))
+    return next(csv.reader([_text(path, 1, record)], delimiter=separator), [])
+
+
+def _check_lines(path: Path, separator: str) -> None:
+    """Raises DataError for the first line that is not UTF-8 or has more fields than the header."""
+    fields = None
+    for row, (line, record) in enumerate(_records(path), -1):
+        _text(path, line, record)
+        count = _fields(record, separator)
+        fields = fields or count
+        if count > fields:
+            raise DataError(
+                f"{path}, line {line} (row {row}): expected {fields} fields as in the header, found {count}. Put a "
+                f"field that has a {separator!r} of its own in double quotes, or correct the line (rows count from 0)."
+            )
+
+
+def _without_blank_lines(frame: pl.LazyFrame, path: Path, separator: str) -> pl.LazyFrame:
+    """The rows but for blank lines, of which polars makes rows without a value; pandas leaves them out, too.
+
+    Raises:
+        DataError: beside blank lines there is a row that has only separators: it could not be told from them.
+    """
+    if not _may_have_blank_lines(path):
+        return frame
+    for line, record in _records(path):
+        if record and not record.strip(separator.encode() + b" \t") and separator.encode() in record:
+            raise DataError(
+                f"{path}, line {line}: expected a value, found a row without any, in a file with blank lines. Remove "
+                "the blank lines, or the row."
+            )
+    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def _may_have_blank_lines(path: Path) -> bool:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return any(data.find(blank) >= 0 for blank in (b"\n\n", b"\n\r\n"))
+
+
+def _records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The number of each record's first line, from 1, and its bytes; what stands in quotes may have several lines."""
+    with open(path, "rb") as file:
+        begin, held, open_quote = 1, [], False
+        for number, line in enumerate(file, 1):
+            held.append(line)
+            open_quote ^= line.count(_QUOTE) % 2 == 1
+            if not open_quote:
+                yield begin, b"".join(held).rstrip(b"\r\n")
+                begin, held = number + 1, []
+        if held:
+            yield begin, b"".join(held).rstrip(b"\r\n")
+
+
+def _fields(record: bytes, separator: str) -> int:
+    return 1 + sum(part.count(separator.encode()) for part in record.split(_QUOTE)[::2])
+
+
+def _text(path: Path, line: int, record: bytes) -> str:
+    try:
+        return record.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {line}: expected UTF-8, found the byte 0x{record[error.start]:02x}. Convert the file, for "
+            f"example with: iconv -f latin1 -t utf-8 {path.name} > new.csv"
+        ) from None

@@ -27,10 +27,7 @@ Files = Mapping[str, list[RawFile]]
 
 
 def unknown(
-    fields: Mapping[str, RawField],
-    raw: Files,
-    vocabularies: Mapping[str, Vocabulary],
-    usual: Mapping[str, float],
+    fields: Mapping[str, RawField], raw: Files, vocabularies: Mapping[str, Vocabulary], usual: Mapping[str, float]
 ) -> tuple[list[dict[str, Any]], dict[str, Vocabulary]]:
     """Counts the values that are in no vocabulary, and finds those that are words written in another way.
 
@@ -76,8 +73,9 @@ def _values(field: RawField, file: RawFile, vocabulary: Vocabulary) -> pl.DataFr
     """``value`` and ``count`` of the values that are no words; of all that are, in one row, whose value is null."""
     value = pl.col("value")
     query = file.frame.select(field.given(file.schema[field.name]).alias("value"))
-    query = query.select(pl.when(~vocabulary.knows(value)).then(value)).group_by("value").agg(count=pl.len())
-    return file.read(lambda: query.collect(engine="streaming"))
+    return file.collect(
+        query.select(pl.when(~vocabulary.knows(value)).then(value)).group_by("value").agg(count=pl.len())
+    )
 
 
 def _unknown_text(entry: Mapping[str, Any]) -> str:
@@ -99,7 +97,7 @@ def unequal(fields: Mapping[str, RawField], raw: Files) -> list[dict[str, Any]]:
             lists = file.frame.select(first.alias("a"), second.alias("b")).with_row_index("row")
             other = lists.filter(pl.col("a") != pl.col("b"))
             query = other.select(pl.len().alias("rows"), *(pl.col(c).first() for c in ("row", "a", "b")))
-            row = file.read(lambda query=query: query.collect(engine="streaming")).row(0, named=True)
+            row = file.collect(query).row(0, named=True)
             if row["rows"]:
                 pairs.append({"split": split, "file": str(file.path), "pair": [one, two], **row})
                 break
@@ -115,17 +113,13 @@ def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) 
         for files in raw.values():
             for file in files:
                 query = file.frame.select((fields[name].entries(file.schema[name]) > length).sum())
-                counts[name] = counts.get(name, 0) + file.read(lambda q=query: q.collect(engine="streaming")).item()
+                counts[name] = counts.get(name, 0) + file.collect(query).item()
     return {name: count for name, count in counts.items() if count}
 
 
 def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Logs what was found.
-
-    Args:
-        report: of :func:`unknown`, :func:`unequal` and :func:`cut`; ``apart``: fields and those whose vocabulary they
-            share without a value in common.
-        params: ``sequence_field``, ``feature_cols``.
+    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, and which fields have no value in common with
+    those whose vocabulary they share (``apart``).
 
     Raises:
         DataError, ConfigError: sequences that are read position by position do not match.

@@ -11,8 +11,8 @@ from torch import Tensor
 from qin_zoo.data.columns import Table
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.item_table import kind_of
-from qin_zoo.data.mapped import Column
 from qin_zoo.data.sources import at
+from qin_zoo.data.stored import Column
 from qin_zoo.errors import ConfigError, DataError
 
 Specs = Mapping[str, Mapping[str, object]]
@@ -98,18 +98,14 @@ def check_spec(column: Column, feature: str, spec: Mapping[str, object]) -> None
             f"the vocab_size of feature '{feature}': set it to {column.max + 1} and train with that, or correct the "
             "data (0 stands for a value that is not known)",
         )
-    if (
-        spec.get("max_len")
-        and column.kind == "ids"
-        and spec.get("source") != "item"
-        and column.longest > int(spec["max_len"])
-    ):
+    cut = spec.get("max_len") and column.kind == "ids" and spec.get("source") != "item"
+    if cut and column.longest > int(spec["max_len"]):
         raise DataError(
-            f"{column.path}, column '{column.name}': expected lists of at most {spec['max_len']} ids, the "
+            f"{at(column.path, column.name)}: expected lists of at most {spec['max_len']} ids, the "
             f"max_len of feature '{feature}'; found one of {column.longest}. Set max_len to that."
         )
     if "pretrain_dim" in spec and column.kind == "floats" and column.width != spec["pretrain_dim"]:
         raise DataError(
-            f"{column.path}, column '{column.name}': expected vectors of {spec['pretrain_dim']} numbers, "
+            f"{at(column.path, column.name)}: expected vectors of {spec['pretrain_dim']} numbers, "
             f"the pretrain_dim of feature '{feature}'; found {column.width}. Set pretrain_dim to that."
         )

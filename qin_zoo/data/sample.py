@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import pyarrow as pa
@@ -30,15 +30,7 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data import SPLITS
 from qin_zoo.data.item_files import list_array
-from qin_zoo.data.sample_world import (
-    IntArray,
-    Rules,
-    World,
-    draw_interests,
-    draw_topics,
-    make_world,
-    membership,
-)
+from qin_zoo.data.sample_world import IntArray, Rules, World, draw_interests, draw_topics, make_world, membership
 from qin_zoo.errors import DataError
 from qin_zoo.files import is_running, read_json
 from qin_zoo.progress import Progress
@@ -159,37 +151,32 @@ def write_sample(
     users = _whole("users", max(1, round(rows / ROWS_PER_USER)) if users is None else users, 1)
     if users > rows:
         raise DataError(f"users must be at most rows, as each has one at least; got {users} for {rows} rows.")
-    if valid_rows is None:
-        valid_rows = max(2000, min(10_000, rows // 5))
-    if test_rows is None:
-        test_rows = max(2000, rows * 379_142 // 3_600_000)
-    items = _whole("items", items, 50)
-    rules = Rules.for_items(items)
+    valid_rows = max(2000, min(10_000, rows // 5)) if valid_rows is None else valid_rows
+    test_rows = max(2000, rows * 379_142 // 3_600_000) if test_rows is None else test_rows
     parameters = {
         "rows": rows,
         "valid_rows": _whole("valid_rows", valid_rows, 100),
         "test_rows": _whole("test_rows", test_rows, 100),
-        "items": items,
+        "items": _whole("items", items, 50),
         "users": users,
         "seed": _whole("seed", seed, 0),
         "history_length": _whole("history_length", history_length, 1),
         "embedding_dim": _whole("embedding_dim", embedding_dim, 1),
     }
+    rules = Rules.for_items(parameters["items"])
 
     # before any work: what is there already, and may we write
     out = Path(out).expanduser().absolute()
     is_new = not out.exists()
     with _os_errors(out):
         present = _read(out)
-        # the intercept is solved from the rest
-        wanted = {**parameters, "rules": {**asdict(rules), "intercept": None}}
         if present is not None and not force:
-            rules_there = {**present.parameters["rules"], "intercept": None}
-            if {**present.parameters, "rules": rules_there} == wanted:
+            # the intercept is solved from the rest
+            then, wanted = ({**r, "intercept": None} for r in (present.parameters["rules"], asdict(rules)))
+            if {**present.parameters, "rules": then} == {**parameters, "rules": wanted}:
                 return present
         if present is None or not force:
             _refuse_occupied(out, present)
-        out.mkdir(parents=True, exist_ok=True)
         staging = out / f".part-{os.getpid()}"
         (staging / "truth").mkdir(parents=True)
     try:
@@ -218,20 +205,18 @@ def read_summary(folder: str | Path) -> SampleSummary | None:
 
 
 def _read(folder: Path) -> SampleSummary | None:
-    path = folder / SUMMARY_FILE
-    if not path.is_file() or not all((folder / name).is_file() for name in FILES):
+    if not all((folder / name).is_file() for name in (*FILES, SUMMARY_FILE)):
         return None
     try:
-        content = read_json(path)
-        if content["schema_version"] != SCHEMA_VERSION:
-            return None
+        content = read_json(folder / SUMMARY_FILE)
         splits = {name: SplitSummary(**content["splits"][name]) for name in SPLITS}
         parameters = content["parameters"]
-        if {"items", "seed"} <= parameters.keys() and isinstance(parameters["rules"], dict):
-            return SampleSummary(folder, parameters, splits)
+        known = {"items", "seed"} <= parameters.keys() and isinstance(parameters["rules"], dict)
+        return (
+            SampleSummary(folder, parameters, splits) if known and content["schema_version"] == SCHEMA_VERSION else None
+        )
     except (ValueError, KeyError, TypeError, AttributeError):  # a sample.json of another make
-        pass
-    return None
+        return None
 
 
 def _generate(folder: Path, out: Path, parameters: dict, rules: Rules, progress: bool) -> SampleSummary:
@@ -268,18 +253,7 @@ def _write_split(
     parameters: dict,
     advance: Callable[[int], Any],
 ) -> SplitSummary:
-    """Writes a split's parquet file and, except for train, its truth.
-
-    Args:
-        folder: where it goes.
-        name: train, valid or test.
-        number: names its random streams.
-        per_user: (users,) rows of each user.
-        first_user: the smallest user id.
-        world: the catalogue.
-        parameters: of the sample.
-        advance: called with the rows written.
-    """
+    """Writes a split's parquet file and, except for train, its truth; ``number`` names its random streams."""
     clicks, truths, rows = 0, [], int(per_user.sum())
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
@@ -324,17 +298,9 @@ def _draw_rows(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     """Rows of users of their own interests, shuffled.
 
-    A user's history grows by one item from each of their rows to the next, as far as it is long enough.
-
-    Args:
-        world: the catalogue.
-        per_user: (users,) rows of each.
-        length: history length.
-        with_truth: whether the click probabilities are wanted.
-        rng: where the randomness comes from.
-
-    Returns:
-        The columns, (n,) or (n, length), users counted from 0; and the truth's, or None.
+    A user's history grows by one item from each of their rows, of which there are ``per_user`` (users,), to the next,
+    as far as it is long enough. Columns are (n,) or (n, length), users count from 0; the truth is None where it is not
+    wanted.
     """
     rules, users = world.rules, per_user.size
     interests = draw_interests(users, rules, rng)
@@ -400,35 +366,28 @@ def _refuse_occupied(out: Path, present: SampleSummary | None) -> None:
     """Raises DataError unless ``out`` is missing or an empty folder; deletes what a killed run left there."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; the sample needs a folder. Give a new or an empty one.")
-    if not out.exists():
-        return
     for left in out.glob(".part-*"):
         if left.name[6:].isdecimal() and not is_running(int(left.name[6:])):
             shutil.rmtree(left)
-    if not any(out.iterdir()):
-        return
+    names = sorted(entry.name for entry in out.iterdir()) if out.exists() else []
     if present is not None:
         have = ", ".join(f"{k} {present.parameters.get(k)}" for k in ("rows", "items", "seed"))
         raise DataError(
             f"{out} already holds a sample of other parameters ({have}). Give another folder, or delete this one first."
         )
-    names = sorted(entry.name for entry in out.iterdir())
-    listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    raise DataError(
-        f"{out} is not empty and holds no complete sample (it has {listed}); nothing was written. "
-        "Give a new or an empty folder."
-    )
+    if names:
+        listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise DataError(
+            f"{out} is not empty and holds no complete sample (it has {listed}); nothing was written. "
+            "Give a new or an empty folder."
+        )
 
 
 def _whole(name: str, value: Any, least: int) -> int:
     """``value`` as an int of at least ``least``, or DataError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return number
+    if isinstance(value, SupportsIndex) and (number := operator.index(value)) >= least:
+        return number
+    raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
 @contextmanager

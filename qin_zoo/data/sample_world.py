@@ -138,14 +138,7 @@ def sigmoid(x: NDArray) -> FloatArray:
 
 
 def make_world(items: int, rules: Rules, embedding_dim: int, rng: np.random.Generator) -> World:
-    """Draws the catalogue.
-
-    Args:
-        items: M, at least ``rules.topics``.
-        rules: the constants; their intercept is replaced by the one that gives ``rules.click_rate``.
-        embedding_dim: size of the item embedding.
-        rng: where the randomness comes from.
-    """
+    """Draws a catalogue of at least ``rules.topics`` items; the rules' intercept becomes that of their click rate."""
     topics = rules.topics
     # dealt like cards, so that no topic is empty
     topic = np.concatenate([[-1], rng.permutation(np.arange(items) % topics)])
@@ -226,10 +219,7 @@ def draw_topics(interests: IntArray, share: float, topics: int, rng: np.random.G
 def _solve_intercept(rules: Rules, quality: FloatArray, shown: FloatArray) -> Rules:
     """``rules`` with the intercept at which the expected share of clicks is ``rules.click_rate``.
 
-    Args:
-        rules: the constants.
-        quality: (M,) of the items.
-        shown: (M,) probability that each is a target; by symmetry it does not depend on z ∈ S.
+    Items of ``quality`` (M,) are targets with the probability ``shown`` (M,), by symmetry whether or not z ∈ S.
     """
     member = rules.shown_given_member * rules.interests
     low, high = -50.0, 50.0

@@ -1,7 +1,7 @@
 """Where columns come from: a parquet file or a FuxiCTR npz, read as arrays in chunks of rows.
 
-Both kinds of file answer the same few questions (:class:`Source`), so whatever converts and checks columns
-does not know which of the two it reads.
+Both kinds of file answer the same few questions, so whatever converts and checks columns does not know which of the
+two it reads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -47,26 +47,6 @@ class Chunk(NamedTuple):
         return int(np.searchsorted(self.offsets, position, side="right")) - 1
 
 
-class Source(Protocol):
-    """A file of named columns with equally many rows."""
-
-    path: Path
-    names: list[str]
-    num_rows: int
-
-    def element(self, name: str) -> tuple[bool, str]:
-        """Whether the column holds lists, and of what: ``"int"``, ``"float"``, ``"bool"`` or ``"other"``."""
-
-    def type_name(self, name: str) -> str:
-        """The column's type in the file's own words, for messages."""
-
-    def chunks(self, names: Iterable[str]) -> Iterator[tuple[str, int, Chunk]]:
-        """Yields ``(column, its first row, chunk)``; a column's chunks come in the order of its rows."""
-
-    def is_placeholder(self, name: str) -> bool:
-        """Whether a label column says nothing: null throughout, or one value other than 0 and 1."""
-
-
 def at(path: Path, column: str, row: int | None = None) -> str:
     """The place an error message names; rows count from 0."""
     return f"{path}, column '{column}'" + ("" if row is None else f", row {row}")
@@ -79,7 +59,7 @@ def open_source(path: Path) -> Source:
         DataError: no such file, a folder, an empty or damaged file, no rows.
     """
     check_file(path)
-    source: Source = NpzSource(path) if path.suffix == ".npz" else ParquetSource(path)
+    source = NpzSource(path) if path.suffix == ".npz" else ParquetSource(path)
     if source.num_rows == 0:
         raise DataError(f"{path}: expected at least one row, found none: the split is empty. Write it again.")
     return source
@@ -106,6 +86,14 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: the file is empty (0 bytes). Fetch or write it again.")
 
 
+def ends(path: Path) -> tuple[bytes, bytes]:
+    """The first 24 and the last 4 bytes of a file."""
+    with open(path, "rb") as file:
+        head = file.read(24)
+        file.seek(max(0, path.stat().st_size - 4))
+        return head, file.read(4)
+
+
 def each_once(path: Path, names: Iterable[str]) -> list[str]:
     """The columns' names; raises DataError where two have the same: nobody knows which is meant."""
     names = list(names)
@@ -126,7 +114,11 @@ def hdf5_datasets(file: h5py.File) -> list[str]:
 
 
 class ParquetSource:
-    """A parquet file, decoded a few thousand rows at a time."""
+    """A parquet file, decoded a few thousand rows at a time: named columns with equally many rows.
+
+    Attributes:
+        path, names, num_rows: the file, its columns, its rows.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -140,9 +132,11 @@ class ParquetSource:
         self.num_rows = self._file.metadata.num_rows
 
     def type_name(self, name: str) -> str:
+        """The column's type in the file's own words, for messages."""
         return str(self.schema_arrow.field(name).type)
 
     def element(self, name: str) -> tuple[bool, str]:
+        """Whether the column holds lists, and of what: ``"int"``, ``"float"``, ``"bool"`` or ``"other"``."""
         kind = self.schema_arrow.field(name).type
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if listed:
@@ -154,6 +148,7 @@ class ParquetSource:
         return listed, "bool" if pa.types.is_boolean(kind) else "other"
 
     def chunks(self, names: Iterable[str]) -> Iterator[tuple[str, int, Chunk]]:
+        """Yields ``(column, its first row, chunk)``; a column's chunks come in the order of its rows."""
         names, row = list(names), 0
         for batch in self._batches(names):
             for name in names:
@@ -161,6 +156,7 @@ class ParquetSource:
             row += batch.num_rows
 
     def is_placeholder(self, name: str) -> bool:
+        """Whether a label column says nothing: null throughout, or one value other than 0 and 1."""
         kind = self.schema_arrow.field(name).type
         if not (pa.types.is_primitive(kind) or pa.types.is_null(kind)):
             return False
@@ -216,7 +212,7 @@ class ParquetSource:
 
 
 class NpzSource:
-    """An npz archive of arrays (N,) or (N, width), as FuxiCTR writes its encoded data sets."""
+    """An npz archive of arrays (N,) or (N, width), as FuxiCTR writes its encoded data; as :class:`ParquetSource`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -269,6 +265,9 @@ class NpzSource:
         return array
 
 
+Source = ParquetSource | NpzSource
+
+
 def _npy_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a member, without unpacking it."""
     with archive.open(member) as file:
@@ -284,13 +283,10 @@ def _npy_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...],
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, PermissionError):
         return DataError(f"{path}: no permission to read it. Change its permissions (chmod u+r).")
-    with open(path, "rb") as file:
-        head = file.read(4)
-        file.seek(max(0, path.stat().st_size - 4))
-        tail = file.read(4)
-    if head != b"PAR1":
+    head, tail = ends(path)
+    if not head.startswith(b"PAR1"):
         return DataError(
-            f"{path}: expected a parquet file, found one that starts with {head!r}. Convert it to "
+            f"{path}: expected a parquet file, found one that starts with {head[:4]!r}. Convert it to "
             "parquet (polars: pl.read_csv(...).write_parquet(...)) or correct the path."
         )
     if tail != b"PAR1":

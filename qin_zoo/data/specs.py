@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from qin_zoo.data import item_codes
-from qin_zoo.data.encoders import check_encoder
 from qin_zoo.data.preprocess import copied
 from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.feature_types import SIZES, can_be_a_name, check_type, has_table, names_of, type_of
 
 _log = logging.getLogger(__name__)
 
-_SIZES = tuple(dict.fromkeys((*SIZES, "embedding_dim", "emb_output_dim")))
-_LARGEST_SIZE = 2**20
-# key -> least and greatest value; greater ones would only exhaust the memory
-_LIMITS = {
-    **dict.fromkeys(_SIZES, (1, _LARGEST_SIZE)),
-    "vocab_size": (1, 2**31 - 1),
-    "max_len": (0, 100_000),
-    "padding_idx": (0, 2**31 - 1),
-    "oov_idx": (0, 2**31 - 1),
-}
-_PRETRAINED = (".h5", ".npz", ".parquet")
-NO_ENCODER = (None, "null", "None", "none")  # FuxiCTR reads these words as null
 USAGES = ("init", "sum", "concat")
+_NO_ENCODER = (None, "null", "None", "none")  # FuxiCTR reads these words as null
+_PRETRAINED = (".h5", ".npz", ".parquet")
+_SIZES = tuple(dict.fromkeys((*SIZES, "embedding_dim", "emb_output_dim")))
 _COMPUTED = ("codes_of", "codebook_size", "num_levels", "code_items", "neighbours_of", "top_k")
 _KEPT = (*_SIZES, "share_embedding", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
 _PREPROCESSING = {"fill_na", "min_categr_count", "splitter", "padding", "remap", "padding_idx"}
 _WITHOUT_EFFECT = {"preprocess", "normalizer"}
 _UNSUPPORTED = {"category_processor", "num_buckets", "pretrained_emb", "freeze_emb", "pretrain_usage"}
-_KEYS = {
-    "name",
-    "active",
-    "dtype",
-    "type",
-    "source",
-    "feature_encoder",
-    *_KEPT,
-    *_PREPROCESSING,
-    *_WITHOUT_EFFECT,
-    *_UNSUPPORTED,
+_KEYS = {"name", "active", "dtype", "type", "source", "feature_encoder", *_KEPT}
+_KEYS |= _PREPROCESSING | _WITHOUT_EFFECT | _UNSUPPORTED
+
+
+def _whole(least: int, greatest: int) -> tuple[Callable[[Any], bool], str]:
+    what = f"a {'positive ' * least}whole number of at most {greatest}"
+    return lambda value: type(value) is int and least <= value <= greatest, what
+
+
+# What a specification may hold: key -> whether a value fits, and what is expected. Greater sizes would only exhaust
+# the memory; FuxiCTR's PretrainedEmbedding opens whatever it is told.
+_TEXT = (lambda value: isinstance(value, str), "text")
+_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(_SIZES, _whole(1, 2**20)),
+    "vocab_size": _whole(1, 2**31 - 1),
+    "max_len": _whole(0, 100_000),
+    "padding_idx": _whole(0, 2**31 - 1),
+    "oov_idx": _whole(0, 2**31 - 1),
+    "source": _TEXT,
+    "share_embedding": _TEXT,
+    "pretrained_emb": (
+        lambda file: isinstance(file, str) and file.endswith(_PRETRAINED) and not any(c in file for c in "/\\\0"),
+        f"the name of a file {', '.join(_PRETRAINED)} beside the feature map",
+    ),
+    "pretrain_usage": (lambda value: value in USAGES, "init, sum or concat"),
+    "freeze_emb": (lambda value: isinstance(value, bool), "true or false"),
 }
+
+# Feature encoders, whose text FuxiCTR evaluates: constructor -> its arguments, whole numbers, but for bias
+_ENCODERS = {
+    "layers.MaskedAveragePooling": inspect.signature(lambda: None),
+    "layers.MaskedSumPooling": inspect.signature(lambda: None),
+    "nn.Identity": inspect.signature(lambda: None),
+    "nn.Flatten": inspect.signature(lambda: None),
+    "layers.KMaxPooling": inspect.signature(lambda k, dim: None),
+    "nn.Linear": inspect.signature(lambda in_features, out_features, bias=True: None),
+}
+_LONGEST_ENCODER = 200  # characters; deep nesting would exhaust the parser long before it means anything
 
 Spec = dict[str, Any]
 
@@ -137,27 +155,25 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
         if key in _WITHOUT_EFFECT and column[key] and not (key == "preprocess" and copy_of):
             _log.warning("%s: '%s' has no effect: the data is read as it is", where, key)
     check_type(column.get("type"), where)
-    spec: Spec = {"source": column.get("source") or "", "type": column["type"]}
-    spec |= {key: column[key] for key in _KEPT if column.get(key) is not None}
+    spec = spec_of(column, _KEPT)
     spec |= {"copy_of": copy_of} if copy_of else {}
     if item_codes.source_column(spec):
         spec |= item_codes.sizes(spec, where)
     if has_table(spec):
         spec["padding_idx"] = 0
-    encoder = column.get("feature_encoder", type_of(spec).feature_encoder)
-    if encoder not in NO_ENCODER:
-        spec["feature_encoder"] = encoder
     return spec
 
 
-def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
-    """Raises ConfigError unless ``spec`` is a sound specification.
+def spec_of(column: Mapping[str, Any], keys: Iterable[str]) -> Spec:
+    """What a specification has from an entry of ``feature_cols``: source, type, feature encoder and these keys."""
+    spec: Spec = {"source": column.get("source") or "", "type": column["type"]}
+    encoder = column.get("feature_encoder", type_of(column).feature_encoder)
+    spec |= {} if encoder in _NO_ENCODER else {"feature_encoder": encoder}
+    return spec | {key: column[key] for key in keys if column.get(key) is not None}
 
-    Args:
-        spec: the specification.
-        where: the file or data set, and the feature, for the message.
-        complete: whether the sizes that a model is built from must all be there.
-    """
+
+def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
+    """Raises ConfigError unless ``spec`` is a sound specification; if ``complete``, with all sizes a model needs."""
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{where}: expected a specification {{type: …, …}}, found {spec!r}.")
     kind = spec.get("type")
@@ -167,23 +183,17 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
             f"{where}: expected type categorical, an id for each item of the history, as its source is history; found "
             f"{kind!r}."
         )
-    for key, (least, greatest) in _LIMITS.items():
-        value = spec.get(key)
-        if value is not None and (type(value) is not int or not least <= value <= greatest):
-            raise ConfigError(
-                f"{where}: expected {key} to be a {'positive ' * least}whole number of at most {greatest}, "
-                f"found {value!r:.80}."
-            )
-    for key in ("source", "share_embedding"):
-        if not isinstance(spec.get(key, ""), str):
-            raise ConfigError(f"{where}: expected {key} to be text, found {spec[key]!r:.80}.")
+    for key, (fits, expected) in _FORMS.items():
+        if spec.get(key) is not None and not fits(spec[key]):
+            raise ConfigError(f"{where}: expected {key} to be {expected}, found {spec[key]!r:.80}.")
     if (spec.get("padding_idx") or 0) >= (spec.get("vocab_size") or 2**31):
         raise ConfigError(
             f"{where}: expected padding_idx to be below the vocab_size {spec['vocab_size']}, "
             f"found {spec['padding_idx']}."
         )
     check_encoder(spec.get("feature_encoder"), where)
-    _check_pretrained(spec, where)
+    if spec.get("pretrained_emb") and (missing := [k for k in ("oov_idx", "freeze_emb") if spec.get(k) is None]):
+        raise ConfigError(f"{where}: pretrained_emb needs {missing[0]}, {_FORMS[missing[0]][1]}, found None.")
     if not complete:
         return
     for key in type_of(spec).sizes.values():
@@ -203,25 +213,6 @@ def check_feature_name(name: object, where: str) -> None:
             f"{where}: expected a feature's name to be text that can be part of a file name (not empty, at most 200 "
             f"bytes, no '/', '\\' and '..'), found {name!r:.80}. Rename the column."
         )
-
-
-def _check_pretrained(spec: Mapping[str, Any], where: str) -> None:
-    """What FuxiCTR's ``PretrainedEmbedding`` takes for granted; its file lies beside the feature map."""
-    file = spec.get("pretrained_emb")
-    if file is None:
-        return
-    if not isinstance(file, str) or not file.endswith(_PRETRAINED) or any(c in file for c in "/\\\0"):
-        raise ConfigError(
-            f"{where}: expected pretrained_emb to be the name of a file {', '.join(_PRETRAINED)} beside the feature "
-            f"map, found {file!r:.80}."
-        )
-    if spec.get("pretrain_usage", "init") not in USAGES:
-        raise ConfigError(
-            f"{where}: expected pretrain_usage to be init, sum or concat, found {spec['pretrain_usage']!r:.80}."
-        )
-    for key, kind, what in (("oov_idx", int, "a whole number"), ("freeze_emb", bool, "true or false")):
-        if type(spec.get(key)) is not kind:
-            raise ConfigError(f"{where}: pretrained_emb needs {key}, {what}, found {spec.get(key)!r:.80}.")
 
 
 def label_names(params: Mapping[str, Any]) -> list[str]:
@@ -245,3 +236,37 @@ def check_known(names: Iterable[object], known: Iterable[str], where: str) -> No
     for name in names:
         if name not in known:
             raise ConfigError(f"{where}: unknown feature {name!r}.{suggest(name, known)} Known: {', '.join(known)}.")
+
+
+def check_encoder(encoder: object, where: str) -> None:
+    """Raises ConfigError unless this is None or one or several known constructors with plain arguments, as text."""
+    if encoder is None:
+        return
+    for text in encoder if isinstance(encoder, list) and encoder else [encoder]:
+        if problem := _encoder_problem(text):
+            raise ConfigError(
+                f"{where}: feature_encoder {str(text)[:60]!r} is refused: {problem}. Allowed are null and "
+                "layers.MaskedAveragePooling(), layers.MaskedSumPooling(), layers.KMaxPooling(k=…, dim=…), "
+                "nn.Identity(), nn.Flatten() (the embeddings of a list side by side), nn.Linear(in, out, "
+                "bias=True|False), or a list of these."
+            )
+
+
+def _encoder_problem(text: object) -> str:
+    """Why this is no encoder; empty where it is one."""
+    if not isinstance(text, str) or len(text) > _LONGEST_ENCODER:
+        return "expected text such as 'layers.MaskedAveragePooling()'"
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        name = ""
+    if name not in _ENCODERS:
+        return f"'{name}' is not one of them.{suggest(name, _ENCODERS)}" if name else "it is not a call of one of them"
+    try:
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        given = _ENCODERS[name].bind(*map(ast.literal_eval, call.args), **named).arguments
+    except (TypeError, ValueError) as error:
+        return f"expected {name}{_ENCODERS[name]} with plain values ({error})"
+    wrong = [key for key, value in given.items() if type(value) is not (bool if key == "bias" else int)]
+    return f"expected a plain {'bool' if wrong[0] == 'bias' else 'int'} for '{wrong[0]}'" if wrong else ""

@@ -53,11 +53,8 @@ class Variation:
         return self._drawn(_ITEMS, count, self.unseen_items)
 
     def training_rows(self, targets: np.ndarray, hidden: np.ndarray | None = None) -> np.ndarray:
-        """The training rows that are used, (n,) int64.
-
-        Args:
-            targets: (N,) items of all rows.
-            hidden: of :meth:`hidden_items`; None for none.
+        """The training rows that are used, (n,) int64, by the target items (N,) of all rows: none of a ``hidden`` item,
+        as of :meth:`hidden_items`.
         """
         keep = np.ones(len(targets), bool) if hidden is None else ~hidden[targets]
         if self.train_fraction < 1:
@@ -65,11 +62,8 @@ class Variation:
         return np.flatnonzero(keep)
 
     def items(self, items: Mapping[str, Tensor], types: Mapping[str, str]) -> dict[str, Tensor]:
-        """The columns of the item table with embeddings missing and noisy; what does not differ is not copied.
-
-        Args:
-            items: name -> (N, …), row 0 being padding.
-            types: name -> type of the feature.
+        """The columns of the item table, (N, …) each and row 0 being padding, with embeddings missing and noisy, by the
+        ``types`` of the features; what does not differ is not copied.
         """
         varied = dict(items)
         for name, kind in types.items():

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from qin_zoo.data.columns import open_table
 from qin_zoo.data.item_files import check_output, in_folder, list_array, write_columns, write_report
-from qin_zoo.data.mapped import Column
+from qin_zoo.data.stored import Column
 from qin_zoo.embed.codes import has_embedding, read_embeddings
 from qin_zoo.errors import DataError
 from qin_zoo.progress import Progress

@@ -21,9 +21,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from qin_zoo.data.import_files import keep, kept
 from qin_zoo.data.item_files import check_output, in_folder, index_column, write_columns, write_report
 from qin_zoo.data.item_table import open_item_table
-from qin_zoo.data.kept import keep, kept
 from qin_zoo.data.sources import at
 from qin_zoo.errors import DataError
 from qin_zoo.layers.quantize import codes_of, residual_codes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qin_zoo.data.kept import keep, kept
+from qin_zoo.data.import_files import keep, kept
 from qin_zoo.embed.encoders import Encoder, Keeping
 from qin_zoo.embed.items import Inputs
 from qin_zoo.embed.store import EmbeddingStore, Stored, check_name

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qin_zoo.data.import_files import keep, kept
 from qin_zoo.data.item_files import ITEM_FILE, list_array, write_report
-from qin_zoo.data.kept import keep, kept
 from qin_zoo.data.sources import ParquetSource, at, check_file
 from qin_zoo.embed.store import EmbeddingStore, Stored
 from qin_zoo.errors import DataError, suggest

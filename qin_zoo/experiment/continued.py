@@ -12,7 +12,7 @@ from qin_zoo.config.experiments import parse_overrides
 from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.data.encode import is_raw
 from qin_zoo.data.grown import require_same_numbers
-from qin_zoo.data.item_names import ID_FILE
+from qin_zoo.data.import_files import ID_FILE
 from qin_zoo.data.variations import Variation
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.experiment.files import RunFiles
@@ -162,4 +162,3 @@ def _rate(before: Mapping, overrides: Mapping) -> dict[str, float]:
 def _number(record: Mapping) -> int:
     """How many periods a run has been trained further already."""
     return (record.get("period") or {}).get("number", 0)
-

@@ -9,8 +9,8 @@ import inspect
 from dataclasses import dataclass, fields
 from typing import Any
 
-from qin_zoo.config.known_params import FeatureColumn, LabelColumn, RunParams
 from qin_zoo.config.schema import expectation
+from qin_zoo.config.values import FeatureColumn, LabelColumn, RunParams
 from qin_zoo.data.variations import Variation
 from qin_zoo.experiment.prepare import DEFAULTS
 
@@ -70,8 +70,9 @@ def signature_defaults(model_class: type, loader: type) -> dict[str, tuple[Any, 
     """Values that the signatures of the model, the loader and the variations of the data give: key -> value, source."""
     found: dict[str, tuple[Any, str]] = {}
     model = [owner for owner in model_class.__mro__ if "__init__" in vars(owner)]
-    for owner in (*[o for o in model if not o.__module__.startswith(("torch", "builtins"))], loader):
-        of = "the loader" if owner is loader else owner.__name__
+    loaders = loader.__mro__
+    for owner in (*[o for o in model if not o.__module__.startswith(("torch", "builtins"))], *loaders):
+        of = "the loader" if owner in loaders else owner.__name__
         for name, parameter in inspect.signature(owner.__init__).parameters.items():
             if parameter.default is not parameter.empty and not name.startswith("_"):
                 found.setdefault(name, (parameter.default, f"default of {of}"))

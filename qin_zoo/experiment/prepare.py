@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qin_zoo.config.blocks import check_id
+from qin_zoo.config.blocks import ExperimentParams, check_id
 from qin_zoo.config.experiments import (
     apply_overrides,
     check_params,
@@ -16,13 +16,12 @@ from qin_zoo.config.experiments import (
     parse_overrides,
     resolve_experiment,
 )
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.recipes import with_recipe
 from qin_zoo.config.signature import constructor_params
 from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_feature_map, relocate, tables_beside
 from qin_zoo.data.encode import is_raw
 from qin_zoo.data.grown import grown_sizes, require_same_numbers
-from qin_zoo.data.item_names import ID_FILE
+from qin_zoo.data.import_files import ID_FILE
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.from_data import compose, is_model, telling_where_data_come_from

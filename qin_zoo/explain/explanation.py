@@ -10,8 +10,7 @@ import torch
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.dataset import Dataset
-from qin_zoo.data.item_names import ID_FILE, item_titles, original_ids
-from qin_zoo.data.words import words_of
+from qin_zoo.data.import_files import ID_FILE, item_titles, original_ids, words_of
 from qin_zoo.errors import ConfigError
 from qin_zoo.explain.attention import attention_weights
 from qin_zoo.explain.contributions import Contributions, integrated_gradients

@@ -16,8 +16,7 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.data.grown import require_same_items
-from qin_zoo.data.item_names import ID_FILE, WORD_FILE, original_ids
-from qin_zoo.data.log_state import item_levels, user_side
+from qin_zoo.data.import_files import ID_FILE, WORD_FILE, item_levels, original_ids, user_side
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
 from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.export.compare import compare

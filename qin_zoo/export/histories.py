@@ -8,8 +8,7 @@ import numpy as np
 
 from qin_zoo.data import SPLITS
 from qin_zoo.data.dataset import Dataset
-from qin_zoo.data.item_names import ID_FILE, original_ids
-from qin_zoo.data.log_state import log_end, user_lists, user_side
+from qin_zoo.data.import_files import ID_FILE, log_end, original_ids, user_lists, user_side
 from qin_zoo.errors import ConfigError
 from qin_zoo.serving.histories import Users, write_histories
 from qin_zoo.serving.items import ITEMS

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.loader import ColumnLoader
 from qin_zoo.data.specs import table_owners
+from qin_zoo.data.stored import blocks
 
 _ROWS = 1 << 14  # read at a time
 _NONE = np.zeros(0, np.int64), np.zeros(0, np.int64)  # (row, value) pairs
@@ -39,11 +41,6 @@ class Values:
         ends = np.cumsum([0, *self.sizes.values()]).tolist()
         self.first, self.total = dict(zip(self.sizes, ends)), ends[-1]
 
-    @property
-    def padding(self) -> np.ndarray:
-        """(tables,) the values that are padding."""
-        return np.array([n + int(self._features[t].get("padding_idx") or 0) for t, n in self.first.items()], np.int64)
-
     def split(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """An array (total,) over all values as one for each table."""
         return {name: values[first : first + self.sizes[name]] for name, first in self.first.items()}
@@ -51,14 +48,14 @@ class Values:
     def occurring(self, loader: ColumnLoader) -> np.ndarray:
         """(total,) bool: the values that the loader's rows hold; padding is among them."""
         occurs, items, of_items = np.zeros(self.total, bool), np.zeros(0, bool), []
-        occurs[self.padding] = True
+        occurs[[n + int(self._features[t].get("padding_idx") or 0) for t, n in self.first.items()]] = True
         for _, batch in _batches(loader):
             for ids in self._in_rows(batch):
                 occurs[ids.ravel()] = True
             if isinstance(batch, ItemBatch):
                 if not len(items):
                     of_items = list(self._numbered(batch.items))
-                    items = np.zeros(_count(batch.items), bool)
+                    items = np.zeros(len(next(iter(batch.items.values()))), bool)
                 items[batch.item_ids.numpy().ravel()] = True
         items[:1] = False  # padding
         for ids in of_items:
@@ -75,16 +72,22 @@ class Values:
         for first, batch in _batches(loader):
             pairs = [_NONE, *(_pairs(ids, wanted) for ids in self._in_rows(batch))]
             if isinstance(batch, ItemBatch):
-                if carried is None:
-                    of_items = [_NONE, *(_pairs(ids, wanted) for ids in self._numbered(batch.items))]
-                    carried = _Carried(of_items, _count(batch.items))
-                pairs.append(carried.by(batch.item_ids.numpy()))
+                ids = batch.item_ids.numpy()
+                carried = self._carried(batch.items, wanted) if carried is None else carried
+                place, value = carried[ids.ravel()].nonzero()
+                pairs.append((place // ids.shape[1], value))
             row, value = (np.concatenate(part) for part in zip(*pairs))
             row, value = np.divmod(np.unique(row * self.total + value), self.total)
             rows.append(row + first)
             values.append(value)
         rows = np.concatenate(rows)
         return np.searchsorted(rows, np.arange(loader.num_samples + 1)), np.concatenate(values)
+
+    def _carried(self, items: dict[str, Tensor], wanted: np.ndarray) -> csr_array:
+        """(items, total): the wanted values of each item; padding has none."""
+        pairs = [_NONE, *(_pairs(ids, wanted) for ids in self._numbered(items))]
+        item, value = (np.concatenate(part) for part in zip(*pairs))
+        return csr_array((item > 0, (item, value)), shape=(len(next(iter(items.values()))), self.total))
 
     def _in_rows(self, batch) -> Iterator[np.ndarray]:
         """The values that stand in the rows themselves, an array (B, T) for each feature."""
@@ -96,29 +99,6 @@ class Values:
                 yield columns[name].long().numpy().reshape(len(columns[name]), -1) + self.first[owner]
 
 
-class _Carried:
-    """The wanted values of items, for look-ups by item."""
-
-    def __init__(self, pairs: list[tuple[np.ndarray, np.ndarray]], items: int) -> None:
-        item, value = (np.concatenate(part) for part in zip(*pairs))
-        order = np.argsort(item, kind="stable")
-        self._values = value[order]
-        self._starts = np.searchsorted(item[order], np.arange(items + 1))
-        self._carries = np.diff(self._starts) > 0
-
-    def by(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(row, value) pairs of rows that hold these items (B, T)."""
-        row, column = np.nonzero(self._carries[ids] & (ids > 0))
-        item = ids[row, column]
-        count = self._starts[item + 1] - self._starts[item]
-        place = np.arange(count.sum()) + np.repeat(self._starts[item] - (np.cumsum(count) - count), count)
-        return np.repeat(row, count), self._values[place]
-
-
-def _count(items: dict[str, Tensor]) -> int:
-    return len(next(iter(items.values())))
-
-
 def _pairs(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(row, value) where rows (B, T) hold a wanted value."""
     row, column = np.nonzero(wanted[ids])
@@ -128,5 +108,5 @@ def _pairs(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 @torch.no_grad()
 def _batches(loader: ColumnLoader) -> Iterator[tuple[int, object]]:
     """The loader's rows in the file's order, with the number of the first of each batch."""
-    for first in range(0, loader.num_samples, _ROWS):
-        yield first, loader.batch(np.arange(first, min(first + _ROWS, loader.num_samples)))
+    for rows in blocks(loader.num_samples, _ROWS):
+        yield int(rows[0]), loader.batch(rows)

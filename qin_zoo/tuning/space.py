@@ -26,9 +26,8 @@ from pathlib import Path
 
 import yaml
 
-from qin_zoo.config.blocks import check_id, config_files, read_blocks
+from qin_zoo.config.blocks import ExperimentParams, check_id, config_files, read_blocks
 from qin_zoo.config.experiments import load_experiment, parse_overrides, resolve_experiment
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.config.safe_yaml import TUPLE_TAG, read_yaml
 from qin_zoo.config.values import to_number
 from qin_zoo.errors import ConfigError, suggest

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from qin_zoo.config.blocks import ExperimentParams
 from qin_zoo.config.experiments import check_params
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.prepare import Prepared, prepare
 from qin_zoo.files import replace_text

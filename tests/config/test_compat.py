@@ -283,6 +283,6 @@ def test_a_stray_key_of_a_column(load):
 
 def test_present_configurations_are_left_alone():
     params = {"epochs": 3, "embedding_dim": 4, "data_block_size": 0, "feature_cols": [{"name": "a", "dtype": "int"}]}
-    done = translate(params, {}, [], ["epochs", "embedding_dim", "data_block_size", "feature_cols"])
-    assert done.params == params
+    done, _ = translate(params, [], ["epochs", "embedding_dim", "data_block_size", "feature_cols"])
+    assert done == params
     assert not done.notes

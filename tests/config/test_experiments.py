@@ -10,6 +10,7 @@ import pytest
 
 from qin_zoo.config import blocks, safe_yaml
 from qin_zoo.config import experiments as config
+from qin_zoo.config.blocks import ExperimentParams
 from qin_zoo.config.experiments import (
     Experiment,
     apply_overrides,
@@ -18,7 +19,6 @@ from qin_zoo.config.experiments import (
     parse_overrides,
     resolve_experiment,
 )
-from qin_zoo.config.params import ExperimentParams
 from qin_zoo.errors import ConfigError
 
 MODEL = """

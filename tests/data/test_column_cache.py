@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from data_path_files import write
 
-from qin_zoo.data import cache, columns, convert, sources
+from qin_zoo.data import cache, columns, sources, stored
 from qin_zoo.data.columns import open_table
 from qin_zoo.errors import DataError
+from qin_zoo.files import read_object
 
 KINDS = {"a": "id", "h": "history"}
 
@@ -123,7 +124,7 @@ def test_fingerprint_follows_the_content(path, tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("killed"), MemoryError()])
 def test_a_killed_conversion_leaves_nothing(path, monkeypatch, error):
     monkeypatch.setattr(sources, "CHUNK_ROWS", 50)
-    original, calls = convert.write, []
+    original, calls = stored.write, []
 
     def dies(file, values):
         calls.append(1)
@@ -131,16 +132,16 @@ def test_a_killed_conversion_leaves_nothing(path, monkeypatch, error):
             raise error
         original(file, values)
 
-    monkeypatch.setattr(convert, "write", dies)
+    monkeypatch.setattr(stored, "write", dies)
     with pytest.raises(type(error)):
         open_table(path, KINDS)
     assert entries(path) == []
-    monkeypatch.setattr(convert, "write", original)
+    monkeypatch.setattr(stored, "write", original)
     assert open_table(path, KINDS)["a"].values.tolist() == list(range(300))
 
 
 def test_disk_full(path, monkeypatch):
-    original, calls = convert.write, []
+    original, calls = stored.write, []
 
     def full(file, values):
         calls.append(1)
@@ -148,7 +149,7 @@ def test_disk_full(path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         original(file, values)
 
-    monkeypatch.setattr(convert, "write", full)
+    monkeypatch.setattr(stored, "write", full)
     with pytest.raises(DataError) as error:
         open_table(path, KINDS)
     assert str(path.parent / ".qin_zoo_cache") in str(error.value)
@@ -161,7 +162,7 @@ def test_disk_full_while_closing(path, monkeypatch):
     def full(self):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(convert.ArrayFile, "finish", full)
+    monkeypatch.setattr(stored.ArrayFile, "finish", full)
     with pytest.raises(DataError, match="No space left"):
         open_table(path, KINDS)
     assert entries(path) == []
@@ -171,7 +172,7 @@ def test_a_truly_full_disk(path):
     """A real ENOSPC, from the kernel: /dev/full behind the first file written."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    original = convert.ArrayFile.__init__
+    original = stored.ArrayFile.__init__
 
     def onto_full(self, target, dtype):
         original(self, target, dtype)
@@ -179,7 +180,7 @@ def test_a_truly_full_disk(path):
         self._file = open("/dev/full", "wb")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert.ArrayFile, "__init__", onto_full)
+        patch.setattr(stored.ArrayFile, "__init__", onto_full)
         with pytest.raises(DataError, match="No space left on device"):
             open_table(path, KINDS)
     assert entries(path) == []
@@ -274,7 +275,7 @@ def test_two_processes_at_once(path, monkeypatch):
 
     def late(folder, target):
         shutil.copytree(folder, target)
-        about = cache.read_json(target / "column.json")
+        about = read_object(target / "column.json")
         about["files"] = {name: cache.stamp(target / name) for name in about["files"]}
         cache.write_json(target / "column.json", about)
         original(folder, target)

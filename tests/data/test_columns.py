@@ -333,15 +333,13 @@ def test_half_meaningless_labels_are_refused(tmp_path, small_chunks, values):
     refused(path, {"label": "label"}, "'label'", optional=["label"])
 
 
-def test_first_above(tmp_path):
+def test_ids_beyond_a_limit(tmp_path):
     path = write(tmp_path / "t.parquet", {"a": [3, 1, 9, 8], "h": [[], [1, 2], [5], [9]], "w": [[1, 2], [3, 4]] * 2})
     table = open_table(path, {"a": "id", "h": "history", "w": "history"})
-    assert table["a"].first_above(3) == (2, 9)
-    assert table["a"].first_above(9) is None
-    assert table["h"].first_above(4) == (2, 5)
-    assert table["w"].first_above(2) == (1, 3)
-    with pytest.raises(DataError, match=r"column 'h', row 2: expected ids below 5, so says the test; found 5"):
-        table["h"].check_below(5, "so says the test")
+    for name, size, row, found in (("a", 4, 2, 9), ("h", 5, 2, 5), ("w", 3, 1, 3)):
+        with pytest.raises(DataError, match=rf"'{name}', row {row}: expected ids below {size}, .*; found {found} "):
+            table[name].check_below(size, "the limit")
+    table["a"].check_below(10, "the limit")
 
 
 def test_prefetch_advises_the_whole_file(tmp_path, monkeypatch):

@@ -25,8 +25,8 @@ import yaml
 from conftest import REPOSITORY
 from typer.testing import CliRunner
 
-from qin_zoo.cli.download import download
-from qin_zoo.data import transfer
+from qin_zoo.cli.download import download as command
+from qin_zoo.data import download
 from qin_zoo.data.download import KNOWN, KnownDataset, download_dataset
 from qin_zoo.errors import DataError, QinZooError
 from qin_zoo.files import sole_writer
@@ -166,9 +166,9 @@ def redirect(path):
 def server(monkeypatch):
     tiny = KnownDataset("http://localhost/", ("a.parquet", "b.parquet"), ("../r.parquet",), "data/tiny")
     monkeypatch.setitem(KNOWN, "tiny", tiny)
-    monkeypatch.setattr(transfer, "BACKOFF", 0.001)
-    monkeypatch.setattr(transfer, "TIMEOUTS", (15, 20))
-    monkeypatch.setattr(transfer, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(download, "BACKOFF", 0.001)
+    monkeypatch.setattr(download, "TIMEOUTS", (15, 20))
+    monkeypatch.setattr(download, "CHUNK_BYTES", CHUNK)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -233,7 +233,7 @@ def test_dropped_connections_go_on_where_they_broke(get, server):
 
 
 def test_progress_renews_patience_and_its_lack_ends_it(get, server, monkeypatch):
-    monkeypatch.setattr(transfer, "RETRIES", 1)
+    monkeypatch.setattr(download, "RETRIES", 1)
     server.faults["/up/set/a.parquet"] = [drop] * 4 + [good]
     get()
     server.faults["/up/set/b.parquet"] = [status(500)]
@@ -306,7 +306,7 @@ def test_redirects_without_end(get, server):
 
 
 def test_a_stalled_server(get, server, monkeypatch):
-    monkeypatch.setattr(transfer, "TIMEOUTS", (15, 0.3))
+    monkeypatch.setattr(download, "TIMEOUTS", (15, 0.3))
     server.faults["/up/set/a.parquet"] = [stall, good]
     notes = []
     get(note=notes.append)
@@ -327,7 +327,7 @@ def test_busy_servers(get, server):
 
 
 def test_retry_after_is_honoured(get, server, monkeypatch):
-    monkeypatch.setattr(transfer, "BACKOFF", 30.0)  # the server's own pause takes its place
+    monkeypatch.setattr(download, "BACKOFF", 30.0)  # the server's own pause takes its place
     server.faults["/up/set/a.parquet"] = [status(429, Retry_After=0), good]
     started = time.monotonic()
     get()
@@ -423,9 +423,9 @@ def test_offline(get, nowhere):
 
 KILLED = """
 import sys
-from qin_zoo.data import transfer
+from qin_zoo.data import download
 from qin_zoo.data.download import download_dataset
-transfer.CHECKPOINT_BYTES = 1
+download.CHECKPOINT_BYTES = 1
 download_dataset("MicroLens_1M_x1", sys.argv[1], mirror=sys.argv[2], jobs=1)
 """
 
@@ -455,7 +455,7 @@ def test_a_killed_process_goes_on(server, tmp_path):
 
 
 def test_a_damaged_part_is_noticed(get, server, monkeypatch):
-    monkeypatch.setattr(transfer, "RETRIES", 0)
+    monkeypatch.setattr(download, "RETRIES", 0)
     server.faults["/up/set/a.parquet"] = [drop, good]
     with pytest.raises(DataError, match="gave up"):
         get()
@@ -480,7 +480,7 @@ def test_a_part_without_its_note_or_with_a_bad_one_starts_over(get, server):
 
 def test_a_whole_part_needs_only_its_name(get, server, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(transfer.Part, "finish", lambda self: (_ for _ in ()).throw(OSError(errno.EACCES, "denied")))
+        patched.setattr(download.Part, "finish", lambda self: (_ for _ in ()).throw(OSError(errno.EACCES, "denied")))
         with pytest.raises(DataError, match="Could not write"):
             get(jobs=1)
     server.log.clear()
@@ -546,17 +546,17 @@ def test_disk_full(get, server, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(transfer.Part, "append", full)
+        patched.setattr(download.Part, "append", full)
         with pytest.raises(DataError, match=r"a\.parquet: No space left on device.*What has been fetched is kept"):
             get()
     usage = shutil.disk_usage(get.folder)._replace(free=7)
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=f"the disk is full: {len(A):,} bytes are needed, 7 are free"):
         get(jobs=1)
 
 
 def test_an_interruption_keeps_the_part(get, server, monkeypatch):
-    monkeypatch.setattr(transfer, "TIMEOUTS", (15, 0.3))
+    monkeypatch.setattr(download, "TIMEOUTS", (15, 0.3))
     server.faults["/up/set/a.parquet"] = [stall, good]
     calls = []
 
@@ -619,7 +619,7 @@ def test_half_a_parquet_file_is_noticed_without_any_digest(get):
 @pytest.fixture
 def cli():
     app = typer.Typer()
-    app.command()(download)
+    app.command()(command)
     return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from qin_zoo.data.encoders import check_encoder
+from qin_zoo.data.specs import check_encoder
 from qin_zoo.errors import ConfigError
 
 

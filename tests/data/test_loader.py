@@ -9,7 +9,7 @@ from data_path_files import ITEMS, ROWS, DataSet, row_columns, write
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data import columns, histories
 from qin_zoo.data.loader import ItemTableLoader
-from qin_zoo.data.mapped import Column
+from qin_zoo.data.stored import Column
 from qin_zoo.errors import ConfigError, DataError
 
 

@@ -5,9 +5,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from qin_zoo.data.import_files import ITEM_LEVELS, item_levels, user_lists, user_side
 from qin_zoo.data.importers import ImportOptions, import_folder, import_table
 from qin_zoo.data.importers.guess import describe
-from qin_zoo.data.log_state import ITEM_LEVELS, item_levels, user_lists, user_side
 
 
 @pytest.fixture

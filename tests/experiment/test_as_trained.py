@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from qin_zoo.cli.trained import find_run
-from qin_zoo.data.fitted import FittedEncoder
+from qin_zoo.data.vocabulary import FittedEncoder
 from qin_zoo.errors import DataError
 from qin_zoo.experiment.predict import predict_split
 from qin_zoo.experiment.prepare import prepare

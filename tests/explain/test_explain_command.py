@@ -13,7 +13,7 @@ import pytest
 from foreign import PLUGIN, foreign
 
 from qin_zoo.cli import main
-from qin_zoo.data.item_names import item_titles, original_ids
+from qin_zoo.data.import_files import item_titles, original_ids
 
 SMALL = ["--set", "epochs=1", "--set", "embedding_dim=4", "--set", "batch_size=512", "--set", "verbose=0"]
 

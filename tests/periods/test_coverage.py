@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from qin_zoo.periods.coverage import aged, cover, weights_of
+from qin_zoo.periods.fesail import aged, cover, weights_of
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "fesail_paper_inverse.npz"
 

@@ -8,7 +8,7 @@ from conftest import REPOSITORY, make_feature_map
 from torch import nn
 
 from qin_zoo.fuxi import FeatureEmbedding
-from qin_zoo.periods.restraint import Restraint, tables_of
+from qin_zoo.periods.fesail import Restraint, tables_of
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "fesail_paper_inverse.npz"
 RATE, STRENGTH = 0.05, 0.3

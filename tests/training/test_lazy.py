@@ -9,7 +9,7 @@ from processes import together
 import qin_zoo
 from qin_zoo.distributed import joined
 from qin_zoo.errors import ConfigError, QinZooError
-from qin_zoo.periods.restraint import Restraint
+from qin_zoo.periods.fesail import Restraint
 from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.stability import NotFinite
 from qin_zoo.training.trainer import Trainer

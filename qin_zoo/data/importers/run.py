@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data import SPLITS
+from qin_zoo.data.import_files import ITEM_LEVELS, USER_STATE
 from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole, table
 from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.build import PointInTime, rows_of
@@ -24,7 +25,6 @@ from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import split_chosen
 from qin_zoo.data.importers.words import Words
 from qin_zoo.data.importers.write import ImportSummary, Output
-from qin_zoo.data.log_state import ITEM_LEVELS, USER_STATE
 from qin_zoo.errors import DataError, suggest
 
 READERS: dict[str, Callable[[str | Path], InteractionLog]] = {

@@ -37,8 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.kept import FITTED, take_along
-from qin_zoo.data.log_state import ITEM_LEVELS, USER_STATE
+from qin_zoo.data.import_files import FITTED, ITEM_LEVELS, USER_STATE, take_along
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, replace_text, sole_writer
 

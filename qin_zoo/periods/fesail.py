@@ -1,7 +1,8 @@
-"""FeSAIL's regulariser of what is stale (Fu et al., IJCAI 2023: eqs. 3 and 4), as its proximal step."""
+"""FeSAIL (Fu et al., IJCAI 2023): its choice of rows to train again, and its regulariser of what is stale."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,14 +11,73 @@ from torch import Tensor, nn
 
 from qin_zoo.fuxi import FeatureEmbeddingDict
 
+# Weights are whole multiples of 1/_UNIT, sums of which are exact, so that rows that cover as much tie; it is a multiple
+# of 1 to 20: so are sums of 1/s.
+_UNIT = 232_792_560 << 10
 
-def tables_of(model: nn.Module, sizes: Mapping[str, int]) -> dict[str, list[nn.Parameter]]:
-    """Of each feature the trained weights that have a row for each of its values.
+
+def aged(staleness: np.ndarray, occurs: np.ndarray) -> np.ndarray:
+    """Eq. 1: periods since each value last occurred, (V,).
 
     Args:
-        model: any FuxiCTR model.
-        sizes: feature -> values.
+        staleness: the same after the period before, (V,); 0 for all at first.
+        occurs: whether each value occurs in this period, (V,); padding is to count as occurring.
     """
+    return np.where(occurs, 0, staleness + 1)
+
+
+def weights_of(staleness: np.ndarray, function: str = "inverse", bias: float = 1.0) -> np.ndarray:
+    """Eq. 2: what covering each value is worth, (V,) float64; nothing where it is not stale.
+
+    Args:
+        staleness: (V,).
+        function: ``inverse``, 1/s, or ``exp``, exp(-s): what went stale lately is worth more.
+        bias: added to it.
+    """
+    s = staleness.astype(np.float64)
+    worth = 1 / np.maximum(s, 1) if function == "inverse" else np.exp(-s)
+    return np.where(s > 0, worth + bias, 0.0)
+
+
+def cover(starts: np.ndarray, values: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Algorithm 1, greedy maximum weighted coverage: the rows in the order in which they are chosen, and their gains.
+
+    Each time the row whose values that are not covered yet weigh most; of equals the first. It ends early when no row
+    adds anything. A row's gain only shrinks, so only rows at the top of a heap of old gains are looked at again.
+
+    Args:
+        starts: (N + 1,); row i holds ``values[starts[i]:starts[i + 1]]``, each at most once.
+        values: which they are.
+        weights: (V,), at least 0.
+        count: rows to choose, at most.
+    """
+    left = np.rint(weights * _UNIT).astype(np.int64)
+    sums = np.concatenate([[0], np.cumsum(left[values])])
+    gains = sums[starts[1:]] - sums[starts[:-1]]
+    heap = [(-gain, row) for row, gain in enumerate(gains.tolist()) if gain]
+    heapq.heapify(heap)
+    worth, held, begins = left.tolist(), values.tolist(), starts.tolist()
+    chosen, gained = [], []
+    while heap and len(chosen) < count:
+        row = heap[0][1]
+        mine = held[begins[row] : begins[row + 1]]
+        gain = sum(map(worth.__getitem__, mine))
+        if not gain:
+            heapq.heappop(heap)
+            continue
+        if (-gain, row) != heap[0]:
+            heapq.heapreplace(heap, (-gain, row))
+            continue
+        heapq.heappop(heap)
+        chosen.append(row)
+        gained.append(gain)
+        for value in mine:
+            worth[value] = 0
+    return np.array(chosen, np.int64), np.array(gained, np.float64) / _UNIT
+
+
+def tables_of(model: nn.Module, sizes: Mapping[str, int]) -> dict[str, list[nn.Parameter]]:
+    """Of each feature of a FuxiCTR model, with so many values, the trained weights that have a row for each of them."""
     found: dict[str, list[nn.Parameter]] = {name: [] for name in sizes}
     for layer in model.modules():
         if isinstance(layer, FeatureEmbeddingDict):
@@ -28,7 +88,7 @@ def tables_of(model: nn.Module, sizes: Mapping[str, int]) -> dict[str, list[nn.P
 
 
 class Restraint:
-    """Holds back the rows of stale values: the loss of a mini-batch is ``CE + λ Σ_i g_i``,
+    """Eqs. 3 and 4: holds back the rows of stale values. The loss of a mini-batch is ``CE + λ Σ_i g_i``,
 
         g_i = min(s_i, η) / min(s_max, η) · ‖e_i − e_i'‖₂,
 
