@@ -78,19 +78,21 @@ class FieldsModel(nn.Module):
         )
         return exact_output(self.model, x)
 
-    def tracing(self, inputs: Mapping) -> tuple[dict, dict]:
-        """The arguments of a request of zeros, and which of their dimensions are open.
 
-        Args:
-            inputs: of the manifest.
-        """
-        rows = torch.export.Dim("candidates")
-        context = {described["name"]: zeros(described, 5) for described in inputs["context"]}
-        lengths = {pair[0]: torch.export.Dim(f"history_items_{i}") for i, pair in enumerate(self.pairs)}
-        shapes = {name: {0: lengths[pair[0]]} for pair in self.pairs for name in pair}
-        history = {name: torch.zeros(7, dtype=torch.long) for name in shapes}
-        arguments = {"context": context, "history": history}
-        return arguments, {"context": {name: {0: rows} for name in context}, "history": shapes}
+def tracing(inputs: Mapping) -> tuple[dict, dict]:
+    """The arguments of a request of zeros, and which of their dimensions are open.
+
+    Args:
+        inputs: of the manifest.
+    """
+    rows = torch.export.Dim("candidates")
+    context = {described["name"]: zeros(described, 5) for described in inputs["context"]}
+    shapes: dict = {"context": {name: {0: rows} for name in context}, "history": {}}
+    for number, pair in enumerate(inputs["history"]["pairs"]):
+        length = torch.export.Dim(f"history_items_{number}")
+        shapes["history"] |= {name: {0: length} for name in pair}
+    history = {name: torch.zeros(7, dtype=torch.long) for name in shapes["history"]}
+    return {"context": context, "history": history}, shapes
 
 
 def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel | PlainFieldsModel) -> dict:

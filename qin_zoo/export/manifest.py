@@ -11,7 +11,7 @@ from qin_zoo import __version__
 from qin_zoo.calibration import calibrator_to_dict, read_calibrator
 from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.experiment.record import read_record
-from qin_zoo.export.request import RequestModel
+from qin_zoo.export.request import ItemTableModel
 from qin_zoo.feature_types import type_of
 from qin_zoo.files import file_digest
 from qin_zoo.registry import discover
@@ -44,15 +44,15 @@ def make_manifest(prepared: Prepared, described: dict, checkpoint: Path, data: d
     }
 
 
-def describe(model: RequestModel, items: dict[str, Tensor], max_len: int) -> dict:
+def describe(model: ItemTableModel, items: dict[str, Tensor], max_len: int) -> dict:
     """What a scorer needs to know: ``inputs``, ``feature_order`` and ``items``."""
-    context = [{**found, "default": [] if type_of(found).form == "ids" else None} for found in model.context_inputs()]
+    inputs = model.inputs(items)
     padded = any(getattr(module, "sees_padding", False) for module in model.modules())
     return {
         "inputs": {
-            "history": {"max_len": max_len, "padded": padded, "beside": model.beside_inputs()},
-            "context": context,
-            "new": model.new_inputs(items),
+            "history": {"max_len": max_len, "padded": padded, "beside": inputs["beside"]},
+            "context": [{**d, "default": [] if type_of(d).form == "ids" else None} for d in inputs["context"]],
+            "new": inputs["new"],
         },
         "feature_order": {"context": list(model.context), "item": list(items)},
         "items": {"count": model.table.shape[0], "dim": model.table.shape[1]},

@@ -124,7 +124,62 @@ def exact_output(model: ZooModel, x: ModelInput) -> Tensor:
     return model.output_activation(logits)
 
 
-class RequestModel(nn.Module):
+class ItemTableModel(nn.Module):
+    """A model of a dataset with an item table in the form of a request.
+
+    Attributes:
+        context: names of the row features, in the order of the model.
+        beside: names of the features that are told of the history's items only.
+        new_features: names of the item features that can be given for an item outside the table.
+        table: representations of all items, (U, D).
+        length: items of a request's history; None for any number.
+    """
+
+    length: int | None = None
+
+    def inputs(self, items: Mapping[str, Tensor]) -> dict[str, list[dict]]:
+        """Of the features of ``context``, ``new`` and ``beside``: ``name``, ``type`` and what sizes they have.
+
+        Args:
+            items: the item table; the shapes of its features count.
+        """
+        return {
+            "context": [self._describe(name) for name in self.context],
+            "new": [self._describe(name, items[name]) for name in self.new_features],
+            "beside": [self._describe(name) for name in self.beside],
+        }
+
+    def _describe(self, name: str, column: Tensor | None = None) -> dict:
+        return describe(name, self._specs[name])
+
+    def tracing(self, items: Mapping[str, Tensor]) -> tuple[dict, dict]:
+        """The arguments of a request, and which of their dimensions are open; ``items`` as of :meth:`inputs`."""
+        described, last = self.inputs(items), len(self.table) - 1
+        history = torch.zeros(self.length or 7, dtype=torch.long)
+        history[-3:] = last  # code that looks at values finds both, items and padding
+        arguments = {
+            "history": history,
+            "candidates": torch.full((5,), last),
+            "context": {feature["name"]: zeros(feature, 5) for feature in described["context"]},
+            "new": {feature["name"]: zeros(feature, 3) for feature in described["new"]},
+            "beside": {name: (history != 0).long() for name in self.beside},
+        }
+        length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
+        places = None if self.length else {0: length}
+        shapes = {
+            "history": places,
+            "beside": places,
+            "candidates": {0: rows},
+            "context": {0: rows},
+            "new": {0: unknown},
+        }
+        return arguments, {
+            key: dict.fromkeys(value, shapes[key]) if isinstance(value, dict) else shapes[key]
+            for key, value in arguments.items()
+        }
+
+
+class RequestModel(ItemTableModel):
     """A trained model, folded, that scores the candidates of one request.
 
     Args:
@@ -133,11 +188,7 @@ class RequestModel(nn.Module):
         updated: the item table to export. Default: ``items``.
 
     Attributes:
-        context: names of the row features, in the order of the model.
-        beside: names of the features that are told of the history's items only.
-        new_features: names of the item features that can be given for an item outside the table. Its id is not one:
-            an unknown item has the padding's, as nothing was learnt of it.
-        table: representations of all items, (U, D).
+        new_features: the id is none of them: an unknown item has the padding's, as nothing was learnt of it.
         stored: of each content that the model asks for the vectors of all items, (U, d).
     """
 
@@ -148,24 +199,22 @@ class RequestModel(nn.Module):
         self.embedding, self.weights = self._embedder.layer, self._embedder.weights
         self.context, self._items, self.beside = inputs.context_features, inputs.table_features, inputs.history_features
         self._specs = model.feature_map.features
-        fixed = self._shares_ids(items)
+        numbers = numbering(items, self._specs)
+        layers = self.embedding.embedding_layers
+        of_number = [layers[name] for name in numbers]
+        fixed = [name for name in self._items if any(layers[name] is layer for layer in of_number)]
         self.contents = inputs.contents
         self.new_features = list(dict.fromkeys([*(n for n in self._items if n not in fixed), *self.contents]))
-        self.table = ItemVectors(self.represent(updated or items))
-        self.stored = nn.ModuleList(ItemVectors((updated or items)[name]) for name in self.contents)
-        self._inputs, numbers = inputs, numbering(items, self._specs)
+        updated = updated or items
+        self.table = ItemVectors(self.represent(updated))
+        self.stored = nn.ModuleList(ItemVectors(updated[name]) for name in self.contents)
+        self._inputs = inputs
         matched = inputs.matched_ids if inputs.matches is not None else ()
-        tables = {str(k): (updated or items)[name] for k, name in enumerate(matched) if name not in numbers}
+        tables = {str(k): updated[name] for k, name in enumerate(matched) if name not in numbers}
         self.matched = nn.ModuleDict({place: ItemIds(table) for place, table in tables.items()})
         self._lighten({name: items[name].shape[1:] for name in fixed})
         self.model = fold(without_embeddings(model).float().cpu().eval(), FOREIGN)
         self.eval()
-
-    def _shares_ids(self, items: Mapping[str, Tensor]) -> set[str]:
-        """The features that number the items, and those that share their embedding."""
-        layers = self.embedding.embedding_layers
-        numbers = numbering(items, self._specs)
-        return {n for n in self._items if any(layers[n] is layers[number] for number in numbers)}
 
     def _lighten(self, fixed: Mapping[str, torch.Size]) -> None:
         """Of the embeddings that the table has made superfluous only the padding's row stays.
@@ -258,36 +307,6 @@ class RequestModel(nn.Module):
         if not self.context:
             return torch.zeros(candidates.shape[0], 0)
         return self._embedder.embed(self.context, context)
-
-    # ---- what a request holds
-
-    def tracing(self, items: Mapping[str, Tensor]) -> tuple[dict, dict]:
-        """The arguments of a request of zeros, and which of their dimensions are open.
-
-        Args:
-            items: the item table; the shapes of its features count.
-        """
-        context = {d["name"]: zeros(d, 5) for d in self.context_inputs()}
-        new = {d["name"]: zeros(d, 3) for d in self.new_inputs(items)}
-        ids = {"history": torch.zeros(7, dtype=torch.long), "candidates": torch.zeros(5, dtype=torch.long)}
-        length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
-        shapes = {"history": {0: length}, "candidates": {0: rows}}
-        shapes |= {"context": {name: {0: rows} for name in context}, "new": {name: {0: unknown} for name in new}}
-        shapes |= {"beside": {name: {0: length} for name in self.beside}}
-        beside = {name: torch.zeros_like(ids["history"]) for name in self.beside}
-        return {**ids, "context": context, "new": new, "beside": beside}, shapes
-
-    def context_inputs(self) -> list[dict]:
-        """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
-        return [self._describe(name) for name in self.context]
-
-    def beside_inputs(self) -> list[dict]:
-        """The same of the features of the history's items."""
-        return [self._describe(name) for name in self.beside]
-
-    def new_inputs(self, items: Mapping[str, Tensor]) -> list[dict]:
-        """The same of the features of new items."""
-        return [self._describe(name, items[name]) for name in self.new_features]
 
     def _describe(self, name: str, column: Tensor | None = None) -> dict:
         spec = dict(self._specs[name])
