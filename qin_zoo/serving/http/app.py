@@ -187,15 +187,15 @@ class Service:
 
     def _begin(self, request: Request, begin: float) -> None:
         try:
-            task = self._tasks.read(request)
+            answer, long = self._tasks.read(request)
         except Exception as error:
             self._end(request, begin, refused(error))
             return
-        if not task.long:
-            self._end(request, begin, task.do())
+        if not long:
+            self._end(request, begin, answer())
             return
         self._long += 1
-        future = asyncio.get_running_loop().run_in_executor(self._thread, task.do)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, answer)
 
         def done(future: asyncio.Future) -> None:
             self._long -= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from qin_zoo.feature_types import type_of
-from qin_zoo.serving.fields import taken
 from qin_zoo.serving.scorer import Scorer
 from qin_zoo.serving.values import is_required
 
@@ -29,26 +28,24 @@ def broken(old: Scorer, new: Scorer, ids: str) -> list[str]:
     if ids == "table" and new.items < old.items:
         found.append(f"items are numbered up to {new.items - 1:,}, were up to {old.items - 1:,}")
     before, after = _inputs(old), _inputs(new)
-    for kind, where in (("context", "context"), ("new", "embeddings"), ("fields", "history")):
-        found += _features(before.pop(kind), after.pop(kind), where)
-    one = before.pop("target")
-    if one != after.pop("target") and one is not None:
-        found.append(f"a candidate that is no object is no longer its {one}")
+    for where in ("context", "embeddings", "history"):
+        found += _features(before[where], after[where], where)
+    if before["target"] not in (after["target"], None):
+        found.append(f"a candidate that is no object is no longer its {before['target']}")
+    before, after = before["others"], after["others"]
     return found + [f"its {kind} changed" for kind in sorted({*before, *after}) if before.get(kind) != after.get(kind)]
 
 
 def _inputs(scorer: Scorer) -> dict:
-    """What a client sees of a model's inputs."""
-    inputs = dict(scorer.manifest["inputs"])
-    history = inputs["history"]
-    inputs["history"] = {key: value for key, value in history.items() if key not in _OURS}
-    inputs |= {"fields": [], "target": None}
-    if scorer.fields is not None:
-        inputs["context"], inputs["fields"] = (
-            [_column(described) for described in taken(found)] for found in (inputs["context"], history["fields"])
-        )
-        inputs["target"] = scorer.fields.targets[0] if len(scorer.fields.targets) == 1 else None
-    return inputs
+    """What a client sees of a model's inputs: features by where they stand, and whatever else there is."""
+    others = dict(scorer.manifest["inputs"])
+    found = {"context": others.pop("context"), "embeddings": others.pop("new"), "history": [], "target": None}
+    others["history"] = {key: value for key, value in others["history"].items() if key not in _OURS}
+    if (fields := scorer.fields) is not None:
+        columns = {"context": fields.row_columns, "history": fields.history_columns}
+        found |= {where: list(map(_column, some)) for where, some in columns.items()}
+        found["target"] = fields.targets[0] if len(fields.targets) == 1 else None
+    return found | {"others": others}
 
 
 def _column(described: dict) -> dict:

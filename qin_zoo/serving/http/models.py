@@ -29,9 +29,9 @@ class Models:
     """
 
     def __init__(self, settings: Settings) -> None:
-        lives = [LiveModel(each) for each in settings.each()]
+        lives = [LiveModel(served, settings) for served in settings.models]
         self.all = {live.name: live for live in lives}
-        shares = [served.share for served in settings.models] or [1.0]
+        shares = [served.share for served in settings.models]
         self._shown = [live for live, share in zip(lives, shares) if share > 0]
         self.shadows = [live for live, share in zip(lives, shares) if share == 0]
         bounds = [*accumulate(share for share in shares if share > 0)]

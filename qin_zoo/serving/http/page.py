@@ -7,8 +7,7 @@ import shlex
 from html import escape
 from string import Template
 
-from qin_zoo.serving.fields import taken
-from qin_zoo.serving.http.live import identity
+from qin_zoo.serving.http.loading import identity
 from qin_zoo.serving.scorer import Scorer
 
 _HEADERS = (("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),)
@@ -61,7 +60,7 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> tuple[str,
         values["holds"] += f", histories of up to {length}"
     features = scorer.inputs
     if scorer.fields is not None:
-        features = [*taken(features), *taken(manifest["inputs"]["history"]["fields"])]
+        features = [*scorer.fields.row_columns, *scorer.fields.history_columns]
     rows = {
         "features": _rows((d["name"], d["type"], _values(scorer, d)) for d in features),
         "answers": _rows((status, answer["description"]) for status, answer in answers.items()),

@@ -9,18 +9,19 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from functools import partial
 
 from qin_zoo.errors import QinZooError
 from qin_zoo.serving.histories import FileHistories, Histories, open_histories
 from qin_zoo.serving.http.app import Service
 from qin_zoo.serving.http.connection import TOLD, Connection
 from qin_zoo.serving.http.live import LiveModel
+from qin_zoo.serving.http.loading import try_out
 from qin_zoo.serving.http.log import event, log_to_stderr
 from qin_zoo.serving.http.metrics import Metrics
 from qin_zoo.serving.http.models import Models
 from qin_zoo.serving.http.settings import Settings
-from qin_zoo.serving.http.trial import try_out
 from qin_zoo.serving.http.workers import supervise
 
 _BACKLOG = 2048  # connections that the system keeps until they are accepted
@@ -44,38 +45,32 @@ def serve(settings: Settings) -> None:
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(one) for one in listen(settings.host, settings.port, settings.workers)]
         _allow_files(settings.max_connections)
-        for each in settings.each():
-            asyncio.run(try_out(each))
+        for served in settings.models:
+            asyncio.run(try_out(served.path, settings))
         models = Models(settings)
         histories = _histories(settings, models)
         metrics = Metrics(settings.workers, [*models.all], lambda: [live.identity for live in models.all.values()])
         told = {**models.first.identity, "workers": settings.workers, "token": "yes" if settings.token else "no"}
-        if settings.models:
+        if settings.models[0].name:
             told = {"models": ",".join(models.all)} | told
         host, port = listeners[0].getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
-        def begun() -> None:
-            event(logging.INFO, "serving", address=address, **told)
+        begun = partial(event, logging.INFO, "serving", address=address, **told)
+        try:
+            from uvloop import run
+        except ImportError:
+            from asyncio import run
 
         def work(number: int, parent: int | None = None, begun: Callable[[], None] = lambda: None) -> None:
             metrics.begin(number)
-            _run(_work(listeners[number], Service(settings, models, metrics, histories), models, parent, begun))
+            run(_work(listeners[number], Service(settings, models, metrics, histories), models, parent, begun))
 
         if settings.workers == 1:
             work(0, begun=begun)
         else:
             supervise(settings.workers, work, begun)
         event(logging.INFO, "stopped")
-
-
-def _run(main: Coroutine) -> None:
-    """Runs an event loop, uvloop's where it is installed."""
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run
-    run(main)
 
 
 def _histories(settings: Settings, models: Models) -> Histories | None:
@@ -113,12 +108,8 @@ class _LiveHistories:
 async def _work(
     listener: socket.socket, service: Service, models: Models, parent: int | None, begun: Callable[[], None]
 ) -> None:
-    """Serves on one listener in this process.
-
-    Args:
-        parent: a file that ends with the process to serve for.
-        begun: called once it serves.
-    """
+    """Serves on one listener in this process, and calls ``begun`` once it does; ``parent`` is a file that ends with the
+    process to serve for."""
     loop, ended, settings, metrics = asyncio.get_running_loop(), asyncio.Event(), service.settings, service.metrics
     lives: list[LiveModel | _LiveHistories] = [*models.all.values()]
     lives += [_LiveHistories(service.histories)] if isinstance(service.histories, FileHistories) else []
@@ -188,16 +179,13 @@ def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        create = partial(socket.create_server, family=family, backlog=_BACKLOG)
         # Alone first: two services would share a port that both ask for with SO_REUSEPORT.
-        with contextlib.suppress(IndexError):
-            listeners.append(socket.create_server(address[:2], family=family, backlog=_BACKLOG))
+        listeners.append(create(address[:2]))
         if workers > 1:
-            address = listeners.pop().getsockname()
-            listeners = []
-            for _ in range(workers):
-                listeners.append(
-                    socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=True)
-                )
+            address = listeners[0].getsockname()
+            listeners.pop().close()
+            listeners += (create(address[:2], reuse_port=True) for _ in range(workers))
     except (OSError, ValueError) as error:
         for listener in listeners:
             listener.close()
