@@ -97,13 +97,9 @@ def _products(contender: Contender):
 def _loading(contender: Contender):
     prepared = contender.prepare()
     dataset = prepared.open_dataset()
-    if contender.plain:
-        loader = PlainLoader(dataset.feature_map, prepared.params)
-    else:
-        loader = dataset.loader("train")
-    batches = _endless(loader)
-    first = next(batches)
-    rows = len(first[2]) if isinstance(first, tuple) else len(first)
+    loader = PlainLoader(dataset.feature_map, prepared.params) if contender.plain else dataset.loader("train")
+    batches, rows = _endless(loader), loader.batch_size
+    next(batches)
 
     def measure() -> int:
         return sum(rows for _ in itertools.islice(batches, contender.batches))
@@ -173,11 +169,10 @@ def _endless(loader) -> Iterator:
             f"batch_size is {loader.batch_size:,}, but the training split has only {loader.num_samples:,} rows, and "
             "bench measures full batches. Give --set batch_size=…, or more --rows."
         )
-    while True:
-        for batch in loader:
-            rows = len(batch[2]) if isinstance(batch, tuple) else len(batch)
-            if rows == loader.batch_size:
-                yield batch
+    for batch in itertools.chain.from_iterable(itertools.repeat(loader)):
+        rows = len(batch[2]) if isinstance(batch, tuple) else len(batch)
+        if rows == loader.batch_size:
+            yield batch
 
 
 def wait(device: torch.device) -> None:

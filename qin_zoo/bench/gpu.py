@@ -6,6 +6,7 @@ does not end in its time is extrapolated from the steps that were taken.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +24,7 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.bench.contenders import Contender, training_step, wait
 from qin_zoo.bench.race import peak_bytes
 from qin_zoo.bench.synthetic import random_batch
-from qin_zoo.data.feed import DeviceResident, Feed, feed, map_rows
+from qin_zoo.data.feed import DeviceResident, feed, map_rows
 from qin_zoo.experiment.prepare import Prepared, build_model, prepare
 from qin_zoo.models.precision import PRECISIONS
 from qin_zoo.processes.worker import Worker, failure
@@ -181,7 +181,7 @@ def measure(
     params, device = prepared.params, model.device
     loader = RandomRows(model.feature_map, rows, params["batch_size"], params["max_len"])
     source, step = feed(loader, device), training_step(model, prepared)
-    batches = _epochs(source)
+    batches = itertools.chain.from_iterable(itertools.repeat(source))
     begin = time.perf_counter()
     counter = FlopCounterMode(display=False)
     with nullcontext() if setting.compiled else counter:  # under a counter nothing would be compiled
@@ -214,11 +214,6 @@ def measure(
     found["product_share"] = flops / found["product_rate"] / found["step_seconds"]
     found |= profile(lambda: step(batch), device)
     return found | differences(model, setting, overrides, loader.batch(np.arange(min(_COMPARED, rows))))
-
-
-def _epochs(source: Feed) -> Iterator[ItemBatch]:
-    while True:
-        yield from source
 
 
 def profile(step: Callable[[], object], device: torch.device) -> dict[str, Any]:
@@ -276,14 +271,11 @@ def differences(model, setting: Setting, overrides: tuple[str, ...], batch: Item
         found.append((out["logits"].detach().cpu(), gradients))
     (logits, gradients), (want, right) = found
     apart = [gradients.get(name, torch.zeros_like(g)) - g for name, g in right.items()]
+    apart, whole = (torch.stack([t.double().norm() for t in part]).norm() for part in (apart, right.values()))
     return {
         "logits": float((logits - want).abs().max() / want.abs().max().clamp(min=1)),
-        "gradients": float(_norm(apart) / _norm(list(right.values()))),
+        "gradients": float(apart / whole),
     }
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.stack([t.double().norm() for t in tensors]).norm()
 
 
 def _product_rate(gpu: int, precision: str) -> float:

@@ -28,7 +28,6 @@ _LABELS = {
     "batch_size": "rows in a batch",
     "max_len": "items in a history",
     "items": "items in the catalogue",
-    "embedding_dim": "embedding_dim",
 }
 
 
@@ -138,25 +137,16 @@ def draw_growth(points: list[Point], path: Path, title: str) -> None:
         for (top, below), axis in zip(figure.subplots(2, len(axes), squeeze=False).T, axes):
             mine = [p for p in points if p.axis == axis]
             values = [p.value for p in mine]
-            for ax, label, series in (
-                (
-                    top,
-                    "seconds a step",
-                    {
-                        "forward and backward": [p.gradient for p in mine],
-                        "penalty, clipping, optimiser": [p.update for p in mine],
-                        "scoring": [p.score for p in mine],
-                    },
-                ),
-                (
-                    below,
-                    "rows a second",
-                    {"training": [p.rows / p.step for p in mine], "scoring": [p.rows / p.score for p in mine]},
-                ),
-            ):
+            seconds = {
+                "forward and backward": [p.gradient for p in mine],
+                "penalty, clipping, optimiser": [p.update for p in mine],
+                "scoring": [p.score for p in mine],
+            }
+            rates = {"training": [p.rows / p.step for p in mine], "scoring": [p.rows / p.score for p in mine]}
+            for ax, label, series in ((top, "seconds a step", seconds), (below, "rows a second", rates)):
                 for name, numbers in series.items():
                     ax.plot(values, numbers, marker="o", label=name)
-                ax.set(xscale="log", yscale="log", xlabel=_LABELS[axis])
+                ax.set(xscale="log", yscale="log", xlabel=_LABELS.get(axis, axis))
                 ax.set_xticks(values, [f"{v:,}" for v in values])
                 ax.xaxis.set_minor_formatter(NullFormatter())
                 if axis == axes[0]:

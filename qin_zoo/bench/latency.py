@@ -146,24 +146,31 @@ def random_request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
 
 
 def _measure(scorer, reference, items, kinds, threads, requests, plain_seconds) -> list[Latency]:
-    rows = len(kinds[0]["candidates"])
-    fast = [_seconds(lambda n=n: scorer.score(**kinds[n % _KINDS])) for n in range(_WARM + requests)][_WARM:]
-    measured = [Latency("exported", threads, rows, len(fast), *np.percentile(fast, [50, 95, 99]).tolist())]
+    rows, fast, slow, difference = len(kinds[0]["candidates"]), [], [], 0.0
+    for n in range(_WARM + requests):
+        start = time.perf_counter()
+        scorer.score(**kinds[n % _KINDS])
+        fast.append(time.perf_counter() - start)
+    measured = [Latency("exported", threads, rows, requests, *_percentiles(fast[_WARM:]))]
     if reference is None:
         return measured
-    slow, difference, begin = [], 0.0, time.perf_counter()
+    begin = time.perf_counter()
     for n in range(1 + requests):
         kind = kinds[n % _KINDS]
         batch = _rows(kind, items)
-        scores: list = []
+        start = time.perf_counter()
         with torch.no_grad():
-            slow.append(_seconds(lambda batch=batch, scores=scores: scores.append(reference(batch)["y_pred"])))
+            scores = reference(batch)["y_pred"]
+        slow.append(time.perf_counter() - start)
         if n < _KINDS:
-            difference = max(difference, float(np.abs(scores[0].view(-1).numpy() - scorer.score(**kind)).max()))
+            difference = max(difference, float(np.abs(scores.view(-1).numpy() - scorer.score(**kind)).max()))
         if n >= _LEAST and time.perf_counter() - begin > plain_seconds:
             break
-    percentiles = np.percentile(slow[1:], [50, 95, 99]).tolist()
-    return [*measured, Latency("plain", threads, rows, len(slow) - 1, *percentiles, difference)]
+    return [*measured, Latency("plain", threads, rows, len(slow) - 1, *_percentiles(slow[1:]), difference)]
+
+
+def _percentiles(seconds: list[float]) -> list[float]:
+    return np.percentile(seconds, [50, 95, 99]).tolist()
 
 
 def _rows(kind: dict, items: dict) -> tuple:
@@ -173,12 +180,6 @@ def _rows(kind: dict, items: dict) -> tuple:
     lists = {name: torch.from_numpy(values).expand(len(candidates), -1) for name, values in lists.items()}
     columns = {name: torch.from_numpy(values) for name, values in kind["context"].items()}
     return ItemBatch(columns, lists.pop(ITEMS), candidates, items, lists).triple()
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def draw_latency(measured: list[Latency], path: Path, title: str) -> None:

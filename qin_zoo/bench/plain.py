@@ -144,11 +144,8 @@ class PlainLoader:
         self.num_samples = len(self.rows)
         items = item_info_of(params, path)
         self.items = pl.read_parquet(items, columns=list(item_specs(specs))).to_pandas()
-        self.labels, self.max_len, self.batch_size = (
-            feature_map.labels,
-            params.get("max_len", 100),
-            params["batch_size"],
-        )
+        self.labels, self.max_len = feature_map.labels, params.get("max_len", 100)
+        self.batch_size = params["batch_size"]
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]]:
         return iter(DataLoader(_Rows(self.rows), self.batch_size, shuffle=True, collate_fn=self._collate))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
+import torch
+
 from qin_zoo.bench.contenders import Contender
 from qin_zoo.processes.worker import Worker, failure
 from qin_zoo.threads import share
@@ -108,7 +110,7 @@ def compete(job: tuple[Contender, float], gpu: int, connection: Connection) -> t
             begin = time.perf_counter()
             amount = measure()
             connection.send(("rate", amount / (time.perf_counter() - begin)))
-        return "memory", (peak_bytes(), _gpu_bytes(gpu))
+        return "memory", (peak_bytes(), 0 if gpu < 0 else torch.cuda.max_memory_allocated(gpu))
     except (EOFError, BrokenPipeError):
         os._exit(1)  # nobody waits for a result any more
     except Exception as error:  # its process has no other way to say so
@@ -123,11 +125,3 @@ def peak_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _gpu_bytes(gpu: int) -> int:
-    if gpu < 0:
-        return 0
-    import torch
-
-    return torch.cuda.max_memory_allocated(gpu)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qin_zoo.bench.race import Result
+from qin_zoo.experiment.report import markdown_table
 from qin_zoo.files import replace_text
 
 
@@ -17,6 +18,8 @@ def summarise(results: list[Result]) -> dict:
     measured in the same race, by the time of the step.
     """
     by_name = {result.name: result for result in results if not result.failure}
+    fast, product = by_name.get("qin-zoo"), by_name.pop("matrix product", None)
+    plain = by_name.get("rival", by_name.get("plain"))
     summary: dict = {
         name: {
             "rows_per_second": result.median,
@@ -27,12 +30,9 @@ def summarise(results: list[Result]) -> dict:
             **result.facts,
         }
         for name, result in by_name.items()
-        if name != "matrix product"
     }
     if failed := {result.name: result.failure for result in results if result.failure}:
         summary["failed"] = failed
-    fast, plain, product = (by_name.get(name) for name in ("qin-zoo", "plain", "matrix product"))
-    plain = by_name.get("rival", plain)
     if fast and plain:
         summary["ratio"] = fast.median / plain.median
     if fast and "train_rows" in fast.facts:
@@ -46,10 +46,10 @@ def summarise(results: list[Result]) -> dict:
     return summary
 
 
-_GPU_HEADINGS = (
+_GPU_HEADINGS = [
     "experiment", "precision", "rows/s", "epoch", "step", "memory", "of the products' rate",
     "products, others, idle", "logits", "gradients", "bound by",
-)  # fmt: skip
+]  # fmt: skip
 _BOUND = {
     "products": "matrix products",
     "others": "memory: gathers and elementwise passes",
@@ -73,9 +73,8 @@ def write_gpu_table(lines: list[dict[str, Any]], facts: dict[str, Any], limits: 
         if of_it := [line for line in done if line["precision"] == precision]:
             rates = [f"{max(line[key] for line in of_it) / 1e12:,.2f}" for key in ("product_rate", "memory_rate")]
             text.append(f"{precision}: matrix products {rates[0]} TFLOP/s; a copy {rates[1]} TB/s, read and written.")
-    text += ["", f"| {' | '.join(_GPU_HEADINGS)} |", "| --- | --- |" + " ---: |" * (len(_GPU_HEADINGS) - 3) + " --- |"]
-    text += [f"| {' | '.join(_gpu_cells(line, limits))} |" for line in done]
-    text += ["", *(f"- {_gpu_name(line)}: no result. {line['failure']}" for line in lines if "failure" in line)]
+    text += ["", markdown_table(_GPU_HEADINGS, [_gpu_cells(line, limits) for line in done]), ""]
+    text += [f"- {_gpu_name(line)}: no result. {line['failure']}" for line in lines if "failure" in line]
     contents = {".md": "\n".join(text).strip(), ".json": json.dumps(facts | {"lines": lines}, indent=2)}
     for suffix, content in contents.items():
         replace_text(path.with_name(path.name + suffix), content + "\n")

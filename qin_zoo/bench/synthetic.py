@@ -33,16 +33,15 @@ def random_batch(
     """
     g = torch.Generator().manual_seed(seed)
     specs = feature_map.features
-    count = max(s["vocab_size"] for s in specs.values() if s.get("source") == "item" and s["type"] == "categorical")
+    numbers = [n for n, s in specs.items() if s.get("source") == "item" and s["type"] == "categorical"]
+    count = max(specs[name]["vocab_size"] for name in numbers)
     own = row_specs(specs)
     rows = {name: _draw(own[name], batch_size, g) for name in embedded(own)}
     rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
     of_table = {name: as_stored(spec) for name, spec in specs.items() if of_items(spec)}
     items = {name: _draw(of_table[name], min(distinct or count, count), g) for name in embedded(of_table)}
     items = {name: _lengthened(values, count) for name, values in items.items()}
-    for name, spec in specs.items():
-        if spec.get("source") == "item" and spec["type"] == "categorical":
-            items[name] = torch.arange(count) % spec["vocab_size"]
+    items |= {name: torch.arange(count) % specs[name]["vocab_size"] for name in numbers}
     ids = torch.randint(1, min(distinct or count, count), (batch_size, length + 1), generator=g)
     filled = torch.randint(0, length + 1, (batch_size, 1), generator=g) * 6 // 5
     history = ids[:, :length].masked_fill(torch.arange(length) < length - filled, 0)
@@ -50,14 +49,11 @@ def random_batch(
         name: torch.randint(1, spec["vocab_size"], history.shape, generator=g) * (history != 0)
         for name, spec in history_specs(specs).items()
     }
-    place = {"device": device}
-    return ItemBatch(
-        {n: t.to(**place) for n, t in rows.items()},
-        history.to(**place),
-        ids[:, length].to(**place),
-        {n: t.to(**place) for n, t in items.items()},
-        {n: t.to(**place) for n, t in beside.items()},
-    )
+
+    def placed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: values.to(device) for name, values in tensors.items()}
+
+    return ItemBatch(placed(rows), history.to(device), ids[:, length].to(device), placed(items), placed(beside))
 
 
 def _lengthened(values: torch.Tensor, count: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
@@ -72,16 +73,12 @@ def trajectories(
             _make_double(model)
     _nudge(nudged)
     losses: list[Losses] = []
-    loader = dataset.loader("train")
-    while len(losses) < steps:
-        for batch in loader:
-            triple = batch.triple()
-            losses.append(
-                Losses(plain.train_step(triple).item(), fast.train_step(batch).item(), nudged.train_step(triple).item())
-            )
-            progress(len(losses), losses[-1])
-            if len(losses) == steps:
-                break
+    for batch in islice(chain.from_iterable(repeat(dataset.loader("train"))), steps):
+        triple = batch.triple()
+        losses.append(
+            Losses(plain.train_step(triple).item(), fast.train_step(batch).item(), nudged.train_step(triple).item())
+        )
+        progress(len(losses), losses[-1])
     return losses
 
 
