@@ -67,13 +67,7 @@ def look_at(path: Path | None) -> Iterator[Remark]:
 
 def _machine() -> Iterator[Remark]:
     yield Remark("ok", f"qin-zoo {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    versions = []
-    for name in _PACKAGES:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{name} not installed")
-    yield Remark("ok", ", ".join(versions))
+    yield Remark("ok", ", ".join(f"{name} {_version(name) or 'not installed'}" for name in _PACKAGES))
     yield from _requirements()
     count, machine = threads.cores(), os.cpu_count() or 1
     import torch
@@ -99,13 +93,18 @@ def _requirements() -> Iterator[Remark]:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = _version(requirement.name)
+        if version is None:
             yield Remark("error", f"{requirement} is missing. Install it: pip install '{requirement}'")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
+        elif not requirement.specifier.contains(version, prereleases=True):
             yield Remark("error", f"{requirement} is needed, {version} is installed. pip install '{requirement}'")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _run(record_file: Path) -> Iterator[Remark]:

@@ -41,11 +41,12 @@ class _AboveBars(logging.StreamHandler):
         return printable(super().format(record))
 
 
-def warnings_on_terminal(least: int = logging.WARNING) -> None:
-    """Shows warnings of this process, and no more of FuxiCTR's log and ours."""
+def warnings_on_terminal(least: int = logging.WARNING) -> logging.Handler:
+    """Shows warnings of this process, and no more of FuxiCTR's log and ours; the handler that does."""
     terminal = _AboveBars()
     terminal.setLevel(least)
     logging.getLogger().addHandler(terminal)
+    return terminal
 
 
 @contextmanager
@@ -54,22 +55,20 @@ def warnings_shown(least: int = logging.WARNING) -> Iterator[None]:
 
     Where it does, warnings below ``least`` are left out of that.
     """
-    root = logging.getLogger()
-    if root.handlers:
-        dropped = range(logging.WARNING, least)
-        leave_out = lambda record: record.levelno not in dropped  # noqa: E731
+    root, dropped = logging.getLogger(), range(logging.WARNING, least)
+
+    def leave_out(record: logging.LogRecord) -> bool:
+        return record.levelno not in dropped
+
+    terminal = None if root.handlers else warnings_on_terminal(least)
+    if terminal is None:
         root.addFilter(leave_out)
-        try:
-            yield
-        finally:
-            root.removeFilter(leave_out)
-        return
-    warnings_on_terminal(least)
-    terminal = root.handlers[-1]
     try:
         yield
     finally:
-        root.removeHandler(terminal)
+        root.removeFilter(leave_out)
+        if terminal is not None:
+            root.removeHandler(terminal)
 
 
 @contextmanager

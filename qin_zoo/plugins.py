@@ -245,9 +245,9 @@ def import_file(file: Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    outside = [top.parent] if (top / "__init__.py").is_file() else []
+    outside = [str(top.parent)] if (top / "__init__.py").is_file() else []
     try:
-        with _neighbours(dict.fromkeys(map(str, [file.parent, top])), [str(folder) for folder in outside]):
+        with _neighbours(dict.fromkeys([str(file.parent), str(top)]), outside):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -275,12 +275,8 @@ _added: list[str] = []  # to sys.path
 
 @contextlib.contextmanager
 def _neighbours(folders: dict[str, None], outside: list[str]) -> Iterator[None]:
-    """Lets the files of ``folders`` be imported by their bare names, and no file of another plugin's folders.
-
-    Args:
-        folders: of the plugin; what is imported from them is the plugin's own.
-        outside: folders where the plugin's package lies.
-    """
+    """Lets the files of a plugin's ``folders`` be imported by their bare names, and no file of another plugin's; its
+    package lies ``outside``."""
     before = sys.path[:]
     own = tuple(f for f in folders if f not in before or f in _added)
     mine = _brought.setdefault(own, {})

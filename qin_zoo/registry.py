@@ -133,9 +133,9 @@ def get_model(name: str, plugins: Iterable[str | Path] = ()) -> type:
         ModelError: no such model (existing ones are listed), or its file fails to import (with the traceback).
     """
     plugins = list(plugins)
-    entry = _classes(plugins).get(name)
-    if entry is None:
-        known = discover(plugins)
+    classes = _classes(plugins)
+    if (entry := classes.get(name)) is None:
+        known = [known for known, other in classes.items() if other.rank != _NO_MODEL]
         broken = "".join(f"\nNot read: {problem}" for problem in _broken_files(plugins))
         raise ModelError(
             f"Unknown model '{name}'.{suggest(name, known)} Models: {', '.join(sorted(known))}. "
@@ -199,15 +199,7 @@ def _installed() -> Iterator[ModelEntry]:
 def _entries_of_file(
     file: Path, import_module: Callable[[], object], sure: int = 5, unsure: int = _NO_MODEL, module: str = ""
 ) -> Iterator[ModelEntry]:
-    """The models of a file.
-
-    Args:
-        file: is read.
-        import_module: imports it.
-        sure: rank of its models.
-        unsure: rank of classes of which reading does not tell whether they are models.
-        module: its name.
-    """
+    """The models of a file of rank ``sure``, and of rank ``unsure`` the classes of which reading does not tell."""
 
     def load(class_name: str, broken: str) -> type:
         if broken:

@@ -95,9 +95,15 @@ def update_run(
     passed = worse <= allowed  # NaN does not pass
     report = files.record.with_suffix(".update.md")
     update = Update(new, files, split, before, new[split], differences, metric, passed, report)
-    replace_text(report, _page(update, Path(record), allowed))
-    for line in _lines(update):
-        echo(line)
+    rows = [
+        [name, f"{before[name]:.6f}", f"{new[split][name]:.6f}", _signed(change)]
+        for name, change in differences.items()
+    ]
+    verdict = f"{metric}: {'not worse' if passed else 'WORSE'} than before"
+    replace_text(report, _page(update, Path(record), allowed, verdict, rows))
+    for name, old, now, change in rows:
+        echo(f"{split} {name}: {old} before, {now} after, {change}")
+    echo(f"{verdict}; {report}")
     return update
 
 
@@ -112,26 +118,12 @@ def _as_it_was(prepared: Prepared, dataset, split: str) -> tuple[dict[str, float
 def _differences(
     after: Mapping[str, float], before: Mapping[str, float], drawn_after: Draws, drawn_before: Draws
 ) -> dict[str, Estimate]:
-    paired = drawn_after.drawn == drawn_before.drawn
+    paired = drawn_after.values.keys() & drawn_before.values if drawn_after.drawn == drawn_before.drawn else ()
     found = {}
-    for name in after.keys() & before.keys():
-        draws = None
-        if paired and name in drawn_after.values and name in drawn_before.values:
-            draws = drawn_after.values[name].astype(float) - drawn_before.values[name]
+    for name in (name for name in after if name in before):
+        draws = drawn_after.values[name].astype(float) - drawn_before.values[name] if name in paired else None
         found[name] = estimate([after[name] - before[name]], draws, drawn_after.groups)
-    return {name: found[name] for name in after if name in found}
-
-
-def _lines(update: Update) -> list[str]:
-    lines = [
-        f"{update.split} {name}: {update.before[name]:.6f} before, {update.after[name]:.6f} after, {_signed(change)}"
-        for name, change in update.differences.items()
-    ]
-    return [*lines, f"{_verdict(update)}; {update.report}"]
-
-
-def _verdict(update: Update) -> str:
-    return f"{update.metric}: {'not worse' if update.passed else 'WORSE'} than before"
+    return found
 
 
 def _signed(difference: Estimate) -> str:
@@ -139,11 +131,7 @@ def _signed(difference: Estimate) -> str:
     return f"{difference.mean:+.4f}{half}"
 
 
-def _page(update: Update, record: Path, allowed: float) -> str:
-    rows = [
-        [name, f"{update.before[name]:.6f}", f"{update.after[name]:.6f}", _signed(difference)]
-        for name, difference in update.differences.items()
-    ]
+def _page(update: Update, record: Path, allowed: float, verdict: str, rows: list[list[str]]) -> str:
     period = update.record["period"]
     about = (
         f"{update.record['expid']} continues {record.name}: {period['rows']:,} new rows and {period['replayed']:,} "
@@ -152,5 +140,5 @@ def _page(update: Update, record: Path, allowed: float) -> str:
     )
     rule = f"May get worse by {allowed:.4g} in {update.metric}. "
     interval = "±: half of the 95 % interval over users, drawn again for both alike."
-    parts = [f"# {_verdict(update)}", about, markdown_table(["metric", "before", "after", "difference"], rows)]
+    parts = [f"# {verdict}", about, markdown_table(["metric", "before", "after", "difference"], rows)]
     return "\n\n".join([*parts, rule + interval]) + "\n"

@@ -217,10 +217,10 @@ class RequestModel(ItemTableModel):
         self.eval()
 
     def _lighten(self, fixed: Mapping[str, torch.Size]) -> None:
-        """Of the embeddings that the table has made superfluous only the padding's row stays.
+        """Of embeddings that the table has made superfluous only the padding's row stays; new items have it.
 
         Args:
-            fixed: the features of which new items have the padding's, and the shape of one item's ids.
+            fixed: their features, and the shape of one item's ids.
         """
         layers = self.embedding.embedding_layers
         used = (*self.context, *self.beside, *self.new_features)
