@@ -42,15 +42,12 @@ def serve(
     access_log: Annotated[bool, typer.Option("--access-log", help="A log line for each answer.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that answer; as many as cores use the whole machine.")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; one a core uses the whole machine.")] = 1,
     ids: Annotated[
         str, typer.Option(help="How requests name items: table (rows of the item table) or original (before import).")
     ] = "table",
     token_file: Annotated[
-        Path | None,
-        typer.Option(help=f"File with the token that requests must bear, else the variable {_VARIABLE}."),
+        Path | None, typer.Option(help=f"File with the token that requests must bear, else the variable {_VARIABLE}.")
     ] = None,
     no_token: Annotated[bool, typer.Option("--no-token", help="Serve other machines without a token.")] = False,
     watch: Annotated[
@@ -61,18 +58,13 @@ def serve(
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 10_000,
     max_history: Annotated[int, typer.Option(min=1, help="History items of a request.")] = 10_000,
     max_embeddings: Annotated[int, typer.Option(min=1, help="Items of a request with embeddings.")] = 1_000,
-    max_connections: Annotated[int, typer.Option(min=1, help="Connections of a worker; others are told 503.")] = 1024,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="Requests that wait in a worker; others are told 503.")
-    ] = 1024,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections of a worker; others get 503.")] = 1024,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests that wait in a worker; others get 503.")] = 1024,
     timeout: Annotated[
-        float,
-        typer.Option(min=0.1, help="Seconds for a client's headers, for its body, and for a request to wait."),
+        float, typer.Option(min=0.1, help="Seconds for a client's headers, for its body, and for a request to wait.")
     ] = 10,
     grace: Annotated[int, typer.Option(min=1, help="Seconds for requests in flight when stopped.")] = 10,
-    load_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds for loading the file and its first answer, before it is used.")
-    ] = 120,
+    load_timeout: Annotated[float, typer.Option(min=1, help="Seconds for loading a file and its first answer.")] = 120,
 ) -> None:
     """Serve an exported model: POST /score and /top, GET /healthz, /metrics, /openapi.json and a page at /.
 

@@ -26,12 +26,7 @@ _AGAIN = "Copy the file again from where it was exported, or export it anew (qin
 
 
 def seal(graph: bytes, manifest: dict) -> tuple[bytes, dict]:
-    """What stands in the file, and the manifest with the hash.
-
-    Args:
-        graph: a serialised ONNX model.
-        manifest: JSON values.
-    """
+    """What stands in the file of a serialised ONNX model, and its manifest, JSON values, with the hash."""
     manifest = {**manifest, "format": FORMAT}
     manifest["sha256"] = _digest(graph, manifest)
     entry = _field(1, _KEY) + _field(2, json.dumps(manifest, ensure_ascii=False).encode())

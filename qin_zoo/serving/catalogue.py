@@ -15,11 +15,7 @@ _DTYPE = np.dtype("<i4")
 
 
 def pack(codes: np.ndarray) -> dict:
-    """Codes of items, (U,) or (U, T), as they stand in a manifest: JSON values.
-
-    Args:
-        codes: whole numbers from 0 on, 0 being padding.
-    """
+    """Codes of items, (U,) or (U, T) whole numbers from 0 on, as they stand in a manifest: JSON values."""
     data = zlib.compress(np.ascontiguousarray(codes, _DTYPE).tobytes())
     return {"shape": list(codes.shape), "zlib": base64.b85encode(data).decode()}
 
@@ -48,10 +44,7 @@ def codes_of_words(features: Iterable[Mapping]) -> dict[str, dict[str, int]]:
 
 
 class Catalogue:
-    """The items of an export with an item table, by what is known of them.
-
-    Args:
-        items: ``items`` of its manifest.
+    """The items of an export with an item table, by what ``items`` of its manifest tells of them.
 
     Attributes:
         features: names by which the catalogue can be filtered.

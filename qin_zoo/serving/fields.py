@@ -63,7 +63,7 @@ class FieldRequests:
         given = self._candidates(candidates)
         context = {} if context is None else context
         check_names(context, self.rows, "context", "field")
-        shared, unknown = self._histories(history)
+        shared, unknown = self.read_history(history)
         columns = {}
         for name, made in self.rows.items():
             values, where = self._values(name, made, given, context)
@@ -110,8 +110,9 @@ class FieldRequests:
             )
         return value, where
 
-    def _histories(self, history: object) -> tuple[dict[str, np.ndarray], int]:
-        """Sequences of ids, (L,) each, L ≥ 1; without padding unless the model sees it."""
+    def read_history(self, history: object) -> tuple[dict[str, np.ndarray], int]:
+        """Sequences of ids, (L,) each, L ≥ 1, without padding unless the model sees it, and how many are unknown;
+        RequestError where they would be refused."""
         if not isinstance(history, Mapping):
             if history is not None and len(self.history) != 1:
                 raise RequestError(f"history: expected field -> list of values, found {shown(history)}.")
@@ -149,10 +150,6 @@ class FieldRequests:
         """The history of a user of whom nothing is known, as a request has it."""
         return {name: [] for name in self.history}
 
-    def check_history(self, history: object) -> None:
-        """Raises RequestError where a request with this history would be refused."""
-        self._histories(history)
-
     def example(self, candidates: int) -> dict:
         """A request that the model answers, JSON values."""
         own = self.targets or list(self.rows)
@@ -166,8 +163,8 @@ class FieldRequests:
 
 def unchanged(made: Iterable[Field]) -> Field | None:
     """The field among those of one column that holds its very values, rather itself than a copy."""
-    kept = sorted((field for field in made if not field.functions), key=lambda field: field.name != field.column)
-    return kept[0] if kept else None
+    kept = (field for field in made if not field.functions)
+    return min(kept, key=lambda field: field.name != field.column, default=None)
 
 
 def example(made: list[Field], place: int) -> object:

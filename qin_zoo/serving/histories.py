@@ -108,7 +108,8 @@ class FileHistories:
     Attributes:
         remote: whether it is asked over a network, so that others must not wait for it.
         features: row features that it has of users; None where that is not known.
-        loaded: :meth:`state` of the file that is in use.
+        path: of the file.
+        loaded: :func:`~qin_zoo.files.file_state` of the file that is in use.
         set_aside: where the log of another file was moved to. What came after this file's ``until`` was taken over.
 
     Raises:
@@ -118,13 +119,13 @@ class FileHistories:
     remote = False
 
     def __init__(self, path: Path, length: int, ids: str = "table") -> None:
-        self._path, self._length, self._ids = path, length, ids
+        self.path, self._length, self._ids = path, length, ids
         self._events = Path(f"{path}.events")
         self._lock = threading.Lock()
         self._open()
 
     def _open(self) -> None:
-        self.loaded = self.state()
+        self.loaded = file_state(self.path)
         kept = self._load()
         self._users, self._ends, self._lists, self.features = kept.names, kept.ends, kept.lists, kept.features
         self._new: dict[str, dict[str, list]] = {}
@@ -132,26 +133,22 @@ class FileHistories:
         self.set_aside = self._begin(kept.until)
         self._read_on()
 
-    def state(self) -> tuple | None:
-        """:func:`~qin_zoo.files.file_state` of the file."""
-        return file_state(self._path)
-
     def reload(self) -> None:
         """Takes the file as it is now into use.
 
         Raises:
             QinZooError: it is not of that form; what was known before stays.
         """
-        new, before = FileHistories(self._path, self._length, self._ids), self._file
+        new, before = FileHistories(self.path, self._length, self._ids), self._file
         with self._lock:
             vars(self).update({name: value for name, value in vars(new).items() if name != "_lock"})
         os.close(before)
 
     def _load(self) -> Users:
-        if not self._path.exists():
+        if not self.path.exists():
             return Users(np.empty(0, str), np.zeros(1, np.int64), {})
         try:
-            with np.load(self._path, allow_pickle=False) as file:
+            with np.load(self.path, allow_pickle=False) as file:
                 columns = dict(file)
             users, ends, ids = columns.pop("users"), columns.pop("ends"), str(columns.pop("ids"))
             until = float(columns.pop("until")) if "until" in columns else None
@@ -169,17 +166,17 @@ class FileHistories:
                 raise ValueError("its users are no texts")
         except Exception as error:  # numpy raises whatever a damaged zip file makes it meet
             raise QinZooError(
-                f"{self._path} is no file of histories: {first_line(error)} Expected one that `qin-zoo export "
+                f"{self.path} is no file of histories: {first_line(error)} Expected one that `qin-zoo export "
                 "--histories` wrote."
             ) from error
         if lists and ids != self._ids:
-            raise QinZooError(f"{self._path} names items by their {ids} ids: serve it with --ids {ids}.")
+            raise QinZooError(f"{self.path} names items by their {ids} ids: serve it with --ids {ids}.")
         return Users(users, ends, lists, ids, features, until)
 
     def _begin(self, until: float | None) -> Path | None:
         """Opens the log. One that belongs to another file of histories is set aside, since this file may know its
         events, and those that came later are the first of a new one. Where it was moved to."""
-        base = file_digest(self._path) if self._path.exists() else None
+        base = file_digest(self.path) if self.path.exists() else None
         head, aside = json.dumps({"histories": base}).encode() + b"\n", None
         lock = LockFile(Path(f"{self._events}.lock"))
         while not lock.acquire():

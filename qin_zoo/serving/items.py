@@ -65,10 +65,6 @@ class ItemRequests:
         """The history of a user of whom nothing is known, as a request has it."""
         return {name: [] for name in (ITEMS, *(d["name"] for d in self._beside))} if self._beside else []
 
-    def check_history(self, history: object) -> None:
-        """Raises RequestError where a request with this history would be refused."""
-        self._lists(history)
-
     def example(self, candidates: int) -> dict:
         """A request that the model answers, JSON values."""
 
@@ -101,7 +97,7 @@ class ItemRequests:
         """
         if self._is_plain and not embeddings and (found := self._plain(history, candidates, context)) is not None:
             return found
-        history, beside = self._lists(history)
+        history, beside = self.read_history(history)
         candidates = self.ids(candidates, "candidates")
         context, missed = self._check_context({} if context is None else context, candidates)
         history, candidates, new, unknown = self._place(history, candidates, embeddings)
@@ -144,8 +140,8 @@ class ItemRequests:
             values.fill(value)
         return {"history": array[max(length - self._max_len, 0) : length], **self._no_new}, columns, rows, 0
 
-    def _lists(self, history: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The ids of the history's items, and what is told of them besides."""
+    def read_history(self, history: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The ids of the history's items, and what is told of them besides; RequestError where it would be refused."""
         names = [ITEMS, *(described["name"] for described in self._beside)]
         if not self._beside:
             return self.ids(history, "history"), {}

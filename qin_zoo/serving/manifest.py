@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from qin_zoo.feature_types import FEATURE_TYPES, type_of
@@ -16,10 +18,7 @@ _NEEDED = {name: tuple(kind.sizes) for name, kind in FEATURE_TYPES.items() if ki
 
 
 def check(manifest: dict) -> None:
-    """Whether a manifest has what a scorer reads of it.
-
-    Args:
-        manifest: JSON values.
+    """Whether a manifest, JSON values, has what a scorer reads of it.
 
     Raises:
         ValueError: it does not; the message says what was expected and what was found.
@@ -30,14 +29,9 @@ def check(manifest: dict) -> None:
     history = _typed(inputs, "history", dict, "inputs.")
     _number(history, "max_len", "inputs.history", 0, 2**31)
     _typed(history, "padded", bool, "inputs.history.")
-    beside = history.get("beside", [])
-    lists = {"inputs.context": inputs.get("context"), "inputs.new": inputs.get("new"), "inputs.history.beside": beside}
-    for where, features in lists.items():
-        _features(features, where)
-        for place, described in enumerate(features):
-            _words(described, f"{where}[{place}]")
-    for described in beside:
-        _want(described["type"] == "categorical", "inputs.history.beside", "categorical features", described["type"])
+    _features(inputs.get("context"), "inputs.context")
+    _features(inputs.get("new"), "inputs.new")
+    _features(history.get("beside", []), "inputs.history.beside", ("categorical",))
     _number(items, "count", "items", 0, 2**31)
     for described in inputs["context"]:
         where = f"inputs.context, {described['name']}"
@@ -81,16 +75,17 @@ def _codes(described: dict, key: str, where: str, count: int) -> np.ndarray:
     return codes
 
 
-def _features(features: object, where: str) -> None:
+def _features(features: object, where: str, types: Collection[str] = _NEEDED) -> None:
     """A list of features, each with its sizes."""
     _want(isinstance(features, list), where, "a list", features)
     for place, described in enumerate(features):
         at = f"{where}[{place}]"
         _want(isinstance(described, dict), at, "an object", described)
         _typed(described, "name", str, f"{at}.")
-        _choice(described, "type", at, _NEEDED)
+        _choice(described, "type", at, types)
         for key in _NEEDED[described["type"]]:
             _number(described, key, at, 1, 2**31 if key == "vocab_size" else _WIDEST)
+        _words(described, at)
     names = [described["name"] for described in features]
     _want(len(set(names)) == len(names), where, "each name once", names)
 
@@ -99,10 +94,7 @@ def _fields(inputs: dict, vocabularies: dict) -> None:
     """What there is of named fields beside it."""
     context, history, where = inputs["context"], inputs["history"], "inputs.history"
     fields = history.get("fields")
-    _features(fields, f"{where}.fields")
-    for place, described in enumerate(fields):
-        is_sequence = described["type"] == "sequence"
-        _want(is_sequence, f"{where}.fields[{place}].type", "sequence", described["type"])
+    _features(fields, f"{where}.fields", ("sequence",))
     lengths = {described["name"]: described["max_len"] for described in fields}
     pairs = _typed(history, "pairs", list, f"{where}.")
     for place, pair in enumerate(pairs):
@@ -175,9 +167,9 @@ def _names(values: object, known, where: str) -> None:
     _want(fits, where, f"names among {', '.join(known) or 'none'}", values)
 
 
-def _choice(values: dict, key: str, where: str, choices) -> None:
-    value = values.get(key)
-    _want(isinstance(value, str) and value in choices, f"{where}.{key}", f"one of {', '.join(choices)}", value)
+def _choice(values: dict, key: str, where: str, choices: Collection[str]) -> None:
+    value, expected = values.get(key), f"{'one of ' * (len(choices) != 1)}{', '.join(choices)}"
+    _want(isinstance(value, str) and value in choices, f"{where}.{key}", expected, value)
 
 
 def _finite(value: object) -> bool:

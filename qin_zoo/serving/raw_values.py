@@ -60,16 +60,11 @@ class Field:
         filled = self._find(self._kind(fill)) if fill else None
         self._filled = self._unknown if filled is None else filled
 
-    @property
-    def listed(self) -> bool:
-        """Whether one value is a list."""
-        return self._type.width is not None
-
     def is_each(self, value: object) -> bool:
         """Whether a value of a context is a list with one for each candidate."""
         if not isinstance(value, LISTS):
             return False
-        return not self.listed or (len(value) > 0 and isinstance(value[0], LISTS))
+        return self._type.width is None or (len(value) > 0 and isinstance(value[0], LISTS))
 
     def count(self, value: object) -> int:
         """The number of a list's entries; an empty one may stand for one that is missing."""

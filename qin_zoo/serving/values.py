@@ -161,5 +161,4 @@ def is_required(described: Mapping) -> bool:
 
 def width(described: Mapping) -> int | None:
     """Numbers in one value of a feature; None for a single number."""
-    key = type_of(described).width
-    return described[key] if key else None
+    return described.get(type_of(described).width)

@@ -21,9 +21,8 @@ from qin_zoo.serving import Scorer, bundle
 from qin_zoo.serving.histories import Histories
 from qin_zoo.serving.http.app import Service as Answering
 from qin_zoo.serving.http.connection import Connection
-from qin_zoo.serving.http.live import LiveModel
 from qin_zoo.serving.http.metrics import Metrics
-from qin_zoo.serving.http.models import Models
+from qin_zoo.serving.http.models import LiveModel, Models
 from qin_zoo.serving.http.settings import Served, Settings
 
 CONTEXT = {"likes_level": 3, "views_level": 4}

@@ -12,11 +12,12 @@ from http_service import endless, export, live_model, rewrite, settings
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.files import file_state
 from qin_zoo.serving import Scorer
-from qin_zoo.serving.http import live as live_module
 from qin_zoo.serving.http import loading
-from qin_zoo.serving.http.contract import broken
+from qin_zoo.serving.http import models as models_module
 from qin_zoo.serving.http.loading import identity, try_out
+from qin_zoo.serving.http.models import broken
 from qin_zoo.serving.items import ItemRequests
 
 
@@ -174,19 +175,18 @@ class TestTrial:
             shutil.copy(export(sample, 2), path)
             return "0" * 64
 
-        monkeypatch.setattr(live_module, "try_out", tried)
+        monkeypatch.setattr(models_module, "try_out", tried)
         assert asyncio.run(live.reload()) == "refused"
         assert "was replaced while it was tried" in caplog.text
 
 
 def test_what_a_replaced_file_shows(path):
-    live = live_model(path)
-    before = live.state()
-    assert live.state() == before
+    before = live_model(path).loaded
+    assert file_state(path) == before
     path.write_bytes(path.read_bytes())
-    assert live.state() != before
+    assert file_state(path) != before
     path.unlink()
-    assert live.state() is None
+    assert file_state(path) is None
 
 
 def test_examples(path):

@@ -86,10 +86,7 @@ class _Malformed(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One connection.
-
-    Args:
-        service: answers its requests.
+    """One connection, whose requests a service answers.
 
     Attributes:
         deadline: when :meth:`expire` is to be called, by the loop's clock.

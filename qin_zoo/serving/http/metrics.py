@@ -52,14 +52,7 @@ class _Family:
 
 
 class _Histogram:
-    """A histogram of one worker and all the others.
-
-    Args:
-        metrics: where its values are.
-        name, help: of the metric.
-        bounds: of the buckets, ascending; one without bound is added.
-        models: values of the label ``model``; without it there is no label.
-    """
+    """A histogram of one worker and all the others, by model where there are some; a bucket without bound is added."""
 
     def __init__(self, metrics: Metrics, name: str, help: str, bounds: Sequence[float], models: Sequence[str] = ("",)):
         self._metrics, self.bounds = metrics, bounds
@@ -96,16 +89,13 @@ class Metrics:
 
     Args:
         workers: how many processes count; they are forked after this is made.
-        models: their names.
         used: gives ``name`` and ``fingerprint`` of those in use.
 
     Attributes:
         own: (width,) float64, this worker's cells.
     """
 
-    def __init__(
-        self, workers: int = 1, models: Sequence[str] = (), used: Callable[[], list[dict[str, str]]] = list
-    ) -> None:
+    def __init__(self, workers: int, models: Sequence[str], used: Callable[[], list[dict[str, str]]]) -> None:
         self._width, self._used = 0, used
         counter, gauge = partial(_Family, self, CounterMetricFamily), partial(_Family, self, GaugeMetricFamily)
         histogram = partial(_Histogram, self)

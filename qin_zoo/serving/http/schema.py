@@ -68,14 +68,7 @@ _PROBLEMS = {
 
 
 def openapi(scorer: Scorer, settings: Settings, models: Sequence[str] = (), paths: Sequence[str] = ()) -> dict:
-    """The description.
-
-    Args:
-        scorer: the model whose inputs are described.
-        settings: limits, and whether a token is asked for.
-        models: names of all that are served, where a request may choose.
-        paths: what the service answers.
-    """
+    """The description of ``paths``, with the inputs of a model; requests may choose among the names of ``models``."""
     model = identity(scorer)
     request = (_request if scorer.fields is None else _fields_request)(scorer, settings)
     _add_common(request, scorer, settings, models)
@@ -225,10 +218,11 @@ def _request(scorer: Scorer, settings: Settings) -> dict:
 def _fields_request(scorer: Scorer, settings: Settings) -> dict:
     """The same of named fields, whose values are raw."""
     rows = {described["name"]: _raw_value(described) for described in scorer.fields.row_columns}
-    history = {
-        described["name"]: {**_raw_value(described, settings.max_history), "description": _used(described)}
-        for described in scorer.fields.history_columns
-    }
+    history = {}
+    for described in scorer.fields.history_columns:
+        which = described.get("raw", {}).get("keep", "newest")
+        used = f"The {which} {described['max_len']} are used, as in training."
+        history[described["name"]] = {**_raw_value(described, settings.max_history), "description": used}
     different = "What to score: the fields in which candidates differ."
     others = "All other fields: one value for all candidates, or one for each."
     return _object(
@@ -255,11 +249,6 @@ def _list(items: dict, most: int, description: str) -> dict:
 def _or_list(one: dict) -> dict:
     """One value, or a list of such."""
     return {"anyOf": [one, {"type": "array", "items": one}]}
-
-
-def _used(described: dict) -> str:
-    which = (described.get("raw") or {}).get("keep", "newest")
-    return f"The {which} {described['max_len']} are used, as in training."
 
 
 def _raw_value(described: dict, most: int | None = None) -> dict:

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from functools import partial
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.files import file_state
 from qin_zoo.serving.histories import FileHistories, Histories, open_histories
 from qin_zoo.serving.http.app import Service
 from qin_zoo.serving.http.connection import TOLD, Connection
-from qin_zoo.serving.http.live import LiveModel
 from qin_zoo.serving.http.loading import try_out
 from qin_zoo.serving.http.log import event, log_to_stderr
 from qin_zoo.serving.http.metrics import Metrics
-from qin_zoo.serving.http.models import Models
+from qin_zoo.serving.http.models import LiveModel, Models
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.http.workers import supervise
 
@@ -80,8 +80,8 @@ def _histories(settings: Settings, models: Models) -> Histories | None:
     found = open_histories(settings.histories, max(length, 1), settings.ids)
     if aside := getattr(found, "set_aside", None):
         event(logging.WARNING, "the events belong to another file of histories and were set aside", file=aside)
-    missing = {name for live in models.all.values() for name in live.current.of_user} - {*(found.features or ())}
-    if missing and found.features is not None:
+    needed = {name for live in models.all.values() for name in live.current.of_user}
+    if found.features is not None and (missing := needed - {*found.features}):
         told = "histories without these features of users, which count as 0"
         event(logging.WARNING, told, features=",".join(sorted(missing)))
     return found
@@ -91,11 +91,10 @@ class _LiveHistories:
     """A file of histories and its replacement while requests run, as :class:`LiveModel` has it of a model."""
 
     def __init__(self, histories: FileHistories) -> None:
-        self._histories, self.loaded = histories, histories.loaded
-        self.state = histories.state
+        self._histories, self.path, self.loaded = histories, histories.path, histories.loaded
 
     async def reload(self) -> str:
-        self.loaded = self.state()
+        self.loaded = file_state(self.path)
         try:
             await asyncio.to_thread(self._histories.reload)
         except QinZooError as error:
@@ -121,7 +120,7 @@ async def _work(
     if parent is not None:
         loop.add_reader(parent, ended.set)
     for live in wanted:
-        if live.state() not in (live.loaded, None):  # its file was replaced since a worker crashed
+        if file_state(live.path) not in (live.loaded, None):  # its file was replaced since a worker crashed
             metrics.reloads.add(1, await live.reload())
     door = _Door(listener, service)
     begun()
@@ -161,7 +160,7 @@ async def _reload_when(
     while True:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(wanted.wait(), watch)
-        state = live.state()
+        state = file_state(live.path)
         # A file that still changes is being written: it is looked at once more.
         replaced, seen = state not in (live.loaded, None) and state == seen, state
         if not (wanted.is_set() or replaced):
@@ -203,10 +202,6 @@ class _Door:
     """Accepts connections, a few at a time; where there is no room for one it waits, which the log tells seldom.
 
     asyncio's servers wait, too, but uvloop's cut off whoever comes then.
-
-    Args:
-        listener: what to accept from.
-        service: answers.
     """
 
     def __init__(self, listener: socket.socket, service: Service) -> None:

@@ -14,10 +14,9 @@ from qin_zoo.errors import RequestError
 from qin_zoo.serving.histories import Histories, StoreError, user_key
 from qin_zoo.serving.http.body import NoJSON, parse, parse_strictly
 from qin_zoo.serving.http.connection import Answer, Request, problem
-from qin_zoo.serving.http.live import LiveModel
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.metrics import SCORES, Metrics
-from qin_zoo.serving.http.models import Models
+from qin_zoo.serving.http.models import LiveModel, Models
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.scorer import Scorer
 from qin_zoo.serving.values import check_keys, shown, width
@@ -74,13 +73,7 @@ def count(outcomes: list[Outcome], metrics: Metrics) -> None:
 
 
 class Tasks:
-    """Reads requests.
-
-    Args:
-        settings: limits.
-        models: that score.
-        histories: of users, if there are any.
-    """
+    """Reads requests and answers them."""
 
     def __init__(self, settings: Settings, models: Models, histories: Histories | None) -> None:
         self._settings, self._models, self._histories = settings, models, histories
@@ -121,14 +114,17 @@ class Tasks:
 
     def _score(self, asked: object) -> Outcome:
         model, user, asked = self._look_up(asked)
-        asked = self._with_numbers(asked)
-        outcome = self._scored(model, model.current, asked)
+        given = asked.get("embeddings") if isinstance(asked, dict) and self._settings.ids == "table" else None
+        if isinstance(given, dict) and len(given) <= self._settings.max_embeddings:  # JSON has texts as keys
+            asked = {**asked, "embeddings": {_number(key): value for key, value in given.items()}}
+        outcome = self._scored(model, asked)
         outcome.user = user
         if self._models.shadows:
             outcome.shadow = partial(self._shadow, asked)
         return outcome
 
-    def _scored(self, model: LiveModel, scorer: Scorer, asked: object) -> Outcome:
+    def _scored(self, model: LiveModel, asked: object) -> Outcome:
+        scorer = model.current
         scores, unknown = scorer.answer(asked)
         text = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
         if b"n" in text:  # orjson writes null for what is no finite number
@@ -140,7 +136,7 @@ class Tasks:
         outcomes = []
         for model in self._models.shadows:
             try:
-                outcomes.append(replace(self._scored(model, model.current, asked), candidates=0, unknown=0))
+                outcomes.append(replace(self._scored(model, asked), candidates=0, unknown=0))
             except Exception as error:
                 outcomes.append(refused(error))
         return outcomes
@@ -161,7 +157,7 @@ class Tasks:
             raise RequestError(f"time: expected a number, found {shown(time)}.")
         item = asked["item"]
         history = {name: [value] for name, value in item.items()} if isinstance(item, dict) else [item]
-        self._models.first.current.requests.check_history(history)
+        self._models.first.current.requests.read_history(history)
         self._histories.append(user, item, time)
         return Outcome(Answer(200, b'{"kept":true}'), events=1)
 
@@ -189,13 +185,6 @@ class Tasks:
                 of_user = {key: value for key, value in stored.features.items() if key in scorer.of_user}
                 asked["context"] = {**scorer.of_user, **of_user, **(context or {})}
         return self._models.choose(user, name), known, asked
-
-    def _with_numbers(self, request: object) -> object:
-        """Numbers for the keys of ``embeddings``, which JSON has as texts; not if they are too many anyway."""
-        given = request.get("embeddings") if isinstance(request, dict) and self._settings.ids == "table" else None
-        if not isinstance(given, dict) or len(given) > self._settings.max_embeddings:
-            return request
-        return {**request, "embeddings": {_number(key): value for key, value in given.items()}}
 
 
 def check_size(body: bytes, scorer: Scorer, settings: Settings) -> None:
