@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.export import write_users
+from qin_zoo.cli.export import Histories, write_users
 from qin_zoo.cli.run import training
 from qin_zoo.cli.trained import Run, find_record, find_run
 
@@ -25,18 +25,13 @@ def update(
         Path | None,
         typer.Option("--export", metavar="FILE.onnx", help="Export the new model there, if it is not worse."),
     ] = None,
-    histories: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OUT.npz", help="Also write what is known of each user now, for `qin-zoo serve --histories`."
-        ),
-    ] = None,
+    histories: Histories = None,
     allowed: Annotated[
         float | None,
         typer.Option(
             min=0,
             metavar="X",
-            help="How much worse the deciding metric (AUC) may get. Default: half of its 95 % interval.",
+            help="How much worse the deciding metric (AUC) may get. Default: half the 95 % interval.",
         ),
     ] = None,
     replay: options.Replay = None,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data import SPLITS
@@ -24,7 +25,7 @@ from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.export.compare import compare
 from qin_zoo.export.fields import FieldsModel, describe_fields, random_request, tracing
 from qin_zoo.export.item_table import Catalogue, update_items
-from qin_zoo.export.manifest import describe, make_manifest
+from qin_zoo.export.manifest import make_manifest
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.plain import Doubts, PlainFieldsModel, PlainModel, plain_scores
 from qin_zoo.export.request import RequestModel, numbering
@@ -72,12 +73,10 @@ def export_run(
     """Exports a trained experiment.
 
     Args:
-        prepared: the experiment.
         out: file to write, ``NAME.onnx``; or a folder, for ``<expid>.onnx`` in it.
         checkpoint: weights. Default: the experiment's own.
         table: how item representations are kept: ``fp32``, ``fp16`` or ``int8``.
         items: parquet file with catalogue rows to add or replace.
-        echo: receives what a person wants to see.
 
     Raises:
         QinZooError: the experiment cannot be exported; nothing is written then.
@@ -178,7 +177,7 @@ def _of_items(
             f"--table {table}: {type(model).__name__} is no ZooModel, so its export holds the items' features, which "
             "it embeds anew for every request, and no representations that could be kept in fewer bytes. Leave it out."
         )
-    described = describe(request, items, max_len)
+    described = request.describe(items, max_len)
     described["items"] |= {"learnt": len(next(iter(learnt.values()))), "table": "fp32"}
     if (ids := _original_ids(dataset.folder, len(request.table), new_items)) is not None:
         described["items"]["original_ids"] = ids
@@ -189,7 +188,7 @@ def _of_items(
             feature["words"] = words[feature["name"]][: feature["vocab_size"] - 1]
     _add_sides(described, dataset.folder)
     score = partial(_both_scores, model, items, max_len)
-    return _Form(request, described, request.tracing(items), score, f"{len(request.table):,} items")
+    return _Form(request, described, request.tracing(described["inputs"]), score, f"{len(request.table):,} items")
 
 
 def _of_fields(prepared: Prepared, dataset: Dataset, model: BaseModel) -> _Form:
@@ -322,28 +321,35 @@ def _scored(scorer: Scorer, name: str, history, candidates, context) -> np.ndarr
 def trained_scores(
     model: BaseModel, items: dict, history: np.ndarray | dict, candidates: np.ndarray, context: dict, max_len: int
 ) -> np.ndarray:
-    """A request scored by the trained model itself: one row for each candidate, (N,) float32.
+    """A request scored by the trained model itself, in evaluation mode and on the CPU, (N,) float32.
 
     Args:
-        model: in evaluation mode, on the CPU.
+        items, history, candidates, context, max_len: see :func:`request_rows`.
+    """
+    batch = request_rows(items, history, candidates, context, max_len)
+    if not isinstance(model, ZooModel):
+        return plain_scores(model, batch).numpy()
+    batch.rows["candidate"] = torch.arange(len(batch))  # no feature: elsewhere labels stand there, here maybe nothing
+    return model(batch)["y_pred"].view(-1).numpy()
+
+
+def request_rows(
+    items: dict, history: np.ndarray | dict, candidates: np.ndarray, context: dict, max_len: int
+) -> ItemBatch:
+    """A request as a batch, a row for each candidate.
+
+    Args:
         items: the item table, feature name -> (U, …).
         history: (L,) item ids, at most ``max_len``; with features of its items a dictionary, as a request has it.
         candidates: (N,) item ids.
         context: row features, (N, …) each.
         max_len: of the training data's histories.
     """
-    rows = len(candidates)
     lists = history if isinstance(history, dict) else {ITEMS: history}
-    padded = {name: np.zeros((rows, max_len), np.int64) for name in lists}
-    for name, values in lists.items():
-        padded[name][:, max_len - len(values) :] = values
-    ids, *beside = (torch.from_numpy(values) for values in padded.values())
+    padded = {name: pad(torch.from_numpy(values), (max_len - len(values), 0)) for name, values in lists.items()}
+    padded = {name: values.repeat(len(candidates), 1) for name, values in padded.items()}
     columns = {name: torch.from_numpy(np.asarray(values)) for name, values in context.items()}
-    batch = ItemBatch(columns, ids, torch.from_numpy(candidates), items, dict(zip([*lists][1:], beside)))
-    if not isinstance(model, ZooModel):
-        return plain_scores(model, batch).numpy()
-    columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
-    return model(batch)["y_pred"].view(-1).numpy()
+    return ItemBatch(columns, padded.pop(ITEMS), torch.from_numpy(candidates), items, padded)
 
 
 def _compare(dataset: Dataset, *paths: Path) -> tuple[float, ...] | None:

@@ -13,9 +13,6 @@ class FoldedCrossNetMix(nn.Module):
     dimension where there is one).
 
     ``Σ_e g_e x⁰ ⊙ (U_e v_e + b) = x⁰ ⊙ (U [g_1 v_1; …] + b)``, as the gates g sum to one.
-
-    Args:
-        layer: the layer to fold.
     """
 
     def __init__(self, layer: CrossNetMix):
@@ -38,11 +35,7 @@ class FoldedCrossNetMix(nn.Module):
 
 
 class FoldedMean(nn.Module):
-    """``MaskedAveragePooling``, where without any item the exporter would lose the 1e-12 that 0 is divided by.
-
-    Args:
-        layer: the layer to fold.
-    """
+    """``MaskedAveragePooling``, where without any item the exporter would lose the 1e-12 that 0 is divided by."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()

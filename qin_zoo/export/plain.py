@@ -71,9 +71,6 @@ class PlainModel(ItemTableModel):
 class PlainFieldsModel(nn.Module):
     """A trained model that reads FuxiCTR's row dictionary, every field of which a request gives for each candidate.
 
-    Args:
-        model: in evaluation mode, on the CPU.
-
     Attributes:
         context: names of the fields.
         targets, pairs, padding: none, as the model does not tell which fields are the target's and the history's.
