@@ -107,9 +107,7 @@ def check_gpu(
         gpu: index of the GPU; -1 for the CPU, to see that all of it runs.
         rows: of the training split.
         seconds: for everything; what an experiment leaves is for the next ones.
-        expids: experiments of datasets with an item table.
-        overrides: as in ``prepare``.
-        progress: told what happens now.
+        expids, overrides: experiments of datasets with an item table, as in ``prepare``.
 
     Returns:
         a line for each setting, see :func:`measure`; with ``failure``, the reason, where it has no result.
@@ -199,6 +197,10 @@ def measure(
     wait(device)
     spent = time.perf_counter() - begin
     rate, flops = done / spent, flops or counter.get_total_flops()
+    peak, in_precision = peak_bytes(), (f"precision={setting.precision}",)
+    if gpu >= 0:
+        peak = torch.cuda.max_memory_allocated(gpu)
+    product, facts = Contender("product", gpu=gpu, overrides=in_precision, batches=20 if gpu >= 0 else 1).start()
     found = {
         "rows_per_second": rate,
         "step_seconds": spent / taken,
@@ -206,9 +208,9 @@ def measure(
         "epoch_seconds": rows / rate,
         "first_seconds": first,
         "resident": isinstance(source, DeviceResident),
-        "peak_bytes": peak_bytes() if gpu < 0 else torch.cuda.max_memory_allocated(gpu),
+        "peak_bytes": peak,
         "flops": flops,
-        "product_rate": _product_rate(gpu, setting.precision),
+        "product_rate": _rate(product) * facts["flops"],
         "memory_rate": _memory_rate(device),
     }
     found["product_share"] = flops / found["product_rate"] / found["step_seconds"]
@@ -276,13 +278,6 @@ def differences(model, setting: Setting, overrides: tuple[str, ...], batch: Item
         "logits": float((logits - want).abs().max() / want.abs().max().clamp(min=1)),
         "gradients": float(apart / whole),
     }
-
-
-def _product_rate(gpu: int, precision: str) -> float:
-    """Operations a second of matrix products alone."""
-    overrides = (f"precision={precision}",)
-    run, facts = Contender("product", gpu=gpu, overrides=overrides, batches=20 if gpu >= 0 else 1).start()
-    return _rate(run) * facts["flops"]
 
 
 def _memory_rate(device: torch.device) -> float:

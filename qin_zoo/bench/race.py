@@ -52,10 +52,6 @@ def race(contenders: list[Contender], rounds: int, progress: Callable[[str], Non
     Args:
         contenders: what to measure, each in a process of its own, so that memory and its reuse are its own.
         rounds: measurements of each, after one that does not count.
-        progress: told what happens now.
-
-    Returns:
-        what each did, those that failed with the reason.
     """
     results = [Result(contender.name) for contender in contenders]
     workers = [Worker(contender.gpu, share(1), compete) for contender in contenders]
@@ -93,13 +89,7 @@ def race(contenders: list[Contender], rounds: int, progress: Callable[[str], Non
 
 
 def compete(job: tuple[Contender, float], gpu: int, connection: Connection) -> tuple[str, object]:
-    """What the process of a contender does: gets ready, then measures whenever it is told to.
-
-    Args:
-        job: the contender, and when its process was started, in seconds since the epoch.
-        gpu: index of its GPU, -1 for the CPU.
-        connection: to who measures.
-    """
+    """What a contender's process does, which was started at that second since 1970: it measures when it is told to."""
     contender, started = job
     try:
         measure, facts = contender.start()

@@ -75,14 +75,10 @@ def measure_service(
     """Loads the service and its peers with the same random requests, in turn, histories of full length.
 
     Args:
-        expid: experiment on a dataset with an item table, with untrained weights; as for ``bench latency``.
-        candidates: numbers of candidates.
-        connections: numbers of clients that ask without a pause.
-        workers: numbers of processes of each service.
+        expid, overrides: an experiment on a dataset with an item table; its weights are untrained.
+        candidates, connections, workers: numbers of them; the clients of connections ask without a pause.
         seconds: that each load lasts.
         rounds: in which all of them take turns.
-        overrides: of parameters, ``key=value``.
-        progress: told what is being measured.
 
     Raises:
         QinZooError: wrk or uvicorn is not installed, or a service does not answer.
@@ -106,15 +102,10 @@ def measure_service(
                         for _ in range(rounds):
                             for name, (process, port) in running.items():
                                 found[name].append(_load(process, port, scripts[rows], clients, seconds))
-                        measured += [
-                            Load(name, count, rows, clients, *map(_median, zip(*several)))
-                            for name, several in found.items()
-                        ]
+                        for name, several in found.items():
+                            medians = [None if None in values else median(values) for values in zip(*several)]
+                            measured.append(Load(name, count, rows, clients, *medians))
     return measured
-
-
-def _median(values: tuple) -> float | None:
-    return None if None in values else median(values)
 
 
 def _script(scorer: Scorer, rows: int, max_len: int, path: Path) -> Path:

@@ -24,12 +24,9 @@ def random_batch(
     """A batch whose ids are drawn evenly; three of five places of the histories are filled.
 
     Args:
-        feature_map: FuxiCTR's feature map of a dataset with an item table.
-        batch_size: rows.
+        feature_map: of a dataset with an item table.
         length: places in a history.
         distinct: only the first so many items occur. Default: all.
-        device: where it goes.
-        seed: of the drawing.
     """
     g = torch.Generator().manual_seed(seed)
     specs = feature_map.features
@@ -39,8 +36,12 @@ def random_batch(
     rows = {name: _draw(own[name], batch_size, g) for name in embedded(own)}
     rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
     of_table = {name: as_stored(spec) for name, spec in specs.items() if of_items(spec)}
-    items = {name: _draw(of_table[name], min(distinct or count, count), g) for name in embedded(of_table)}
-    items = {name: _lengthened(values, count) for name, values in items.items()}
+    items = {}
+    for name in embedded(of_table):
+        values = _draw(of_table[name], min(distinct or count, count), g)
+        table = np.zeros((count, *values.shape[1:]), values.numpy().dtype)  # zeros take no memory until they are read
+        table[: len(values)] = values
+        items[name] = torch.from_numpy(table)
     items |= {name: torch.arange(count) % specs[name]["vocab_size"] for name in numbers}
     ids = torch.randint(1, min(distinct or count, count), (batch_size, length + 1), generator=g)
     filled = torch.randint(0, length + 1, (batch_size, 1), generator=g) * 6 // 5
@@ -54,13 +55,6 @@ def random_batch(
         return {name: values.to(device) for name, values in tensors.items()}
 
     return ItemBatch(placed(rows), history.to(device), ids[:, length].to(device), placed(items), placed(beside))
-
-
-def _lengthened(values: torch.Tensor, count: int) -> torch.Tensor:
-    """With zeros up to so many rows, which take no memory until somebody reads them."""
-    table = np.zeros((count, *values.shape[1:]), values.numpy().dtype)
-    table[: len(values)] = values
-    return torch.from_numpy(table)
 
 
 def _draw(spec: dict, count: int, g: torch.Generator) -> torch.Tensor:

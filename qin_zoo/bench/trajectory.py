@@ -54,12 +54,8 @@ def trajectories(
 
     Args:
         expid, config, data, overrides: the experiment.
-        steps: optimiser steps.
+        steps: optimiser steps, of each of which the losses are returned.
         double: in float64 instead of float32: the last bit is smaller, and takes longer to be seen.
-        progress: told every step's losses.
-
-    Returns:
-        the losses of each step.
     """
     known = prepare(expid, config, data=data, overrides=overrides)
     off = [f"{name}=0" for name in _NO_DROPOUT if name in known.params]
@@ -71,7 +67,9 @@ def trajectories(
         training_step(model, prepared)
         if double:
             _make_double(model)
-    _nudge(nudged)
+    with torch.no_grad():
+        for weight in nudged.parameters():  # every weight by about its last bit
+            weight.mul_(1 + torch.finfo(weight.dtype).eps * torch.randn_like(weight))
     losses: list[Losses] = []
     for batch in islice(chain.from_iterable(repeat(dataset.loader("train"))), steps):
         triple = batch.triple()
@@ -80,10 +78,3 @@ def trajectories(
         )
         progress(len(losses), losses[-1])
     return losses
-
-
-@torch.no_grad()
-def _nudge(model) -> None:
-    """Changes every weight by about its last bit."""
-    for weight in model.parameters():
-        weight.mul_(1 + torch.finfo(weight.dtype).eps * torch.randn_like(weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -125,10 +126,7 @@ def growth(
     title = f"{experiment}: seconds of a step"
     if picture:
         draw_growth(points, picture, title)
-    if as_json:
-        print_json({"experiment": experiment, "points": [asdict(p) for p in points]})
-    else:
-        _print_growth(points, title)
+    _print(points, experiment, "points", as_json, _print_growth, title)
 
 
 @app.command()
@@ -146,7 +144,6 @@ def latency(
 ) -> None:
     """Time requests to an exported model, beside the plain eager model scoring the same rows; untrained weights."""
     from qin_zoo.bench.latency import CANDIDATES, THREADS, draw_latency, measure_latency
-    from qin_zoo.experiment.record import environment
 
     with _status("exporting") as status:
         measured = measure_latency(
@@ -156,11 +153,7 @@ def latency(
     title = f"{experiment}: milliseconds of a request"
     if picture:
         draw_latency(measured, picture, title)
-    if as_json:
-        points = [asdict(m) for m in measured]
-        print_json({"experiment": experiment, "environment": environment(), "requests": points})
-    else:
-        print_latency(measured, title)
+    _print(measured, experiment, "requests", as_json, print_latency, title)
 
 
 @app.command()
@@ -180,18 +173,13 @@ def service(
     makes the load; it takes a core of its own.
     """
     from qin_zoo.bench.service import CANDIDATES, CONNECTIONS, WORKERS, measure_service
-    from qin_zoo.experiment.record import environment
 
     with _status("exporting") as status:
         measured = measure_service(
             experiment, candidates or CANDIDATES, connections or CONNECTIONS, workers or WORKERS, seconds=seconds,
             rounds=rounds, overrides=overrides or (), progress=status.update,
         )  # fmt: skip
-    if as_json:
-        points = [asdict(m) for m in measured]
-        print_json({"experiment": experiment, "environment": environment(), "loads": points})
-    else:
-        _print_service(measured, f"{experiment}: services under load")
+    _print(measured, experiment, "loads", as_json, _print_service, f"{experiment}: services under load")
 
 
 @app.command()
@@ -282,10 +270,10 @@ def _race(
     batch_size = fast.prepare().params["batch_size"]  # a mistake in the configuration is told before anything starts
     contenders = [fast] if task == "load" else [product_contender(fast), fast]
     if rival:
-        contenders.append(replace(fast, rival=True, plugins=(rival,), batches=1))
+        contenders.append(replace(fast, name="rival", plugins=(rival,), batches=1))
         contenders[-1].prepare()
     elif plain:
-        contenders.append(replace(fast, plain=True, batches=1))
+        contenders.append(replace(fast, name="plain", batches=1))
     with _status("starting") as status:
         summary = summarise(race(contenders, rounds, progress=status.update))
         if cold:
@@ -313,6 +301,16 @@ def _status(text: str):
     from rich.console import Console
 
     return Console(stderr=True).status(text)
+
+
+def _print(measured: list, experiment: str, key: str, as_json: bool, table: Callable, title: str) -> None:
+    """What was measured, as JSON or as a table."""
+    from qin_zoo.experiment.record import environment
+
+    if as_json:
+        print_json({"experiment": experiment, "environment": environment(), key: [asdict(m) for m in measured]})
+    else:
+        table(measured, title)
 
 
 def _print_summary(summary: dict, title: str) -> None:
