@@ -37,10 +37,7 @@ class Remark:
 
 
 def look_at(path: Path | None) -> Iterator[Remark]:
-    """What there is to say about a run's record, a data folder, an exported file or a store of results.
-
-    Args:
-        path: the thing; None for the machine and what is installed.
+    """What there is to say about a run's record, a data folder, an export or a store of results; None: the machine.
 
     Raises:
         QinZooError: it is none of these.
@@ -193,8 +190,8 @@ def _export(path: Path) -> Iterator[Remark]:
     from qin_zoo.serving.bundle import read
 
     data, manifest = read(path)
-    about = f"{manifest.get('model', '?')}, {len(data) / 2**20:.1f} MiB"
-    yield Remark("ok", f"{path}: whole, SHA-256 {manifest['sha256'][:12]}…; {about}")
+    size = f"{len(data) / 2**20:.1f} MiB"
+    yield Remark("ok", f"{path}: whole, SHA-256 {manifest['sha256'][:12]}…; {manifest.get('model', '?')}, {size}")
     if importlib.util.find_spec("onnxruntime") is None:
         yield Remark("warning", "onnxruntime is not installed: nothing can score it here. pip install onnxruntime")
         return

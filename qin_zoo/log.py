@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from qin_zoo.errors import printable
@@ -18,23 +18,24 @@ def silent(line: str) -> None:
 def above_bars(echo: Callable[[str], None]) -> Callable[[str], None]:
     """The same for lines that come while progress bars are shown: these are cleared first, and drawn again below."""
 
-    from tqdm import tqdm  # here, as the service runs without it
-
     def say(line: str) -> None:
-        with tqdm.external_write_mode():
+        with _bars_cleared():
             echo(line)
 
     return say
 
 
+def _bars_cleared():
+    if "tqdm" not in sys.modules:  # the service runs without it; then there is no bar
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode()
+
+
 class _AboveBars(logging.StreamHandler):
     def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" not in sys.modules:  # then there is no bar
-            super().emit(record)
-            return
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode():
+        with _bars_cleared():
             super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:

@@ -12,7 +12,7 @@ from qin_zoo.errors import DataError
 from qin_zoo.experiment.continued import prepare_continuation
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.predict import draw_split, predict_rows
-from qin_zoo.experiment.prepare import Prepared, build_model
+from qin_zoo.experiment.prepare import build_model
 from qin_zoo.experiment.report import markdown_table
 from qin_zoo.experiment.run import run_experiment
 from qin_zoo.files import replace_text
@@ -72,7 +72,6 @@ def update_run(
             chance may make of rows that are few.
         results_folder, argv, resume, overwrite: see :func:`~qin_zoo.experiment.run.run_experiment`.
         name, gpu, overrides, plugins: see :func:`~qin_zoo.experiment.continued.prepare_continuation`.
-        echo: receives what a person wants to see.
 
     Raises:
         DataError: no split but the training rows has labels.
@@ -83,7 +82,11 @@ def update_run(
     split = next((s for s in ("test", "valid") if dataset.has(s) and dataset.has_labels(s)), None)
     if split is None:
         raise DataError(f"{data}: expected labels in the test or valid rows, to tell whether the model got worse.")
-    before, drawn_before = _as_it_was(prepared, dataset, split)
+    model = build_model(prepared, dataset)  # the run before, its tables grown but nothing learnt
+    warm_start(model, str(Path(prepared.params["continues"]).with_suffix(".model")))
+    y_pred, before = predict_rows(model.eval(), dataset, split)
+    drawn_before = Draws.from_dict(draw_split(dataset, split, y_pred, prepared.params["metrics"]))
+    del model
     new = run_experiment(prepared, results_folder, argv=argv, echo=echo, resume=resume, overwrite=overwrite)
     files = RunFiles(Path(new["files"]["record"]).parent, new["expid"])
     differences = _differences(new[split], before, Draws.from_dict(new["draws"]), drawn_before)
@@ -105,14 +108,6 @@ def update_run(
         echo(f"{split} {name}: {old} before, {now} after, {change}")
     echo(f"{verdict}; {report}")
     return update
-
-
-def _as_it_was(prepared: Prepared, dataset, split: str) -> tuple[dict[str, float], Draws]:
-    """Metrics of the run before on the new rows, its tables grown but nothing learnt."""
-    model = build_model(prepared, dataset)
-    warm_start(model, str(Path(prepared.params["continues"]).with_suffix(".model")))
-    y_pred, metrics = predict_rows(model.eval(), dataset, split)
-    return metrics, Draws.from_dict(draw_split(dataset, split, y_pred, prepared.params["metrics"]))
 
 
 def _differences(

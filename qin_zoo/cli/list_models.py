@@ -37,9 +37,11 @@ def list_models(
     if dataset is not None:
         experiments = _on(experiments, dataset)
     models, found = discover(plugin or []), []
+    wanted = (pattern or "*").lower()  # part of a name, where it is no shell pattern
+    wanted = wanted if set(wanted) & set("*?[") else f"*{wanted}*"
     for entry in models.values():
         own = [e for e in experiments if e.model == entry.name]
-        if (own or dataset is None) and fnmatch.fnmatch(entry.name.lower(), _shell_pattern(pattern or "*")):
+        if (own or dataset is None) and fnmatch.fnmatch(entry.name.lower(), wanted):
             found.append((entry, own))
     if as_json:
         print_json([_as_json(*each) for each in found])
@@ -52,11 +54,6 @@ def list_models(
             _print_whole(entry, own, pattern is None)
     for problem in problems:
         typer.echo(f"Left out: {problem}", err=True)
-
-
-def _shell_pattern(pattern: str) -> str:
-    """Of a part of a name."""
-    return pattern.lower() if set(pattern) & set("*?[") else f"*{pattern.lower()}*"
 
 
 def _on(experiments: list[Experiment], dataset: str) -> list[Experiment]:

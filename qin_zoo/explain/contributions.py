@@ -85,7 +85,6 @@ def along_the_path(
     Args:
         logit: of rows (N, n), (N,).
         row: (1, n).
-        name: of the model, for messages.
         by_feature: contributions of the numbers, (n,) float64, to those of context, target and history.
 
     Raises:

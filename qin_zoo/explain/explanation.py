@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch
+from qin_zoo.calibration import Calibrator
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.item_names import ID_FILE, item_titles, original_ids
 from qin_zoo.data.words import words_of
@@ -143,8 +144,10 @@ class Explanation:
         return sorted(self.features, key=lambda feature: -abs(feature.contribution))
 
 
-def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:
-    """The same with a model at hand, in evaluation mode; writes nothing.
+def explain(
+    model: BaseModel, dataset: Dataset, split: str, row: int, expid: str, calibrator: Calibrator | None = None
+) -> Explanation:
+    """A prediction of a model in evaluation mode, explained.
 
     Raises:
         ConfigError: the split has no such row, or the model several pairs of target and history.
@@ -184,7 +187,7 @@ def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str
         split=split,
         row=row,
         prediction=prediction,
-        calibrated=None,
+        calibrated=None if calibrator is None else float(calibrator(np.array([prediction]))[0]),
         **{key: getattr(contributions, key) for key in ("logit", "baseline", "delta", "steps", "complete")},
         label=float(model.get_labels(read)[0]) if loader.has_label else None,
         target=target,

@@ -65,12 +65,7 @@ def feature_rows(e: Explanation) -> list[list[str]]:
 
 
 def render_report(e: Explanation, picture: str) -> str:
-    """The Markdown page of an explanation.
-
-    Args:
-        e: what is explained.
-        picture: name of the picture beside it.
-    """
+    """The Markdown page of an explanation; ``picture`` is the name of the one beside it."""
     names = list(e.history[0].features) if e.history else []
     rows = [[*history_row(e, item), *(f"{item.features[n]:+.4f}" for n in names)] for item in e.history]
     parts = [
