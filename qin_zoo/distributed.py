@@ -48,7 +48,8 @@ class Group:
 
     def any(self, wish: bool) -> bool:
         """Whether any process wishes it."""
-        return bool(self.sum(torch.tensor(float(wish), device=_device())) > 0) if self.active else wish
+        device = "cuda" if self.active and dist.get_backend() == "nccl" else "cpu"
+        return bool(self.sum(torch.tensor(float(wish), device=device)) > 0) if self.active else wish
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Adds up the gradients of all processes, in place, in one message for each type."""
@@ -169,7 +170,3 @@ def others_wait() -> bool:
 def own_gpu(gpu: int) -> int:
     """The GPU of this process: the first one's index plus its place on this machine; -1 stays -1."""
     return gpu if gpu < 0 else gpu + int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -37,10 +37,7 @@ class Remark:
 
 
 def look_at(path: Path | None) -> Iterator[Remark]:
-    """What there is to say about a run's record, a data folder, an exported file or a store of results.
-
-    Args:
-        path: the thing; None for the machine and what is installed.
+    """What there is to say about a run's record, a data folder, an export or a store of results; None: the machine.
 
     Raises:
         QinZooError: it is none of these.
@@ -67,13 +64,7 @@ def look_at(path: Path | None) -> Iterator[Remark]:
 
 def _machine() -> Iterator[Remark]:
     yield Remark("ok", f"qin-zoo {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    versions = []
-    for name in _PACKAGES:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{name} not installed")
-    yield Remark("ok", ", ".join(versions))
+    yield Remark("ok", ", ".join(f"{name} {_version(name) or 'not installed'}" for name in _PACKAGES))
     yield from _requirements()
     count, machine = threads.cores(), os.cpu_count() or 1
     import torch
@@ -99,13 +90,18 @@ def _requirements() -> Iterator[Remark]:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = _version(requirement.name)
+        if version is None:
             yield Remark("error", f"{requirement} is missing. Install it: pip install '{requirement}'")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
+        elif not requirement.specifier.contains(version, prereleases=True):
             yield Remark("error", f"{requirement} is needed, {version} is installed. pip install '{requirement}'")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _run(record_file: Path) -> Iterator[Remark]:
@@ -194,8 +190,8 @@ def _export(path: Path) -> Iterator[Remark]:
     from qin_zoo.serving.bundle import read
 
     data, manifest = read(path)
-    about = f"{manifest.get('model', '?')}, {len(data) / 2**20:.1f} MiB"
-    yield Remark("ok", f"{path}: whole, SHA-256 {manifest['sha256'][:12]}…; {about}")
+    size = f"{len(data) / 2**20:.1f} MiB"
+    yield Remark("ok", f"{path}: whole, SHA-256 {manifest['sha256'][:12]}…; {manifest.get('model', '?')}, {size}")
     if importlib.util.find_spec("onnxruntime") is None:
         yield Remark("warning", "onnxruntime is not installed: nothing can score it here. pip install onnxruntime")
         return

@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from qin_zoo.experiment.predict import feed_split
-from qin_zoo.experiment.prepare import Prepared, build_model, prepare_model
+from qin_zoo.experiment.prepare import build_model, prepare_model
 from qin_zoo.log import silent, warnings_shown
 from qin_zoo.training.trainer import Trainer
 
@@ -118,7 +118,8 @@ class QinZooClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"validation_fraction: expected a share between 0 and 1, got {self.validation_fraction}.")
         random = check_random_state(self.random_state)
         rows = _split(labels, self.validation_fraction, random)
-        self._encoders = [_encoder(column[rows["train"]]) for column in columns]
+        known = [column[rows["train"]].reshape(-1, 1) for column in columns]
+        self._encoders = [(_Ids() if c.dtype == object else StandardScaler()).fit(c) for c in known]
         encoded, params = self._encoded(columns), {"verbose": 0, **self._of_model()}
         params.setdefault("seed", int(random.randint(2**31 - 1)))
         with tempfile.TemporaryDirectory() as name:
@@ -129,8 +130,12 @@ class QinZooClassifier(ClassifierMixin, BaseEstimator):
             (folder / "feature_map.json").write_text(json.dumps(self._feature_map(folder.name)), encoding="utf-8")
             changes = {**params, "model_root": name, "cache_dir": str(folder / "cache")}
             with warnings_shown(logging.ERROR):  # a table has no histories, which need not be said
-                trainer = self._train(prepare_model(self.model, folder, gpu=self.gpu, overrides=changes))
-        model = trainer.model
+                prepared = prepare_model(self.model, folder, gpu=self.gpu, overrides=changes)
+                dataset = prepared.open_dataset()
+                model, most = build_model(prepared, dataset), prepared.params["max_gradient_norm"]
+                trainer = Trainer(model, prepared.params["epochs"], most, say=silent)
+                Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
+                trainer.fit(*(feed_split(dataset, split, model) for split in ("train", "valid")))
         model.valid_gen = model.optimizer = None  # the files of the one are gone, the other has done its work
         self.model_, self.evaluations_ = model.eval(), trainer.evaluations
         return self
@@ -146,14 +151,6 @@ class QinZooClassifier(ClassifierMixin, BaseEstimator):
         """(N,) the more likely of ``classes_``."""
         click = self.predict_proba(X)[:, 1]
         return self.classes_[(click > 0.5).astype(int)]
-
-    def _train(self, prepared: Prepared) -> Trainer:
-        dataset = prepared.open_dataset()
-        model = build_model(prepared, dataset)
-        trainer = Trainer(model, prepared.params["epochs"], prepared.params["max_gradient_norm"], say=silent)
-        Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
-        trainer.fit(feed_split(dataset, "train", model), feed_split(dataset, "valid", model))
-        return trainer
 
     def _columns(self, X, y=None, fitting: bool = False) -> tuple[list[np.ndarray], np.ndarray | None]:
         """The columns, (N,) each, float64 where they are numbers and objects where they are categories; the labels."""
@@ -216,11 +213,6 @@ class _Ids(OrdinalEncoder):
 
     def transform(self, X) -> np.ndarray:
         return super().transform(X) + _UNKNOWN + 1
-
-
-def _encoder(column: np.ndarray) -> _Ids | StandardScaler:
-    encoder = _Ids() if column.dtype == object else StandardScaler()
-    return encoder.fit(column.reshape(-1, 1))
 
 
 def _numbers(column: np.ndarray, number: int) -> np.ndarray:

@@ -178,6 +178,15 @@ def file_digest(path: Path, digest: hashlib._Hash | None = None, stop: threading
     return digest.hexdigest()
 
 
+def file_state(path: Path) -> tuple | None:
+    """What changes when a file is replaced; None while it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def is_running(process: int) -> bool:
     """Whether a process of this machine is alive."""
     try:

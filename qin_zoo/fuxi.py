@@ -18,30 +18,18 @@ from pathlib import Path
 _PREPROCESS, _METRICS = "fuxictr.preprocess", "fuxictr.metrics"
 
 
-def _preprocess(folders: list[Path]) -> types.ModuleType:
-    package = types.ModuleType(_PREPROCESS)
-    package.__path__ = [str(folder / "preprocess") for folder in folders]
-    return package
-
-
-def _metrics(folders: list[Path]) -> types.ModuleType:
+@contextmanager
+def _stand_ins():
     def evaluate_metrics(*args, **kwargs):
         return importlib.import_module(_METRICS).evaluate_metrics(*args, **kwargs)
 
-    module = types.ModuleType(_METRICS)
-    module.evaluate_metrics = evaluate_metrics
-    return module
-
-
-@contextmanager
-def _stand_ins():
     spec = importlib.util.find_spec("fuxictr")
-    if spec is None or not spec.submodule_search_locations:
-        yield  # let the import below say what is missing
-        return
-    folders = [Path(p) for p in spec.submodule_search_locations]
-    makers = {_PREPROCESS: _preprocess, _METRICS: _metrics}
-    placed = {name: make(folders) for name, make in makers.items() if name not in sys.modules}
+    package, metrics = types.ModuleType(_PREPROCESS), types.ModuleType(_METRICS)
+    package.__path__ = [str(Path(folder) / "preprocess") for folder in (spec and spec.submodule_search_locations) or ()]
+    metrics.evaluate_metrics = lambda *args, **kwargs: importlib.import_module(_METRICS).evaluate_metrics(
+        *args, **kwargs
+    )
+    placed = {module.__name__: module for module in (package, metrics) if module.__name__ not in sys.modules}
     sys.modules.update(placed)
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from qin_zoo.errors import printable
@@ -18,34 +18,36 @@ def silent(line: str) -> None:
 def above_bars(echo: Callable[[str], None]) -> Callable[[str], None]:
     """The same for lines that come while progress bars are shown: these are cleared first, and drawn again below."""
 
-    from tqdm import tqdm  # here, as the service runs without it
-
     def say(line: str) -> None:
-        with tqdm.external_write_mode():
+        with _bars_cleared():
             echo(line)
 
     return say
 
 
+def _bars_cleared():
+    if "tqdm" not in sys.modules:  # the service runs without it; then there is no bar
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode()
+
+
 class _AboveBars(logging.StreamHandler):
     def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" not in sys.modules:  # then there is no bar
-            super().emit(record)
-            return
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode():
+        with _bars_cleared():
             super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
-def warnings_on_terminal(least: int = logging.WARNING) -> None:
-    """Shows warnings of this process, and no more of FuxiCTR's log and ours."""
+def warnings_on_terminal(least: int = logging.WARNING) -> logging.Handler:
+    """Shows warnings of this process, and no more of FuxiCTR's log and ours; the handler that does."""
     terminal = _AboveBars()
     terminal.setLevel(least)
     logging.getLogger().addHandler(terminal)
+    return terminal
 
 
 @contextmanager
@@ -54,22 +56,20 @@ def warnings_shown(least: int = logging.WARNING) -> Iterator[None]:
 
     Where it does, warnings below ``least`` are left out of that.
     """
-    root = logging.getLogger()
-    if root.handlers:
-        dropped = range(logging.WARNING, least)
-        leave_out = lambda record: record.levelno not in dropped  # noqa: E731
+    root, dropped = logging.getLogger(), range(logging.WARNING, least)
+
+    def leave_out(record: logging.LogRecord) -> bool:
+        return record.levelno not in dropped
+
+    terminal = None if root.handlers else warnings_on_terminal(least)
+    if terminal is None:
         root.addFilter(leave_out)
-        try:
-            yield
-        finally:
-            root.removeFilter(leave_out)
-        return
-    warnings_on_terminal(least)
-    terminal = root.handlers[-1]
     try:
         yield
     finally:
-        root.removeHandler(terminal)
+        root.removeFilter(leave_out)
+        if terminal is not None:
+            root.removeHandler(terminal)
 
 
 @contextmanager

@@ -64,16 +64,12 @@ def python_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
-        folders[:] = sorted(f for f in folders if depth < _DEPTH and _is_searched(Path(place, f)))
+        folders[:] = sorted(f for f in folders if depth < _DEPTH and f[0] not in "_." and f not in _SKIPPED)
+        folders[:] = [f for f in folders if not Path(place, f, "pyvenv.cfg").exists()]
         found += (Path(place, name) for name in sorted(names) if name.endswith(".py") and name[0] not in "_.")
         if len(found) > _MOST_FILES:
             raise ModelError(f"{folder} holds more than {_MOST_FILES:,} Python files. Give the folder of the models.")
     return found
-
-
-def _is_searched(folder: Path) -> bool:
-    name = folder.name
-    return name[0] not in "_." and name not in _SKIPPED and not (folder / "pyvenv.cfg").exists()
 
 
 # ---- reading a file without running it
@@ -87,9 +83,7 @@ def read_models(file: Path) -> list[ModelClass]:
     decorated, others = [], []
     for name, node in source.classes.items():
         summary = (ast.get_docstring(node) or "").partition("\n")[0]
-        found = _decorator(node)
-        if found is not None:
-            card = _literal_keywords(found)
+        if (card := _card(node)) is not None:
             decorated.append(ModelClass(str(card.pop("name", name)), name, True, summary, card))
         elif node.bases:
             others.append(ModelClass(name, name, _derives(file, name, ()), summary))
@@ -151,20 +145,17 @@ def _looks_like_models(file: Path) -> dict[str, None]:
     return dict.fromkeys([*classes, *decorated])
 
 
-def _decorator(node: ast.ClassDef) -> ast.expr | None:
+def _card(node: ast.ClassDef) -> dict | None:
+    """The literal arguments of a class's decorator; None without one."""
     for decorator in node.decorator_list:
         function = decorator.func if isinstance(decorator, ast.Call) else decorator
         if (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")) == DECORATOR:
-            return decorator
+            literals = {}
+            for keyword in getattr(decorator, "keywords", ()):
+                with contextlib.suppress(ValueError, TypeError):  # computed: known once imported, no need for the list
+                    literals[keyword.arg] = ast.literal_eval(keyword.value)
+            return literals
     return None
-
-
-def _literal_keywords(decorator: ast.expr) -> dict:
-    literals = {}
-    for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
-        with contextlib.suppress(ValueError, TypeError):  # a computed value: known once imported, no need for the list
-            literals[keyword.arg] = ast.literal_eval(keyword.value)
-    return literals
 
 
 def _derives(file: Path, class_name: str, seen: tuple) -> bool | None:
@@ -245,9 +236,9 @@ def import_file(file: Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    outside = [top.parent] if (top / "__init__.py").is_file() else []
+    outside = [str(top.parent)] if (top / "__init__.py").is_file() else []
     try:
-        with _neighbours(dict.fromkeys(map(str, [file.parent, top])), [str(folder) for folder in outside]):
+        with _neighbours(dict.fromkeys([str(file.parent), str(top)]), outside):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -275,12 +266,8 @@ _added: list[str] = []  # to sys.path
 
 @contextlib.contextmanager
 def _neighbours(folders: dict[str, None], outside: list[str]) -> Iterator[None]:
-    """Lets the files of ``folders`` be imported by their bare names, and no file of another plugin's folders.
-
-    Args:
-        folders: of the plugin; what is imported from them is the plugin's own.
-        outside: folders where the plugin's package lies.
-    """
+    """Lets the files of a plugin's ``folders`` be imported by their bare names, and no file of another plugin's; its
+    package lies ``outside``."""
     before = sys.path[:]
     own = tuple(f for f in folders if f not in before or f in _added)
     mine = _brought.setdefault(own, {})

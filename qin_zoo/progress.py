@@ -15,13 +15,9 @@ class Progress(tqdm):
     """A bar that is gone when the step is over, on a terminal; else a line on standard error every half a minute.
 
     Args:
-        iterable: what is gone through; None where :meth:`update` tells.
-        desc: what is done.
-        total: how many there are. Default: the length of ``iterable``.
         name: whose step it is, for lines: several processes may write them.
         shown: whether anything is shown.
-        leave: whether the bar stays when it is full.
-        more: as of ``tqdm``.
+        iterable, desc, total, leave, more: as of ``tqdm``.
     """
 
     def __init__(

@@ -133,10 +133,11 @@ def get_model(name: str, plugins: Iterable[str | Path] = ()) -> type:
         ModelError: no such model (existing ones are listed), or its file fails to import (with the traceback).
     """
     plugins = list(plugins)
-    entry = _classes(plugins).get(name)
-    if entry is None:
-        known = discover(plugins)
-        broken = "".join(f"\nNot read: {problem}" for problem in _broken_files(plugins))
+    classes = _classes(plugins)
+    if (entry := classes.get(name)) is None:
+        known = [known for known, other in classes.items() if other.rank != _NO_MODEL]
+        problems = (why_broken(file) for plugin in plugins for file in _plugin_files(Path(plugin)))
+        broken = "".join(f"\nNot read: {problem}" for problem in problems if problem)
         raise ModelError(
             f"Unknown model '{name}'.{suggest(name, known)} Models: {', '.join(sorted(known))}. "
             f"A file of your own is found with --plugin FILE_OR_FOLDER.{broken}"
@@ -184,8 +185,11 @@ def _all_entries(plugins: Iterable[str | Path]) -> Iterator[ModelEntry]:
     modules = {entry.module for entry in installed}
     yield from installed
     yield from (entry for entry in _registered.values() if entry.module not in modules)
-    for plugin in plugins:
-        yield from _entries_of_plugin(Path(plugin))
+    for plugin in map(Path, plugins):
+        sure, unsure = (1, 3) if plugin.is_dir() else (0, 2)
+        for file in _plugin_files(plugin):
+            if file.resolve().parent != MODEL_ZOO:  # ours are known already
+                yield from _entries_of_file(file, lambda file=file: import_file(file), sure, unsure)
 
 
 def _installed() -> Iterator[ModelEntry]:
@@ -199,15 +203,7 @@ def _installed() -> Iterator[ModelEntry]:
 def _entries_of_file(
     file: Path, import_module: Callable[[], object], sure: int = 5, unsure: int = _NO_MODEL, module: str = ""
 ) -> Iterator[ModelEntry]:
-    """The models of a file.
-
-    Args:
-        file: is read.
-        import_module: imports it.
-        sure: rank of its models.
-        unsure: rank of classes of which reading does not tell whether they are models.
-        module: its name.
-    """
+    """The models of a file of rank ``sure``, and of rank ``unsure`` the classes of which reading does not tell."""
 
     def load(class_name: str, broken: str) -> type:
         if broken:
@@ -241,21 +237,9 @@ def _entries_of_entry_point(point: importlib.metadata.EntryPoint) -> Iterator[Mo
     yield from _entries_of_file(file, point.load, module=point.module)
 
 
-def _entries_of_plugin(plugin: Path) -> Iterator[ModelEntry]:
-    for file in _plugin_files(plugin):
-        if file.resolve().parent != MODEL_ZOO:  # ours are known already
-            sure, unsure = (1, 3) if plugin.is_dir() else (0, 2)
-            yield from _entries_of_file(file, lambda file=file: import_file(file), sure, unsure)
-
-
 def _plugin_files(plugin: Path) -> list[Path]:
     if plugin.is_dir():
         return python_files(plugin)
     if not plugin.is_file() or plugin.suffix != ".py":
         raise ModelError(f"No plugin at {plugin}: expected a Python file, or a folder of them.")
     return [plugin]
-
-
-def _broken_files(plugins: Iterable[str | Path]) -> list[str]:
-    problems = (why_broken(file) for plugin in plugins for file in _plugin_files(Path(plugin)))
-    return [problem for problem in problems if problem]

@@ -12,7 +12,7 @@ from qin_zoo.errors import DataError
 from qin_zoo.experiment.continued import prepare_continuation
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.predict import draw_split, predict_rows
-from qin_zoo.experiment.prepare import Prepared, build_model
+from qin_zoo.experiment.prepare import build_model
 from qin_zoo.experiment.report import markdown_table
 from qin_zoo.experiment.run import run_experiment
 from qin_zoo.files import replace_text
@@ -72,7 +72,6 @@ def update_run(
             chance may make of rows that are few.
         results_folder, argv, resume, overwrite: see :func:`~qin_zoo.experiment.run.run_experiment`.
         name, gpu, overrides, plugins: see :func:`~qin_zoo.experiment.continued.prepare_continuation`.
-        echo: receives what a person wants to see.
 
     Raises:
         DataError: no split but the training rows has labels.
@@ -83,7 +82,11 @@ def update_run(
     split = next((s for s in ("test", "valid") if dataset.has(s) and dataset.has_labels(s)), None)
     if split is None:
         raise DataError(f"{data}: expected labels in the test or valid rows, to tell whether the model got worse.")
-    before, drawn_before = _as_it_was(prepared, dataset, split)
+    model = build_model(prepared, dataset)  # the run before, its tables grown but nothing learnt
+    warm_start(model, str(Path(prepared.params["continues"]).with_suffix(".model")))
+    y_pred, before = predict_rows(model.eval(), dataset, split)
+    drawn_before = Draws.from_dict(draw_split(dataset, split, y_pred, prepared.params["metrics"]))
+    del model
     new = run_experiment(prepared, results_folder, argv=argv, echo=echo, resume=resume, overwrite=overwrite)
     files = RunFiles(Path(new["files"]["record"]).parent, new["expid"])
     differences = _differences(new[split], before, Draws.from_dict(new["draws"]), drawn_before)
@@ -95,43 +98,27 @@ def update_run(
     passed = worse <= allowed  # NaN does not pass
     report = files.record.with_suffix(".update.md")
     update = Update(new, files, split, before, new[split], differences, metric, passed, report)
-    replace_text(report, _page(update, Path(record), allowed))
-    for line in _lines(update):
-        echo(line)
+    rows = [
+        [name, f"{before[name]:.6f}", f"{new[split][name]:.6f}", _signed(change)]
+        for name, change in differences.items()
+    ]
+    verdict = f"{metric}: {'not worse' if passed else 'WORSE'} than before"
+    replace_text(report, _page(update, Path(record), allowed, verdict, rows))
+    for name, old, now, change in rows:
+        echo(f"{split} {name}: {old} before, {now} after, {change}")
+    echo(f"{verdict}; {report}")
     return update
-
-
-def _as_it_was(prepared: Prepared, dataset, split: str) -> tuple[dict[str, float], Draws]:
-    """Metrics of the run before on the new rows, its tables grown but nothing learnt."""
-    model = build_model(prepared, dataset)
-    warm_start(model, str(Path(prepared.params["continues"]).with_suffix(".model")))
-    y_pred, metrics = predict_rows(model.eval(), dataset, split)
-    return metrics, Draws.from_dict(draw_split(dataset, split, y_pred, prepared.params["metrics"]))
 
 
 def _differences(
     after: Mapping[str, float], before: Mapping[str, float], drawn_after: Draws, drawn_before: Draws
 ) -> dict[str, Estimate]:
-    paired = drawn_after.drawn == drawn_before.drawn
+    paired = drawn_after.values.keys() & drawn_before.values if drawn_after.drawn == drawn_before.drawn else ()
     found = {}
-    for name in after.keys() & before.keys():
-        draws = None
-        if paired and name in drawn_after.values and name in drawn_before.values:
-            draws = drawn_after.values[name].astype(float) - drawn_before.values[name]
+    for name in (name for name in after if name in before):
+        draws = drawn_after.values[name].astype(float) - drawn_before.values[name] if name in paired else None
         found[name] = estimate([after[name] - before[name]], draws, drawn_after.groups)
-    return {name: found[name] for name in after if name in found}
-
-
-def _lines(update: Update) -> list[str]:
-    lines = [
-        f"{update.split} {name}: {update.before[name]:.6f} before, {update.after[name]:.6f} after, {_signed(change)}"
-        for name, change in update.differences.items()
-    ]
-    return [*lines, f"{_verdict(update)}; {update.report}"]
-
-
-def _verdict(update: Update) -> str:
-    return f"{update.metric}: {'not worse' if update.passed else 'WORSE'} than before"
+    return found
 
 
 def _signed(difference: Estimate) -> str:
@@ -139,11 +126,7 @@ def _signed(difference: Estimate) -> str:
     return f"{difference.mean:+.4f}{half}"
 
 
-def _page(update: Update, record: Path, allowed: float) -> str:
-    rows = [
-        [name, f"{update.before[name]:.6f}", f"{update.after[name]:.6f}", _signed(difference)]
-        for name, difference in update.differences.items()
-    ]
+def _page(update: Update, record: Path, allowed: float, verdict: str, rows: list[list[str]]) -> str:
     period = update.record["period"]
     about = (
         f"{update.record['expid']} continues {record.name}: {period['rows']:,} new rows and {period['replayed']:,} "
@@ -152,5 +135,5 @@ def _page(update: Update, record: Path, allowed: float) -> str:
     )
     rule = f"May get worse by {allowed:.4g} in {update.metric}. "
     interval = "±: half of the 95 % interval over users, drawn again for both alike."
-    parts = [f"# {_verdict(update)}", about, markdown_table(["metric", "before", "after", "difference"], rows)]
+    parts = [f"# {verdict}", about, markdown_table(["metric", "before", "after", "difference"], rows)]
     return "\n\n".join([*parts, rule + interval]) + "\n"

@@ -670,9 +670,9 @@ FAULTS = [
         "history: the oldest items of a request are used",
     ),
     Fault(
-        "serving/items.py",
-        "if found > (most := self._limits[what]):",
-        "if found > 2 * (most := self._limits[what]):",
+        "serving/values.py",
+        "if found > most:",
+        "if found > 2 * most:",
         "serving/test_scorer.py",
         "limits: twice as many items as allowed",
     ),
@@ -769,8 +769,8 @@ FAULTS = [
     ),
     Fault(
         "serving/raw_values.py",
-        ' - raw["shift"]) / raw["scale"]',
-        ' - raw["shift"])',
+        ' - self._raw.get("shift", 0.0)) / self._raw.get("scale", 1.0)',
+        ' - self._raw.get("shift", 0.0))',
         "export/test_export_fields.py",
         "scale: a request's numbers are not scaled as those of the training rows",
     ),

@@ -27,15 +27,15 @@ class Contender:
 
     Attributes:
         task: ``load``, ``train``, ``score``, or ``product`` for matrix products alone.
-        plain: the plain reference instead of this package's way; always float32.
-        rival: the model that the plugins have of this name, as it is.
+        name: as results call it: ``qin-zoo``; ``plain``, the reference, always float32; ``rival``, the model that the
+            plugins have of this name, as it is; or ``matrix product``.
         drawn: one random batch, again and again, instead of those of the data's files.
         expid, config, data, overrides, plugins, gpu: of the experiment, as in ``prepare``.
         batches: batches in each measurement.
     """
 
     task: str
-    plain: bool = False
+    name: str = "qin-zoo"
     expid: str = ""
     config: Path | None = None
     data: Path | None = None
@@ -43,19 +43,11 @@ class Contender:
     plugins: tuple[Path, ...] = ()
     gpu: int = -1
     batches: int = 1
-    rival: bool = False
     drawn: bool = False
-
-    @property
-    def name(self) -> str:
-        """As results call it: ``qin-zoo``, ``plain``, ``rival`` or ``matrix product``."""
-        if self.task == "product":
-            return "matrix product"
-        return "rival" if self.rival else "plain" if self.plain else "qin-zoo"
 
     def prepare(self) -> Prepared:
         """The experiment, checked; ConfigError where it cannot be measured in this way."""
-        overrides = (*self.overrides, *(("precision=fp32", "compile=false") if self.plain else ()))
+        overrides = (*self.overrides, *(("precision=fp32", "compile=false") if self.name == "plain" else ()))
         prepared = prepare(
             self.expid, self.config, gpu=self.gpu, data=self.data, overrides=overrides, plugins=self.plugins
         )
@@ -65,15 +57,14 @@ class Contender:
 
     def start(self) -> tuple[Callable[[], int], dict]:
         """Gets ready; returns a function that runs one measurement and gives its rows, and facts about it."""
-        if self.task == "product":
-            return _products(self)
-        return _loading(self) if self.task == "load" else _computing(self)
+        return {"product": _products, "load": _loading}.get(self.task, _computing)(self)
 
 
 def product_contender(contender: Contender) -> Contender:
     """Matrix products in the precision, and on the device, of a contender."""
     precision = contender.prepare().params.get("precision", "fp32")
-    return replace(contender, task="product", overrides=(f"precision={precision}",), batches=2)
+    product = {"task": "product", "name": "matrix product", "batches": 2}
+    return replace(contender, overrides=(f"precision={precision}",), **product)
 
 
 def _products(contender: Contender):
@@ -97,13 +88,9 @@ def _products(contender: Contender):
 def _loading(contender: Contender):
     prepared = contender.prepare()
     dataset = prepared.open_dataset()
-    if contender.plain:
-        loader = PlainLoader(dataset.feature_map, prepared.params)
-    else:
-        loader = dataset.loader("train")
-    batches = _endless(loader)
-    first = next(batches)
-    rows = len(first[2]) if isinstance(first, tuple) else len(first)
+    loader = PlainLoader(dataset.feature_map, prepared.params) if contender.name == "plain" else dataset.loader("train")
+    batches, rows = _endless(loader), loader.batch_size
+    next(batches)
 
     def measure() -> int:
         return sum(rows for _ in itertools.islice(batches, contender.batches))
@@ -117,13 +104,13 @@ def _computing(contender: Contender):
     prepared = contender.prepare()
     dataset = None if contender.drawn else prepared.open_dataset()
     model = build_model(prepared, dataset)
-    if contender.plain:
+    if contender.name == "plain":
         make_plain(model)
     if contender.drawn:
         sizes = (prepared.params["batch_size"], prepared.params["max_len"], DISTINCT)
         batch = random_batch(model.feature_map, *sizes, model.device)
         batches = itertools.repeat(batch if contender.name == "qin-zoo" else batch.triple())
-    elif contender.plain:
+    elif contender.name == "plain":
         batches = _endless(PlainLoader(dataset.feature_map, prepared.params))
     else:
         batches = _endless(feed(dataset.loader("train"), model.device))
@@ -158,12 +145,7 @@ def training_step(model, prepared: Prepared) -> Callable[[object], int]:
 def scoring_step(model) -> Callable[[object], int]:
     """Scores a batch; gives its rows."""
     model.eval()
-
-    def step(batch) -> int:
-        with torch.no_grad():
-            return len(model.forward(batch)["y_pred"])
-
-    return step
+    return torch.no_grad()(lambda batch: len(model.forward(batch)["y_pred"]))
 
 
 def _endless(loader) -> Iterator:
@@ -173,11 +155,10 @@ def _endless(loader) -> Iterator:
             f"batch_size is {loader.batch_size:,}, but the training split has only {loader.num_samples:,} rows, and "
             "bench measures full batches. Give --set batch_size=…, or more --rows."
         )
-    while True:
-        for batch in loader:
-            rows = len(batch[2]) if isinstance(batch, tuple) else len(batch)
-            if rows == loader.batch_size:
-                yield batch
+    for batch in itertools.chain.from_iterable(itertools.repeat(loader)):
+        rows = len(batch[2]) if isinstance(batch, tuple) else len(batch)
+        if rows == loader.batch_size:
+            yield batch
 
 
 def wait(device: torch.device) -> None:

@@ -6,6 +6,7 @@ does not end in its time is extrapolated from the steps that were taken.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +24,7 @@ from qin_zoo.batch import ItemBatch
 from qin_zoo.bench.contenders import Contender, training_step, wait
 from qin_zoo.bench.race import peak_bytes
 from qin_zoo.bench.synthetic import random_batch
-from qin_zoo.data.feed import DeviceResident, Feed, feed, map_rows
+from qin_zoo.data.feed import DeviceResident, feed, map_rows
 from qin_zoo.experiment.prepare import Prepared, build_model, prepare
 from qin_zoo.models.precision import PRECISIONS
 from qin_zoo.processes.worker import Worker, failure
@@ -107,9 +107,7 @@ def check_gpu(
         gpu: index of the GPU; -1 for the CPU, to see that all of it runs.
         rows: of the training split.
         seconds: for everything; what an experiment leaves is for the next ones.
-        expids: experiments of datasets with an item table.
-        overrides: as in ``prepare``.
-        progress: told what happens now.
+        expids, overrides: experiments of datasets with an item table, as in ``prepare``.
 
     Returns:
         a line for each setting, see :func:`measure`; with ``failure``, the reason, where it has no result.
@@ -181,7 +179,7 @@ def measure(
     params, device = prepared.params, model.device
     loader = RandomRows(model.feature_map, rows, params["batch_size"], params["max_len"])
     source, step = feed(loader, device), training_step(model, prepared)
-    batches = _epochs(source)
+    batches = itertools.chain.from_iterable(itertools.repeat(source))
     begin = time.perf_counter()
     counter = FlopCounterMode(display=False)
     with nullcontext() if setting.compiled else counter:  # under a counter nothing would be compiled
@@ -199,6 +197,10 @@ def measure(
     wait(device)
     spent = time.perf_counter() - begin
     rate, flops = done / spent, flops or counter.get_total_flops()
+    peak, in_precision = peak_bytes(), (f"precision={setting.precision}",)
+    if gpu >= 0:
+        peak = torch.cuda.max_memory_allocated(gpu)
+    product, facts = Contender("product", gpu=gpu, overrides=in_precision, batches=20 if gpu >= 0 else 1).start()
     found = {
         "rows_per_second": rate,
         "step_seconds": spent / taken,
@@ -206,19 +208,14 @@ def measure(
         "epoch_seconds": rows / rate,
         "first_seconds": first,
         "resident": isinstance(source, DeviceResident),
-        "peak_bytes": peak_bytes() if gpu < 0 else torch.cuda.max_memory_allocated(gpu),
+        "peak_bytes": peak,
         "flops": flops,
-        "product_rate": _product_rate(gpu, setting.precision),
+        "product_rate": _rate(product) * facts["flops"],
         "memory_rate": _memory_rate(device),
     }
     found["product_share"] = flops / found["product_rate"] / found["step_seconds"]
     found |= profile(lambda: step(batch), device)
     return found | differences(model, setting, overrides, loader.batch(np.arange(min(_COMPARED, rows))))
-
-
-def _epochs(source: Feed) -> Iterator[ItemBatch]:
-    while True:
-        yield from source
 
 
 def profile(step: Callable[[], object], device: torch.device) -> dict[str, Any]:
@@ -276,21 +273,11 @@ def differences(model, setting: Setting, overrides: tuple[str, ...], batch: Item
         found.append((out["logits"].detach().cpu(), gradients))
     (logits, gradients), (want, right) = found
     apart = [gradients.get(name, torch.zeros_like(g)) - g for name, g in right.items()]
+    apart, whole = (torch.stack([t.double().norm() for t in part]).norm() for part in (apart, right.values()))
     return {
         "logits": float((logits - want).abs().max() / want.abs().max().clamp(min=1)),
-        "gradients": float(_norm(apart) / _norm(list(right.values()))),
+        "gradients": float(apart / whole),
     }
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.stack([t.double().norm() for t in tensors]).norm()
-
-
-def _product_rate(gpu: int, precision: str) -> float:
-    """Operations a second of matrix products alone."""
-    overrides = (f"precision={precision}",)
-    run, facts = Contender("product", gpu=gpu, overrides=overrides, batches=20 if gpu >= 0 else 1).start()
-    return _rate(run) * facts["flops"]
 
 
 def _memory_rate(device: torch.device) -> float:

@@ -24,12 +24,7 @@ AXES = {
     "items": (20_000, 50_000, 91_717, 200_000, 500_000),
     "embedding_dim": (16, 32, 64, 128),
 }
-_LABELS = {
-    "batch_size": "rows in a batch",
-    "max_len": "items in a history",
-    "items": "items in the catalogue",
-    "embedding_dim": "embedding_dim",
-}
+_LABELS = {"batch_size": "rows in a batch", "max_len": "items in a history", "items": "items in the catalogue"}
 
 
 @dataclass(frozen=True)
@@ -93,15 +88,12 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
     batch = random_batch(feature_map, params["batch_size"], params["max_len"], DISTINCT, model.device)
     seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": []}
 
-    def timed(part: str, function: Callable[[], None]) -> None:
+    def timed(part: str, function: Callable[[], object]) -> None:
         wait(model.device)
         begin = time.perf_counter()
         function()
         wait(model.device)
         seconds[part].append(time.perf_counter() - begin)
-
-    def gradient() -> None:
-        model.add_loss(model.forward(batch), model.get_labels(batch)).backward()
 
     def update() -> None:
         penalty = model.regularization_loss()
@@ -109,28 +101,19 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
             penalty.backward()
         model._update()
 
-    @torch.no_grad()
-    def score() -> None:
-        model.forward(batch)
-
     for _ in range(repeats + 1):
         model.train()
-        timed("gradient", gradient)
+        timed("gradient", lambda: model.add_loss(model.forward(batch), model.get_labels(batch)).backward())
         timed("update", update)
         model.eval()
-        timed("score", score)
+        with torch.no_grad():
+            timed("score", lambda: model.forward(batch))
     medians = {part: statistics.median(values[1:]) for part, values in seconds.items()}  # the first is slower
     return Point(axis, value, len(batch), **medians)
 
 
 def draw_growth(points: list[Point], path: Path, title: str) -> None:
-    """Draws seconds of a step against each axis, and throughput against batch size and history length.
-
-    Args:
-        points: what :func:`grow` measured.
-        path: PNG file to write.
-        title: headline.
-    """
+    """Draws seconds of a step and throughput against each axis, to a PNG file."""
     from matplotlib.ticker import NullFormatter
 
     axes = list(dict.fromkeys(p.axis for p in points))
@@ -138,25 +121,16 @@ def draw_growth(points: list[Point], path: Path, title: str) -> None:
         for (top, below), axis in zip(figure.subplots(2, len(axes), squeeze=False).T, axes):
             mine = [p for p in points if p.axis == axis]
             values = [p.value for p in mine]
-            for ax, label, series in (
-                (
-                    top,
-                    "seconds a step",
-                    {
-                        "forward and backward": [p.gradient for p in mine],
-                        "penalty, clipping, optimiser": [p.update for p in mine],
-                        "scoring": [p.score for p in mine],
-                    },
-                ),
-                (
-                    below,
-                    "rows a second",
-                    {"training": [p.rows / p.step for p in mine], "scoring": [p.rows / p.score for p in mine]},
-                ),
-            ):
+            seconds = {
+                "forward and backward": [p.gradient for p in mine],
+                "penalty, clipping, optimiser": [p.update for p in mine],
+                "scoring": [p.score for p in mine],
+            }
+            rates = {"training": [p.rows / p.step for p in mine], "scoring": [p.rows / p.score for p in mine]}
+            for ax, label, series in ((top, "seconds a step", seconds), (below, "rows a second", rates)):
                 for name, numbers in series.items():
                     ax.plot(values, numbers, marker="o", label=name)
-                ax.set(xscale="log", yscale="log", xlabel=_LABELS[axis])
+                ax.set(xscale="log", yscale="log", xlabel=_LABELS.get(axis, axis))
                 ax.set_xticks(values, [f"{v:,}" for v in values])
                 ax.xaxis.set_minor_formatter(NullFormatter())
                 if axis == axes[0]:

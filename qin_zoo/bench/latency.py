@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qin_zoo.batch import ItemBatch
 from qin_zoo.bench.plain import make_plain
 from qin_zoo.bench.synthetic import random_batch
 from qin_zoo.data.dataset import has_item_table
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import build_model, prepare
-from qin_zoo.export.manifest import describe
+from qin_zoo.export.export import request_rows
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.request import RequestModel
 from qin_zoo.feature_types import type_of
@@ -72,14 +71,11 @@ def measure_latency(
     Args:
         expid: experiment on a dataset with an item table. Its data are read only for sizes that the configuration
             leaves to them.
-        candidates: numbers of candidates.
-        threads: numbers of threads.
+        candidates, threads: numbers of them.
         requests: requests to the exported model, of each kind.
         plain: also time the plain eager model; its rows are made ready before.
         plain_seconds: no more requests of a kind to the plain model after so long, but five at least.
-        overrides: of parameters, ``key=value``.
-        plugins: files with further models.
-        progress: told what is being measured.
+        overrides, plugins: as in ``prepare``.
 
     Raises:
         ConfigError: the dataset has no item table.
@@ -96,7 +92,7 @@ def measure_latency(
                 for rows in candidates:
                     progress(f"{rows} candidates, {count} threads")
                     kinds = [random_request(scorer, rows, max_len, seed) for seed in range(_KINDS)]
-                    measured += _measure(scorer, reference, items, kinds, count, requests, plain_seconds)
+                    measured += _measure(scorer, reference, items, max_len, kinds, count, requests, plain_seconds)
         finally:
             torch.set_num_threads(before)
     return measured
@@ -125,8 +121,8 @@ def export_untrained(
     max_len = prepared.params.get("max_len", 100)
     items = random_batch(model.feature_map, 1, max_len).items
     request = RequestModel(model, items)
-    manifest = {"name": expid, "task": "latency", "dataset_id": "random", **describe(request, items, max_len)}
-    graph, manifest["chunk"] = to_onnx(request, *request.tracing(items), max_len)
+    manifest = {"name": expid, "task": "latency", "dataset_id": "random", **request.describe(items, max_len)}
+    graph, manifest["chunk"] = to_onnx(request, *request.tracing(manifest["inputs"]), max_len)
     path.write_bytes(seal(graph, manifest)[0])
     return model, items, max_len
 
@@ -145,50 +141,36 @@ def random_request(scorer: Scorer, rows: int, max_len: int, seed: int) -> dict:
     }
 
 
-def _measure(scorer, reference, items, kinds, threads, requests, plain_seconds) -> list[Latency]:
-    rows = len(kinds[0]["candidates"])
-    fast = [_seconds(lambda n=n: scorer.score(**kinds[n % _KINDS])) for n in range(_WARM + requests)][_WARM:]
-    measured = [Latency("exported", threads, rows, len(fast), *np.percentile(fast, [50, 95, 99]).tolist())]
+def _measure(scorer, reference, items, max_len, kinds, threads, requests, plain_seconds) -> list[Latency]:
+    rows, fast, slow, difference = len(kinds[0]["candidates"]), [], [], 0.0
+    for n in range(_WARM + requests):
+        start = time.perf_counter()
+        scorer.score(**kinds[n % _KINDS])
+        fast.append(time.perf_counter() - start)
+    measured = [Latency("exported", threads, rows, requests, *_percentiles(fast[_WARM:]))]
     if reference is None:
         return measured
-    slow, difference, begin = [], 0.0, time.perf_counter()
+    begin = time.perf_counter()
     for n in range(1 + requests):
         kind = kinds[n % _KINDS]
-        batch = _rows(kind, items)
-        scores: list = []
+        batch = request_rows(items, **kind, max_len=max_len).triple()
+        start = time.perf_counter()
         with torch.no_grad():
-            slow.append(_seconds(lambda batch=batch, scores=scores: scores.append(reference(batch)["y_pred"])))
+            scores = reference(batch)["y_pred"]
+        slow.append(time.perf_counter() - start)
         if n < _KINDS:
-            difference = max(difference, float(np.abs(scores[0].view(-1).numpy() - scorer.score(**kind)).max()))
+            difference = max(difference, float(np.abs(scores.view(-1).numpy() - scorer.score(**kind)).max()))
         if n >= _LEAST and time.perf_counter() - begin > plain_seconds:
             break
-    percentiles = np.percentile(slow[1:], [50, 95, 99]).tolist()
-    return [*measured, Latency("plain", threads, rows, len(slow) - 1, *percentiles, difference)]
+    return [*measured, Latency("plain", threads, rows, len(slow) - 1, *_percentiles(slow[1:]), difference)]
 
 
-def _rows(kind: dict, items: dict) -> tuple:
-    """The request as the public batch, one row for each candidate."""
-    candidates = torch.from_numpy(kind["candidates"])
-    lists = kind["history"] if isinstance(kind["history"], dict) else {ITEMS: kind["history"]}
-    lists = {name: torch.from_numpy(values).expand(len(candidates), -1) for name, values in lists.items()}
-    columns = {name: torch.from_numpy(values) for name, values in kind["context"].items()}
-    return ItemBatch(columns, lists.pop(ITEMS), candidates, items, lists).triple()
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def _percentiles(seconds: list[float]) -> list[float]:
+    return np.percentile(seconds, [50, 95, 99]).tolist()
 
 
 def draw_latency(measured: list[Latency], path: Path, title: str) -> None:
-    """Draws p50 against candidates, up to p99 shaded, one panel for each number of threads.
-
-    Args:
-        measured: what :func:`measure_latency` found.
-        path: PNG file to write.
-        title: headline.
-    """
+    """Draws p50 against candidates, up to p99 shaded, one panel for each number of threads, to a PNG file."""
     threads = list(dict.fromkeys(m.threads for m in measured))
     with picture(path, 4.6 * len(threads), 4, title) as figure:
         axes = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]

@@ -23,6 +23,8 @@ from qin_zoo.layers.cross_attention import CrossAttention
 from qin_zoo.models import ZooModel
 from qin_zoo.models.loss import name_in_fuxictr
 
+_ROWS = 100_000  # that the loader keeps
+
 
 class PlainASTA(ASTA):
     """Projects every position of the history."""
@@ -116,13 +118,10 @@ def make_plain(model: ZooModel) -> ZooModel:
 class PlainLoader:
     """Reads batches as the public challenge loader does: data frames, and a look-up for each item of each history.
 
-    Args:
-        feature_map: FuxiCTR's feature map of a dataset with an item table.
-        params: the experiment's parameters.
-        rows: how many training rows to keep in memory, the first.
+    The first 100,000 training rows are kept in memory.
     """
 
-    def __init__(self, feature_map, params: Mapping, rows: int = 100_000):
+    def __init__(self, feature_map, params: Mapping):
         import polars as pl
 
         path = Path(params["train_data"])
@@ -140,15 +139,12 @@ class PlainLoader:
                 f"{path}: no column '{missing[0]}'. The plain loader reads histories that stand in the rows "
                 "(item_id, item_seq), as in MicroLens_1M_x1."
             )
-        self.rows = pl.scan_parquet(path).select(columns).head(rows).collect().to_pandas()
+        self.rows = pl.scan_parquet(path).select(columns).head(_ROWS).collect().to_pandas()
         self.num_samples = len(self.rows)
         items = item_info_of(params, path)
         self.items = pl.read_parquet(items, columns=list(item_specs(specs))).to_pandas()
-        self.labels, self.max_len, self.batch_size = (
-            feature_map.labels,
-            params.get("max_len", 100),
-            params["batch_size"],
-        )
+        self.labels, self.max_len = feature_map.labels, params.get("max_len", 100)
+        self.batch_size = params["batch_size"]
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]]:
         return iter(DataLoader(_Rows(self.rows), self.batch_size, shuffle=True, collate_fn=self._collate))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
+import torch
+
 from qin_zoo.bench.contenders import Contender
 from qin_zoo.processes.worker import Worker, failure
 from qin_zoo.threads import share
@@ -50,10 +52,6 @@ def race(contenders: list[Contender], rounds: int, progress: Callable[[str], Non
     Args:
         contenders: what to measure, each in a process of its own, so that memory and its reuse are its own.
         rounds: measurements of each, after one that does not count.
-        progress: told what happens now.
-
-    Returns:
-        what each did, those that failed with the reason.
     """
     results = [Result(contender.name) for contender in contenders]
     workers = [Worker(contender.gpu, share(1), compete) for contender in contenders]
@@ -91,13 +89,7 @@ def race(contenders: list[Contender], rounds: int, progress: Callable[[str], Non
 
 
 def compete(job: tuple[Contender, float], gpu: int, connection: Connection) -> tuple[str, object]:
-    """What the process of a contender does: gets ready, then measures whenever it is told to.
-
-    Args:
-        job: the contender, and when its process was started, in seconds since the epoch.
-        gpu: index of its GPU, -1 for the CPU.
-        connection: to who measures.
-    """
+    """What a contender's process does, which was started at that second since 1970: it measures when it is told to."""
     contender, started = job
     try:
         measure, facts = contender.start()
@@ -108,7 +100,7 @@ def compete(job: tuple[Contender, float], gpu: int, connection: Connection) -> t
             begin = time.perf_counter()
             amount = measure()
             connection.send(("rate", amount / (time.perf_counter() - begin)))
-        return "memory", (peak_bytes(), _gpu_bytes(gpu))
+        return "memory", (peak_bytes(), 0 if gpu < 0 else torch.cuda.max_memory_allocated(gpu))
     except (EOFError, BrokenPipeError):
         os._exit(1)  # nobody waits for a result any more
     except Exception as error:  # its process has no other way to say so
@@ -123,11 +115,3 @@ def peak_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _gpu_bytes(gpu: int) -> int:
-    if gpu < 0:
-        return 0
-    import torch
-
-    return torch.cuda.max_memory_allocated(gpu)

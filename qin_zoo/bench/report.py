@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qin_zoo.bench.race import Result
+from qin_zoo.experiment.report import markdown_table
 from qin_zoo.files import replace_text
 
 
@@ -17,6 +18,8 @@ def summarise(results: list[Result]) -> dict:
     measured in the same race, by the time of the step.
     """
     by_name = {result.name: result for result in results if not result.failure}
+    fast, product = by_name.get("qin-zoo"), by_name.pop("matrix product", None)
+    plain = by_name.get("rival", by_name.get("plain"))
     summary: dict = {
         name: {
             "rows_per_second": result.median,
@@ -27,12 +30,9 @@ def summarise(results: list[Result]) -> dict:
             **result.facts,
         }
         for name, result in by_name.items()
-        if name != "matrix product"
     }
     if failed := {result.name: result.failure for result in results if result.failure}:
         summary["failed"] = failed
-    fast, plain, product = (by_name.get(name) for name in ("qin-zoo", "plain", "matrix product"))
-    plain = by_name.get("rival", plain)
     if fast and plain:
         summary["ratio"] = fast.median / plain.median
     if fast and "train_rows" in fast.facts:
@@ -46,10 +46,6 @@ def summarise(results: list[Result]) -> dict:
     return summary
 
 
-_GPU_HEADINGS = (
-    "experiment", "precision", "rows/s", "epoch", "step", "memory", "of the products' rate",
-    "products, others, idle", "logits", "gradients", "bound by",
-)  # fmt: skip
 _BOUND = {
     "products": "matrix products",
     "others": "memory: gathers and elementwise passes",
@@ -73,32 +69,30 @@ def write_gpu_table(lines: list[dict[str, Any]], facts: dict[str, Any], limits: 
         if of_it := [line for line in done if line["precision"] == precision]:
             rates = [f"{max(line[key] for line in of_it) / 1e12:,.2f}" for key in ("product_rate", "memory_rate")]
             text.append(f"{precision}: matrix products {rates[0]} TFLOP/s; a copy {rates[1]} TB/s, read and written.")
-    text += ["", f"| {' | '.join(_GPU_HEADINGS)} |", "| --- | --- |" + " ---: |" * (len(_GPU_HEADINGS) - 3) + " --- |"]
-    text += [f"| {' | '.join(_gpu_cells(line, limits))} |" for line in done]
-    text += ["", *(f"- {_gpu_name(line)}: no result. {line['failure']}" for line in lines if "failure" in line)]
+    rows = [_gpu_row(line, limits) for line in done]
+    text += ["", *([markdown_table([*rows[0]], [[*row.values()] for row in rows])] if rows else []), ""]
+    for line in (line for line in lines if "failure" in line):
+        name = f"{line['expid']}, {line['precision']}{', compiled' if line['compiled'] else ''}"
+        text.append(f"- {name}: no result. {line['failure']}")
     contents = {".md": "\n".join(text).strip(), ".json": json.dumps(facts | {"lines": lines}, indent=2)}
     for suffix, content in contents.items():
         replace_text(path.with_name(path.name + suffix), content + "\n")
 
 
-def _gpu_name(line: dict[str, Any]) -> str:
-    return f"{line['expid']}, {line['precision']}{', compiled' if line['compiled'] else ''}"
-
-
-def _gpu_cells(line: dict[str, Any], limits: dict[str, float]) -> list[str]:
+def _gpu_row(line: dict[str, Any], limits: dict[str, float]) -> dict[str, str]:
     whole = line["steps"] * line["step_seconds"] >= 0.99 * line["epoch_seconds"]
     compiled = f", compiled in {line['first_seconds']:.0f} s" if line["compiled"] else ""
     far = line["logits"] > limits[line["precision"]]
-    return [
-        line["expid"],
-        line["precision"] + compiled,
-        f"{line['rows_per_second']:,.0f}",
-        f"{line['epoch_seconds']:.2f} s" + ("" if whole else f" (from {line['steps']:,} steps)"),
-        f"{1000 * line['step_seconds']:.2f} ms",
-        f"{line['peak_bytes'] / 2**30:.2f} GiB" + (", rows resident" if line["resident"] else ""),
-        f"{line['product_share']:.0%}",
-        ", ".join(f"{line[key]:.0%}" for key in _BOUND),
-        f"{line['logits']:.1e}" + (" **too far**" if far else ""),
-        f"{line['gradients']:.1e}",
-        _BOUND[max(_BOUND, key=line.__getitem__)],
-    ]
+    return {
+        "experiment": line["expid"],
+        "precision": line["precision"] + compiled,
+        "rows/s": f"{line['rows_per_second']:,.0f}",
+        "epoch": f"{line['epoch_seconds']:.2f} s" + ("" if whole else f" (from {line['steps']:,} steps)"),
+        "step": f"{1000 * line['step_seconds']:.2f} ms",
+        "memory": f"{line['peak_bytes'] / 2**30:.2f} GiB" + (", rows resident" if line["resident"] else ""),
+        "of the products' rate": f"{line['product_share']:.0%}",
+        "products, others, idle": ", ".join(f"{line[key]:.0%}" for key in _BOUND),
+        "logits": f"{line['logits']:.1e}" + (" **too far**" if far else ""),
+        "gradients": f"{line['gradients']:.1e}",
+        "bound by": _BOUND[max(_BOUND, key=line.__getitem__)],
+    }

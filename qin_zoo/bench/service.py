@@ -75,14 +75,10 @@ def measure_service(
     """Loads the service and its peers with the same random requests, in turn, histories of full length.
 
     Args:
-        expid: experiment on a dataset with an item table, with untrained weights; as for ``bench latency``.
-        candidates: numbers of candidates.
-        connections: numbers of clients that ask without a pause.
-        workers: numbers of processes of each service.
+        expid, overrides: an experiment on a dataset with an item table; its weights are untrained.
+        candidates, connections, workers: numbers of them; the clients of connections ask without a pause.
         seconds: that each load lasts.
         rounds: in which all of them take turns.
-        overrides: of parameters, ``key=value``.
-        progress: told what is being measured.
 
     Raises:
         QinZooError: wrk or uvicorn is not installed, or a service does not answer.
@@ -98,8 +94,7 @@ def measure_service(
         del scorer
         for count in workers:
             with ExitStack() as stack:
-                running = {OURS: stack.enter_context(_ours(path, count))}
-                running |= {name: stack.enter_context(_peer(path, peer, count)) for name, peer in PEERS.items()}
+                running = {name: stack.enter_context(_started(name, path, count)) for name in (OURS, *PEERS)}
                 for rows in candidates:
                     for clients in connections:
                         progress(f"{count} workers, {rows} candidates, {clients} connections")
@@ -107,15 +102,10 @@ def measure_service(
                         for _ in range(rounds):
                             for name, (process, port) in running.items():
                                 found[name].append(_load(process, port, scripts[rows], clients, seconds))
-                        measured += [
-                            Load(name, count, rows, clients, *(_median(column) for column in zip(*several)))
-                            for name, several in found.items()
-                        ]
+                        for name, several in found.items():
+                            medians = [None if None in values else median(values) for values in zip(*several)]
+                            measured.append(Load(name, count, rows, clients, *medians))
     return measured
-
-
-def _median(values: tuple) -> float | None:
-    return None if None in values else median(values)
 
 
 def _script(scorer: Scorer, rows: int, max_len: int, path: Path) -> Path:
@@ -129,37 +119,30 @@ def _script(scorer: Scorer, rows: int, max_len: int, path: Path) -> Path:
     return path
 
 
-def _ours(path: Path, workers: int):
-    port = _free_port()
-    command = ["qin_zoo", "serve", str(path), "--port", str(port), "--workers", str(workers)]
-    return _started(command, port, os.environ)
-
-
-def _peer(path: Path, name: str, workers: int):
-    port = _free_port()
-    command = ["uvicorn", f"qin_zoo.bench.peers:{name}", "--factory", "--port", str(port), "--workers", str(workers)]
-    return _started([*command, "--no-access-log", "--log-level", "error"], port, {**os.environ, FILE: str(path)})
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+def _command(service: str, path: Path, workers: int) -> list[str]:
+    """What starts a service, all but its port."""
+    if service == OURS:
+        return ["qin_zoo", "serve", str(path), "--workers", str(workers)]
+    peer = [f"qin_zoo.bench.peers:{PEERS[service]}", "--factory", "--workers", str(workers)]
+    return ["uvicorn", *peer, "--no-access-log", "--log-level", "error"]
 
 
 @contextmanager
-def _started(command: list[str], port: int, environment) -> Iterator[tuple[subprocess.Popen, int]]:
-    """A service that answers, until the end of the block."""
+def _started(service: str, path: Path, workers: int) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A service that answers, and its port, until the end of the block."""
+    command, environment = _command(service, path, workers), {**os.environ, FILE: str(path), "OMP_NUM_THREADS": "1"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env={**environment, "OMP_NUM_THREADS": "1"}, stderr=log
-        )
+        command = [sys.executable, "-m", *command, "--port", str(port)]
+        process = subprocess.Popen(command, env=environment, stderr=log)
         try:
             until = time.monotonic() + _READY
             while not _answers(port):
                 if process.poll() is not None or time.monotonic() > until:
                     log.seek(0)
                     last = log.read().strip().rpartition("\n")[2]
-                    raise QinZooError(f"{command[0]} {command[1]} does not answer. {last}".strip())
+                    raise QinZooError(f"{service} does not answer. {last}".strip())
                 time.sleep(0.1)
             yield process, port
         finally:
@@ -193,14 +176,10 @@ def _load(process, port: int, script: Path, connections: int, seconds: float) ->
     if "Non-2xx" in text or "Socket errors" in text:
         raise QinZooError(f"not every request was answered: {text.strip()}")
     number = int(re.search(r"(\d+) requests in", text)[1])
-    quantiles = dict(re.findall(r"(50|99)%\s+(\S+)", text))
-    p50, p99 = (float(value) * _UNITS[unit] for value, unit in map(_split, (quantiles["50"], quantiles["99"])))
+    quantiles = re.findall(r"(?:50|99)%\s+([\d.]+)(\w+)", text)
+    p50, p99 = (float(value) * _UNITS[unit] for value, unit in quantiles)
     cpu = None if before is None or after is None else (after - before) / number
     return float(re.search(r"Requests/sec:\s+(\S+)", text)[1]), p50, p99, cpu
-
-
-def _split(text: str) -> tuple[str, str]:
-    return re.fullmatch(r"([\d.]+)(\w+)", text).groups()
 
 
 def _cpu(pid: int) -> float | None:
@@ -213,19 +192,3 @@ def _cpu(pid: int) -> float | None:
         return own + sum(_cpu(child) or 0.0 for child in children)
     except OSError:
         return None
-
-
-def print_service(measured: list[Load], title: str) -> None:
-    """Prints a line for each service and load, and the ratio to the best peer."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in ("workers", "candidates", "connections", "service", "requests/s", "p50 ms", "p99 ms", "CPU ms"):
-        table.add_column(column, justify="left" if column == "service" else "right")
-    for m in measured:
-        cpu = "" if m.cpu is None else f"{1000 * m.cpu:.2f}"
-        times = (f"{1000 * seconds:.1f}" for seconds in (m.p50, m.p99))
-        where = (str(m.workers), f"{m.candidates:,}", str(m.connections))
-        table.add_row(*where, m.service, f"{m.rate:,.0f}", *times, cpu, end_section=m.service == [*PEERS][-1])
-    Console().print(table)

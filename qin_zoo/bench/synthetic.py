@@ -24,25 +24,25 @@ def random_batch(
     """A batch whose ids are drawn evenly; three of five places of the histories are filled.
 
     Args:
-        feature_map: FuxiCTR's feature map of a dataset with an item table.
-        batch_size: rows.
+        feature_map: of a dataset with an item table.
         length: places in a history.
         distinct: only the first so many items occur. Default: all.
-        device: where it goes.
-        seed: of the drawing.
     """
     g = torch.Generator().manual_seed(seed)
     specs = feature_map.features
-    count = max(s["vocab_size"] for s in specs.values() if s.get("source") == "item" and s["type"] == "categorical")
+    numbers = [n for n, s in specs.items() if s.get("source") == "item" and s["type"] == "categorical"]
+    count = max(specs[name]["vocab_size"] for name in numbers)
     own = row_specs(specs)
     rows = {name: _draw(own[name], batch_size, g) for name in embedded(own)}
     rows[feature_map.labels[0]] = (torch.rand(batch_size, generator=g) < 0.25).float()
     of_table = {name: as_stored(spec) for name, spec in specs.items() if of_items(spec)}
-    items = {name: _draw(of_table[name], min(distinct or count, count), g) for name in embedded(of_table)}
-    items = {name: _lengthened(values, count) for name, values in items.items()}
-    for name, spec in specs.items():
-        if spec.get("source") == "item" and spec["type"] == "categorical":
-            items[name] = torch.arange(count) % spec["vocab_size"]
+    items = {}
+    for name in embedded(of_table):
+        values = _draw(of_table[name], min(distinct or count, count), g)
+        table = np.zeros((count, *values.shape[1:]), values.numpy().dtype)  # zeros take no memory until they are read
+        table[: len(values)] = values
+        items[name] = torch.from_numpy(table)
+    items |= {name: torch.arange(count) % specs[name]["vocab_size"] for name in numbers}
     ids = torch.randint(1, min(distinct or count, count), (batch_size, length + 1), generator=g)
     filled = torch.randint(0, length + 1, (batch_size, 1), generator=g) * 6 // 5
     history = ids[:, :length].masked_fill(torch.arange(length) < length - filled, 0)
@@ -50,21 +50,11 @@ def random_batch(
         name: torch.randint(1, spec["vocab_size"], history.shape, generator=g) * (history != 0)
         for name, spec in history_specs(specs).items()
     }
-    place = {"device": device}
-    return ItemBatch(
-        {n: t.to(**place) for n, t in rows.items()},
-        history.to(**place),
-        ids[:, length].to(**place),
-        {n: t.to(**place) for n, t in items.items()},
-        {n: t.to(**place) for n, t in beside.items()},
-    )
 
+    def placed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: values.to(device) for name, values in tensors.items()}
 
-def _lengthened(values: torch.Tensor, count: int) -> torch.Tensor:
-    """With zeros up to so many rows, which take no memory until somebody reads them."""
-    table = np.zeros((count, *values.shape[1:]), values.numpy().dtype)
-    table[: len(values)] = values
-    return torch.from_numpy(table)
+    return ItemBatch(placed(rows), history.to(device), ids[:, length].to(device), placed(items), placed(beside))
 
 
 def _draw(spec: dict, count: int, g: torch.Generator) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
@@ -53,12 +54,8 @@ def trajectories(
 
     Args:
         expid, config, data, overrides: the experiment.
-        steps: optimiser steps.
+        steps: optimiser steps, of each of which the losses are returned.
         double: in float64 instead of float32: the last bit is smaller, and takes longer to be seen.
-        progress: told every step's losses.
-
-    Returns:
-        the losses of each step.
     """
     known = prepare(expid, config, data=data, overrides=overrides)
     off = [f"{name}=0" for name in _NO_DROPOUT if name in known.params]
@@ -70,23 +67,14 @@ def trajectories(
         training_step(model, prepared)
         if double:
             _make_double(model)
-    _nudge(nudged)
+    with torch.no_grad():
+        for weight in nudged.parameters():  # every weight by about its last bit
+            weight.mul_(1 + torch.finfo(weight.dtype).eps * torch.randn_like(weight))
     losses: list[Losses] = []
-    loader = dataset.loader("train")
-    while len(losses) < steps:
-        for batch in loader:
-            triple = batch.triple()
-            losses.append(
-                Losses(plain.train_step(triple).item(), fast.train_step(batch).item(), nudged.train_step(triple).item())
-            )
-            progress(len(losses), losses[-1])
-            if len(losses) == steps:
-                break
+    for batch in islice(chain.from_iterable(repeat(dataset.loader("train"))), steps):
+        triple = batch.triple()
+        losses.append(
+            Losses(plain.train_step(triple).item(), fast.train_step(batch).item(), nudged.train_step(triple).item())
+        )
+        progress(len(losses), losses[-1])
     return losses
-
-
-@torch.no_grad()
-def _nudge(model) -> None:
-    """Changes every weight by about its last bit."""
-    for weight in model.parameters():
-        weight.mul_(1 + torch.finfo(weight.dtype).eps * torch.randn_like(weight))

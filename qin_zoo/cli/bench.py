@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,7 @@ from qin_zoo.cli.table import print_json, print_table, print_text
 if TYPE_CHECKING:
     from qin_zoo.bench.growth import Point
     from qin_zoo.bench.latency import Latency
+    from qin_zoo.bench.service import Load
 
 app = typer.Typer(help="Measure reading, training and scoring against a plain reference.", no_args_is_help=True)
 
@@ -27,6 +30,12 @@ Rows = Annotated[int, typer.Option(help="Training rows of that sample.")]
 Items = Annotated[int, typer.Option(help="Items of that sample.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Measurements of each contender; the median counts.")]
 Plain = Annotated[bool, typer.Option(help="Also run the plain reference.")]
+Picture = Annotated[Path | None, typer.Option(help="PNG file to draw.")]
+
+
+def _several(what: str, default: str):
+    return typer.Option(min=1, help=f"{what}; may be repeated. Default: {default}.")
+
 
 _DEFAULT = "QIN_MicroLens_1M_x1"
 _FOLDER = Path("data/bench")
@@ -34,6 +43,7 @@ _FOLDER = Path("data/bench")
 
 @app.command()
 def load(
+    ctx: typer.Context,
     experiment: Experiment = _DEFAULT,
     config: options.Config = None,
     data: BenchData = _FOLDER,
@@ -50,7 +60,7 @@ def load(
 
     The plain reference reads as the public challenge loader does: a data frame's row for each item of each history.
     """
-    _race("load", experiment, config, data, rows, items, rounds, plain, -1, overrides, plugin, as_json, cold=cold)
+    _race("load", **ctx.params)
 
 
 def _computing(task: str, help: str, default_rounds: int) -> None:
@@ -58,6 +68,7 @@ def _computing(task: str, help: str, default_rounds: int) -> None:
 
     @app.command(task, help=help)
     def command(
+        ctx: typer.Context,
         experiment: Experiment = _DEFAULT,
         config: options.Config = None,
         data: BenchData = _FOLDER,
@@ -74,8 +85,7 @@ def _computing(task: str, help: str, default_rounds: int) -> None:
         plugin: options.Plugins = None,
         as_json: options.AsJson = False,
     ) -> None:
-        options = {"rival": rival, "drawn": drawn}
-        _race(task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, **options)
+        _race(task, **ctx.params)
 
 
 _MEASURED = "reading included: rows a second, memory, share of the machine's matrix-product rate."
@@ -96,14 +106,10 @@ def growth(
     rounds: Rounds = 3,
     gpu: options.Gpu = -1,
     overrides: options.Overrides = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
+    picture: Picture = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Time a step on random batches against batch size, history length, catalogue size and embedding size."""
-    from dataclasses import asdict
-
-    from rich.console import Console
-
     from qin_zoo.bench.growth import AXES, draw_growth, grow
     from qin_zoo.errors import ConfigError, suggest
 
@@ -115,43 +121,31 @@ def growth(
         if not all(number.isdecimal() and int(number) for number in numbers):
             raise ConfigError(f"--axis {name}={values}: expected whole numbers of at least 1, as {name}=16,1000.")
         axes[name] = [int(number) for number in numbers] or AXES[name]
-    with Console(stderr=True).status("measuring") as status:
+    with _status("measuring") as status:
         points = grow(experiment, axes, rounds, gpu, overrides or (), progress=status.update)
     title = f"{experiment}: seconds of a step"
     if picture:
         draw_growth(points, picture, title)
-    if as_json:
-        print_json({"experiment": experiment, "points": [asdict(p) for p in points]})
-    else:
-        _print_growth(points, title)
+    _print(points, experiment, "points", as_json, _print_growth, title)
 
 
 @app.command()
 def latency(
     experiment: Experiment = _DEFAULT,
-    candidates: Annotated[
-        list[int] | None, typer.Option(min=1, help="Candidates of a request; may be repeated. Default: 1 to 1000.")
-    ] = None,
-    threads: Annotated[
-        list[int] | None, typer.Option(min=1, help="Threads of a request; may be repeated. Default: 1 and 2.")
-    ] = None,
+    candidates: Annotated[list[int] | None, _several("Candidates of a request", "1 to 1000")] = None,
+    threads: Annotated[list[int] | None, _several("Threads of a request", "1 and 2")] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests of each kind that are timed.")] = 200,
     seconds: Annotated[float, typer.Option(min=0, help="Limit for the plain model, for each kind of request.")] = 10,
     plain: Plain = True,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG file to draw.")] = None,
+    picture: Picture = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Time requests to an exported model, beside the plain eager model scoring the same rows; untrained weights."""
-    from dataclasses import asdict
-
-    from rich.console import Console
-
     from qin_zoo.bench.latency import CANDIDATES, THREADS, draw_latency, measure_latency
-    from qin_zoo.experiment.record import environment
 
-    with Console(stderr=True).status("exporting") as status:
+    with _status("exporting") as status:
         measured = measure_latency(
             experiment, candidates or CANDIDATES, threads or THREADS, requests=requests, plain=plain,
             plain_seconds=seconds, overrides=overrides or (), plugins=plugin or (), progress=status.update,
@@ -159,25 +153,15 @@ def latency(
     title = f"{experiment}: milliseconds of a request"
     if picture:
         draw_latency(measured, picture, title)
-    if as_json:
-        points = [asdict(m) for m in measured]
-        print_json({"experiment": experiment, "environment": environment(), "requests": points})
-    else:
-        print_latency(measured, title)
+    _print(measured, experiment, "requests", as_json, print_latency, title)
 
 
 @app.command()
 def service(
-    experiment: Annotated[str, typer.Argument(help="Experiment id, of a dataset with an item table.")] = "QIN_sample",
-    candidates: Annotated[
-        list[int] | None, typer.Option(min=1, help="Candidates of a request; may be repeated. Default: 1, 100, 1000.")
-    ] = None,
-    connections: Annotated[
-        list[int] | None, typer.Option(min=1, help="Clients; may be repeated. Default: 1, 16, 64.")
-    ] = None,
-    workers: Annotated[
-        list[int] | None, typer.Option(min=1, help="Processes of each service; may be repeated. Default: 1 and 2.")
-    ] = None,
+    experiment: Experiment = "QIN_sample",
+    candidates: Annotated[list[int] | None, _several("Candidates of a request", "1, 100, 1000")] = None,
+    connections: Annotated[list[int] | None, _several("Clients", "1, 16, 64")] = None,
+    workers: Annotated[list[int] | None, _several("Processes of each service", "1 and 2")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="That each load lasts.")] = 3,
     rounds: Rounds = 3,
     overrides: options.Overrides = None,
@@ -188,23 +172,14 @@ def service(
     Those are FastAPI and bare ASGI with orjson, both with ONNX Runtime on uvicorn (pip install fastapi uvicorn). wrk
     makes the load; it takes a core of its own.
     """
-    from dataclasses import asdict
+    from qin_zoo.bench.service import CANDIDATES, CONNECTIONS, WORKERS, measure_service
 
-    from rich.console import Console
-
-    from qin_zoo.bench.service import CANDIDATES, CONNECTIONS, WORKERS, measure_service, print_service
-    from qin_zoo.experiment.record import environment
-
-    with Console(stderr=True).status("exporting") as status:
+    with _status("exporting") as status:
         measured = measure_service(
             experiment, candidates or CANDIDATES, connections or CONNECTIONS, workers or WORKERS, seconds=seconds,
             rounds=rounds, overrides=overrides or (), progress=status.update,
         )  # fmt: skip
-    if as_json:
-        points = [asdict(m) for m in measured]
-        print_json({"experiment": experiment, "environment": environment(), "loads": points})
-    else:
-        print_service(measured, f"{experiment}: services under load")
+    _print(measured, experiment, "loads", as_json, _print_service, f"{experiment}: services under load")
 
 
 @app.command()
@@ -223,14 +198,10 @@ def trajectory(
 
     A third one, plain but begun one rounding error away, shows how far the configuration itself drives losses apart.
     """
-    from dataclasses import astuple
-
-    from rich.console import Console
-
     from qin_zoo.bench.trajectory import trajectories
 
     _make_data(data, rows, items)
-    with Console(stderr=True).status("training") as status:
+    with _status("training") as status:
         losses = trajectories(
             experiment, steps, config, data, overrides or (), double,
             progress=lambda step, now: status.update(f"step {step} of {steps}: {now}"),
@@ -262,14 +233,12 @@ def gpu_check(
     overrides: options.Overrides = None,
 ) -> None:
     """Train published configurations in float32, tf32 and bfloat16, compiled or not; compare with the CPU."""
-    from rich.console import Console
-
     from qin_zoo.bench.gpu import BOUNDS, EXPERIMENTS, check_gpu
     from qin_zoo.bench.report import write_gpu_table
     from qin_zoo.experiment.record import environment
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with Console(stderr=True).status("starting") as status:
+    with _status("starting") as status:
         how = (gpu, rows, seconds, tuple(experiment or EXPERIMENTS), tuple(overrides or ()))
         lines = check_gpu(*how, progress=status.update)
     facts = {"environment": environment(), "rows": rows, "overrides": overrides or [], "notes": note or []}
@@ -281,13 +250,11 @@ def gpu_check(
 
 
 def _race(
-    task, experiment, config, data, rows, items, rounds, plain, gpu, overrides, plugin, as_json, cold=False, rival=None,
-    drawn=False,
+    task, *, experiment, config, data, rows, items, rounds, plain, overrides, plugin, as_json,
+    gpu=-1, cold=False, rival=None, drawn=False,
 ):  # fmt: skip
+    """The command of a task, whose options these are."""
     import tempfile
-    from dataclasses import replace
-
-    from rich.console import Console
 
     from qin_zoo.bench.contenders import Contender, product_contender
     from qin_zoo.bench.race import race
@@ -297,19 +264,17 @@ def _race(
     if not drawn:
         _make_data(data, rows, items)
     fast = Contender(
-        task, False, experiment, config, None if drawn else data, tuple(overrides or ()), tuple(plugin or ()), gpu,
-        batches=100 if task == "load" else 3 if gpu < 0 else 30, drawn=drawn,
+        task, expid=experiment, config=config, data=None if drawn else data, overrides=tuple(overrides or ()),
+        plugins=tuple(plugin or ()), gpu=gpu, batches=100 if task == "load" else 3 if gpu < 0 else 30, drawn=drawn,
     )  # fmt: skip
-    fast.prepare()  # a mistake in the configuration is told before anything starts
-    contenders = [fast]
+    batch_size = fast.prepare().params["batch_size"]  # a mistake in the configuration is told before anything starts
+    contenders = [fast] if task == "load" else [product_contender(fast), fast]
     if rival:
-        contenders.append(replace(fast, rival=True, plugins=(rival,), batches=1))
+        contenders.append(replace(fast, name="rival", plugins=(rival,), batches=1))
         contenders[-1].prepare()
     elif plain:
-        contenders.append(replace(fast, plain=True, batches=1))
-    if task != "load":
-        contenders.insert(0, product_contender(fast))
-    with Console(stderr=True).status("starting") as status:
+        contenders.append(replace(fast, name="plain", batches=1))
+    with _status("starting") as status:
         summary = summarise(race(contenders, rounds, progress=status.update))
         if cold:
             with tempfile.TemporaryDirectory() as folder:
@@ -322,15 +287,30 @@ def _race(
     if as_json:
         print_json({"task": task, "experiment": experiment, "environment": environment(), **summary})
     else:
-        _print_summary(summary, f"{task}: {experiment}, batches of {fast.prepare().params['batch_size']:,} rows")
+        _print_summary(summary, f"{task}: {experiment}, batches of {batch_size:,} rows")
+        if (seconds := summary.get("seconds_to_first_cold")) is not None:
+            typer.echo(f"First batch without any cache: {seconds:.1f} s after the process started.")
     for name, why in summary.get("failed", {}).items():
         typer.echo(f"{name} failed: {why}", err=True)
-    if not as_json and "seconds_to_first_cold" in summary:
-        typer.echo(
-            f"First batch without any cache: {summary['seconds_to_first_cold']:.1f} s after the process started."
-        )
     if "failed" in summary:
         raise typer.Exit(1)
+
+
+def _status(text: str):
+    """What happens now, on standard error, until the end of the block."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def _print(measured: list, experiment: str, key: str, as_json: bool, table: Callable, title: str) -> None:
+    """What was measured, as JSON or as a table."""
+    from qin_zoo.experiment.record import environment
+
+    if as_json:
+        print_json({"experiment": experiment, "environment": environment(), key: [asdict(m) for m in measured]})
+    else:
+        table(measured, title)
 
 
 def _print_summary(summary: dict, title: str) -> None:
@@ -384,6 +364,19 @@ def print_latency(measured: list[Latency], title: str) -> None:
     print_table(header, rows, numbers=range(7), title=title)
     if plain:
         print_text(f"Scores of both are at most {max(m.difference for m in plain.values()):.0e} apart.")
+
+
+def _print_service(measured: list[Load], title: str) -> None:
+    """A line for each service and load."""
+    rows = [
+        (
+            str(m.workers), f"{m.candidates:,}", str(m.connections), m.service, f"{m.rate:,.0f}",
+            f"{1000 * m.p50:.1f}", f"{1000 * m.p99:.1f}", "" if m.cpu is None else f"{1000 * m.cpu:.2f}",
+        )
+        for m in measured
+    ]  # fmt: skip
+    header = ("workers", "candidates", "connections", "service", "requests/s", "p50 ms", "p99 ms", "CPU ms")
+    print_table(header, rows, numbers={0, 1, 2, 4, 5, 6, 7}, title=title)
 
 
 def _make_data(folder: Path, rows: int, items: int) -> None:

@@ -13,6 +13,15 @@ from qin_zoo.cli.trained import Checkpoint, Run, find_run
 if TYPE_CHECKING:
     from qin_zoo.experiment.prepare import Prepared
 
+Histories = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OUT.npz",
+        help="Also write what is known of each user, history and features, for `qin-zoo serve --histories`; redis://… "
+        "for Redis.",
+    ),
+]
+
 
 def export(
     run: Run,
@@ -27,14 +36,7 @@ def export(
         Path | None,
         typer.Option(metavar="NEW.parquet", help="Items to add to the catalogue or to replace, without training."),
     ] = None,
-    histories: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OUT.npz",
-            help="Also write what is known of each user, history and features, for `qin-zoo serve --histories`; "
-            "redis://… for Redis.",
-        ),
-    ] = None,
+    histories: Histories = None,
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
 ) -> None:

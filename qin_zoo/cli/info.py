@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.list_models import card_lines
 from qin_zoo.cli.table import print_json, print_table, print_text
 
 if TYPE_CHECKING:
@@ -93,9 +94,7 @@ def _print_model(name: str, entry: ModelEntry, plugins, as_json: bool) -> None:
         print_json(told)
         return
     print_text(name, "bold")
-    lines = [entry.summary, *([f"Paper: {entry.card['paper']}"] if "paper" in entry.card else [])]
-    lines += [f"Published on {dataset}: {figure}" for dataset, figure in entry.card.get("published", {}).items()]
-    for line in (*lines, f"Source: {entry.origin}", ""):
+    for line in (*card_lines(entry), f"Source: {entry.origin}", ""):
         print_text(line)
     print_table(["parameter", "default", "meaning"], parameters(cls), folded={0, 1, 2})
     for expid, count in sizes:

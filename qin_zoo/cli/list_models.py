@@ -36,18 +36,17 @@ def list_models(
     experiments = find_experiments(problems=problems)
     if dataset is not None:
         experiments = _on(experiments, dataset)
-    found = [
-        (entry, [e for e in experiments if e.model == entry.name])
-        for entry in discover(plugin or []).values()
-        if pattern is None or fnmatch.fnmatch(entry.name.lower(), _shell_pattern(pattern))
-    ]
-    if dataset is not None:
-        found = [(entry, own) for entry, own in found if own]
+    models, found = discover(plugin or []), []
+    wanted = (pattern or "*").lower()  # part of a name, where it is no shell pattern
+    wanted = wanted if set(wanted) & set("*?[") else f"*{wanted}*"
+    for entry in models.values():
+        own = [e for e in experiments if e.model == entry.name]
+        if (own or dataset is None) and fnmatch.fnmatch(entry.name.lower(), wanted):
+            found.append((entry, own))
     if as_json:
         print_json([_as_json(*each) for each in found])
     elif not found:
-        names = list(discover(plugin or []))
-        raise QinZooError(f"No model matches '{pattern}'.{suggest(pattern, names)} There are: {', '.join(names)}.")
+        raise QinZooError(f"No model matches '{pattern}'.{suggest(pattern, models)} There are: {', '.join(models)}.")
     elif pattern is None and dataset is None:
         _print_short(found)
     else:
@@ -55,11 +54,6 @@ def list_models(
             _print_whole(entry, own, pattern is None)
     for problem in problems:
         typer.echo(f"Left out: {problem}", err=True)
-
-
-def _shell_pattern(pattern: str) -> str:
-    """Of a part of a name."""
-    return pattern.lower() if set(pattern) & set("*?[") else f"*{pattern.lower()}*"
 
 
 def _on(experiments: list[Experiment], dataset: str) -> list[Experiment]:
@@ -77,6 +71,13 @@ def _summary(entry: ModelEntry) -> str:
 
 def _inputs(entry: ModelEntry) -> str:
     return entry.card.get("inputs", "item table, named fields")
+
+
+def card_lines(entry: ModelEntry) -> list[str]:
+    """A model's summary, paper, inputs and published figures."""
+    paper = [f"Paper: {entry.card['paper']}"] if entry.card.get("paper") else []
+    figures = [f"Published on {dataset}: {figure}" for dataset, figure in entry.card.get("published", {}).items()]
+    return [_summary(entry), *paper, f"Inputs: {_inputs(entry)}", *figures]
 
 
 def _as_json(entry: ModelEntry, experiments: list[Experiment]) -> dict:
@@ -106,11 +107,8 @@ def _print_whole(entry: ModelEntry, experiments: list[Experiment], short: bool) 
     """A model and its experiments by dataset; without paper and figures where only a dataset was asked for."""
     print_text(entry.name, "bold")
     if not short:
-        for line in (_summary(entry), entry.card.get("paper"), f"inputs: {_inputs(entry)}"):
-            if line:
-                print_text(line, indent=2)
-        for dataset, figure in entry.card.get("published", {}).items():
-            print_text(f"published on {dataset}: {figure}", indent=2)
+        for line in filter(None, card_lines(entry)):
+            print_text(line, indent=2)
     for dataset in dict.fromkeys(e.dataset_id for e in experiments):
         names = ", ".join(e.expid for e in experiments if e.dataset_id == dataset)
         print_text(f"on {dataset}: {names}", indent=2)

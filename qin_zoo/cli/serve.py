@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +19,8 @@ _NAME = re.compile(r"[\w.-]{1,60}")
 
 
 def serve(
-    path: Annotated[
-        Path | None, typer.Argument(metavar="PATH", help="File that `qin-zoo export` wrote.", show_default=False)
-    ] = None,
+    ctx: typer.Context,
+    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="File that `qin-zoo export` wrote.")] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,15 +42,12 @@ def serve(
     access_log: Annotated[bool, typer.Option("--access-log", help="A log line for each answer.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that answer; as many as cores use the whole machine.")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; one a core uses the whole machine.")] = 1,
     ids: Annotated[
         str, typer.Option(help="How requests name items: table (rows of the item table) or original (before import).")
     ] = "table",
     token_file: Annotated[
-        Path | None,
-        typer.Option(help=f"File with the token that requests must bear, else the variable {_VARIABLE}."),
+        Path | None, typer.Option(help=f"File with the token that requests must bear, else the variable {_VARIABLE}.")
     ] = None,
     no_token: Annotated[bool, typer.Option("--no-token", help="Serve other machines without a token.")] = False,
     watch: Annotated[
@@ -61,20 +58,13 @@ def serve(
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 10_000,
     max_history: Annotated[int, typer.Option(min=1, help="History items of a request.")] = 10_000,
     max_embeddings: Annotated[int, typer.Option(min=1, help="Items of a request with embeddings.")] = 1_000,
-    max_connections: Annotated[
-        int, typer.Option(min=1, help="Connections of a worker; further ones are told 503.")
-    ] = 1024,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="Requests that wait in a worker; further ones are told 503.")
-    ] = 1024,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections of a worker; others get 503.")] = 1024,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests that wait in a worker; others get 503.")] = 1024,
     timeout: Annotated[
-        float,
-        typer.Option(min=0.1, help="Seconds for a client's headers, for its body, and for a request to wait."),
+        float, typer.Option(min=0.1, help="Seconds for a client's headers, for its body, and for a request to wait.")
     ] = 10,
     grace: Annotated[int, typer.Option(min=1, help="Seconds for requests in flight when stopped.")] = 10,
-    load_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds for loading the file and its first answer, before it is used.")
-    ] = 120,
+    load_timeout: Annotated[float, typer.Option(min=1, help="Seconds for loading a file and its first answer.")] = 120,
 ) -> None:
     """Serve an exported model: POST /score and /top, GET /healthz, /metrics, /openapi.json and a page at /.
 
@@ -99,34 +89,14 @@ def serve(
         found = "none" if path is None else "both"
         raise QinZooError(f"expected PATH, or --model NAME=FILE once or more, found {found}.")
     served = [Served(*_named(text, "--model")) for text in model or ()]
-    if path is not None and shadow:
-        served = [Served("model", path, 1.0)]
+    if path is not None:
+        served = [Served("model" if shadow else "", path, 1.0)]
     served += [Served(*_named(text, "--shadow")[:2], 0.0) for text in shadow or ()]
     names = [one.name for one in served]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise QinZooError(f"{twice} is the name of several models: give each another one.")
-    settings = Settings(
-        path=path or served[0].path,
-        models=tuple(served),
-        histories=histories,
-        access_log=access_log,
-        host=host,
-        port=port,
-        ids=ids,
-        workers=workers,
-        token=token,
-        max_body=max_body,
-        max_candidates=max_candidates,
-        max_history=max_history,
-        max_embeddings=max_embeddings,
-        max_connections=max_connections,
-        max_waiting=max_waiting,
-        timeout=timeout,
-        grace=grace,
-        load_timeout=load_timeout,
-        watch=watch,
-    )
-    run(settings)
+    given = {key.name: ctx.params[key.name] for key in fields(Settings) if key.name in ctx.params}
+    run(Settings(**given, models=tuple(served), token=token))
 
 
 def _named(text: str, option: str) -> tuple[str, Path, float]:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.export import Histories, write_users
 from qin_zoo.cli.run import training
-from qin_zoo.cli.trained import Run, find_record
+from qin_zoo.cli.trained import Run, find_record, find_run
 
 WORSE = 3  # exit code
 
@@ -24,18 +25,13 @@ def update(
         Path | None,
         typer.Option("--export", metavar="FILE.onnx", help="Export the new model there, if it is not worse."),
     ] = None,
-    histories: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OUT.npz", help="Also write what is known of each user now, for `qin-zoo serve --histories`."
-        ),
-    ] = None,
+    histories: Histories = None,
     allowed: Annotated[
         float | None,
         typer.Option(
             min=0,
             metavar="X",
-            help="How much worse the deciding metric (AUC) may get. Default: half of its 95 % interval.",
+            help="How much worse the deciding metric (AUC) may get. Default: half the 95 % interval.",
         ),
     ] = None,
     replay: options.Replay = None,
@@ -62,32 +58,19 @@ def update(
     record = find_record(run, config, overrides) or prepare(run, config, overrides=changes).files.record
     with training():
         done = update_run(
-            record,
-            data,
-            allowed=allowed,
-            results_folder=Path.cwd(),
-            argv=sys.argv,
-            name=name,
-            resume=resume,
-            overwrite=overwrite,
-            gpu=gpu,
-            overrides=changes,
-            plugins=plugin,
-            echo=typer.echo,
-        )
+            record, data, allowed=allowed, results_folder=Path.cwd(), argv=sys.argv, name=name, resume=resume,
+            overwrite=overwrite, gpu=gpu, overrides=changes, plugins=plugin, echo=typer.echo,
+        )  # fmt: skip
     if not done.passed:
         kept = "" if out is None else f" {out} stays as it is."
         typer.echo(f"Not exported: the new model is worse than the old one on the new rows.{kept}", err=True)
         raise typer.Exit(WORSE)
-    if out is not None or histories is not None:
-        from qin_zoo.cli.trained import find_run
-
-        prepared, checkpoint = find_run(str(done.files.record), None, None, plugins=plugin)
+    if out is None and histories is None:
+        return
+    prepared, checkpoint = find_run(str(done.files.record), None, None, plugins=plugin)
     if out is not None:
         from qin_zoo.export.export import export_run
 
         export_run(prepared, out, checkpoint=checkpoint, echo=typer.echo)
     if histories is not None:
-        from qin_zoo.cli.export import write_users
-
         write_users(prepared, histories)

@@ -70,34 +70,22 @@ def integrated_gradients(model: ZooModel, x: ModelInput) -> Contributions:
         QinZooError: captum is missing, or the model's logit is no number.
     """
     row = torch.cat([part.flatten(1) for part in (x.context, x.target, dense(x.history))], dim=1)  # (1, C + D + L·D)
-    found = along_the_path(lambda flat: model.logits(_input(flat, x)).view(-1), row.detach(), type(model).__name__)
-    parts = _by_feature(model, found.numbers, x)
-    return Contributions(found.logit, found.baseline, *parts, found.delta, found.steps)
+
+    def logit(flat: Tensor) -> Tensor:
+        return model.logits(_input(flat, x)).view(-1)
+
+    return along_the_path(logit, row.detach(), type(model).__name__, lambda numbers: _by_feature(model, numbers, x))
 
 
-@dataclass(frozen=True)
-class Path:
-    """What each number of an embedded row adds to its logit.
-
-    Attributes:
-        numbers: (n,) float64 contributions.
-        logit, baseline, delta, steps: see :class:`Contributions`.
-    """
-
-    numbers: Tensor
-    logit: float
-    baseline: float
-    delta: float
-    steps: int
-
-
-def along_the_path(logit: Callable[[Tensor], Tensor], row: Tensor, name: str) -> Path:
+def along_the_path(
+    logit: Callable[[Tensor], Tensor], row: Tensor, name: str, by_feature: Callable[[Tensor], tuple[dict, dict, dict]]
+) -> Contributions:
     """Integrated gradients of a row's numbers, from zeros, with as many steps as it takes.
 
     Args:
         logit: of rows (N, n), (N,).
         row: (1, n).
-        name: of the model, for messages.
+        by_feature: contributions of the numbers, (n,) float64, to those of context, target and history.
 
     Raises:
         QinZooError: captum is missing, or a logit is no number.
@@ -113,7 +101,7 @@ def along_the_path(logit: Callable[[Tensor], Tensor], row: Tensor, name: str) ->
         delta = float(numbers.sum()) - (end - start)
         if _error(delta, end, start) <= _AIM:
             break
-    return Path(numbers, end, start, delta, steps)
+    return Contributions(end, start, *by_feature(numbers), delta, steps)
 
 
 def _error(delta: float, logit: float, baseline: float) -> float:

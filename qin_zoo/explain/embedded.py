@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,14 +14,6 @@ from qin_zoo.explain.contributions import Contributions, along_the_path
 from qin_zoo.feature_types import embedded
 from qin_zoo.fuxi import FeatureEmbeddingDict
 from qin_zoo.models.adapter import blame
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one call of an embedding layer gave for a feature: (k, …), k being 1 or the row's items."""
-
-    feature: str
-    values: Tensor
 
 
 def embedded_gradients(model: nn.Module, batch) -> tuple[Contributions, list[str]]:
@@ -46,36 +37,37 @@ def embedded_gradients(model: nn.Module, batch) -> tuple[Contributions, list[str
     """
     with torch.no_grad(), _embeddings(model) as parts:
         _logit(model, repeat(batch, 2))  # as everywhere: code that squeezes its tensors fails on a single row
-    parts = [_Part(part.feature, part.values[: len(part.values) // 2]) for part in parts]
-    specs = model.feature_map.features
-    known = {part.feature for part in parts}
-    left_out = [name for name in embedded(specs) if name not in known]
+    parts = [(name, values[: len(values) // 2]) for name, values in parts]
+    specs, known = model.feature_map.features, {name for name, _ in parts}
     if not parts:
         raise ModelError(
             f"{type(model).__name__} embeds no feature through FuxiCTR's FeatureEmbedding or FeatureEmbeddingDict, of "
             "whose outputs an explanation takes gradients. Embed its features through one of them."
         )
+    sizes = [values.numel() for _, values in parts]
 
     def logit(flat: Tensor) -> Tensor:
-        pieces = iter(flat.split([part.values.numel() for part in parts], dim=1))
-        with _embeddings(model, pieces):
+        with _embeddings(model, iter(flat.split(sizes, dim=1))):
             return _logit(model, repeat(batch, len(flat)))
 
-    row = torch.cat([part.values.reshape(1, -1) for part in parts], dim=1)
-    found = along_the_path(logit, row, type(model).__name__)
-    items = set() if isinstance(batch, Mapping) else set(batch[1])
-    context, target, history = {}, {}, {}
-    for part, numbers in zip(parts, found.numbers.split([part.values.numel() for part in parts])):
-        numbers = numbers.view(part.values.shape)
-        if part.feature in items:
-            places = numbers.flatten(1).sum(1).numpy()
-            _add(target, part.feature, float(places[-1]))
-            _add(history, part.feature, places[:-1])
-        elif specs[part.feature]["type"] == "sequence" and numbers.dim() == 3:
-            _add(history, part.feature, numbers[0].sum(1).numpy())
-        else:
-            _add(context, part.feature, float(numbers.sum()))
-    return Contributions(found.logit, found.baseline, context, target, history, found.delta, found.steps), left_out
+    def by_feature(numbers: Tensor) -> tuple[dict, dict, dict]:
+        items = set() if isinstance(batch, Mapping) else set(batch[1])
+        context, target, history = {}, {}, {}
+        for (name, values), part in zip(parts, numbers.split(sizes)):
+            part = part.view(values.shape)
+            if name in items:
+                places = part.flatten(1).sum(1).numpy()
+                _add(target, name, float(places[-1]))
+                _add(history, name, places[:-1])
+            elif specs[name]["type"] == "sequence" and part.dim() == 3:
+                _add(history, name, part[0].sum(1).numpy())
+            else:
+                _add(context, name, float(part.sum()))
+        return context, target, history
+
+    row = torch.cat([values.reshape(1, -1) for _, values in parts], dim=1)
+    contributions = along_the_path(logit, row, type(model).__name__, by_feature)
+    return contributions, [name for name in embedded(specs) if name not in known]
 
 
 def _add(sums: dict, name: str, values: float | np.ndarray) -> None:
@@ -85,12 +77,13 @@ def _add(sums: dict, name: str, values: float | np.ndarray) -> None:
 
 @contextmanager
 def _embeddings(model: nn.Module, pieces: Iterator[Tensor] | None = None):
-    """Reads what every embedding layer gives while the model runs, or puts other numbers, (n, …) each, in its place."""
-    parts: list[_Part] = []
+    """Reads what every embedding layer gives while the model runs, feature and values (k, …), k being 1 or the row's
+    items, for each call; or puts other numbers, (n, …) each, in its place."""
+    parts: list[tuple[str, Tensor]] = []
 
     def look(_, inputs, output: dict[str, Tensor]) -> dict[str, Tensor] | None:
         if pieces is None:
-            parts.extend(_Part(name, values.detach()) for name, values in output.items())
+            parts.extend((name, values.detach()) for name, values in output.items())
             return None
         return type(output)((name, next(pieces).reshape(values.shape)) for name, values in output.items())
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qin_zoo.batch import ItemBatch
+from qin_zoo.calibration import Calibrator
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.import_files import ID_FILE, item_titles, original_ids, words_of
 from qin_zoo.errors import ConfigError
@@ -142,8 +143,10 @@ class Explanation:
         return sorted(self.features, key=lambda feature: -abs(feature.contribution))
 
 
-def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str) -> Explanation:
-    """The same with a model at hand, in evaluation mode; writes nothing.
+def explain(
+    model: BaseModel, dataset: Dataset, split: str, row: int, expid: str, calibrator: Calibrator | None = None
+) -> Explanation:
+    """A prediction of a model in evaluation mode, explained.
 
     Raises:
         ConfigError: the split has no such row, or the model several pairs of target and history.
@@ -183,12 +186,8 @@ def explain(model: BaseModel, dataset: Dataset, split: str, row: int, expid: str
         split=split,
         row=row,
         prediction=prediction,
-        calibrated=None,
-        logit=contributions.logit,
-        baseline=contributions.baseline,
-        delta=contributions.delta,
-        steps=contributions.steps,
-        complete=contributions.complete,
+        calibrated=None if calibrator is None else float(calibrator(np.array([prediction]))[0]),
+        **{key: getattr(contributions, key) for key in ("logit", "baseline", "delta", "steps", "complete")},
         label=float(model.get_labels(read)[0]) if loader.has_label else None,
         target=target,
         layers={name: type(layers[name]).__name__ for name in weights},

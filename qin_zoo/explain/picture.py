@@ -18,12 +18,7 @@ _LONGEST = 42  # characters of an item's name
 
 
 def draw_explanation(e: Explanation, path: Path) -> None:
-    """Draws an explanation.
-
-    Args:
-        e: what is explained.
-        path: PNG file to write.
-    """
+    """Draws an explanation to a PNG file."""
     heights = [0.9 + _ROW * len(e.features), 0.9 + _ROW * max(len(e.history), 2)]
     heading = f"{e.expid}, {e.split} row {e.row}\n{sum_line(e)}"
     with picture(path, 10.5, sum(heights) + 0.8, heading) as figure:

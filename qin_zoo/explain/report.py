@@ -1,12 +1,10 @@
-"""An explanation as text: Markdown for the file, tables for the terminal."""
+"""An explanation as text."""
 
 from __future__ import annotations
 
-from qin_zoo.errors import printable
 from qin_zoo.experiment.report import markdown_table
 from qin_zoo.explain.explanation import Explanation, HistoryItem
 
-_SHOWN = 20  # items of the history on the terminal
 _METHOD = (
     "Contributions are integrated gradients of the logit (Sundararajan et al., 2017) over the embedded row, from a "
     "row of zeros: the embedding of padding and of unknown values, so a row of which only the length of the history "
@@ -48,43 +46,40 @@ def attention_lines(e: Explanation) -> list[str]:
     return lines
 
 
-def _weight_names(e: Explanation) -> list[str]:
+def weight_names(e: Explanation) -> list[str]:
     """A column for each attention layer."""
     heads = {layer: len(e.history[0].weights[layer]) if e.history else 1 for layer in e.layers}
     shown = {layer: "weight" if len(e.layers) == 1 else f"weight {layer}" for layer in e.layers}
     return [name if heads[layer] == 1 else f"{name}, mean of {heads[layer]} heads" for layer, name in shown.items()]
 
 
-def _history_row(e: Explanation, item: HistoryItem) -> list[str]:
+def history_row(e: Explanation, item: HistoryItem) -> list[str]:
+    """An item's name, place, weights and contribution."""
     weights = (f"{item.weight(layer):.4f}" for layer in e.layers)
     return [item.item.name, str(item.place), *weights, f"{item.contribution:+.4f}"]
 
 
-def _feature_rows(e: Explanation) -> list[list[str]]:
+def feature_rows(e: Explanation) -> list[list[str]]:
+    """Each feature with its value and contribution, those that count most first."""
     return [[f"{f.part} {f.name}", f.shown, f"{f.contribution:+.4f}"] for f in e.ranked]
 
 
 def render_report(e: Explanation, picture: str) -> str:
-    """The Markdown page of an explanation.
-
-    Args:
-        e: what is explained.
-        picture: name of the picture beside it.
-    """
+    """The Markdown page of an explanation; ``picture`` is the name of the one beside it."""
     names = list(e.history[0].features) if e.history else []
-    rows = [[*_history_row(e, item), *(f"{item.features[n]:+.4f}" for n in names)] for item in e.history]
+    rows = [[*history_row(e, item), *(f"{item.features[n]:+.4f}" for n in names)] for item in e.history]
     parts = [
         f"# {e.expid}, {e.split} row {e.row}",
         f"{e.model} on {e.dataset_id}, {_cell(e.scored)}: {sum_line(e)}.",
         f"![contributions and weights]({picture})",
         "## Features",
-        markdown_table(["feature", "value", "contribution"], [list(map(_cell, row)) for row in _feature_rows(e)]),
+        markdown_table(["feature", "value", "contribution"], [list(map(_cell, row)) for row in feature_rows(e)]),
         f"{_METHOD} Here: {delta_line(e)}. {left_out_line(e)}".rstrip(),
         "## History, oldest first",
         "\n".join(attention_lines(e)),
     ]
     if rows:
-        header = ["item", "place", *_weight_names(e), "contribution", *names]
+        header = ["item", "place", *weight_names(e), "contribution", *names]
         parts.append(markdown_table(header, [[_cell(row[0]), *row[1:]] for row in rows]))
     else:
         parts.append("The row has no history.")
@@ -93,36 +88,3 @@ def render_report(e: Explanation, picture: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def print_explanation(e: Explanation) -> None:
-    """The tables on the terminal; of a long history, what contributes most."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-
-    def say(text: str) -> None:
-        console.print(printable(text), soft_wrap=True, markup=False)
-
-    def show(header: list[str], rows: list[list[str]]) -> None:
-        table = Table(box=SIMPLE)
-        for number, name in enumerate(header):
-            table.add_column(name, justify="right" if number else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        console.print(table)
-
-    say(f"{e.expid}, {e.split} row {e.row}, {e.scored}")
-    for line in filter(None, (sum_line(e), delta_line(e), left_out_line(e))):
-        say(line)
-    show(["feature", "value", "contribution"], _feature_rows(e))
-    for line in attention_lines(e):
-        say(line)
-    shown = sorted(sorted(e.history, key=lambda i: -abs(i.contribution))[:_SHOWN], key=lambda i: i.place)
-    if shown:
-        show(["item, oldest first", "place", *_weight_names(e), "contribution"], [_history_row(e, i) for i in shown])
-    if len(e.history) > len(shown):
-        say(f"… and {len(e.history) - len(shown)} items that contribute less")

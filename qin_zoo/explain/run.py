@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from qin_zoo.calibration import read_calibrator
 from qin_zoo.data import SPLITS
@@ -28,16 +26,11 @@ class Files:
 
 
 def explain_row(
-    prepared: Prepared,
-    row: int,
-    split: str = "valid",
-    checkpoint: Path | None = None,
-    out: Path | None = None,
+    prepared: Prepared, row: int, split: str = "valid", checkpoint: Path | None = None, out: Path | None = None
 ) -> tuple[Explanation, Files]:
     """Explains a prediction of a trained experiment and writes report, values and picture.
 
     Args:
-        prepared: the experiment.
         row: of the split, from 0.
         split: ``train``, ``valid`` or ``test``.
         checkpoint: weights. Default: the experiment's own.
@@ -51,17 +44,10 @@ def explain_row(
     checkpoint = Path(checkpoint or prepared.files.checkpoint)
     dataset = prepared.open_dataset()
     model = load_trained(prepared, dataset, checkpoint)
-    explanation, calibrator = explain(model, dataset, split, row, prepared.expid), read_calibrator(checkpoint)
-    if calibrator is not None:
-        calibrated = float(calibrator(np.array([explanation.prediction]))[0])
-        explanation = replace(explanation, calibrated=calibrated)
+    explanation = explain(model, dataset, split, row, prepared.expid, read_calibrator(checkpoint))
     base = Path(out or checkpoint.parent) / f"{prepared.expid}.explain.{split}.{row}"
     files = Files(*(base.with_name(base.name + suffix) for suffix in (".md", ".json", ".png")))
     draw_explanation(explanation, files.picture)
-    texts = {
-        files.values: json.dumps(asdict(explanation), indent=2, ensure_ascii=False) + "\n",
-        files.report: render_report(explanation, files.picture.name),
-    }
-    for path, text in texts.items():
-        replace_text(path, text)
+    replace_text(files.values, json.dumps(asdict(explanation), indent=2, ensure_ascii=False) + "\n")
+    replace_text(files.report, render_report(explanation, files.picture.name))
     return explanation, files

@@ -19,7 +19,6 @@ def compare(trained: np.ndarray, exported: np.ndarray, task: str, model: str) ->
     Args:
         trained, exported: (N,) scores of the same candidates, uncalibrated.
         task: ``regression``, where scores are values; else they are probabilities.
-        model: its name, for the message.
 
     Raises:
         QinZooError: the trained model gives no numbers.

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data import SPLITS
@@ -20,9 +22,9 @@ from qin_zoo.data.import_files import ID_FILE, WORD_FILE, item_levels, original_
 from qin_zoo.errors import ConfigError, QinZooError, first_line, suggest
 from qin_zoo.experiment.prepare import Prepared, load_trained
 from qin_zoo.export.compare import compare
-from qin_zoo.export.fields import FieldsModel, describe_fields, random_request
+from qin_zoo.export.fields import FieldsModel, describe_fields, random_request, tracing
 from qin_zoo.export.item_table import Catalogue, update_items
-from qin_zoo.export.manifest import describe, make_manifest
+from qin_zoo.export.manifest import make_manifest
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.plain import Doubts, PlainFieldsModel, PlainModel, plain_scores
 from qin_zoo.export.request import RequestModel, numbering
@@ -37,6 +39,7 @@ from qin_zoo.serving.items import ITEMS
 from qin_zoo.serving.scorer import Scorer
 
 TABLES = ("fp32", "fp16", "int8")
+_Scores = Callable[[Scorer], tuple[np.ndarray, np.ndarray]]  # trained and exported ones of the same requests
 _REQUESTS = 24  # that every export is checked with
 
 
@@ -69,12 +72,10 @@ def export_run(
     """Exports a trained experiment.
 
     Args:
-        prepared: the experiment.
         out: file to write, ``NAME.onnx``; or a folder, for ``<expid>.onnx`` in it.
         checkpoint: weights. Default: the experiment's own.
         table: how item representations are kept: ``fp32``, ``fp16`` or ``int8``.
         items: parquet file with catalogue rows to add or replace.
-        echo: receives what a person wants to see.
 
     Raises:
         QinZooError: the experiment cannot be exported; nothing is written then.
@@ -103,53 +104,99 @@ def export_model(
         ConfigError: ``table`` or ``new_items`` for a dataset of named fields.
     """
     out = out if out.suffix == ".onnx" else out / f"{prepared.expid}.onnx"
-    if not has_item_table(prepared.params):
-        if table != "fp32" or new_items is not None:
-            raise ConfigError(
-                f"{prepared.expid} reads named fields, whose items stand in no table: --table and --items are for "
-                "datasets with an item table. Leave them out."
-            )
-        return _export_fields(prepared, dataset, model, checkpoint, out, echo)
+    if has_item_table(prepared.params):
+        form = _of_items(prepared, dataset, model, table, new_items, echo)
+    elif table != "fp32" or new_items is not None:
+        raise ConfigError(
+            f"{prepared.expid} reads named fields, whose items stand in no table: --table and --items are for "
+            "datasets with an item table. Leave them out."
+        )
+    else:
+        form = _of_fields(prepared, dataset, model)
+    manifest = make_manifest(prepared, form.described, checkpoint, dataset.fingerprints())
+    longest, auc = manifest["inputs"]["history"]["max_len"], None
+    with tempfile.TemporaryDirectory() as folder:
+        plain, compressed = Path(folder) / "fp32.onnx", Path(folder) / "compressed.onnx"
+        graph, manifest["chunk"] = to_onnx(form.request, *form.traced, longest)
+        data, manifest, difference = _checked(graph, manifest, plain, model, form.score)
+        if table != "fp32":
+            form.request.compress(table)
+            manifest["items"]["table"] = table
+            graph, _ = to_onnx(form.request, *form.traced, longest)
+            data, manifest = _sealed(graph, manifest, compressed)
+            auc = _compare(dataset, plain, compressed)
+            if auc is not None:
+                manifest["items"]["valid_auc"] = {"fp32": auc[0], table: auc[1]}
+                data, manifest = seal(graph, manifest)
+    with replace_file(out) as temporary:
+        temporary.write_bytes(data)
+    replace_text(out.with_name(f"{out.name}.json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    echo(
+        f"{out}: {len(data) / 2**20:.1f} MiB, {form.holds}; scores differ from the trained model's by at most "
+        f"{difference:.1e} on random requests"
+        + (f"; calibrated: {manifest['calibration']['method']}" if manifest["calibration"] else "")
+    )
+    if auc is not None:
+        echo(f"valid AUC {auc[0]:.6f} with fp32 items, {auc[1]:.6f} with {table}: {auc[1] - auc[0]:+.6f}")
+    return Exported(out, manifest, difference, auc)
+
+
+class _Form(NamedTuple):
+    """A model in the form of a request: what is described and traced of it, the check's scores, and what it holds."""
+
+    request: RequestModel | PlainModel | FieldsModel | PlainFieldsModel
+    described: dict
+    traced: tuple[dict, dict]
+    score: _Scores
+    holds: str
+
+
+def _of_items(
+    prepared: Prepared,
+    dataset: Dataset,
+    model: BaseModel,
+    table: str,
+    new_items: Path | None,
+    echo: Callable[[str], None],
+) -> _Form:
     loader = dataset.loader(next(split for split in SPLITS if dataset.has(split)), shuffle=False)
-    learnt, catalogue = loader.items, Catalogue(loader.items)
+    learnt, catalogue, max_len = loader.items, Catalogue(loader.items), loader.histories.max_len
     index = "item_index" if prepared.params.get("user_info") else "item_id"
     if new_items is not None:
         require_same_items(dataset.folder, new_items)
         catalogue = update_items(learnt, dataset.feature_map.features, new_items, index)
         echo(f"{new_items}: {catalogue.replaced:,} items replaced, {catalogue.added:,} added")
-    request = _request(model, learnt, catalogue.items, loader.histories.max_len, table)
-    described = describe(request, catalogue.items, loader.histories.max_len)
+    items = catalogue.items
+    if isinstance(model, ZooModel):
+        request = RequestModel(model, learnt, items)
+    elif table == "fp32":
+        request = PlainModel(model, items, max_len)
+    else:
+        raise ConfigError(
+            f"--table {table}: {type(model).__name__} is no ZooModel, so its export holds the items' features, which "
+            "it embeds anew for every request, and no representations that could be kept in fewer bytes. Leave it out."
+        )
+    described = request.describe(items, max_len)
     described["items"] |= {"learnt": len(next(iter(learnt.values()))), "table": "fp32"}
     if (ids := _original_ids(dataset.folder, len(request.table), new_items)) is not None:
         described["items"]["original_ids"] = ids
     words = _words(dataset.folder)
-    described["items"]["features"] = _filters(dataset, catalogue.items, words)
-    for one in (*described["inputs"]["context"], *described["inputs"]["new"]):
-        if one["name"] in words and type_of(one).ids:
-            one["words"] = words[one["name"]][: one["vocab_size"] - 1]
+    described["items"]["features"] = _filters(dataset, items, words)
+    for feature in (*described["inputs"]["context"], *described["inputs"]["new"]):
+        if feature["name"] in words and type_of(feature).ids:
+            feature["words"] = words[feature["name"]][: feature["vocab_size"] - 1]
     _add_sides(described, dataset.folder)
-    manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
-    with tempfile.TemporaryDirectory() as folder:
-        plain, auc = Path(folder) / "fp32.onnx", None
-        max_len = loader.histories.max_len
-        graph, manifest["chunk"] = to_onnx(request, *request.tracing(catalogue.items), max_len)
-        data, manifest, difference = _checked(
-            graph, manifest, plain, model, partial(_both_scores, model, catalogue, max_len)
-        )
-        if table != "fp32":
-            request.compress(table)
-            manifest["items"]["table"] = table
-            compressed = Path(folder) / "compressed.onnx"
-            graph, _ = to_onnx(request, *request.tracing(catalogue.items), max_len)
-            data, manifest = _sealed(graph, manifest, compressed)
-            auc = _compare(dataset, plain, compressed)
-            if auc is not None:
-                manifest["items"]["valid_auc"] = {"fp32": auc[0], table: auc[1]}
-                data, manifest = _sealed(graph, manifest, compressed)
-    _write(out, data, manifest, f"{len(request.table):,} items", difference, echo)
-    if auc is not None:
-        echo(f"valid AUC {auc[0]:.6f} with fp32 items, {auc[1]:.6f} with {table}: {auc[1] - auc[0]:+.6f}")
-    return Exported(out, manifest, difference, auc)
+    score = partial(_both_scores, model, items, max_len)
+    return _Form(request, described, request.tracing(described["inputs"]), score, f"{len(request.table):,} items")
+
+
+def _of_fields(prepared: Prepared, dataset: Dataset, model: BaseModel) -> _Form:
+    request = FieldsModel(model) if isinstance(model, ZooModel) else PlainFieldsModel(model)
+    described = describe_fields(prepared, dataset, request)
+    words = sum(map(len, described["vocabularies"].values()))
+    holds = f"named fields, {words:,} values in its vocabularies" if words else "named fields, whose values are ids"
+    score = partial(_both_scores_of_fields, model, described)
+    return _Form(request, described, tracing(described["inputs"]), score, holds)
 
 
 def _add_sides(described: dict, folder: Path) -> None:
@@ -165,59 +212,15 @@ def _add_sides(described: dict, folder: Path) -> None:
         context[name]["of_user"] = True
 
 
-def _request(model: BaseModel, learnt: dict, items: dict, max_len: int, table: str) -> RequestModel | PlainModel:
-    """The model in the form of a request: folded where it is one of the zoo, else as it is."""
-    if isinstance(model, ZooModel):
-        return RequestModel(model, learnt, items)
-    if table != "fp32":
-        raise ConfigError(
-            f"--table {table}: {type(model).__name__} is no ZooModel, so its export holds the items' features, which "
-            "it embeds anew for every request, and no representations that could be kept in fewer bytes. Leave it out."
-        )
-    return PlainModel(model, items, max_len)
-
-
-def _export_fields(prepared, dataset, model, checkpoint, out, echo) -> Exported:
-    """The same of named fields."""
-    request = FieldsModel(model) if isinstance(model, ZooModel) else PlainFieldsModel(model)
-    described = describe_fields(prepared, dataset, request)
-    manifest = make_manifest(prepared, described, checkpoint, dataset.fingerprints())
-    words = sum(map(len, described["vocabularies"].values()))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fields.onnx"
-        longest = described["inputs"]["history"]["max_len"]
-        graph, manifest["chunk"] = to_onnx(request, *request.tracing(described["inputs"]), longest)
-        data, manifest, difference = _checked(
-            graph, manifest, path, model, partial(_both_scores_of_fields, model, manifest)
-        )
-    taken = f"named fields, {words:,} values in its vocabularies" if words else "named fields, whose values are ids"
-    _write(out, data, manifest, taken, difference, echo)
-    return Exported(out, manifest, difference)
-
-
-def _checked(
-    graph: bytes,
-    manifest: dict,
-    path: Path,
-    model: BaseModel,
-    score: Callable[[Scorer], tuple[np.ndarray, np.ndarray]],
-) -> tuple[bytes, dict, float]:
+def _checked(graph: bytes, manifest: dict, path: Path, model: BaseModel, score: _Scores) -> tuple[bytes, dict, float]:
     """A graph in its file, the manifest, and the largest difference of its scores from the trained model's.
-
-    Args:
-        graph: the ONNX model.
-        manifest: its manifest.
-        path: file to write both to.
-        model: the trained one.
-        score: trained and exported scores of the same requests. Uncalibrated: a step can hide a difference, or enlarge
-            one.
 
     Raises:
         QinZooError: rounding does not explain the difference.
     """
 
     def difference() -> tuple[float, bool]:
-        _sealed(graph, {**manifest, "calibration": None}, path)
+        _sealed(graph, {**manifest, "calibration": None}, path)  # a step can hide a difference, or enlarge one
         return compare(*score(Scorer(path)), manifest["task"], name)
 
     name = type(model).__name__
@@ -227,14 +230,11 @@ def _checked(
         manifest["inputs"]["history"]["padded"] = True  # a model of somebody's that sees padding without saying so
         largest, same = difference()
     if not same:
+        folded = "A layer computes something else on a SharedHistory, or in its folded() form."
         raise QinZooError(
             f"{name}: exported scores are not those of the model on random requests: they differ by up to "
             f"{largest:.1e}, more than rounding explains. "
-            + (
-                "A layer computes something else on a SharedHistory, or in its folded() form."
-                if isinstance(model, ZooModel)
-                else doubts.words(model)
-            )
+            + (folded if isinstance(model, ZooModel) else doubts.words(model))
         )
     return *_sealed(graph, manifest, path), largest
 
@@ -243,20 +243,6 @@ def _sealed(graph: bytes, manifest: dict, path: Path) -> tuple[bytes, dict]:
     data, manifest = seal(graph, manifest)
     path.write_bytes(data)
     return data, manifest
-
-
-def _write(
-    out: Path, data: bytes, manifest: dict, holds: str, difference: float, echo: Callable[[str], None]
-) -> None:
-    """The file and its manifest, and a line about them."""
-    with replace_file(out) as temporary:
-        temporary.write_bytes(data)
-    replace_text(out.with_name(f"{out.name}.json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    echo(
-        f"{out}: {len(data) / 2**20:.1f} MiB, {holds}; scores differ from the trained model's by at most "
-        f"{difference:.1e} on random requests"
-        + (f"; calibrated: {manifest['calibration']['method']}" if manifest["calibration"] else "")
-    )
 
 
 def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | None:
@@ -291,9 +277,7 @@ def _filters(dataset: Dataset, items: dict[str, torch.Tensor], words: dict[str, 
 # ---- checks
 
 
-def _both_scores(
-    model: BaseModel, catalogue: Catalogue, max_len: int, scorer: Scorer
-) -> tuple[np.ndarray, np.ndarray]:
+def _both_scores(model: BaseModel, items: dict, max_len: int, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
     """Trained and exported scores on random requests, odd ones included."""
     g, count = np.random.default_rng(0), scorer.items
     trained, exported = [], []
@@ -305,17 +289,17 @@ def _both_scores(
         context = {feature["name"]: type_of(feature).random(rows, feature, g) for feature in scorer.inputs}
         if scorer.beside:
             history = {ITEMS: history} | {f["name"]: type_of(f).random(len(history), f, g) for f in scorer.beside}
-        trained.append(trained_scores(model, catalogue.items, history, candidates, context, max_len))
+        trained.append(trained_scores(model, items, history, candidates, context, max_len))
         exported.append(_scored(scorer, type(model).__name__, history, candidates, context))
     return np.concatenate(trained), np.concatenate(exported)
 
 
 @torch.no_grad()
-def _both_scores_of_fields(model: BaseModel, manifest: dict, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
+def _both_scores_of_fields(model: BaseModel, described: dict, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
     """The same of named fields: requests of raw values, beside rows of ids."""
     g, trained, exported = np.random.default_rng(0), [], []
     for number in range(_REQUESTS):
-        request, encoded = random_request(manifest["inputs"], manifest["vocabularies"], scorer.fields, number, g)
+        request, encoded = random_request(described["inputs"], described["vocabularies"], scorer.fields, number, g)
         trained.append(model(encoded)["y_pred"].view(-1).numpy())
         exported.append(_scored(scorer, type(model).__name__, **request))
     return np.concatenate(trained), np.concatenate(exported)
@@ -336,28 +320,35 @@ def _scored(scorer: Scorer, name: str, history, candidates, context) -> np.ndarr
 def trained_scores(
     model: BaseModel, items: dict, history: np.ndarray | dict, candidates: np.ndarray, context: dict, max_len: int
 ) -> np.ndarray:
-    """A request scored by the trained model itself: one row for each candidate, (N,) float32.
+    """A request scored by the trained model itself, in evaluation mode and on the CPU, (N,) float32.
 
     Args:
-        model: in evaluation mode, on the CPU.
+        items, history, candidates, context, max_len: see :func:`request_rows`.
+    """
+    batch = request_rows(items, history, candidates, context, max_len)
+    if not isinstance(model, ZooModel):
+        return plain_scores(model, batch).numpy()
+    batch.rows["candidate"] = torch.arange(len(batch))  # no feature: elsewhere labels stand there, here maybe nothing
+    return model(batch)["y_pred"].view(-1).numpy()
+
+
+def request_rows(
+    items: dict, history: np.ndarray | dict, candidates: np.ndarray, context: dict, max_len: int
+) -> ItemBatch:
+    """A request as a batch, a row for each candidate.
+
+    Args:
         items: the item table, feature name -> (U, …).
         history: (L,) item ids, at most ``max_len``; with features of its items a dictionary, as a request has it.
         candidates: (N,) item ids.
         context: row features, (N, …) each.
         max_len: of the training data's histories.
     """
-    rows = len(candidates)
     lists = history if isinstance(history, dict) else {ITEMS: history}
-    padded = {name: np.zeros((rows, max_len), np.int64) for name in lists}
-    for name, values in lists.items():
-        padded[name][:, max_len - len(values) :] = values
-    ids, *beside = (torch.from_numpy(values) for values in padded.values())
+    padded = {name: pad(torch.from_numpy(values), (max_len - len(values), 0)) for name, values in lists.items()}
+    padded = {name: values.repeat(len(candidates), 1) for name, values in padded.items()}
     columns = {name: torch.from_numpy(np.asarray(values)) for name, values in context.items()}
-    batch = ItemBatch(columns, ids, torch.from_numpy(candidates), items, dict(zip([*lists][1:], beside)))
-    if not isinstance(model, ZooModel):
-        return plain_scores(model, batch).numpy()
-    columns["candidate"] = torch.arange(rows)  # no feature, as rows elsewhere hold labels: there may be no other column
-    return model(batch)["y_pred"].view(-1).numpy()
+    return ItemBatch(columns, padded.pop(ITEMS), torch.from_numpy(candidates), items, padded)
 
 
 def _compare(dataset: Dataset, *paths: Path) -> tuple[float, ...] | None:

@@ -78,19 +78,17 @@ class FieldsModel(nn.Module):
         )
         return exact_output(self.model, x)
 
-    def tracing(self, inputs: Mapping) -> tuple[dict, dict]:
-        """The arguments of a request of zeros, and which of their dimensions are open.
 
-        Args:
-            inputs: of the manifest.
-        """
-        rows = torch.export.Dim("candidates")
-        context = {described["name"]: zeros(described, 5) for described in inputs["context"]}
-        lengths = {pair[0]: torch.export.Dim(f"history_items_{i}") for i, pair in enumerate(self.pairs)}
-        shapes = {name: {0: lengths[pair[0]]} for pair in self.pairs for name in pair}
-        history = {name: torch.zeros(7, dtype=torch.long) for name in shapes}
-        arguments = {"context": context, "history": history}
-        return arguments, {"context": {name: {0: rows} for name in context}, "history": shapes}
+def tracing(inputs: Mapping) -> tuple[dict, dict]:
+    """The arguments of a request of zeros with a manifest's ``inputs``, and which of their dimensions are open."""
+    rows = torch.export.Dim("candidates")
+    context = {described["name"]: zeros(described, 5) for described in inputs["context"]}
+    shapes: dict = {"context": {name: {0: rows} for name in context}, "history": {}}
+    for number, pair in enumerate(inputs["history"]["pairs"]):
+        length = torch.export.Dim(f"history_items_{number}")
+        shapes["history"] |= {name: {0: length} for name in pair}
+    history = {name: torch.zeros(7, dtype=torch.long) for name in shapes["history"]}
+    return {"context": context, "history": history}, shapes
 
 
 def describe_fields(prepared: Prepared, dataset: Dataset, model: FieldsModel | PlainFieldsModel) -> dict:
@@ -162,17 +160,15 @@ def random_request(
         inputs, vocabularies: of the manifest.
         fields: reads such requests; it encodes here only what is made of values, which nothing makes values of again.
         number: 0 has no history, 1 a full one, 2 one item.
-        g: draws the values.
     """
     rows = 1 if number % 4 == 0 else int(g.integers(2, 30))
     request: dict = {"history": {}, "candidates": [{} for _ in range(rows)], "context": {}}
     encoded: dict = {}
-    described = {d["name"]: d for d in (*inputs["context"], *inputs["history"]["fields"])}
 
     def draw(made: list[Field], number: int, length: Callable[[], int]) -> tuple[list, dict[str, Tensor]]:
         """Values of a column, and what becomes of them."""
         field, changed = unchanged(made), any(one.functions for one in made)
-        about = described[field.name] if field else {}
+        about = field.described if field else {}
         if not field or (changed and not field.words) or about.get("raw", {}).keys() & _NO_INVERSE:
             field, values = None, [example(made, int(g.integers(0, 1000))) for _ in range(number)]
         else:
@@ -191,9 +187,9 @@ def random_request(
         encoded |= drawn
         for candidate, value in zip(request["candidates"], values):
             candidate[column] = value
-    lengths = {}
+    max_lens, lengths = {d["name"]: d["max_len"] for d in inputs["history"]["fields"]}, {}
     for pair in inputs["history"]["pairs"]:
-        longest = described[pair[0]]["max_len"]
+        longest = max_lens[pair[0]]
         length = (0, longest, 1)[number] if number < 3 else int(g.integers(0, longest + 1))
         lengths |= dict.fromkeys(pair, length)
     for column, made in fields.history.items():

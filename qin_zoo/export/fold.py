@@ -17,11 +17,7 @@ def side_by_side(layer: fuxi.CrossNetMix) -> CrossNetMix:
 
 
 class FoldedMean(nn.Module):
-    """``MaskedAveragePooling``, where without any item the exporter would lose the 1e-12 that 0 is divided by.
-
-    Args:
-        layer: the layer to fold.
-    """
+    """``MaskedAveragePooling``, where without any item the exporter would lose the 1e-12 that 0 is divided by."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()

@@ -68,31 +68,29 @@ def export_histories(dataset: Dataset, where: str | Path) -> int:
 
 def _of_rows(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(U,) users, (U + 1,) ends and the entries of the histories of their last rows."""
-    splits = [split for split in SPLITS if dataset.has(split)]
-    loaders = [dataset.loader(split, shuffle=False) for split in splits]
-    length = loaders[0].histories.max_len
-    users = np.concatenate([_users(dataset, split) for split in splits])
-    place = np.concatenate([np.full(dataset.rows(split), k) for k, split in enumerate(splits)])
-    row = np.concatenate([np.arange(dataset.rows(split)) for split in splits])
+    loaders = {split: dataset.loader(split, shuffle=False) for split in SPLITS if dataset.has(split)}
+    length = next(iter(loaders.values())).histories.max_len
+    users = np.concatenate([_users(dataset, loader) for loader in loaders.values()])
     numbers, last = np.unique(users[::-1], return_index=True)
     last = len(users) - 1 - last
     newest = np.zeros((len(numbers), length + 1), np.int32)  # the last column for what was clicked
-    for k, (split, loader) in enumerate(zip(splits, loaders)):
-        mine = np.flatnonzero(place[last] == k)
-        clicked = np.zeros(dataset.rows(split), np.int32)
+    begin = 0
+    for split, loader in loaders.items():
+        clicked = np.zeros(loader.num_samples, np.int32)
         if split != "test" and dataset.has_labels(split):
             clicked = np.where(dataset.labels(split) > 0, dataset.targets(split), 0)
+        mine = np.flatnonzero((begin <= last) & (last < begin + loader.num_samples))
         for first in range(0, len(mine), _CHUNK):
             part = mine[first : first + _CHUNK]
-            rows = row[last[part]]
+            rows = last[part] - begin
             newest[part, :length] = loader.histories.gather(rows, np.int32)
             newest[part, length] = clicked[rows]
+        begin += loader.num_samples
     real = newest != 0
     return numbers, np.concatenate([[0], np.cumsum(real.sum(axis=1))]), newest[real]
 
 
-def _users(dataset: Dataset, split: str) -> np.ndarray:
-    loader = dataset.loader(split, shuffle=False)
+def _users(dataset: Dataset, loader) -> np.ndarray:
     known = [name for name in (dataset.feature_map.group_id, "user_id", "user_index") if name in loader.table]
     if not known:
         raise ConfigError(

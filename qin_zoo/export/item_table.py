@@ -66,13 +66,13 @@ def update_items(items: Mapping[str, Tensor], specs: Mapping[str, Mapping], path
         for name, spec in columns.items():
             check_spec(table[name], name, spec)
             values[name] = torch.from_numpy(matrix(table[name]))
-    size = _new_size(ids, len(next(iter(items.values()))), path, index)
-    where = torch.from_numpy(ids)
+    count = len(next(iter(items.values())))
+    size, where = _new_size(ids, count, path, index), torch.from_numpy(ids)
     updated = {name: _put(items[name], where, values[name], size, name, path) for name in columns}
     for name in numbers:
         known = torch.arange(size)
         updated[name] = torch.where(known < specs[name]["vocab_size"], known, 0)
-    replaced = int((ids < len(next(iter(items.values())))).sum())
+    replaced = int((ids < count).sum())
     return Catalogue({name: updated[name] for name in items}, replaced, len(ids) - replaced)
 
 

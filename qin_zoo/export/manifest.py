@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from torch import Tensor
-
 from qin_zoo import __version__
 from qin_zoo.calibration import calibrator_to_dict, read_calibrator
 from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.experiment.record import read_record
-from qin_zoo.export.request import RequestModel
-from qin_zoo.feature_types import type_of
 from qin_zoo.files import file_digest
 from qin_zoo.registry import discover
 
@@ -21,47 +17,25 @@ _VERSIONS = ("qin_zoo", "python", "torch", "fuxictr", "numpy")
 
 
 def make_manifest(prepared: Prepared, described: dict, checkpoint: Path, data: dict) -> dict:
-    """The manifest, JSON values.
+    """The manifest, JSON values, a calibration step beside the weights among them.
 
     Args:
-        prepared: the experiment.
         described: what a scorer needs to know of the model.
-        checkpoint: file of the weights; a calibration step beside it goes into the manifest.
         data: fingerprints of the data files.
     """
-    calibrator = read_calibrator(checkpoint)
+    calibrator, entry = read_calibrator(checkpoint), discover(prepared.plugins).get(prepared.params["model"])
     return {
         "name": prepared.expid,
         "model": prepared.params["model"],
         "task": prepared.params.get("task", "binary_classification"),
         "dataset_id": prepared.params["dataset_id"],
-        "model_card": _card(prepared),
+        "model_card": {"summary": entry.summary, **entry.card} if entry else {},
         **described,
         "calibration": None if calibrator is None else calibrator_to_dict(calibrator),
         "run": _run(prepared, checkpoint),
         "data": data,
         "exported_by": f"qin-zoo {__version__}",
     }
-
-
-def describe(model: RequestModel, items: dict[str, Tensor], max_len: int) -> dict:
-    """What a scorer needs to know: ``inputs``, ``feature_order`` and ``items``."""
-    context = [{**found, "default": [] if type_of(found).form == "ids" else None} for found in model.context_inputs()]
-    padded = any(getattr(module, "sees_padding", False) for module in model.modules())
-    return {
-        "inputs": {
-            "history": {"max_len": max_len, "padded": padded, "beside": model.beside_inputs()},
-            "context": context,
-            "new": model.new_inputs(items),
-        },
-        "feature_order": {"context": list(model.context), "item": list(items)},
-        "items": {"count": model.table.shape[0], "dim": model.table.shape[1]},
-    }
-
-
-def _card(prepared: Prepared) -> dict:
-    entry = discover(prepared.plugins).get(prepared.params["model"])
-    return {"summary": entry.summary, **entry.card} if entry else {}
 
 
 def _run(prepared: Prepared, checkpoint: Path) -> dict:

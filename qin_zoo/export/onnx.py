@@ -63,19 +63,20 @@ def to_onnx(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever a model's code meets when it is traced
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        name = type(model.model).__name__
-        if not isinstance(model.model, ZooModel):
-            raise QinZooError(
-                f"{name} cannot be exported: {blame(error, model.model)} ONNX has no such operation, or it depends on "
-                "values that are known only when a request comes."
-            ) from error
-        raise QinZooError(
-            f"{name} cannot be exported: tracing logits(x) on a request failed. Shapes must not be decided by values, "
-            f"and history may be a SharedHistory (qin_zoo.layers). {first_line(cause)}"
-        ) from error
+        if isinstance(model.model, ZooModel):
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            why = (
+                "tracing logits(x) on a request failed. Shapes must not be decided by values, and history may be a "
+                f"SharedHistory (qin_zoo.layers). {first_line(cause)}"
+            )
+        else:
+            why = (
+                f"{blame(error, model.model)} ONNX has no such operation, or it depends on values that are known only "
+                "when a request comes."
+            )
+        raise QinZooError(f"{type(model.model).__name__} cannot be exported: {why}") from error
     proto = program.model_proto
     _clean(proto)
     return proto.SerializeToString(deterministic=True), _FEW if _widest(proto, max_len) > _WIDE else _MANY
@@ -119,18 +120,14 @@ def _quietly():
 def _clean(proto) -> None:
     """Takes out where the code of each node stood, and sets the version that older runtimes read."""
     proto.ir_version = min(proto.ir_version, _IR_VERSION)
-    proto.doc_string = ""
-    del proto.metadata_props[:]
     graphs = [proto.graph, *proto.functions]
+    parts = [proto, *graphs]
     for graph in graphs:
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for node in graph.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
+        parts += graph.node
         for name in ("input", "output", "value_info", "initializer"):
-            for value in getattr(graph, name, ()):
-                if hasattr(value, "doc_string"):
-                    value.doc_string = ""
-                if hasattr(value, "metadata_props"):
-                    del value.metadata_props[:]
+            parts += getattr(graph, name, ())
+    for part in parts:  # the inputs of functions are names
+        if hasattr(part, "doc_string"):
+            part.doc_string = ""
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]

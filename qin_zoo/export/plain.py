@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.errors import ModelError
-from qin_zoo.export.request import zeros
-from qin_zoo.feature_types import describe, embedded
+from qin_zoo.export.request import ItemTableModel
+from qin_zoo.feature_types import embedded
 from qin_zoo.models.adapter import blame, place_of
 
 _DOUBTFUL = dict.fromkeys(("topk", "sort", "argsort", "kthvalue", "msort"), "orders equal values as the runtime likes")
@@ -22,7 +22,7 @@ _DOUBTFUL |= dict.fromkeys(
 )
 
 
-class PlainModel(nn.Module):
+class PlainModel(ItemTableModel):
     """A trained model that reads the public triple, which it is given for one request.
 
     Nothing is folded: each candidate's row has the history's items once more, found by their ids in the item table.
@@ -33,8 +33,6 @@ class PlainModel(nn.Module):
         max_len: of the training data's histories.
 
     Attributes:
-        context: names of the row features.
-        beside: names of the features of the history's items.
         new_features: none: items outside the table are padding.
         table: (U, n) without contents: how many numbers describe an item.
         sees_padding: histories are padded to their length in training, as what the model makes of padding is unknown.
@@ -46,7 +44,7 @@ class PlainModel(nn.Module):
         super().__init__()
         self.model = model
         self._specs = model.feature_map.features
-        self._items, self._max_len = list(items), max_len
+        self._items, self.length = list(items), max(max_len, 1)
         named = {n: self._specs[n].get("source") for n in embedded(self._specs)}
         self.context = [n for n, source in named.items() if source not in ("item", "history")]
         self.beside = [n for n, source in named.items() if source == "history"]
@@ -64,58 +62,14 @@ class PlainModel(nn.Module):
         new: dict[str, Tensor],
         beside: dict[str, Tensor],
     ) -> Tensor:
-        """Scores of the candidates.
-
-        Args:
-            history: (max_len,) int64 item ids, oldest first, 0 in front where there is no item.
-            candidates: (N,) int64 item ids; N ≥ 1.
-            context: row features, (N, …) each.
-            new: empty.
-            beside: features of the history's items, (max_len,) int64 ids each.
-
-        Returns:
-            (N,) float32: probabilities, or the value itself in a regression.
-        """
+        """As of :class:`~qin_zoo.export.request.RequestModel`, with a history of max_len items and no new ones."""
         items, rows = {name: getattr(self, f"item_{name}") for name in self._items}, candidates.shape[0]
         beside = {name: values.expand(rows, -1) for name, values in beside.items()}
         return _predict(self.model, ItemBatch(context, history.expand(rows, -1), candidates, items, beside))
 
-    def tracing(self, items: Mapping[str, Tensor]) -> tuple[dict, dict]:
-        """The arguments of a request, and which of their dimensions are open."""
-        context = {d["name"]: zeros(d, 5) for d in self.context_inputs()}
-        last = len(self.table) - 1
-        history = torch.zeros(max(self._max_len, 1), dtype=torch.long)
-        history[-3:] = last  # code that looks at values finds both, items and padding
-        rows = torch.export.Dim("candidates")
-        beside = {name: (history != 0).long() for name in self.beside}
-        arguments = {"history": history, "candidates": torch.full((5,), last), "context": context, "new": {}}
-        arguments["beside"] = beside
-        return arguments, {
-            "history": None,
-            "candidates": {0: rows},
-            "context": {name: {0: rows} for name in context},
-            "new": {},
-            "beside": dict.fromkeys(beside),
-        }
-
-    def context_inputs(self) -> list[dict]:
-        """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
-        return [describe(name, self._specs[name]) for name in self.context]
-
-    def beside_inputs(self) -> list[dict]:
-        """The same of the features of the history's items."""
-        return [describe(name, self._specs[name]) for name in self.beside]
-
-    def new_inputs(self, items: Mapping[str, Tensor]) -> list[dict]:
-        """The same of the features of new items: none."""
-        return []
-
 
 class PlainFieldsModel(nn.Module):
     """A trained model that reads FuxiCTR's row dictionary, every field of which a request gives for each candidate.
-
-    Args:
-        model: in evaluation mode, on the CPU.
 
     Attributes:
         context: names of the fields.
@@ -133,16 +87,6 @@ class PlainFieldsModel(nn.Module):
     def forward(self, context: dict[str, Tensor], history: dict[str, Tensor]) -> Tensor:
         """Scores of the candidates, (N,) float32, from their fields, (N, …) each; ``history`` is empty."""
         return _predict(self.model, context)
-
-    def tracing(self, inputs: Mapping) -> tuple[dict, dict]:
-        """The arguments of a request of zeros, and which of their dimensions are open.
-
-        Args:
-            inputs: of the manifest.
-        """
-        context = {described["name"]: zeros(described, 5) for described in inputs["context"]}
-        rows = torch.export.Dim("candidates")
-        return {"context": context, "history": {}}, {"context": {name: {0: rows} for name in context}, "history": {}}
 
 
 def _predict(model: nn.Module, batch: ItemBatch | Mapping[str, Tensor]) -> Tensor:

@@ -45,27 +45,27 @@ class RequestEmbedder(Embedder):
         return (table(ids.long()) * real.unsqueeze(2)).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-class ItemVectors(nn.Module):
-    """Vectors of all items, in as few bytes as asked for.
+class ItemRows(nn.Module):
+    """What is known of all items: vectors, in as few bytes as asked for, or ids, of a category or of lists.
 
     Args:
-        rows: (U, D) float32, row 0 padding.
+        rows: (U, D) float32, or (U,) or (U, T) int64; row 0 padding.
 
     Attributes:
-        shape: (U, D).
+        shape: of ``rows``.
     """
 
     def __init__(self, rows: Tensor):
         super().__init__()
-        self.register_buffer("rows", rows.float())
+        self.register_buffer("rows", rows.float() if rows.is_floating_point() else rows.long())
         self.register_buffer("scale", None)
-        self.shape = rows.shape
+        self.shape, self._dtype = rows.shape, self.rows.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def compress(self, kind: str) -> None:
-        """Keeps the rows (U, D) in fewer bytes: ``fp16``, or ``int8`` with one float32 scale for each item.
+        """Keeps vectors (U, D) in fewer bytes: ``fp16``, or ``int8`` with one float32 scale for each item.
 
         Raises:
             ModelError: a number is too large for float16.
@@ -82,37 +82,20 @@ class ItemVectors(nn.Module):
             self.rows = (self.rows / self.scale).round().clamp(-127, 127).to(torch.int8)
 
     def forward(self, ids: Tensor, new: Tensor | None) -> Tensor:
-        """Those (n, D) of ids (n,): rows of the table, and beyond it the new items (K, D), U being the first."""
-        count = len(self)
-        inside = ids if new is None else torch.where(ids < count, ids, 0)
-        vectors = F.embedding(inside, self.rows)
+        """Those (n, …) of ids (n,): rows of the table, and beyond it the new items (K, …), U being the first."""
+        known = ids < len(self)
+        inside = ids if new is None else torch.where(known, ids, 0)
+        rows = _rows_of(self.rows, inside).to(self._dtype)
         if self.scale is not None:
-            vectors = vectors.float() * F.embedding(inside, self.scale)
-        vectors = vectors.float()
+            rows = rows * _rows_of(self.scale, inside)
         if new is None:
-            return vectors
-        outside = F.embedding(torch.where(ids < count, 0, ids - count), new)
-        return torch.where((ids < count).unsqueeze(1), vectors, outside)
+            return rows
+        others = _rows_of(new, torch.where(known, 0, ids - len(self)))
+        return torch.where(known.unsqueeze(1) if rows.dim() == 2 else known, rows, others)
 
 
-class ItemIds(nn.Module):
-    """Ids of all items: of a category, or of lists.
-
-    Args:
-        rows: (U,) or (U, T) int64, row 0 padding.
-    """
-
-    def __init__(self, rows: Tensor):
-        super().__init__()
-        self.register_buffer("rows", rows.long())
-
-    def forward(self, items: Tensor, new: Tensor | None) -> Tensor:
-        """Those, (n,) or (n, T), of items (n,): rows of the table, and beyond it the new items (K,) or (K, T)."""
-        if new is None:
-            return self.rows[items]
-        inside = items < len(self.rows)
-        known, others = self.rows[torch.where(inside, items, 0)], new[torch.where(inside, 0, items - len(self.rows))]
-        return torch.where(inside.view(-1, *[1] * (known.dim() - 1)), known, others)
+def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
+    return F.embedding(ids, table) if table.dim() == 2 else table[ids]
 
 
 def exact_output(model: ZooModel, x: ModelInput) -> Tensor:
@@ -124,7 +107,69 @@ def exact_output(model: ZooModel, x: ModelInput) -> Tensor:
     return model.output_activation(logits)
 
 
-class RequestModel(nn.Module):
+class ItemTableModel(nn.Module):
+    """A model of a dataset with an item table in the form of a request.
+
+    Attributes:
+        context: names of the row features, in the order of the model.
+        beside: names of the features that are told of the history's items only.
+        new_features: names of the item features that can be given for an item outside the table.
+        table: representations of all items, (U, D).
+        length: items of a request's history; None for any number.
+    """
+
+    length: int | None = None
+
+    def describe(self, items: Mapping[str, Tensor], max_len: int) -> dict:
+        """What a scorer needs to know: ``inputs``, ``feature_order`` and ``items``.
+
+        Args:
+            items: the item table; the shapes of its features count.
+            max_len: items of a full history.
+        """
+        beside, context = ([self._describe(name) for name in names] for names in (self.beside, self.context))
+        padded = any(getattr(module, "sees_padding", False) for module in self.modules())
+        return {
+            "inputs": {
+                "history": {"max_len": max_len, "padded": padded, "beside": beside},
+                "context": [{**d, "default": [] if type_of(d).form == "ids" else None} for d in context],
+                "new": [self._describe(name, items[name]) for name in self.new_features],
+            },
+            "feature_order": {"context": list(self.context), "item": list(items)},
+            "items": {"count": self.table.shape[0], "dim": self.table.shape[1]},
+        }
+
+    def _describe(self, name: str, column: Tensor | None = None) -> dict:
+        return describe(name, self._specs[name])
+
+    def tracing(self, inputs: Mapping) -> tuple[dict, dict]:
+        """The arguments of a request with a manifest's ``inputs``, and which of their dimensions are open."""
+        last = len(self.table) - 1
+        history = torch.zeros(self.length or 7, dtype=torch.long)
+        history[-3:] = last  # code that looks at values finds both, items and padding
+        arguments = {
+            "history": history,
+            "candidates": torch.full((5,), last),
+            "context": {feature["name"]: zeros(feature, 5) for feature in inputs["context"]},
+            "new": {feature["name"]: zeros(feature, 3) for feature in inputs["new"]},
+            "beside": {name: (history != 0).long() for name in self.beside},
+        }
+        length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
+        places = None if self.length else {0: length}
+        shapes = {
+            "history": places,
+            "beside": places,
+            "candidates": {0: rows},
+            "context": {0: rows},
+            "new": {0: unknown},
+        }
+        return arguments, {
+            key: dict.fromkeys(value, shapes[key]) if isinstance(value, dict) else shapes[key]
+            for key, value in arguments.items()
+        }
+
+
+class RequestModel(ItemTableModel):
     """A trained model, folded, that scores the candidates of one request.
 
     Args:
@@ -133,11 +178,7 @@ class RequestModel(nn.Module):
         updated: the item table to export. Default: ``items``.
 
     Attributes:
-        context: names of the row features, in the order of the model.
-        beside: names of the features that are told of the history's items only.
-        new_features: names of the item features that can be given for an item outside the table. Its id is not one:
-            an unknown item has the padding's, as nothing was learnt of it.
-        table: representations of all items, (U, D).
+        new_features: the id is none of them: an unknown item has the padding's, as nothing was learnt of it.
         stored: of each content that the model asks for the vectors of all items, (U, d).
     """
 
@@ -148,30 +189,28 @@ class RequestModel(nn.Module):
         self.embedding, self.weights = self._embedder.layer, self._embedder.weights
         self.context, self._items, self.beside = inputs.context_features, inputs.table_features, inputs.history_features
         self._specs = model.feature_map.features
-        fixed = self._shares_ids(items)
+        numbers = numbering(items, self._specs)
+        layers = self.embedding.embedding_layers
+        of_number = [layers[name] for name in numbers]
+        fixed = [name for name in self._items if any(layers[name] is layer for layer in of_number)]
         self.contents = inputs.contents
         self.new_features = list(dict.fromkeys([*(n for n in self._items if n not in fixed), *self.contents]))
-        self.table = ItemVectors(self.represent(updated or items))
-        self.stored = nn.ModuleList(ItemVectors((updated or items)[name]) for name in self.contents)
-        self._inputs, numbers = inputs, numbering(items, self._specs)
+        updated = updated or items
+        self.table = ItemRows(self.represent(updated))
+        self.stored = nn.ModuleList(ItemRows(updated[name]) for name in self.contents)
+        self._inputs = inputs
         matched = inputs.matched_ids if inputs.matches is not None else ()
-        tables = {str(k): (updated or items)[name] for k, name in enumerate(matched) if name not in numbers}
-        self.matched = nn.ModuleDict({place: ItemIds(table) for place, table in tables.items()})
+        tables = {str(k): updated[name] for k, name in enumerate(matched) if name not in numbers}
+        self.matched = nn.ModuleDict({place: ItemRows(table) for place, table in tables.items()})
         self._lighten({name: items[name].shape[1:] for name in fixed})
         self.model = fold(without_embeddings(model).float().cpu().eval(), FOREIGN)
         self.eval()
 
-    def _shares_ids(self, items: Mapping[str, Tensor]) -> set[str]:
-        """The features that number the items, and those that share their embedding."""
-        layers = self.embedding.embedding_layers
-        numbers = numbering(items, self._specs)
-        return {n for n in self._items if any(layers[n] is layers[number] for number in numbers)}
-
     def _lighten(self, fixed: Mapping[str, torch.Size]) -> None:
-        """Of the embeddings that the table has made superfluous only the padding's row stays.
+        """Of embeddings that the table has made superfluous only the padding's row stays; new items have it.
 
         Args:
-            fixed: the features of which new items have the padding's, and the shape of one item's ids.
+            fixed: their features, and the shape of one item's ids.
         """
         layers = self.embedding.embedding_layers
         used = (*self.context, *self.beside, *self.new_features)
@@ -193,7 +232,7 @@ class RequestModel(nn.Module):
         return torch.cat(parts).float()
 
     def compress(self, kind: str) -> None:
-        """Keeps all vectors in fewer bytes; see :meth:`ItemVectors.compress`."""
+        """Keeps all vectors in fewer bytes; see :meth:`ItemRows.compress`."""
         for vectors in (self.table, *self.stored):
             vectors.compress(kind)
 
@@ -236,7 +275,7 @@ class RequestModel(nn.Module):
             name: (vectors(candidates, new.get(name)), SharedHistory(vectors(history, new.get(name)), rows))
             for name, vectors in zip(self.contents, self.stored)
         }
-        embedded = self._embed_context(context, candidates)
+        embedded = self._embedder.embed(self.context, context) if self.context else torch.zeros(rows, 0)
         if self._inputs.matches is not None:
             ids = {name: (candidates, history.unsqueeze(0)) for name in self._inputs.matched_ids}  # numbers
             for place, table in self.matched.items():
@@ -253,41 +292,6 @@ class RequestModel(nn.Module):
             contents=contents,
         )
         return exact_output(self.model, x)
-
-    def _embed_context(self, context: dict[str, Tensor], candidates: Tensor) -> Tensor:
-        if not self.context:
-            return torch.zeros(candidates.shape[0], 0)
-        return self._embedder.embed(self.context, context)
-
-    # ---- what a request holds
-
-    def tracing(self, items: Mapping[str, Tensor]) -> tuple[dict, dict]:
-        """The arguments of a request of zeros, and which of their dimensions are open.
-
-        Args:
-            items: the item table; the shapes of its features count.
-        """
-        context = {d["name"]: zeros(d, 5) for d in self.context_inputs()}
-        new = {d["name"]: zeros(d, 3) for d in self.new_inputs(items)}
-        ids = {"history": torch.zeros(7, dtype=torch.long), "candidates": torch.zeros(5, dtype=torch.long)}
-        length, rows, unknown = (torch.export.Dim(n) for n in ("history_items", "candidates", "new_items"))
-        shapes = {"history": {0: length}, "candidates": {0: rows}}
-        shapes |= {"context": {name: {0: rows} for name in context}, "new": {name: {0: unknown} for name in new}}
-        shapes |= {"beside": {name: {0: length} for name in self.beside}}
-        beside = {name: torch.zeros_like(ids["history"]) for name in self.beside}
-        return {**ids, "context": context, "new": new, "beside": beside}, shapes
-
-    def context_inputs(self) -> list[dict]:
-        """Of each row feature: ``name``, ``type``, and ``vocab_size``, ``max_len`` or ``dim`` where it has one."""
-        return [self._describe(name) for name in self.context]
-
-    def beside_inputs(self) -> list[dict]:
-        """The same of the features of the history's items."""
-        return [self._describe(name) for name in self.beside]
-
-    def new_inputs(self, items: Mapping[str, Tensor]) -> list[dict]:
-        """The same of the features of new items."""
-        return [self._describe(name, items[name]) for name in self.new_features]
 
     def _describe(self, name: str, column: Tensor | None = None) -> dict:
         spec = dict(self._specs[name])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from collections import deque
 from pathlib import Path
 
@@ -22,16 +21,12 @@ CONTEXT, HISTORY, NEW, BESIDE = "context.", "history.", "new.", "beside."  # pre
 _KEY = b"qin_zoo"
 _METADATA_PROPS = 14  # number of the field in ONNX's ModelProto
 _LARGEST = 2**31 - 1  # bytes that protobuf reads
+_EXPECTED = "Expected a file that `qin-zoo export` wrote (NAME.onnx)."
 _AGAIN = "Copy the file again from where it was exported, or export it anew (qin-zoo export)."
 
 
 def seal(graph: bytes, manifest: dict) -> tuple[bytes, dict]:
-    """What stands in the file, and the manifest with the hash.
-
-    Args:
-        graph: a serialised ONNX model.
-        manifest: JSON values.
-    """
+    """What stands in the file of a serialised ONNX model, and its manifest, JSON values, with the hash."""
     manifest = {**manifest, "format": FORMAT}
     manifest["sha256"] = _digest(graph, manifest)
     entry = _field(1, _KEY) + _field(2, json.dumps(manifest, ensure_ascii=False).encode())
@@ -47,16 +42,13 @@ def read(path: str | Path) -> tuple[bytes, dict]:
     """
     path = Path(path)
     try:
-        found = path.stat()
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # a pipe or a device may have no end
-            raise QinZooError(f"{path} is no regular file. Expected a file that `qin-zoo export` wrote (NAME.onnx).")
-        if found.st_size > _LARGEST:
-            raise QinZooError(f"{path} has {found.st_size:,} bytes; an ONNX file holds at most {_LARGEST:,}.")
+        if not (path.is_file() or path.is_dir()) and path.exists():  # a pipe or a device may have no end
+            raise QinZooError(f"{path} is no regular file. {_EXPECTED}")
+        if (size := path.stat().st_size) > _LARGEST:
+            raise QinZooError(f"{path} has {size:,} bytes; an ONNX file holds at most {_LARGEST:,}.")
         data = path.read_bytes()
     except OSError as error:
-        raise QinZooError(
-            f"{path}: {error.strerror}. Expected a file that `qin-zoo export` wrote (NAME.onnx)."
-        ) from error
+        raise QinZooError(f"{path}: {error.strerror}. {_EXPECTED}") from error
     end, entry = _last_field(data, path)
     graph = memoryview(data)[:end]
     manifest, found = _manifest(entry, graph, path)
@@ -113,7 +105,7 @@ def _last_field(data: bytes, path: Path) -> tuple[int, bytes]:
     try:
         (last,) = deque(fields(data, 0, len(data)), 1) or [(None, None, 0, 0, 0)]
     except (ValueError, IndexError):
-        raise QinZooError(f"{path} is no ONNX file. Expected a file that `qin-zoo export` wrote (NAME.onnx).") from None
+        raise QinZooError(f"{path} is no ONNX file. {_EXPECTED}") from None
     field, kind, begin, content, at = last
     if at > len(data):
         raise QinZooError(f"{path} was cut short: expected {at:,} bytes or more, found {len(data):,}. {_AGAIN}")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from qin_zoo.errors import RequestError, suggest
-from qin_zoo.serving.values import shown
+from qin_zoo.serving.values import check_names, shown
 
 _DTYPE = np.dtype("<i4")
 
 
 def pack(codes: np.ndarray) -> dict:
-    """Codes of items, (U,) or (U, T), as they stand in a manifest: JSON values.
-
-    Args:
-        codes: whole numbers from 0 on, 0 being padding.
-    """
+    """Codes of items, (U,) or (U, T) whole numbers from 0 on, as they stand in a manifest: JSON values."""
     data = zlib.compress(np.ascontiguousarray(codes, _DTYPE).tobytes())
     return {"shape": list(codes.shape), "zlib": base64.b85encode(data).decode()}
 
@@ -42,11 +38,13 @@ def unpack(packed: Mapping) -> np.ndarray:
     return np.frombuffer(data, _DTYPE).reshape(shape)
 
 
-class Catalogue:
-    """The items of an export with an item table, by what is known of them.
+def codes_of_words(features: Iterable[Mapping]) -> dict[str, dict[str, int]]:
+    """Of each feature that has words what they stand for in a manifest: word -> code."""
+    return {d["name"]: {word: code for code, word in enumerate(d["words"], 1)} for d in features if "words" in d}
 
-    Args:
-        items: ``items`` of its manifest.
+
+class Catalogue:
+    """The items of an export with an item table, by what ``items`` of its manifest tells of them.
 
     Attributes:
         features: names by which the catalogue can be filtered.
@@ -58,9 +56,7 @@ class Catalogue:
         features = items.get("features", [])
         self.features: list[str] = [one["name"] for one in features]
         self._codes = {one["name"]: unpack(one["codes"]) for one in features}
-        self._words = {
-            one["name"]: {word: code for code, word in enumerate(one["words"], 1)} for one in features if "words" in one
-        }
+        self._words = codes_of_words(features)
 
     def rows(self, where: Mapping | None, named: bool) -> np.ndarray:
         """The rows of the items of which all of ``where`` holds, (n,) int64, ascending; never padding.
@@ -76,12 +72,9 @@ class Catalogue:
         there[0] = False
         if named:
             there &= self._named
-        if not isinstance(where or {}, Mapping):
-            raise RequestError(f"where: expected feature -> value, found {shown(where)}.")
-        for name, value in (where or {}).items():
-            if name not in self._codes:
-                near, known = suggest(name, self._codes), ", ".join(self.features) or "none"
-                raise RequestError(f"where: unknown feature {shown(name)}.{near} Features: {known}.")
+        where = where or {}
+        check_names(where, self._codes, "where")
+        for name, value in where.items():
             codes = [self._code(name, one) for one in (value if isinstance(value, list) else [value])]
             holding = np.isin(self._codes[name], codes)
             there &= holding if holding.ndim == 1 else holding.any(axis=1)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from qin_zoo.errors import RequestError, suggest
+from qin_zoo.errors import RequestError
 from qin_zoo.serving.bundle import CONTEXT, HISTORY
-from qin_zoo.serving.preprocess import FUNCTIONS, functions
+from qin_zoo.serving.preprocess import FUNCTIONS, Function
 from qin_zoo.serving.raw_values import Field
-from qin_zoo.serving.values import shown
+from qin_zoo.serving.values import check_names, check_number, is_list, shown
 
 
 class FieldRequests:
@@ -26,6 +26,7 @@ class FieldRequests:
     Attributes:
         rows: columns of a row, with the fields made of each; a request holds each in its context or its candidates.
         history: columns of the history, with the fields made of each.
+        row_columns, history_columns: each of them in the form of the manifest's inputs, as a request holds it.
         targets: which of ``rows`` are the target's.
     """
 
@@ -34,6 +35,8 @@ class FieldRequests:
         history = inputs["history"]
         self.rows = _by_column(Field(described, vocabularies) for described in inputs["context"])
         self.history = _by_column(Field(described, vocabularies) for described in history["fields"])
+        self.row_columns = [_described(*column) for column in self.rows.items()]
+        self.history_columns = [_described(*column) for column in self.history.items()]
         self.targets = [name for name, made in self.rows.items() if {f.name for f in made} & {*history["targets"]}]
         self._pairs: list[list[str]] = history["pairs"]
         self._padded: bool = history["padded"]
@@ -59,10 +62,8 @@ class FieldRequests:
             raise RequestError("embeddings: a model of named fields takes none. Give an item's fields as a candidate.")
         given = self._candidates(candidates)
         context = {} if context is None else context
-        if not isinstance(context, Mapping):
-            raise RequestError(f"context: expected field -> value, found {shown(context)}.")
-        _check_names(context, self.rows, "context")
-        shared, unknown = self._histories(history)
+        check_names(context, self.rows, "context", "field")
+        shared, unknown = self.read_history(history)
         columns = {}
         for name, made in self.rows.items():
             values, where = self._values(name, made, given, context)
@@ -74,17 +75,14 @@ class FieldRequests:
         return shared, columns, len(given), unknown
 
     def _candidates(self, candidates: object) -> list[Mapping]:
-        if not isinstance(candidates, (Sequence, np.ndarray)) or isinstance(candidates, (str, bytes)):
+        if not is_list(candidates):
             raise RequestError(f"candidates: expected a list, found {shown(candidates)}.")
-        _check_number(len(candidates), self._max_candidates, "candidates")
+        check_number(len(candidates), self._max_candidates, "candidates")
         given = []
         for place, candidate in enumerate(candidates):
-            where = f"candidates: candidate {place}"
-            if not isinstance(candidate, Mapping):
-                if len(self.targets) != 1:
-                    raise RequestError(f"{where}: expected field -> value, found {shown(candidate)}.")
+            if len(self.targets) == 1 and not isinstance(candidate, Mapping):
                 candidate = {self.targets[0]: candidate}
-            _check_names(candidate, self.rows, where)
+            check_names(candidate, self.rows, f"candidates: candidate {place}", "field")
             given.append(candidate)
         return given
 
@@ -112,20 +110,21 @@ class FieldRequests:
             )
         return value, where
 
-    def _histories(self, history: object) -> tuple[dict[str, np.ndarray], int]:
-        """Sequences of ids, (L,) each, L ≥ 1; without padding unless the model sees it."""
+    def read_history(self, history: object) -> tuple[dict[str, np.ndarray], int]:
+        """Sequences of ids, (L,) each, L ≥ 1, without padding unless the model sees it, and how many are unknown;
+        RequestError where they would be refused."""
         if not isinstance(history, Mapping):
             if history is not None and len(self.history) != 1:
                 raise RequestError(f"history: expected field -> list of values, found {shown(history)}.")
             history = dict.fromkeys(self.history, history)
-        _check_names(history, self.history, "history")
+        check_names(history, self.history, "history", "field")
         encoded, counts, unknown = {}, {}, 0
         for name, made in self.history.items():
             value = history.get(name)
             if value is None:
                 raise RequestError(f"history: {name} is missing. Fields: {', '.join(self.history)}.")
             if isinstance(value, (Sequence, np.ndarray)):
-                _check_number(len(value), self._max_history, f"history: {name}")
+                check_number(len(value), self._max_history, f"history: {name}")
             for field in made:
                 counts[field.name] = field.count(value)
                 found, missed = field.encode([value], f"history: {name}")
@@ -151,10 +150,6 @@ class FieldRequests:
         """The history of a user of whom nothing is known, as a request has it."""
         return {name: [] for name in self.history}
 
-    def check_history(self, history: object) -> None:
-        """Raises RequestError where a request with this history would be refused."""
-        self._histories(history)
-
     def example(self, candidates: int) -> dict:
         """A request that the model answers, JSON values."""
         own = self.targets or list(self.rows)
@@ -168,36 +163,32 @@ class FieldRequests:
 
 def unchanged(made: Iterable[Field]) -> Field | None:
     """The field among those of one column that holds its very values, rather itself than a copy."""
-    kept = sorted((field for field in made if not field.functions), key=lambda field: field.name != field.column)
-    return kept[0] if kept else None
+    kept = (field for field in made if not field.functions)
+    return min(kept, key=lambda field: field.name != field.column, default=None)
 
 
 def example(made: list[Field], place: int) -> object:
     """A value of a column that all fields made of it can be made of; another for another place."""
-    field, used = unchanged(made), {name for one in made for name in one.functions}
-    if field and (field.words or not used):
-        return field.example(place)
-    return next(function for name, function in FUNCTIONS.items() if name in used).example(place)
+    field, function = unchanged(made), _function(made)
+    return field.example(place) if field and (field.words or not function) else function.example(place)
 
 
-def taken(inputs: Iterable[Mapping]) -> list[dict]:
-    """What a request holds for inputs of named fields, in the form of these: each column of the files once.
+def _function(made: list[Field]) -> Function | None:
+    """The one that decides what a value of a column looks like, where functions change it."""
+    used = {name for field in made for name in field.functions}
+    return next((function for name, function in FUNCTIONS.items() if name in used), None)
+
+
+def _described(column: str, made: list[Field]) -> dict:
+    """What a request holds for a column of the files, in the form of the manifest's inputs.
 
     Of a column that no field holds as it is, ``expected`` says what its values are.
     """
-    columns: dict[str, tuple[int, dict]] = {}
-    for described in inputs:
-        made = (described.get("raw") or {}).get("made")
-        column, copied = dict(described), 0
-        if made:
-            column["name"], copied = made["column"], 1
-            if used := functions(made):
-                function, copied = next(f for name, f in FUNCTIONS.items() if name in used), 2
-                column |= {"type": "categorical", "raw": {"dtype": function.dtype}, "expected": function.expected}
-        known = columns.setdefault(column["name"], (copied, column))
-        if copied < known[0]:
-            columns[column["name"]] = (copied, column)
-    return [column for _, column in columns.values()]
+    if field := unchanged(made):
+        return {**field.described, "name": column}
+    function = _function(made)
+    values = {"type": "categorical", "raw": {"dtype": function.dtype}, "expected": function.expected}
+    return {**made[0].described, "name": column, **values}
 
 
 def _by_column(fields: Iterable[Field]) -> dict[str, list[Field]]:
@@ -205,16 +196,3 @@ def _by_column(fields: Iterable[Field]) -> dict[str, list[Field]]:
     for field in fields:
         columns.setdefault(field.column, []).append(field)
     return columns
-
-
-def _check_names(given: Mapping, known: Mapping, where: str) -> None:
-    for name in given:
-        if name not in known:
-            raise RequestError(
-                f"{where}: unknown field {shown(name)}.{suggest(name, known)} Fields: {', '.join(known) or 'none'}."
-            )
-
-
-def _check_number(found: int, most: int, where: str) -> None:
-    if found > most:
-        raise RequestError(f"{where}: expected at most {most:,}, found {found:,}. Split the request.")

@@ -10,15 +10,15 @@ import json
 import os
 import threading
 import time as clock
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from qin_zoo.errors import QinZooError, RequestError, first_line
-from qin_zoo.files import LockFile, file_digest, replace_file
+from qin_zoo.files import LockFile, file_digest, file_state, replace_file
 
 _KEY, _FEATURES = "qin_zoo:history:", "qin_zoo:user:"  # of a user's list in Redis, and of the user's row features
 _SECONDS = 1.0  # for Redis to answer
@@ -64,24 +64,6 @@ class Users:
     until: float | None = None
 
 
-class Histories(Protocol):
-    """Histories by user.
-
-    Attributes:
-        remote: whether it is asked over a network, so that others must not wait for it.
-        features: row features that it has of users; None where that is not known.
-    """
-
-    remote: bool
-    features: Iterable[str] | None
-
-    def get(self, user: str) -> Known:
-        """What is known of a user."""
-
-    def append(self, user: str, item: object, time: float | None = None) -> None:
-        """Adds an item, or field -> value, as the user's newest."""
-
-
 def open_histories(where: str, length: int, ids: str = "table") -> Histories:
     """The store that an option names: ``redis://…``, or a file.
 
@@ -124,7 +106,10 @@ class FileHistories:
         ids: what items must be, ``table`` rows or ``original`` ids.
 
     Attributes:
-        loaded: :meth:`state` of the file that is in use.
+        remote: whether it is asked over a network, so that others must not wait for it.
+        features: row features that it has of users; None where that is not known.
+        path: of the file.
+        loaded: :func:`~qin_zoo.files.file_state` of the file that is in use.
         set_aside: where the log of another file was moved to. What came after this file's ``until`` was taken over.
 
     Raises:
@@ -134,13 +119,13 @@ class FileHistories:
     remote = False
 
     def __init__(self, path: Path, length: int, ids: str = "table") -> None:
-        self._path, self._length, self._ids = path, length, ids
+        self.path, self._length, self._ids = path, length, ids
         self._events = Path(f"{path}.events")
         self._lock = threading.Lock()
         self._open()
 
     def _open(self) -> None:
-        self.loaded = self.state()
+        self.loaded = file_state(self.path)
         kept = self._load()
         self._users, self._ends, self._lists, self.features = kept.names, kept.ends, kept.lists, kept.features
         self._new: dict[str, dict[str, list]] = {}
@@ -148,31 +133,23 @@ class FileHistories:
         self.set_aside = self._begin(kept.until)
         self._read_on()
 
-    def state(self) -> tuple | None:
-        """What changes when the file is replaced; None while it is not there."""
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
-
     def reload(self) -> None:
         """Takes the file as it is now into use.
 
         Raises:
             QinZooError: it is not of that form; what was known before stays.
         """
-        new, before = FileHistories(self._path, self._length, self._ids), self._file
+        new, before = FileHistories(self.path, self._length, self._ids), self._file
         with self._lock:
             vars(self).update({name: value for name, value in vars(new).items() if name != "_lock"})
         os.close(before)
 
     def _load(self) -> Users:
-        if not self._path.exists():
+        if not self.path.exists():
             return Users(np.empty(0, str), np.zeros(1, np.int64), {})
         try:
-            with np.load(self._path, allow_pickle=False) as file:
-                columns = {name: file[name] for name in file.files}
+            with np.load(self.path, allow_pickle=False) as file:
+                columns = dict(file)
             users, ends, ids = columns.pop("users"), columns.pop("ends"), str(columns.pop("ids"))
             until = float(columns.pop("until")) if "until" in columns else None
             lists, features = (
@@ -189,17 +166,17 @@ class FileHistories:
                 raise ValueError("its users are no texts")
         except Exception as error:  # numpy raises whatever a damaged zip file makes it meet
             raise QinZooError(
-                f"{self._path} is no file of histories: {first_line(error)} Expected one that `qin-zoo export "
+                f"{self.path} is no file of histories: {first_line(error)} Expected one that `qin-zoo export "
                 "--histories` wrote."
             ) from error
         if lists and ids != self._ids:
-            raise QinZooError(f"{self._path} names items by their {ids} ids: serve it with --ids {ids}.")
+            raise QinZooError(f"{self.path} names items by their {ids} ids: serve it with --ids {ids}.")
         return Users(users, ends, lists, ids, features, until)
 
     def _begin(self, until: float | None) -> Path | None:
         """Opens the log. One that belongs to another file of histories is set aside, since this file may know its
         events, and those that came later are the first of a new one. Where it was moved to."""
-        base = file_digest(self._path) if self._path.exists() else None
+        base = file_digest(self.path) if self.path.exists() else None
         head, aside = json.dumps({"histories": base}).encode() + b"\n", None
         lock = LockFile(Path(f"{self._events}.lock"))
         while not lock.acquire():
@@ -230,6 +207,7 @@ class FileHistories:
             return False
 
     def get(self, user: str) -> Known:
+        """What is known of a user."""
         with self._lock:
             self._read_on()
             return self._known(user)
@@ -244,16 +222,14 @@ class FileHistories:
             return Known(None, {})
         features = {name: values[place].tolist() for name, values in self.features.items()} if known else {}
         first, last = self._ends[place : place + 2] if known else (0, 0)
-        first = max(first, last - self._length)
-        names = new or self._lists
-        found = {
-            name: [*(self._lists[name][first:last].tolist() if name in self._lists else []), *new.get(name, [])]
-            for name in names
-        }
-        kept = {name: values[max(len(values) - self._length, 0) :] for name, values in found.items()}
+        first, kept = max(first, last - self._length), {}
+        for name in new or self._lists:
+            before = self._lists[name][first:last].tolist() if name in self._lists else []
+            kept[name] = [*before, *new.get(name, [])][-self._length :]
         return Known(kept[""] if [*kept] == [""] else kept, features)
 
     def append(self, user: str, item: object, time: float | None = None) -> None:
+        """Adds an item, or field -> value, as the user's newest."""
         told = {} if time is None else {"time": time}
         line = json.dumps({"user": user, "item": item, **told, "at": round(clock.time(), 3)}).encode() + b"\n"
         with self._lock:
@@ -363,6 +339,9 @@ class RedisHistories:
                 many.execute()
         except self._error as error:
             raise QinZooError(f"Redis cannot be written: {first_line(error)}") from error
+
+
+Histories = FileHistories | RedisHistories
 
 
 def user_key(user: object) -> str:

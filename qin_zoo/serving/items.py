@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 
 from qin_zoo.errors import QinZooError, RequestError, suggest
 from qin_zoo.feature_types import type_of
 from qin_zoo.serving.bundle import BESIDE, CONTEXT, NEW
-from qin_zoo.serving.catalogue import unpack
-from qin_zoo.serving.values import column, shown, whole_numbers
+from qin_zoo.serving.catalogue import codes_of_words, unpack
+from qin_zoo.serving.values import check_names, check_number, column, is_list, shown, whole_numbers
 
 ITEMS = "item_seq"  # what a history that tells more of its items calls their list
 _HASH = 2**62 - 1
@@ -44,17 +45,14 @@ class ItemRequests:
         self._context = {described["name"]: described for described in inputs["context"]}
         self._new = {described["name"]: described for described in inputs["new"]}
         self._no_new = {NEW + name: type_of(described).zeros(1, described) for name, described in self._new.items()}
-        self._codes = {
-            described["name"]: {word: place + 1 for place, word in enumerate(described["words"])}
-            for described in (*inputs["context"], *inputs["new"])
-            if "words" in described
-        }
+        self._codes = codes_of_words((*inputs["context"], *inputs["new"]))
         self._beside = inputs["history"].get("beside", [])
         self._numbered = self._original_ids(ids, path)
         self.named = self._numbered is not None
         self.any = next(iter(self._numbered), "") if self.named else 1
-        of_item = {name: one["of_item"] for name, one in self._context.items() if "of_item" in one}
-        self._of_item = {name: unpack(packed).astype(np.int64) for name, packed in of_item.items()}
+        self._of_item = {
+            name: unpack(one["of_item"]).astype(np.int64) for name, one in self._context.items() if "of_item" in one
+        }
         self._plain_context = [
             (name, CONTEXT + name, one.get("vocab_size"), self._of_item.get(name))
             for name, one in self._context.items()
@@ -67,9 +65,22 @@ class ItemRequests:
         """The history of a user of whom nothing is known, as a request has it."""
         return {name: [] for name in (ITEMS, *(d["name"] for d in self._beside))} if self._beside else []
 
-    def check_history(self, history: object) -> None:
-        """Raises RequestError where a request with this history would be refused."""
-        self._lists(history)
+    def example(self, candidates: int) -> dict:
+        """A request that the model answers, JSON values."""
+
+        def some(rows: range, number: int) -> list:
+            known = (row for row in rows if not self.named or self._original[row] is not None)
+            return self.names([*islice(known, number)])
+
+        items, last = some(range(1, self.count), 2), some(range(self.count - 1, 0, -1), candidates)
+        beside = {described["name"]: [1] * len(items) for described in self._beside}
+        context = {
+            name: [] if type_of(described).form == "ids" else type_of(described).zeros(1, described)[0].tolist()
+            for name, described in self._context.items()
+            if "of_item" not in described
+        }
+        history = {ITEMS: items, **beside} if beside else items
+        return {"history": history, "candidates": last[::-1], "context": context}
 
     def names(self, rows: list[int]) -> list:
         """Rows as requests name them."""
@@ -86,7 +97,7 @@ class ItemRequests:
         """
         if self._is_plain and not embeddings and (found := self._plain(history, candidates, context)) is not None:
             return found
-        history, beside = self._lists(history)
+        history, beside = self.read_history(history)
         candidates = self.ids(candidates, "candidates")
         context, missed = self._check_context({} if context is None else context, candidates)
         history, candidates, new, unknown = self._place(history, candidates, embeddings)
@@ -129,8 +140,8 @@ class ItemRequests:
             values.fill(value)
         return {"history": array[max(length - self._max_len, 0) : length], **self._no_new}, columns, rows, 0
 
-    def _lists(self, history: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The ids of the history's items, and what is told of them besides."""
+    def read_history(self, history: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The ids of the history's items, and what is told of them besides; RequestError where it would be refused."""
         names = [ITEMS, *(described["name"] for described in self._beside)]
         if not self._beside:
             return self.ids(history, "history"), {}
@@ -147,9 +158,9 @@ class ItemRequests:
 
     def ids(self, values: Sequence[int], what: str) -> np.ndarray:
         """(n,) int64 rows of the table, or numbers beyond it."""
-        if isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes)):
-            self._limit(len(values) if isinstance(values, Sequence) else values.size, what)
-        if self._numbered is not None:
+        if is_list(values):
+            check_number(len(values) if isinstance(values, Sequence) else values.size, self._limits[what], what)
+        if self.named:
             return self._numbers(values, what)
         array = whole_numbers(values, what)
         if array.ndim != 1:
@@ -158,13 +169,9 @@ class ItemRequests:
             raise RequestError(f"{what}: expected ids of 0 or more, found {least}.")
         return array
 
-    def _limit(self, found: int, what: str) -> None:
-        if found > (most := self._limits[what]):
-            raise RequestError(f"{what}: expected at most {most:,} items, found {found:,}. Split the request.")
-
     def _numbers(self, values, what: str) -> np.ndarray:
         """The same of original ids, among which there is no padding."""
-        if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, (str, bytes)):
+        if not is_list(values):
             raise RequestError(f"{what}: expected a list of item ids, found {shown(values)}.")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, (int, str, np.integer)):
@@ -177,7 +184,7 @@ class ItemRequests:
         """Ids as the graph takes them, with the features of new items, and how often an item was unknown."""
         if embeddings is not None and not isinstance(embeddings, Mapping):
             raise RequestError(f"embeddings: expected item -> features, found {shown(embeddings)}.")
-        self._limit(len(embeddings or ()), "embeddings")
+        check_number(len(embeddings or ()), self._limits["embeddings"], "embeddings")
         beyond = [ids[ids >= self.count] for ids in (history, candidates)]
         unknown = int((candidates == 0).sum())
         if not embeddings:
@@ -202,14 +209,8 @@ class ItemRequests:
         columns = {name: type_of(described).zeros(len(items), described) for name, described in self._new.items()}
         for row, (item, features) in enumerate(items.items()):
             where = f"embeddings of item {shown(item) if isinstance(item, str) else item}"
-            if not isinstance(features, Mapping):
-                raise RequestError(f"{where}: expected feature -> value, found {shown(features)}.")
+            check_names(features, columns, where)
             for name, value in features.items():
-                if name not in columns:
-                    raise RequestError(
-                        f"{where}: unknown feature {shown(name)}.{suggest(name, columns)} "
-                        f"Features: {', '.join(columns)}."
-                    )
                 value, _ = self._coded(name, value)
                 columns[name][row] = column(self._new[name], value, f"{where}, {name}", 1)[0]
         return {NEW + name: values for name, values in columns.items()}
@@ -228,13 +229,12 @@ class ItemRequests:
         if ids != "original":
             near = suggest(ids, ("table", "original"))
             raise QinZooError(f"ids: expected 'table' or 'original', found {ids!r}.{near}")
-        original = self._original
-        if original is None:
+        if self._original is None:
             raise QinZooError(
                 f"{path} holds no original ids: its dataset has no ids_item.parquet (`qin-zoo data import` writes it). "
                 "Name items by their row in the item table: ids='table'."
             )
-        return {str(value): row for row, value in enumerate(original) if value is not None}
+        return {str(value): row for row, value in enumerate(self._original) if value is not None}
 
     def of_items(self, context: object, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's inputs for the row features that a request leaves to what is known of its candidates, (N,) each.
@@ -252,14 +252,7 @@ class ItemRequests:
 
     def _check_context(self, context: Mapping, candidates: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
         """The graph's inputs for the row features, (N, …) each, and how many of their words are unknown."""
-        if not isinstance(context, Mapping):
-            raise RequestError(f"context: expected feature -> value, found {shown(context)}.")
-        for name in context:
-            if name not in self._context:
-                raise RequestError(
-                    f"context: unknown feature {shown(name)}.{suggest(name, self._context)} "
-                    f"Features: {', '.join(self._context) or 'none'}."
-                )
+        check_names(context, self._context, "context")
         rows, values, unknown = len(candidates), self.of_items(context, candidates), 0
         for name, described in self._context.items():
             if CONTEXT + name in values:
@@ -279,6 +272,6 @@ class ItemRequests:
             return value, 0
         if isinstance(value, str):
             return codes.get(value, 0), int(value not in codes)
-        words = sum(isinstance(one, str) for one in value)
+        words = [one for one in value if isinstance(one, str)]
         coded = [codes.get(one, 0) if isinstance(one, str) else one for one in value] if words else value
-        return coded, sum(isinstance(one, str) and one not in codes for one in value) if words else 0
+        return coded, sum(word not in codes for word in words)

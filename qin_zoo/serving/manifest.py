@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from qin_zoo.feature_types import FEATURE_TYPES, type_of
@@ -11,60 +13,49 @@ from qin_zoo.serving.tokens import TOKENS
 
 _WIDEST = 2**20  # numbers in one value of a feature
 _GREATEST = 1.7976931348623157e308  # of float64
+_KINDS = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
 _NEEDED = {name: tuple(kind.sizes) for name, kind in FEATURE_TYPES.items() if kind.embedded}
 
 
 def check(manifest: dict) -> None:
-    """Whether a manifest has what a scorer reads of it.
-
-    Args:
-        manifest: JSON values.
+    """Whether a manifest, JSON values, has what a scorer reads of it.
 
     Raises:
         ValueError: it does not; the message says what was expected and what was found.
     """
     for key in ("name", "task", "dataset_id"):
-        _want(isinstance(manifest.get(key), str), key, "a text", manifest.get(key))
-    inputs, items = _object(manifest, "inputs"), _object(manifest, "items")
-    history = _object(inputs, "history", "inputs.")
+        _typed(manifest, key, str)
+    inputs, items = _typed(manifest, "inputs", dict), _typed(manifest, "items", dict)
+    history = _typed(inputs, "history", dict, "inputs.")
     _number(history, "max_len", "inputs.history", 0, 2**31)
-    _want(isinstance(history.get("padded"), bool), "inputs.history.padded", "true or false", history.get("padded"))
-    for where, found in (
-        ("inputs.context", inputs.get("context")),
-        ("inputs.new", inputs.get("new")),
-        ("inputs.history.beside", history.get("beside", [])),
-    ):
-        _want(isinstance(found, list), where, "a list", found)
-        for place, described in enumerate(found):
-            _feature(described, f"{where}[{place}]")
-            _words(described, f"{where}[{place}]")
-        names = [described["name"] for described in found]
-        _want(len(set(names)) == len(names), where, "each name once", names)
-    for described in history.get("beside", []):
-        _want(described["type"] == "categorical", "inputs.history.beside", "categorical features", described["type"])
-    for described in inputs["context"]:
-        _want("default" in described, f"inputs.context, {described['name']}", "a default, or null", described)
-        of_user = described.get("of_user", False)
-        _want(isinstance(of_user, bool), f"inputs.context, {described['name']}.of_user", "true or false", of_user)
-        if "of_item" in described:
-            where, most = f"inputs.context, {described['name']}.", described.get("vocab_size", 0)
-            codes = _codes(described, "of_item", where, items.get("count"))
-            fits = codes.ndim == 1 and codes.min(initial=0) >= 0 and codes.max(initial=0) < most
-            _want(fits, f"{where}of_item", f"ids below {most}", codes.shape)
-    if "vocabularies" in manifest:
-        _fields(inputs, _object(manifest, "vocabularies"))
+    _typed(history, "padded", bool, "inputs.history.")
+    _features(inputs.get("context"), "inputs.context")
+    _features(inputs.get("new"), "inputs.new")
+    _features(history.get("beside", []), "inputs.history.beside", ("categorical",))
     _number(items, "count", "items", 0, 2**31)
+    for described in inputs["context"]:
+        where = f"inputs.context, {described['name']}"
+        _want("default" in described, where, "a default, or null", described)
+        if "of_user" in described:
+            _typed(described, "of_user", bool, f"{where}.")
+        if "of_item" in described:
+            codes, most = _codes(described, "of_item", f"{where}.", items["count"]), described.get("vocab_size", 0)
+            fits = codes.ndim == 1 and codes.min(initial=0) >= 0 and codes.max(initial=0) < most
+            _want(fits, f"{where}.of_item", f"ids below {most}", codes.shape)
+    if "vocabularies" in manifest:
+        _fields(inputs, _typed(manifest, "vocabularies", dict))
     if "chunk" in manifest:
         _number(manifest, "chunk", "manifest", 1, 2**20)
-    ids = items.get("original_ids")
-    if ids is not None:
-        _want(isinstance(ids, list), "items.original_ids", "a list", ids)
-        _want(len(ids) == items["count"], "items.original_ids", f"{items['count']} of them", len(ids))
-        _want(set(map(type, ids)) <= {int, str, type(None)}, "items.original_ids", "numbers, texts and null", ids)
-    features = items.get("features", [])
-    _want(isinstance(features, list), "items.features", "a list", features)
-    for place, described in enumerate(features):
-        _filter(described, f"items.features[{place}]", items["count"])
+    if items.get("original_ids") is not None:
+        ids, where = _typed(items, "original_ids", list, "items."), "items.original_ids"
+        _want(len(ids) == items["count"], where, f"{items['count']} of them", len(ids))
+        _want(set(map(type, ids)) <= {int, str, type(None)}, where, "numbers, texts and null", ids)
+    if "features" in items:
+        for place, described in enumerate(_typed(items, "features", list, "items.")):
+            where = f"items.features[{place}]"
+            _want(isinstance(described, dict) and isinstance(described.get("name"), str), where, "a name", described)
+            _words(described, where)
+            _codes(described, "codes", f"{where}.", items["count"])
 
 
 def _words(described: dict, where: str) -> None:
@@ -74,59 +65,53 @@ def _words(described: dict, where: str) -> None:
     _want(len(words) < described.get("vocab_size", len(words) + 1), f"{where}.words", "fewer than codes", len(words))
 
 
-def _filter(described: object, where: str, count: int) -> None:
-    """What is known of the items besides their vectors."""
-    _want(isinstance(described, dict) and isinstance(described.get("name"), str), where, "a name", described)
-    _words(described, where)
-    _codes(described, "codes", f"{where}.", count)
-
-
 def _codes(described: dict, key: str, where: str, count: int) -> np.ndarray:
     """Packed codes of all items."""
     try:
-        codes = unpack(_object(described, key, where))
+        codes = unpack(_typed(described, key, dict, where))
     except (KeyError, TypeError, ValueError) as error:
         _want(False, f"{where}{key}", "packed codes", error)
     _want(codes.ndim in (1, 2) and len(codes) == count, f"{where}{key}", f"codes of {count} items", codes.shape)
     return codes
 
 
-def _feature(described: object, where: str) -> None:
-    _want(isinstance(described, dict), where, "an object", described)
-    name, kind = described.get("name"), described.get("type")
-    _want(isinstance(name, str), f"{where}.name", "a text", name)
-    _want(isinstance(kind, str) and kind in _NEEDED, f"{where}.type", f"one of {', '.join(_NEEDED)}", kind)
-    for key in _NEEDED[kind]:
-        _number(described, key, where, 1, 2**31 if key == "vocab_size" else _WIDEST)
+def _features(features: object, where: str, types: Collection[str] = _NEEDED) -> None:
+    """A list of features, each with its sizes."""
+    _want(isinstance(features, list), where, "a list", features)
+    for place, described in enumerate(features):
+        at = f"{where}[{place}]"
+        _want(isinstance(described, dict), at, "an object", described)
+        _typed(described, "name", str, f"{at}.")
+        _choice(described, "type", at, types)
+        for key in _NEEDED[described["type"]]:
+            _number(described, key, at, 1, 2**31 if key == "vocab_size" else _WIDEST)
+        _words(described, at)
+    names = [described["name"] for described in features]
+    _want(len(set(names)) == len(names), where, "each name once", names)
 
 
 def _fields(inputs: dict, vocabularies: dict) -> None:
     """What there is of named fields beside it."""
     context, history, where = inputs["context"], inputs["history"], "inputs.history"
-    fields, pairs, targets = (history.get(key) for key in ("fields", "pairs", "targets"))
-    _want(isinstance(fields, list), f"{where}.fields", "a list", fields)
-    for place, described in enumerate(fields):
-        at = f"{where}.fields[{place}]"
-        _feature(described, at)
-        _want(described["type"] == "sequence", f"{at}.type", "sequence", described["type"])
+    fields = history.get("fields")
+    _features(fields, f"{where}.fields", ("sequence",))
     lengths = {described["name"]: described["max_len"] for described in fields}
-    _want(len(lengths) == len(fields), f"{where}.fields", "each name once", [*lengths])
-    _want(isinstance(pairs, list), f"{where}.pairs", "a list", pairs)
+    pairs = _typed(history, "pairs", list, f"{where}.")
     for place, pair in enumerate(pairs):
         _names(pair, lengths, f"{where}.pairs[{place}]")
         _want(len({lengths[name] for name in pair}) == 1, f"{where}.pairs[{place}]", "names of one max_len", pair)
     unused = lengths.keys() - {name for pair in pairs for name in pair}
     _want(not unused, f"{where}.pairs", "every field of the history", sorted(unused))
-    _names(targets, {described["name"] for described in context}, f"{where}.targets")
-    for name, words in vocabularies.items():
-        _want(isinstance(words, dict), f"vocabularies.{name}", "an object", words)
+    _names(history.get("targets"), {described["name"] for described in context}, f"{where}.targets")
+    for name in vocabularies:
+        _typed(vocabularies, name, dict, "vocabularies.")
     for described in (*context, *fields):
         at = f"field '{described['name']}'"
         if type_of(described).form == "ids":
             _number(described, "padding_id", at, 0, described["vocab_size"] - 1)
             _choice(described, "padding", at, ("pre", "post"))
         if "raw" in described:
-            _raw(described, _object(described, "raw", f"{at}."), vocabularies, f"{at}.raw")
+            _raw(described, _typed(described, "raw", dict, f"{at}."), vocabularies, f"{at}.raw")
 
 
 def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
@@ -134,7 +119,7 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
     form = type_of(described).form
     _choice(raw, "dtype", where, TOKENS)
     for key in ("fill", "missing", "splitter"):
-        _want(isinstance(raw.get(key), str), f"{where}.{key}", "a text", raw.get(key))
+        _typed(raw, key, str, f"{where}.")
     _want(raw["splitter"] != "", f"{where}.splitter", "a text that is not empty", "")
     for key in ("shift", "scale"):
         _want(_finite(raw.get(key)), f"{where}.{key}", "a finite number", raw.get(key))
@@ -165,11 +150,10 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
         _want(fits, f"{where}.boundaries", "finite numbers, ascending", bounds)
         _want(len(bounds) < described["vocab_size"], f"{where}.boundaries", "fewer than its ids", len(bounds))
     if "made" in raw:
-        made = _object(raw, "made", f"{where}.")
-        _want(isinstance(made.get("column"), str), f"{where}.made.column", "a text", made.get("column"))
+        made = _typed(raw, "made", dict, f"{where}.")
+        _typed(made, "column", str, f"{where}.made.")
         _choice(made, "dtype", f"{where}.made", TOKENS)
-        _want(isinstance(made.get("steps"), list), f"{where}.made.steps", "a list", made.get("steps"))
-        for step in made["steps"]:
+        for step in _typed(made, "steps", list, f"{where}.made."):
             fits = isinstance(step, dict) and len(step) == 1
             fits = fits and ("call" in step or (_finite(step.get("fill")) or isinstance(step.get("fill"), str)))
             _want(fits, f"{where}.made.steps", "objects with call or fill", step)
@@ -183,16 +167,16 @@ def _names(values: object, known, where: str) -> None:
     _want(fits, where, f"names among {', '.join(known) or 'none'}", values)
 
 
-def _choice(values: dict, key: str, where: str, choices) -> None:
-    value = values.get(key)
-    _want(isinstance(value, str) and value in choices, f"{where}.{key}", f"one of {', '.join(choices)}", value)
+def _choice(values: dict, key: str, where: str, choices: Collection[str]) -> None:
+    value, expected = values.get(key), f"{'one of ' * (len(choices) != 1)}{', '.join(choices)}"
+    _want(isinstance(value, str) and value in choices, f"{where}.{key}", expected, value)
 
 
 def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _GREATEST
 
 
-def _is_number(text: str, dtype: str = "float") -> bool:
+def _is_number(text: str, dtype: str) -> bool:
     try:
         {"int": int, "float": float}[dtype](text)
     except ValueError:
@@ -200,9 +184,11 @@ def _is_number(text: str, dtype: str = "float") -> bool:
     return True
 
 
-def _object(values: dict, key: str, where: str = "") -> dict:
-    _want(isinstance(values.get(key), dict), where + key, "an object", values.get(key))
-    return values[key]
+def _typed(values: dict, key: str, kind: type, where: str = ""):
+    """A value of that type."""
+    value = values.get(key)
+    _want(isinstance(value, kind), where + key, _KINDS[kind], value)
+    return value
 
 
 def _number(values: dict, key: str, where: str, least: int, most: int) -> None:

@@ -106,7 +106,8 @@ class Made:
     def __init__(self, described: Mapping, name: str):
         self._read, self._steps, self._name = TOKENS[described["dtype"]], described["steps"], name
         self.column: str = described["column"]
-        self.functions = functions(described)
+        calls = (step.get("call", "copy_from") for step in self._steps)
+        self.functions = [call for call in calls if call != "copy_from"]
 
     def __call__(self, value: object, where: str) -> object:
         """Raises RequestError for a value of which nothing can be made."""
@@ -126,8 +127,3 @@ class Made:
                     f"{shown(given)}."
                 ) from None
         return value
-
-
-def functions(described: Mapping) -> list[str]:
-    """The functions among the steps that change a value."""
-    return [step["call"] for step in described["steps"] if step.get("call", "copy_from") != "copy_from"]

@@ -32,6 +32,7 @@ class Field:
         vocabularies: name -> word -> id.
 
     Attributes:
+        name, described: as given.
         column: what a request calls it; another name than its own where ``preprocess`` makes it of another column.
         functions: by which ``preprocess`` changes the column's values.
         words: word -> id, words as numbers where the column held numbers.
@@ -40,40 +41,34 @@ class Field:
 
     def __init__(self, described: Mapping, vocabularies: Mapping[str, Mapping[str, int]]):
         self.name = described["name"]
-        self._described, self._type = described, type_of(described)
+        self.described, self._type = described, type_of(described)
         self._form = self._type.form
         self.max_len: int = described.get("max_len", 0)
         self._dim, self._size = described.get("dim"), described.get("vocab_size")
         self._padding_id, self._padding = described.get("padding_id", 0), described.get("padding", "pre")
-        self._raw = described.get("raw")
-        self._kind = {"int": int, "float": float}.get(self._raw["dtype"], str) if self._raw else int
-        self._token = TOKENS[self._raw["dtype"]] if self._raw else tokens.whole
-        self._made = Made(self._raw["made"], self.name) if self._raw and "made" in self._raw else None
+        self._raw: Mapping = described.get("raw") or {}
+        dtype = self._raw.get("dtype", "int")
+        self._kind, self._token = {"int": int, "float": float, "str": str}[dtype], TOKENS[dtype]
+        self._made = Made(self._raw["made"], self.name) if "made" in self._raw else None
         self.column: str = self._made.column if self._made else self.name
         self.functions: list[str] = self._made.functions if self._made else []
-        words = vocabularies.get(self._raw.get("vocabulary"), {}) if self._raw else {}
+        words = vocabularies.get(self._raw.get("vocabulary"), {})
         self.words: dict = {self._kind(word): number for word, number in words.items()}
-        self._keep = self._raw.get("keep") if self._raw else "newest"
-        self._unknown = self._raw.get("unknown", 0) if self._raw else 0
+        self._keep, self._unknown = self._raw.get("keep", "newest"), self._raw.get("unknown", 0)
         self._plain = _by_value(self.words) if self._kind is str else None
-        fill = self._raw["fill"] if self._raw and self._form == "id" else ""
+        fill = self._raw.get("fill") if self._form == "id" else ""
         filled = self._find(self._kind(fill)) if fill else None
         self._filled = self._unknown if filled is None else filled
-
-    @property
-    def listed(self) -> bool:
-        """Whether one value is a list."""
-        return self._type.width is not None
 
     def is_each(self, value: object) -> bool:
         """Whether a value of a context is a list with one for each candidate."""
         if not isinstance(value, LISTS):
             return False
-        return not self.listed or (len(value) > 0 and isinstance(value[0], LISTS))
+        return self._type.width is None or (len(value) > 0 and isinstance(value[0], LISTS))
 
     def count(self, value: object) -> int:
         """The number of a list's entries; an empty one may stand for one that is missing."""
-        if isinstance(value, str) and self._raw is not None:
+        if isinstance(value, str) and self._raw:
             return len(value.split(self._raw["splitter"]))
         return max(len(value), 1) if isinstance(value, LISTS) else 1
 
@@ -89,12 +84,12 @@ class Field:
             encoded, missed = encode(value if self._made is None else self._made(value, where), where)
             found.append(encoded)
             unknown += missed
-        return np.array(found, self._type.dtype).reshape(self._type.shape(len(found), self._described)), unknown
+        return np.array(found, self._type.dtype).reshape(self._type.shape(len(found), self.described)), unknown
 
     # ---- one value
 
     def _one(self, value: object, where: str) -> tuple[int, int]:
-        if self._raw is None:
+        if not self._raw:
             return self._id(value, where), 0
         if "boundaries" in self._raw:
             return bisect_right(self._raw["boundaries"], self._number(value, where)), 0
@@ -119,8 +114,8 @@ class Field:
 
     def _list(self, value: object, where: str) -> tuple[np.ndarray, int]:
         if value is None or (isinstance(value, str) and value == ""):
-            value = [] if self._raw is None else self._raw["fill"]
-        if isinstance(value, str) and self._raw is not None:
+            value = self._raw.get("fill", [])
+        if isinstance(value, str) and self._raw:
             value = value.split(self._raw["splitter"])
         if not isinstance(value, LISTS):
             raise RequestError(f"{where}: expected a list of values, found {shown(value)}.")
@@ -128,7 +123,7 @@ class Field:
         used = value[: self.max_len] if self._keep == "first" else value[max(len(value) - self.max_len, 0) :]
         ids, unknown = [], 0
         for entry in used:
-            number = self._id(entry, where) if self._raw is None else self._entry(entry, where)
+            number = self._entry(entry, where) if self._raw else self._id(entry, where)
             unknown += number is None
             ids.append(self._unknown if number is None else number)
         filled = np.full(self.max_len, self._padding_id, np.int64)
@@ -145,14 +140,13 @@ class Field:
         return self._padding_id if token is None or str(token) == missing else self._find(token)
 
     def _numeric(self, value: object, where: str) -> tuple[float, int]:
-        raw = self._raw or {"shift": 0.0, "scale": 1.0}
-        scaled = (self._number(value, where) - raw["shift"]) / raw["scale"]
+        scaled = (self._number(value, where) - self._raw.get("shift", 0.0)) / self._raw.get("scale", 1.0)
         if not abs(scaled) <= _FLOAT32:
             raise RequestError(f"{where}: expected a number that float32 can hold, found {shown(value)}.")
         return scaled, 0
 
     def _vector(self, value: object, where: str) -> tuple[list[float], int]:
-        if isinstance(value, str) and self._raw is not None:
+        if isinstance(value, str) and self._raw:
             value = value.split(self._raw["splitter"])
         if not isinstance(value, LISTS) or len(value) != self._dim:
             raise RequestError(f"{where}: expected a list of {self._dim} numbers, found {shown(value)}.")
@@ -163,7 +157,7 @@ class Field:
 
     def _number(self, value: object, where: str) -> float:
         number = tokens.number(value, where)
-        return float((self._raw or {}).get("fill") or 0) if number is None else number
+        return float(self._raw.get("fill") or 0) if number is None else number
 
     def _id(self, value: object, where: str) -> int:
         number = tokens.whole(value, where)
@@ -176,13 +170,13 @@ class Field:
     def example(self, place: int) -> object:
         """A value that a request may hold, JSON; another for another place where there are several."""
         known = next((word for i, word in enumerate(self.words) if i == place % max(len(self.words), 1)), None)
-        if self._raw is None:
+        if not self._raw:
             known = min(place + 1, (self._size or 1) - 1)
         elif "boundaries" in self._raw:
             known = self._raw["boundaries"][place % len(self._raw["boundaries"])] if self._raw["boundaries"] else 0.0
         elif known is None:
             known = self._kind(place) if "buckets" in self._raw or self._kind is not str else _UNKNOWN_TEXT
-        shift = (self._raw or {}).get("shift", 0.0)
+        shift = self._raw.get("shift", 0.0)
         return {"id": known, "ids": [known], "number": shift}.get(self._form, [0.0] * (self._dim or 0))
 
 

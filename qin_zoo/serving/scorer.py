@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from qin_zoo.calibration import calibrator_from_dict
-from qin_zoo.errors import QinZooError, RequestError, first_line, suggest
+from qin_zoo.errors import QinZooError, RequestError, first_line
 from qin_zoo.feature_types import type_of
 from qin_zoo.serving.bundle import BESIDE, CONTEXT, HISTORY, NEW, read
 from qin_zoo.serving.catalogue import Catalogue, best
 from qin_zoo.serving.fields import FieldRequests
 from qin_zoo.serving.items import ItemRequests
-from qin_zoo.serving.values import shown, width
+from qin_zoo.serving.values import check_keys, shown, width
 
 MAX_CANDIDATES, MAX_HISTORY, MAX_EMBEDDINGS = 100_000, 1_000_000, 10_000
 _CHUNK = 256  # candidates scored at a time where the file does not say how many
@@ -80,7 +80,7 @@ class Scorer:
         self._most, of_fields = max_candidates, "vocabularies" in self.manifest
         self.fields = FieldRequests(self.manifest, max_candidates, max_history) if of_fields else None
         has_history = self.fields is None or self.fields.history
-        self._needed = frozenset(("history", "candidates") if has_history else ("candidates",))
+        self._needed = dict.fromkeys(("history", "candidates") if has_history else ("candidates",)).keys()
         self.catalogue = None if of_fields else Catalogue(self.manifest["items"])
         self.requests: FieldRequests | ItemRequests = self.fields or ItemRequests(self.manifest, ids, limits, path)
         calibration = self.manifest.get("calibration")
@@ -95,9 +95,8 @@ class Scorer:
         if "vocabularies" in self.manifest:
             ids = [HISTORY + described["name"] for described in inputs["history"]["fields"]]
         known = dict.fromkeys([*ids, *(BESIDE + described["name"] for described in self.beside)], ("int64", None))
-        for prefix, features in ((CONTEXT, self.inputs), (NEW, inputs["new"])):
-            for described in features:
-                known[prefix + described["name"]] = ("int64" if type_of(described).ids else "float", width(described))
+        named = {CONTEXT + d["name"]: d for d in self.inputs} | {NEW + d["name"]: d for d in inputs["new"]}
+        known |= {name: ("int64" if type_of(d).ids else "float", width(d)) for name, d in named.items()}
         for given in self._session.get_inputs():
             wide = given.shape[1] if len(given.shape) == 2 else None
             kind = given.type.removeprefix("tensor(").removesuffix(")")
@@ -151,7 +150,9 @@ class Scorer:
         Raises:
             RequestError: the request cannot be scored.
         """
-        return self._score(**_arguments(request, self._needed))
+        if not (type(request) is dict and self._needed <= request.keys() <= _KEYS.keys()):
+            check_keys(request, _KEYS, self._needed)
+        return self._score(**request)
 
     def _score(self, history=None, candidates=(), context=None, embeddings=None) -> tuple[np.ndarray, int]:
         feed, columns, count, unknown = self.requests.feed(history, candidates, context, embeddings)
@@ -258,17 +259,3 @@ def _open(data: bytes, threads: int, path):
         ) from error
     session._model_bytes = None  # kept for a fallback to other providers, of which there is none: as long as the file
     return session
-
-
-def _arguments(request: Mapping, wanted: frozenset[str]) -> Mapping:
-    if type(request) is dict and wanted <= request.keys() <= _KEYS.keys():
-        return request
-    if not isinstance(request, Mapping):
-        raise RequestError(f"expected a mapping with {', '.join(_KEYS)}, found {shown(request)}.")
-    for key in request:
-        if key not in _KEYS:
-            raise RequestError(f"unknown key {shown(key)}.{suggest(key, _KEYS)} Keys: {', '.join(_KEYS)}.")
-    for key in _KEYS:
-        if key in wanted and key not in request:
-            raise RequestError(f"{key} is missing. Keys: {', '.join(_KEYS)}.")
-    return request

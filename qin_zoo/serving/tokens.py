@@ -23,10 +23,10 @@ def whole(value: object, where: str) -> int | None:
         return None
     if isinstance(value, str):
         fits = len(value) < 30 and _WHOLE.fullmatch(value.strip())
+    elif isinstance(value, Integral):
+        fits = not isinstance(value, bool)
     else:
-        fits = isinstance(value, Real) and not isinstance(value, bool) and (
-            isinstance(value, Integral) or float(value).is_integer()
-        )
+        fits = isinstance(value, Real) and float(value).is_integer()
     if not fits:
         raise RequestError(f"{where}: expected a whole number, found {shown(value)}.")
     result = int(value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from qin_zoo.errors import RequestError
+from qin_zoo.errors import RequestError, suggest
 from qin_zoo.feature_types import type_of
 
 _INT = np.iinfo(np.int64)
@@ -42,17 +42,18 @@ def column(described: Mapping, value: object, where: str, rows: int) -> np.ndarr
 
 def _padded_lists(value: object, length: int, where: str, rows: int) -> object:
     """A list of ids, or a list of lists, filled up with 0 at the end."""
-    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
+    if not is_list(value):
         raise RequestError(f"{where}: expected a list of ids, or one for each candidate, found {shown(value)}.")
-    nested = len(value) and isinstance(value[0], (Sequence, np.ndarray)) and not isinstance(value[0], str)
+    nested = len(value) and is_list(value[0])
     if nested and len(value) != rows:
         raise RequestError(f"{where}: expected a list of ids, or {rows} of them, found {len(value)}.")
+    filled = []
     for ids in value if nested else [value]:
-        if not isinstance(ids, (Sequence, np.ndarray)):
+        if not is_list(ids):
             raise RequestError(f"{where}: expected a list of ids for each candidate, found {shown(ids)}.")
         if len(ids) > length:
             raise RequestError(f"{where}: expected at most {length} ids, found {len(ids)}.")
-    filled = [[*ids, *[0] * (length - len(ids))] for ids in (value if nested else [value])]
+        filled.append([*ids, *[0] * (length - len(ids))])
     return filled if nested else filled[0]
 
 
@@ -117,6 +118,42 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}…"
 
 
+def is_list(value: object) -> bool:
+    """Whether a value is a list or its like, and no text."""
+    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
+
+
+def check_names(given: object, known: Mapping, where: str, kind: str = "feature") -> None:
+    """Raises RequestError unless a value maps known names, those of a ``kind``, to values."""
+    if not isinstance(given, Mapping):
+        raise RequestError(f"{where}: expected {kind} -> value, found {shown(given)}.")
+    for name in given:
+        if name not in known:
+            raise RequestError(
+                f"{where}: unknown {kind} {shown(name)}.{suggest(name, known)} "
+                f"{kind.capitalize()}s: {', '.join(known) or 'none'}."
+            )
+
+
+def check_keys(request: object, known: Iterable[str], needed: Iterable[str]) -> None:
+    """Raises RequestError unless a request maps known keys, and all that are needed, to values."""
+    keys = f"Keys: {', '.join(known)}."
+    if not isinstance(request, Mapping):
+        raise RequestError(f"expected a mapping with {', '.join(known)}, found {shown(request)}.")
+    for key in request:
+        if key not in known:
+            raise RequestError(f"unknown key {shown(key)}.{suggest(key, known)} {keys}")
+    for key in needed:
+        if key not in request:
+            raise RequestError(f"{key} is missing. {keys}")
+
+
+def check_number(found: int, most: int, where: str) -> None:
+    """Raises RequestError for more items than a request may hold."""
+    if found > most:
+        raise RequestError(f"{where}: expected at most {most:,} items, found {found:,}. Split the request.")
+
+
 def is_required(described: Mapping) -> bool:
     """Whether a request must give a row feature: nothing stands for it, and it is not known of the items."""
     return described["default"] is None and "of_item" not in described
@@ -124,5 +161,4 @@ def is_required(described: Mapping) -> bool:
 
 def width(described: Mapping) -> int | None:
     """Numbers in one value of a feature; None for a single number."""
-    key = type_of(described).width
-    return described[key] if key else None
+    return described.get(type_of(described).width)

@@ -75,7 +75,7 @@ def test_growth_and_its_picture(tmp_path):
 @pytest.mark.slow
 def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
     broken = Contender("load", expid="QIN_sample", config=REPOSITORY / "experiments" / "QIN", data=tmp_path)
-    failed, product = race([broken, Contender("product")], 1)
+    failed, product = race([broken, Contender("product", "matrix product")], 1)
     assert "no such file" in failed.failure
     assert (len(product.rates), product.failure) == (1, "")
     summary = summarise([failed, product])

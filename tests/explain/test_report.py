@@ -5,9 +5,10 @@ from dataclasses import replace
 import matplotlib.image
 import pytest
 
+from qin_zoo.cli.explain import print_explanation
 from qin_zoo.explain.explanation import Explanation, Feature, HistoryItem, Item
 from qin_zoo.explain.picture import draw_explanation
-from qin_zoo.explain.report import print_explanation, render_report
+from qin_zoo.explain.report import render_report
 
 PLAIN = Explanation(
     expid="X", model="MLP", dataset_id="d", split="test", row=0, prediction=0.6, calibrated=None, logit=0.4,

@@ -116,8 +116,9 @@ def test_folded_variants(variant, sample):
     items, max_len = items_of(made), made[0].params["max_len"]
     folded = RequestModel(made[2], items)
     padded = any(getattr(module, "sees_padding", False) for module in folded.modules())
-    new = {d["name"]: torch.zeros(1, d.get("max_len") or d["dim"]) for d in folded.new_inputs(items)}
-    for request in random_requests(folded.context_inputs(), len(items["item_id"]), max_len, 40, unknown=False):
+    inputs = folded.describe(items, max_len)["inputs"]
+    new = {d["name"]: torch.zeros(1, d.get("max_len") or d["dim"]) for d in inputs["new"]}
+    for request in random_requests(inputs["context"], len(items["item_id"]), max_len, 40, unknown=False):
         history = request["history"][request["history"] > 0]
         history = history[max(len(history) - max_len, 0) :]
         missing = (max(max_len, 1) if padded else 1) - len(history)

@@ -249,9 +249,9 @@ def test_limits(exported):
     path, (*_, rows) = exported
     scorer = Scorer(path, max_candidates=2, max_history=3)
     asked = as_request(scorer, rows[0])
-    with pytest.raises(RequestError, match="at most 2, found 3"):
+    with pytest.raises(RequestError, match="at most 2 items, found 3"):
         scorer.answer({**asked, "candidates": asked["candidates"] * 3})
-    with pytest.raises(RequestError, match="clicks: expected at most 3, found 4"):
+    with pytest.raises(RequestError, match="clicks: expected at most 3 items, found 4"):
         scorer.answer({**asked, "history": {**asked["history"], "clicks": ["i1"] * 4}})
 
 

@@ -22,8 +22,8 @@ from qin_zoo.serving.histories import Histories
 from qin_zoo.serving.http.app import Service as Answering
 from qin_zoo.serving.http.connection import Connection
 from qin_zoo.serving.http.metrics import Metrics
-from qin_zoo.serving.http.models import Models
-from qin_zoo.serving.http.settings import Settings
+from qin_zoo.serving.http.models import LiveModel, Models
+from qin_zoo.serving.http.settings import Served, Settings
 
 CONTEXT = {"likes_level": 3, "views_level": 4}
 JSON = {"Content-Type": "application/json"}
@@ -97,7 +97,12 @@ def settings(path: Path, **changes) -> Settings:
         "max_candidates": 300, "max_history": 500, "max_embeddings": 50, "max_connections": 100, "max_waiting": 100,
         "timeout": 10.0, "grace": 5, "load_timeout": 60.0, "watch": None,
     }  # fmt: skip
-    return Settings(path=path, **(defaults | changes))
+    return Settings(**({"models": (Served("", path, 1.0),)} | defaults | changes))
+
+
+def live_model(path: Path, **changes) -> LiveModel:
+    chosen = settings(path, **changes)
+    return LiveModel(chosen.models[0], chosen)
 
 
 def request(number: int = 0, candidates: int = 5) -> dict:

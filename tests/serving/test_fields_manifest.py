@@ -140,7 +140,7 @@ def test_any_value_in_any_place(manifest):
 
 def successor(exported, change):
     """The reasons for which a model is not replaced by another."""
-    from qin_zoo.serving.http.contract import broken
+    from qin_zoo.serving.http.models import broken
 
     before, after = Scorer(exported), Scorer(exported)
     after.manifest = copy.deepcopy(after.manifest)

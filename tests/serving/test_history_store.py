@@ -15,6 +15,7 @@ import pytest
 from conftest import REPOSITORY
 
 from qin_zoo.errors import QinZooError, RequestError
+from qin_zoo.files import file_state
 from qin_zoo.serving.histories import (
     FileHistories,
     RedisHistories,
@@ -122,12 +123,12 @@ class TestFile:
         log.write_text(re.sub(r'"at": [0-9.]+', '"at": 100.0', log.read_text()))
         first, second = FileHistories(file, 10), FileHistories(file, 10)
         first.append("a", 10)
-        assert first.loaded == first.state()
+        assert first.loaded == file_state(first.path)
         write_histories(file, Users(np.array(["a"]), np.array([0, 2]), {"": np.array([8, 9])}, until=200.0))
-        assert first.loaded != first.state(), "so that a worker that begins now sees that it has the old one"
+        assert first.loaded != file_state(first.path), "so that a worker that begins now sees that it has the old one"
         assert second.get("a").history == [7, 8, 9, 10], "until it is told"
         first.reload()
-        assert first.loaded == first.state()
+        assert first.loaded == file_state(first.path)
         assert first.get("a").history == [8, 9, 10]
         second.append("a", 11)  # has the old file yet
         second.append("b", 1)

@@ -281,10 +281,11 @@ def test_millions_of_items_are_not_listed(ids, path, make, monkeypatch):
     """The description shows a few, and is made once for a model."""
     count, made = 5_000_000, []
     monkeypatch.setattr(app_module, "openapi", lambda *args: made.append(args[0]) or openapi(*args))
-    chosen = settings(path, ids="table")
-    models = Models(chosen)
-    models.first.current.items = count
-    models.first.current.manifest["items"]["original_ids"] = [None, "a", *range(count)]
+    models = Models(settings(path))
+    requests = models.first.current.requests
+    requests.count, requests.named = count, ids == "original"
+    if requests.named:
+        requests.count, requests._original = count + 2, [None, "a", *range(count)]
     with Local(settings(path, ids=ids), models) as client:
         client.get("/healthz")
         tracemalloc.start()

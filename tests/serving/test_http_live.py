@@ -1,35 +1,37 @@
 """The model in use: what may replace it, what may not, and the request it shows as an example."""
 
 import asyncio
+import copy
 import logging
 import shutil
 
 import numpy as np
 import pytest
-from http_service import endless, export, rewrite, settings
+from http_service import endless, export, live_model, rewrite, settings
 
 pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.files import file_state
 from qin_zoo.serving import Scorer
-from qin_zoo.serving.http import live as live_module
-from qin_zoo.serving.http import trial
-from qin_zoo.serving.http.contract import broken
-from qin_zoo.serving.http.live import LiveModel, example, identity
-from qin_zoo.serving.http.trial import try_out
+from qin_zoo.serving.http import loading
+from qin_zoo.serving.http import models as models_module
+from qin_zoo.serving.http.loading import identity, try_out
+from qin_zoo.serving.http.models import broken
+from qin_zoo.serving.items import ItemRequests
 
 
 @pytest.fixture
 def path(sample, tmp_path):
     """An export whose items may be made more or fewer: it says nothing of each of them."""
-    copy = shutil.copy(export(sample), tmp_path / "m.onnx")
-    rewrite(copy, lambda manifest: manifest["items"].pop("features"))
-    return copy
+    path = shutil.copy(export(sample), tmp_path / "m.onnx")
+    rewrite(path, lambda manifest: manifest["items"].pop("features"))
+    return path
 
 
 def test_replaced(sample, path, caplog):
     caplog.set_level(logging.INFO)
-    live = LiveModel(settings(path))
+    live = live_model(path)
     old = live.current
     assert asyncio.run(live.reload()) == "unchanged"
     assert live.current is old
@@ -40,7 +42,7 @@ def test_replaced(sample, path, caplog):
 
 
 def test_a_cut_file_is_refused(path, caplog):
-    live = LiveModel(settings(path))
+    live = live_model(path)
     old = live.current
     path.write_bytes(path.read_bytes()[:-10])
     assert asyncio.run(live.reload()) == "refused"
@@ -49,7 +51,7 @@ def test_a_cut_file_is_refused(path, caplog):
 
 
 def test_a_file_that_does_not_score_is_refused(sample, path, monkeypatch, caplog):
-    live = LiveModel(settings(path))
+    live = live_model(path)
     old = live.current
 
     def more_items(manifest):
@@ -63,11 +65,11 @@ def test_a_file_that_does_not_score_is_refused(sample, path, monkeypatch, caplog
     for scores in ([0.5, np.nan], [[0.5] * 100]):
         monkeypatch.setattr(Scorer, "answer", lambda *_, scores=scores: (np.array(scores, np.float32), 0))
         with pytest.raises(QinZooError, match="expected 100 finite scores"):
-            LiveModel(settings(path))
+            live_model(path)
 
 
 def test_other_row_features_are_told(path, caplog):
-    live = LiveModel(settings(path))
+    live = live_model(path)
 
     def another_size(manifest):
         manifest["inputs"]["context"][0]["vocab_size"] = 12
@@ -111,14 +113,14 @@ class TestContract:
         ],
     )
     def test_broken(self, change, message, path, caplog):
-        live = LiveModel(settings(path))
+        live = live_model(path)
         old = live.current
         rewrite(path, change)
         assert asyncio.run(live.reload()) == "refused"
         assert message in caplog.text
         assert "Start the service anew" in caplog.text
         assert live.current is old
-        assert identity(LiveModel(settings(path)).current) != identity(old)
+        assert identity(live_model(path).current) != identity(old)
 
     @pytest.mark.parametrize("kind", ["context", "new"])
     def test_a_feature_less(self, kind, path):
@@ -140,7 +142,7 @@ class TestContract:
         ],
     )
     def test_kept(self, change, path):
-        live = LiveModel(settings(path))
+        live = live_model(path)
         rewrite(path, change)
         assert asyncio.run(live.reload()) == "loaded"
 
@@ -154,45 +156,44 @@ class TestTrial:
     def test_no_end(self, path):
         endless(path)
         with pytest.raises(QinZooError, match=r"m\.onnx was not loaded and warmed up within 2 seconds"):
-            asyncio.run(try_out(settings(path, load_timeout=2.0)))
+            asyncio.run(try_out(path, settings(path, load_timeout=2.0)))
 
     def test_a_crash_is_not_ours(self, path, monkeypatch):
-        monkeypatch.setattr(trial, "_CODE", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+        monkeypatch.setattr(loading, "_CODE", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
         with pytest.raises(QinZooError, match=r"m\.onnx ended the process that tried it, with status -11\."):
-            asyncio.run(try_out(settings(path)))
+            asyncio.run(try_out(path, settings(path)))
 
     def test_modules_of_the_working_folder_are_not_taken(self, path, tmp_path, monkeypatch):
         (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
         monkeypatch.chdir(tmp_path)
-        assert asyncio.run(try_out(settings(path))) == Scorer(path).manifest["sha256"]
+        assert asyncio.run(try_out(path, settings(path))) == Scorer(path).manifest["sha256"]
 
     def test_replaced_meanwhile(self, sample, path, monkeypatch, caplog):
-        live = LiveModel(settings(path))
+        live = live_model(path)
 
-        async def tried(_):
+        async def tried(*_):
             shutil.copy(export(sample, 2), path)
             return "0" * 64
 
-        monkeypatch.setattr(live_module, "try_out", tried)
+        monkeypatch.setattr(models_module, "try_out", tried)
         assert asyncio.run(live.reload()) == "refused"
         assert "was replaced while it was tried" in caplog.text
 
 
 def test_what_a_replaced_file_shows(path):
-    live = LiveModel(settings(path))
-    before = live.state()
-    assert live.state() == before
+    before = live_model(path).loaded
+    assert file_state(path) == before
     path.write_bytes(path.read_bytes())
-    assert live.state() != before
+    assert file_state(path) != before
     path.unlink()
-    assert live.state() is None
+    assert file_state(path) is None
 
 
 def test_examples(path):
     scorer = Scorer(path)
-    asked = example(scorer, "table")
+    asked = scorer.requests.example(3)
     assert asked == {"history": [1, 2], "candidates": [98, 99, 100], "context": {"likes_level": 0, "views_level": 0}}
-    assert len(example(scorer, "table", 1000)["candidates"]) == 100
+    assert len(scorer.requests.example(1000)["candidates"]) == 100
 
 
 def test_original_ids(path):
@@ -200,18 +201,19 @@ def test_original_ids(path):
         manifest["items"]["original_ids"] = [None, *(f"item-{n}" for n in range(1, 101))]
 
     rewrite(path, named)
-    live = LiveModel(settings(path, ids="original"))
-    asked = example(live.current, "original")
+    live = live_model(path, ids="original")
+    asked = live.current.requests.example(3)
     assert asked["history"] == ["item-1", "item-2"]
     _, unknown = live.current.answer(asked)
     assert unknown == 0
 
 
 def test_examples_of_every_kind_of_feature(path):
-    scorer = Scorer(path)
-    scorer.inputs = [
+    manifest = copy.deepcopy(Scorer(path).manifest)
+    manifest["inputs"]["context"] = [
         {"name": "tags", "type": "sequence", "vocab_size": 5, "max_len": 3},
         {"name": "age", "type": "numeric"},
         {"name": "image", "type": "embedding", "dim": 2},
     ]
-    assert example(scorer, "table")["context"] == {"tags": [], "age": 0.0, "image": [0.0, 0.0]}
+    requests = ItemRequests(manifest, "table", {"candidates": 9}, path)
+    assert requests.example(3)["context"] == {"tags": [], "age": 0.0, "image": [0.0, 0.0]}

@@ -13,7 +13,6 @@ pytest.importorskip("onnxscript")
 from qin_zoo.errors import RequestError
 from qin_zoo.experiment.prepare import build_model, prepare
 from qin_zoo.export.export import export_model
-from qin_zoo.serving.http.live import example
 from qin_zoo.serving.scorer import Scorer
 
 
@@ -73,6 +72,6 @@ def test_the_best_of_the_catalogue(exported):
 
 def test_examples_and_errors(exported):
     scorer, _ = exported
-    assert example(scorer, "table")["context"] == {}
+    assert scorer.requests.example(3)["context"] == {}
     with pytest.raises(RequestError, match="expected ids from 0 to 10"):
         scorer.score([1], [2], {"likes_level": 99})

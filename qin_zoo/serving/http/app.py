@@ -33,24 +33,16 @@ class Service:
     """Answers requests on one event loop. Requests to score wait in a queue, and are worked off one after the other on
     the loop itself: handing them to threads took longer than most of them take. Long ones go to a thread.
 
-    Args:
-        settings: limits and token.
-        models: that score.
-        metrics: counts.
-        histories: of users, if requests may leave theirs out.
-
     Attributes:
         connections: that are open.
-        histories: of users, or None.
+        histories: of users, if requests may leave theirs out.
         ending: whether the service is; then each answer is its connection's last.
         heads: lines and headers of requests that were let in -> method, path, headers, bytes of the body.
         date: the time as answers carry it.
         routes: path -> method -> what answers.
     """
 
-    def __init__(
-        self, settings: Settings, models: Models, metrics: Metrics, histories: Histories | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, models: Models, metrics: Metrics, histories: Histories | None) -> None:
         self.settings, self.metrics, self._models, self.histories = settings, metrics, models, histories
         self.connections: set[Connection] = set()
         self.heads: dict[bytes, tuple[str, str, dict[bytes, bytes], int]] = {}
@@ -138,14 +130,12 @@ class Service:
     # ---- routes
 
     def _tell_metrics(self, request: Request) -> None:
-        text, kind = self.metrics.exposition(request.header(b"accept"))
-        request.reply(Answer(200, text, kind))
+        request.reply(Answer(200, *self.metrics.exposition(request.header(b"accept"))))
 
     def _show_page(self, request: Request) -> None:
         host = request.header(b"host") or f"{self.settings.host}:{self.settings.port}"
         scorer, token = self._models.first.current, self.settings.token is not None
-        text, headers = page(self._description(), scorer, f"http://{host}/", token)
-        request.reply(Answer(200, text.encode(), "text/html; charset=utf-8", headers))
+        request.reply(page(self._description(), scorer, f"http://{host}/", token))
 
     def _description(self) -> dict:
         """The OpenAPI description of the model in use, made when it is first asked for."""
@@ -187,15 +177,15 @@ class Service:
 
     def _begin(self, request: Request, begin: float) -> None:
         try:
-            task = self._tasks.read(request)
+            answer, long = self._tasks.read(request)
         except Exception as error:
             self._end(request, begin, refused(error))
             return
-        if not task.long:
-            self._end(request, begin, task.do())
+        if not long:
+            self._end(request, begin, answer())
             return
         self._long += 1
-        future = asyncio.get_running_loop().run_in_executor(self._thread, task.do)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, answer)
 
         def done(future: asyncio.Future) -> None:
             self._long -= 1

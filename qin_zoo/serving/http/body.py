@@ -13,6 +13,9 @@ _PLAIN = {int, float, bool, type(None)}
 class NoJSON(Exception):
     """A body that is no JSON; the message is the client's."""
 
+    def __init__(self, found: str) -> None:
+        super().__init__(f"body: expected JSON, found {found}.")
+
 
 def parse(body: bytes) -> object:
     """The JSON value of a body, quickly. What it takes for one value, :func:`parse_strictly` does, too, but for whole
@@ -67,26 +70,20 @@ def parse_strictly(body: bytes) -> object:
         reason = f"byte {error.start} is no UTF-8"
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, line {error.lineno}, column {error.colno}"
-    except _NotAllowed as error:
-        reason = str(error)
     except ValueError:  # Python's own limit
         reason = "a number with thousands of digits"
     except RecursionError:
         reason = "lists within lists, too deep"
-    raise NoJSON(f"body: expected JSON, found {reason}." if body else "body: expected JSON, found nothing.")
-
-
-class _NotAllowed(Exception):
-    """Python would read it, the standard says otherwise."""
+    raise NoJSON(reason if body else "nothing")
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
         key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise _NotAllowed(f"the key {key[:60]!r} twice in one object")
+        raise NoJSON(f"the key {key[:60]!r} twice in one object")
     return found
 
 
 def _constant(text: str) -> None:
-    raise _NotAllowed(f"{text}, which is no JSON number")
+    raise NoJSON(f"{text}, which is no JSON number")

@@ -86,10 +86,7 @@ class _Malformed(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One connection.
-
-    Args:
-        service: answers its requests.
+    """One connection, whose requests a service answers.
 
     Attributes:
         deadline: when :meth:`expire` is to be called, by the loop's clock.
@@ -324,13 +321,8 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """The client, or the service for it, has waited too long."""
         if self._state == "body" and self._request is not None:
-            request, seconds = self._request, self._service.settings.timeout
-            self._last(
-                problem(
-                    408, f"body: expected all of it within {seconds:g} seconds, found {request.size:,} bytes.",
-                    close=True,
-                )
-            )  # fmt: skip
+            within, found = f"{self._service.settings.timeout:g} seconds", f"{self._request.size:,} bytes"
+            self._last(problem(408, f"body: expected all of it within {within}, found {found}.", close=True))
             self._wait("reading")
         elif self._state == "idle":
             self._close()

@@ -6,6 +6,8 @@ import mmap
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, product
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -26,51 +28,36 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class _Family:
-    """A counter or gauge of one worker and all the others.
+    """A counter or gauge of one worker and all the others; ``kind`` tells Prometheus, ``labels`` are name -> values."""
 
-    Args:
-        metrics: where its values are.
-        kind: how Prometheus is told.
-        name, help: of the metric.
-        labels: their names.
-        values: of the labels, a tuple for each cell.
-    """
-
-    def __init__(self, metrics: Metrics, kind: type, name: str, help: str, labels=(), values=((),)):
-        self._metrics, self._kind, self._told = metrics, kind, (name, help)
-        self._labels = labels
-        self._cells = {value: metrics.take(1) for value in values}
+    def __init__(self, metrics: Metrics, kind: type, name: str, help: str, **labels: Sequence):
+        self._metrics, self._family = metrics, partial(kind, name, help, labels=[*labels])
+        self._cells = {values: metrics.take(1) for values in product(*labels.values())}
 
     def add(self, amount: float = 1, *labels) -> None:
         """Adds to this worker's value."""
         self._metrics.own[self._cells[labels]] += amount
 
-    def set(self, amount: float, *labels) -> None:
+    def set(self, amount: float) -> None:
         """Sets this worker's value."""
-        self._metrics.own[self._cells[labels]] = amount
+        self._metrics.own[self._cells[()]] = amount
 
-    def collect(self) -> Iterator[Metric]:
-        family = self._kind(*self._told, labels=self._labels)
+    def collect(self) -> Metric:
+        family = self._family()
         for labels, cell in self._cells.items():
             total = self._metrics.total(cell)
             if total or not labels:
-                family.add_metric([str(label) for label in labels], total)
-        yield family
+                family.add_metric(list(map(str, labels)), total)
+        return family
 
 
 class _Histogram:
-    """A histogram of one worker and all the others.
+    """A histogram of one worker and all the others, by model where there are some; a bucket without bound is added."""
 
-    Args:
-        metrics: where its values are.
-        name, help: of the metric.
-        bounds: of the buckets, ascending; one without bound is added.
-        values: of the label ``model``; without it there is no label.
-    """
-
-    def __init__(self, metrics: Metrics, name: str, help: str, bounds: Sequence[float], values: Sequence[str] = ("",)):
-        self._metrics, self._told, self.bounds = metrics, (name, help), bounds
-        self._cells = {value: metrics.take(len(bounds) + 2) for value in values}  # buckets, the last one open; sum
+    def __init__(self, metrics: Metrics, name: str, help: str, bounds: Sequence[float], models: Sequence[str] = ("",)):
+        self._metrics, self.bounds = metrics, bounds
+        self._family = partial(HistogramMetricFamily, name, help, labels=["model"] if "" not in models else [])
+        self._cells = {model: metrics.take(len(bounds) + 2) for model in models}  # buckets, the last one open; sum
 
     def observe(self, value: float) -> None:
         """Counts one value."""
@@ -86,17 +73,12 @@ class _Histogram:
                 cells[first + place] += count
         cells[first + len(self.bounds) + 1] += total
 
-    def collect(self) -> Iterator[Metric]:
-        labels = () if "" in self._cells else ("model",)
-        family = HistogramMetricFamily(*self._told, labels=labels)
-        for value, first in self._cells.items():
-            buckets, seen = [], 0.0
-            for place, bound in enumerate((*self.bounds, float("inf"))):
-                seen += self._metrics.total(first + place)
-                buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), seen))
-            total = self._metrics.total(first + len(self.bounds) + 1)
-            family.add_metric([value] if labels else [], buckets, total)
-        yield family
+    def collect(self) -> Metric:
+        family, bounds = self._family(), [*map(str, map(float, self.bounds)), "+Inf"]
+        for model, first in self._cells.items():
+            *counts, total = map(self._metrics.total, range(first, first + len(bounds) + 1))
+            family.add_metric([model] if model else [], [*zip(bounds, accumulate(counts))], total)
+        return family
 
 
 class Metrics:
@@ -107,58 +89,33 @@ class Metrics:
 
     Args:
         workers: how many processes count; they are forked after this is made.
-        models: their names.
         used: gives ``name`` and ``fingerprint`` of those in use.
 
     Attributes:
         own: (width,) float64, this worker's cells.
     """
 
-    def __init__(
-        self, workers: int = 1, models: Sequence[str] = (), used: Callable[[], list[dict[str, str]]] | None = None
-    ) -> None:
-        self._width = 0
-        self.registry = CollectorRegistry()
-        families = [
-            requests := _Family(
-                self, CounterMetricFamily, "qin_zoo_requests", "Answered requests.", ("endpoint", "status"),
-                [(endpoint, status) for endpoint in ENDPOINTS for status in STATUSES],
-            ),
-            seconds := _Histogram(
-                self, "qin_zoo_request_seconds", "From a request's headers to its answer.", _SECONDS
-            ),
-            scoring := _Histogram(self, "qin_zoo_scoring_seconds", "Reading, scoring, writing one request.", _SECONDS),
-            candidates := _Family(self, CounterMetricFamily, "qin_zoo_candidates", "Scored candidates."),
-            unknown := _Family(
-                self, CounterMetricFamily, "qin_zoo_unknown_items", "Items of requests that the model does not know."
-            ),
-            in_flight := _Family(self, GaugeMetricFamily, "qin_zoo_in_flight", "Requests that are being answered."),
-            waiting := _Family(self, GaugeMetricFamily, "qin_zoo_waiting", "Requests that wait to be scored."),
-            reloads := _Family(
-                self, CounterMetricFamily, "qin_zoo_reloads", "Tries to load the file anew.", ("result",),
-                [(result,) for result in RELOADS],
-            ),
-            events := _Family(self, CounterMetricFamily, "qin_zoo_events", "Events added to histories."),
-            users := _Family(
-                self, CounterMetricFamily, "qin_zoo_users", "Users whose history was looked up.", ("known",),
-                [("yes",), ("no",)],
-            ),
-            scores := _Histogram(self, "qin_zoo_score", "Scores, by model.", SCORES, [*models]),
-            shadows := _Family(
-                self, CounterMetricFamily, "qin_zoo_shadow_requests", "Requests that shadows scored.", ("result",),
-                [(result,) for result in SHADOWS],
-            ),
-        ]  # fmt: skip
-        self.requests, self.seconds, self.scoring = requests, seconds, scoring
-        self.candidates, self.unknown, self.in_flight, self.waiting = candidates, unknown, in_flight, waiting
-        self.reloads, self.events, self.users, self.scores, self.shadows = reloads, events, users, scores, shadows
+    def __init__(self, workers: int, models: Sequence[str], used: Callable[[], list[dict[str, str]]]) -> None:
+        self._width, self._used = 0, used
+        counter, gauge = partial(_Family, self, CounterMetricFamily), partial(_Family, self, GaugeMetricFamily)
+        histogram = partial(_Histogram, self)
+        self.requests = counter("qin_zoo_requests", "Answered requests.", endpoint=ENDPOINTS, status=STATUSES)
+        self.seconds = histogram("qin_zoo_request_seconds", "From a request's headers to its answer.", _SECONDS)
+        self.scoring = histogram("qin_zoo_scoring_seconds", "Reading, scoring, writing one request.", _SECONDS)
+        self.candidates = counter("qin_zoo_candidates", "Scored candidates.")
+        self.unknown = counter("qin_zoo_unknown_items", "Items of requests that the model does not know.")
+        self.in_flight = gauge("qin_zoo_in_flight", "Requests that are being answered.")
+        self.waiting = gauge("qin_zoo_waiting", "Requests that wait to be scored.")
+        self.reloads = counter("qin_zoo_reloads", "Tries to load the file anew.", result=RELOADS)
+        self.events = counter("qin_zoo_events", "Events added to histories.")
+        self.users = counter("qin_zoo_users", "Users whose history was looked up.", known=("yes", "no"))
+        self.scores = histogram("qin_zoo_score", "Scores, by model.", SCORES, models)
+        self.shadows = counter("qin_zoo_shadow_requests", "Requests that shadows scored.", result=SHADOWS)
+        self._families = [one for one in vars(self).values() if isinstance(one, (_Family, _Histogram))]
         self._pid = self.take(1)
         self._cells = memoryview(mmap.mmap(-1, 8 * workers * self._width)).cast("d")
-        for family in families:
-            self.registry.register(family)
-        if used is not None:
-            self.registry.register(_ModelInfo(used))
-        self.registry.register(_Processes(self))
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
         self.begin(0)
 
     def take(self, count: int) -> int:
@@ -177,41 +134,22 @@ class Metrics:
         """A value, summed over the workers."""
         return sum(self._cells[cell :: self._width])
 
-    @property
-    def processes(self) -> list[int]:
-        """The workers' process ids."""
-        return [int(pid) for pid in self._cells[self._pid :: self._width] if pid]
-
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text for Prometheus and its content type, as a client accepts them."""
         encode, kind = choose_encoder(accept)
-        return encode(self.registry), kind
-
-
-class _ModelInfo:
-    """The models in use at the moment somebody asks, by the worker that answers."""
-
-    def __init__(self, used: Callable[[], list[dict[str, str]]]) -> None:
-        self._used = used
+        return encode(self._registry), kind
 
     def collect(self) -> Iterator[Metric]:
-        family = InfoMetricFamily("qin_zoo_model", "The models in use.", labels=("name",))
+        """What Prometheus is told: counts, the models that the answering worker uses, and each worker's process."""
+        yield from (family.collect() for family in self._families)
+        used = InfoMetricFamily("qin_zoo_model", "The models in use.", labels=("name",))
         for model in self._used():
-            family.add_metric([model["name"]], {"fingerprint": model["fingerprint"]})
-        yield family
-
-
-class _Processes:
-    """Memory, processor time and open files of each worker."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        families: dict[str, Metric] = {}
-        for number, pid in enumerate(self._metrics.processes):
+            used.add_metric([model["name"]], {"fingerprint": model["fingerprint"]})
+        yield used
+        processes: dict[str, Metric] = {}  # memory, processor time and open files
+        for number, pid in enumerate(int(pid) for pid in self._cells[self._pid :: self._width] if pid):
             for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():
-                found = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                found = processes.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
                     found.add_sample(sample.name, {**sample.labels, "worker": str(number)}, sample.value)
-        yield from families.values()
+        yield from processes.values()

@@ -7,8 +7,8 @@ import shlex
 from html import escape
 from string import Template
 
-from qin_zoo.serving.fields import taken
-from qin_zoo.serving.http.live import identity
+from qin_zoo.serving.http.connection import Answer
+from qin_zoo.serving.http.loading import identity
 from qin_zoo.serving.scorer import Scorer
 
 _HEADERS = (("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),)
@@ -36,15 +36,8 @@ td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid
 """)
 
 
-def page(description: dict, scorer: Scorer, url: str, token: bool) -> tuple[str, tuple]:
-    """The page, and the headers it is sent with.
-
-    Args:
-        description: the OpenAPI description.
-        scorer: the model in use.
-        url: of the service, as the reader reached it.
-        token: whether the service asks for one.
-    """
+def page(description: dict, scorer: Scorer, url: str, token: bool) -> Answer:
+    """The page of a service that was reached at ``url``, made of its OpenAPI description."""
     manifest = scorer.manifest
     example = json.dumps(description["components"]["schemas"]["ScoreRequest"]["example"])
     bearer = " \\\n  -H 'Authorization: Bearer TOKEN'" if token else ""
@@ -61,12 +54,13 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> tuple[str,
         values["holds"] += f", histories of up to {length}"
     features = scorer.inputs
     if scorer.fields is not None:
-        features = [*taken(features), *taken(manifest["inputs"]["history"]["fields"])]
+        features = [*scorer.fields.row_columns, *scorer.fields.history_columns]
     rows = {
         "features": _rows((d["name"], d["type"], _values(scorer, d)) for d in features),
         "answers": _rows((status, answer["description"]) for status, answer in answers.items()),
     }
-    return _PAGE.substitute({k: escape(str(v)) for k, v in values.items()} | rows), _HEADERS
+    text = _PAGE.substitute({k: escape(str(v)) for k, v in values.items()} | rows)
+    return Answer(200, text.encode(), "text/html; charset=utf-8", _HEADERS)
 
 
 def _values(scorer: Scorer, described: dict) -> str:

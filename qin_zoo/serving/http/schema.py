@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from qin_zoo import __version__
 from qin_zoo.feature_types import type_of
-from qin_zoo.serving.fields import taken
-from qin_zoo.serving.http.live import example, identity
+from qin_zoo.serving.http.loading import identity
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.items import ITEMS
 from qin_zoo.serving.scorer import Scorer
 from qin_zoo.serving.values import is_required
 
 _LARGEST = 3.4028234e38  # of float32
-_ID = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-
-
-_TEXT = {"type": "string"}
-_USER = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}
+_TEXT, _WHOLE = {"type": "string"}, {"type": "integer"}
+_ID = {**_WHOLE, "minimum": 0, "maximum": 2**63 - 1}
+_USER = {"anyOf": [{**_TEXT, "minLength": 1}, _WHOLE]}
 _SCHEMAS = {
     "Problem": {
         "description": "Why a request was not answered.",
@@ -40,7 +37,7 @@ _SCHEMAS = {
                 "description": "One for each candidate: the shortest text that float32 reads as the very score.",
             },
             "unknown_items": {
-                "type": "integer",
+                **_WHOLE,
                 "description": "How often an item of the request was unknown and had no embeddings; of named fields, "
                 "how many values were in no vocabulary.",
             },
@@ -52,7 +49,7 @@ _SCHEMAS = {
         "properties": {
             "items": {"type": "array", "description": "As requests name them."},
             "scores": {"type": "array", "items": {"type": "number"}},
-            "scored": {"type": "integer", "description": "How many items there were to choose from."},
+            "scored": {**_WHOLE, "description": "How many items there were to choose from."},
             "model": {"$ref": "#/components/schemas/ModelIdentity"},
         },
     },
@@ -71,14 +68,7 @@ _PROBLEMS = {
 
 
 def openapi(scorer: Scorer, settings: Settings, models: Sequence[str] = (), paths: Sequence[str] = ()) -> dict:
-    """The description.
-
-    Args:
-        scorer: the model whose inputs are described.
-        settings: limits, and whether a token is asked for.
-        models: names of all that are served, where a request may choose.
-        paths: what the service answers.
-    """
+    """The description of ``paths``, with the inputs of a model; requests may choose among the names of ``models``."""
     model = identity(scorer)
     request = (_request if scorer.fields is None else _fields_request)(scorer, settings)
     _add_common(request, scorer, settings, models)
@@ -134,40 +124,29 @@ def _add_common(request: dict, scorer: Scorer, settings: Settings, models: Seque
 def _take_from_users(request: dict, scorer: Scorer) -> None:
     """Row features that a user_id tells are asked for beside a history alone."""
     context = request["properties"].get("context", {})
-    told = [name for name in context.get("required", ()) if name in scorer.of_user]
-    if not told:
-        return
-    context = {**context, "required": [name for name in context["required"] if name not in told]}
-    with_history = {"required": ["history", "context"], "properties": {"context": {"required": told}}}
-    request["properties"]["context"], request["oneOf"][0] = context, with_history
-    if not context["required"]:
-        request["required"].remove("context")
+    required = context.get("required", [])
+    told = [name for name in required if name in scorer.of_user]
+    if told:
+        left = [name for name in required if name not in told]
+        request["properties"]["context"] = {**context, "required": left}
+        request["oneOf"][0] = {"required": ["history", "context"], "properties": {"context": {"required": told}}}
+        if not left:
+            request["required"].remove("context")
 
 
 def _top_request(request: dict, scorer: Scorer, settings: Settings) -> dict:
     """The same as for scores, of the catalogue or a part of it; row features are one value each."""
-    properties = dict(request["properties"])
-    properties.pop("embeddings", None)
-    context = properties["context"]
-    properties["context"] = {
-        **context,
-        "description": "Row features, one value each.",
-        "properties": {described["name"]: _value(described) for described in scorer.inputs},
-    }
+    properties = {name: value for name, value in request["properties"].items() if name != "embeddings"}
+    values = {described["name"]: _value(described) for described in scorer.inputs}
+    context = {"description": "Row features, one value each.", "properties": values}
     items = {key: properties["candidates"][key] for key in ("type", "items", "maxItems")}
-    one = {"type": ["integer", "string"]}
+    filters = dict.fromkeys(scorer.catalogue.features, _or_list({"type": ["integer", "string"]}))
     properties |= {
-        "k": {"type": "integer", "minimum": 1, "maximum": settings.max_candidates, "description": "How many."},
+        "context": properties["context"] | context,
+        "k": {**_WHOLE, "minimum": 1, "maximum": settings.max_candidates, "description": "How many."},
         "candidates": {**items, "description": "Among which to choose. Default: the whole catalogue."},
         "exclude": {**items, "description": "Items to leave out."},
-        "where": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                name: {"anyOf": [one, {"type": "array", "items": one}]} for name in scorer.catalogue.features
-            },
-            "description": "What the items have: a value for a feature, or several of which one.",
-        },
+        "where": _object(filters, description="What the items have: a value for a feature, or several of which one."),
     }
     required = ["k", *(name for name in request["required"] if name != "candidates")]
     example = {key: value for key, value in request["example"].items() if key != "candidates"} | {"k": 3}
@@ -178,15 +157,11 @@ def _event_request(request: dict) -> dict:
     history = request["properties"].get("history", {})
     item = history.get("items", {})
     if history.get("type") == "object":
-        one = {name: lists["items"] for name, lists in history["properties"].items()}
-        item = {"type": "object", "additionalProperties": False, "required": [*one], "properties": one}
+        lists = {name: values["items"] for name, values in history["properties"].items()}
+        item = _object(lists, lists)
     item = {**item, "description": "What the user acted on."}
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["user_id", "item"],
-        "properties": {"user_id": _USER, "item": item, "time": {"type": "number", "description": "Kept, not used."}},
-    }
+    properties = {"user_id": _USER, "item": item, "time": {"type": "number", "description": "Kept, not used."}}
+    return _object(properties, ["user_id", "item"])
 
 
 def _posting(summary: str, answer: str, name: str) -> dict:
@@ -208,102 +183,72 @@ def _problems(*statuses: int) -> dict:
 
 
 def _request(scorer: Scorer, settings: Settings) -> dict:
-    original = settings.ids == "original"
-    item = {"anyOf": [{"type": "integer"}, {"type": "string"}]} if original else _ID
+    inputs, original = scorer.manifest["inputs"], settings.ids == "original"
+    item = {"anyOf": [_WHOLE, _TEXT]} if original else _ID
     required = [described["name"] for described in scorer.inputs if is_required(described)]
-    features = {
-        described["name"]: {**_feature(described), "description": "One value for all candidates, or one for each."}
-        for described in scorer.inputs
-    }
-    new = {described["name"]: _value(described) for described in scorer.manifest["inputs"]["new"]}
-    history = {
-        "type": "array",
-        "items": item,
-        "maxItems": settings.max_history,
-        "description": "Items the user acted on, oldest first. The newest "
-        f"{scorer.manifest['inputs']['history']['max_len']} are used.",
-    }
+    each = {"description": "One value for all candidates, or one for each."}
+    context = {described["name"]: _or_list(_value(described)) | each for described in scorer.inputs}
+    new = {described["name"]: _value(described) for described in inputs["new"]}
+    newest = f"Items the user acted on, oldest first. The newest {inputs['history']['max_len']} are used."
+    history = _list(item, settings.max_history, newest)
     if scorer.beside:
-        lists = {ITEMS: history} | {
-            described["name"]: {
-                "type": "array",
-                "items": _value(described),
-                "maxItems": settings.max_history,
-                "description": "One value for each of these items.",
-            }
-            for described in scorer.beside
-        }
-        history = {"type": "object", "additionalProperties": False, "required": [*lists], "properties": lists}
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["history", "candidates", *(["context"] if required else [])],
-        "properties": {
+        lists = {ITEMS: history}
+        for described in scorer.beside:
+            told = "One value for each of these items."
+            lists[described["name"]] = _list(_value(described), settings.max_history, told)
+        history = _object(lists, lists)
+    return _object(
+        {
             "history": history,
-            "candidates": {
-                "type": "array",
-                "items": item,
-                "maxItems": settings.max_candidates,
-                "description": "Items to score.",
-            },
-            "context": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": required,
-                "properties": features,
-                "description": "Row features.",
-            },
+            "candidates": _list(item, settings.max_candidates, "Items to score."),
+            "context": _object(context, required, description="Row features."),
             "embeddings": {
                 "type": "object",
                 "maxProperties": settings.max_embeddings,
                 **({} if original else {"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,17})$"}}),
-                "additionalProperties": {"type": "object", "additionalProperties": False, "properties": new},
+                "additionalProperties": _object(new),
                 "description": "Features of items beyond the model's table, by item.",
             },
         },
-        "example": example(scorer, settings.ids),
-    }
+        ["history", "candidates", *(["context"] if required else [])],
+        example=scorer.requests.example(3),
+    )
 
 
 def _fields_request(scorer: Scorer, settings: Settings) -> dict:
     """The same of named fields, whose values are raw."""
-    history = taken(scorer.manifest["inputs"]["history"]["fields"])
-    rows = {described["name"]: _raw_value(described) for described in taken(scorer.inputs)}
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": [*(["history"] if history else []), "candidates"],
-        "properties": {
-            "history": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": [described["name"] for described in history],
-                "properties": {
-                    described["name"]: {**_raw_value(described, settings.max_history), "description": _used(described)}
-                    for described in history
-                },
-                "description": "What the user acted on, oldest first, by field.",
-            },
-            "candidates": {
-                "type": "array",
-                "items": {"type": "object", "additionalProperties": False, "properties": rows},
-                "maxItems": settings.max_candidates,
-                "description": "What to score: the fields in which candidates differ.",
-            },
-            "context": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {name: {"anyOf": [one, {"type": "array", "items": one}]} for name, one in rows.items()},
-                "description": "All other fields: one value for all candidates, or one for each.",
-            },
+    rows = {described["name"]: _raw_value(described) for described in scorer.fields.row_columns}
+    history = {}
+    for described in scorer.fields.history_columns:
+        which = described.get("raw", {}).get("keep", "newest")
+        used = f"The {which} {described['max_len']} are used, as in training."
+        history[described["name"]] = {**_raw_value(described, settings.max_history), "description": used}
+    different = "What to score: the fields in which candidates differ."
+    others = "All other fields: one value for all candidates, or one for each."
+    return _object(
+        {
+            "history": _object(history, history, description="What the user acted on, oldest first, by field."),
+            "candidates": _list(_object(rows), settings.max_candidates, different),
+            "context": _object({name: _or_list(one) for name, one in rows.items()}, description=others),
         },
-        "example": example(scorer, settings.ids),
-    }
+        [*(["history"] if history else []), "candidates"],
+        example=scorer.requests.example(3),
+    )
 
 
-def _used(described: dict) -> str:
-    which = (described.get("raw") or {}).get("keep", "newest")
-    return f"The {which} {described['max_len']} are used, as in training."
+def _object(properties: dict, required: Iterable[str] = (), **more: object) -> dict:
+    """Of these keys and no others."""
+    needed = {"required": [*required]} if required else {}
+    return {"type": "object", "additionalProperties": False, **needed, "properties": properties, **more}
+
+
+def _list(items: dict, most: int, description: str) -> dict:
+    return {"type": "array", "items": items, "maxItems": most, "description": description}
+
+
+def _or_list(one: dict) -> dict:
+    """One value, or a list of such."""
+    return {"anyOf": [one, {"type": "array", "items": one}]}
 
 
 def _raw_value(described: dict, most: int | None = None) -> dict:
@@ -318,26 +263,20 @@ def _raw_value(described: dict, most: int | None = None) -> dict:
         one = {"type": [{"int": "integer", "float": "number"}.get(raw["dtype"], "string"), "null"]}
         one |= {"description": described["expected"]} if described.get("expected") else {}
     else:
-        one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+        one = {**_ID, "maximum": described["vocab_size"] - 1}
     if form == "id":
         return one
     kinds = ["array", *(["string"] if raw else []), *(["null"] if most is None else [])]
     return {"type": kinds, "items": one, **({} if most is None else {"maxItems": most})}
 
 
-def _feature(described: dict) -> dict:
-    """Of a row feature: one value, or a list with one for each candidate."""
-    one = _value(described)
-    return {"anyOf": [one, {"type": "array", "items": one}]}
-
-
 def _value(described: dict) -> dict:
     kind = type_of(described)
     one = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
     if kind.ids:
-        one = {"type": "integer", "minimum": 0, "maximum": described["vocab_size"] - 1}
+        one = {**_ID, "maximum": described["vocab_size"] - 1}
     if described.get("words"):
-        one = {"anyOf": [one, {"type": "string"}], "description": "A code, or a word as the dataset has it."}
+        one = {"anyOf": [one, _TEXT], "description": "A code, or a word as the dataset has it."}
     if not kind.width:
         return one
     wide = described[kind.width]

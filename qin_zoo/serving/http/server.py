@@ -9,18 +9,19 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from functools import partial
 
 from qin_zoo.errors import QinZooError
+from qin_zoo.files import file_state
 from qin_zoo.serving.histories import FileHistories, Histories, open_histories
 from qin_zoo.serving.http.app import Service
 from qin_zoo.serving.http.connection import TOLD, Connection
-from qin_zoo.serving.http.live import LiveModel
+from qin_zoo.serving.http.loading import try_out
 from qin_zoo.serving.http.log import event, log_to_stderr
 from qin_zoo.serving.http.metrics import Metrics
-from qin_zoo.serving.http.models import Models
+from qin_zoo.serving.http.models import LiveModel, Models
 from qin_zoo.serving.http.settings import Settings
-from qin_zoo.serving.http.trial import try_out
 from qin_zoo.serving.http.workers import supervise
 
 _BACKLOG = 2048  # connections that the system keeps until they are accepted
@@ -44,38 +45,32 @@ def serve(settings: Settings) -> None:
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(one) for one in listen(settings.host, settings.port, settings.workers)]
         _allow_files(settings.max_connections)
-        for each in settings.each():
-            asyncio.run(try_out(each))
+        for served in settings.models:
+            asyncio.run(try_out(served.path, settings))
         models = Models(settings)
         histories = _histories(settings, models)
         metrics = Metrics(settings.workers, [*models.all], lambda: [live.identity for live in models.all.values()])
         told = {**models.first.identity, "workers": settings.workers, "token": "yes" if settings.token else "no"}
-        if settings.models:
+        if settings.models[0].name:
             told = {"models": ",".join(models.all)} | told
         host, port = listeners[0].getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
-        def begun() -> None:
-            event(logging.INFO, "serving", address=address, **told)
+        begun = partial(event, logging.INFO, "serving", address=address, **told)
+        try:
+            from uvloop import run
+        except ImportError:
+            from asyncio import run
 
         def work(number: int, parent: int | None = None, begun: Callable[[], None] = lambda: None) -> None:
             metrics.begin(number)
-            _run(_work(listeners[number], Service(settings, models, metrics, histories), models, parent, begun))
+            run(_work(listeners[number], Service(settings, models, metrics, histories), models, parent, begun))
 
         if settings.workers == 1:
             work(0, begun=begun)
         else:
             supervise(settings.workers, work, begun)
         event(logging.INFO, "stopped")
-
-
-def _run(main: Coroutine) -> None:
-    """Runs an event loop, uvloop's where it is installed."""
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run
-    run(main)
 
 
 def _histories(settings: Settings, models: Models) -> Histories | None:
@@ -85,8 +80,8 @@ def _histories(settings: Settings, models: Models) -> Histories | None:
     found = open_histories(settings.histories, max(length, 1), settings.ids)
     if aside := getattr(found, "set_aside", None):
         event(logging.WARNING, "the events belong to another file of histories and were set aside", file=aside)
-    missing = {name for live in models.all.values() for name in live.current.of_user} - {*(found.features or ())}
-    if missing and found.features is not None:
+    needed = {name for live in models.all.values() for name in live.current.of_user}
+    if found.features is not None and (missing := needed - {*found.features}):
         told = "histories without these features of users, which count as 0"
         event(logging.WARNING, told, features=",".join(sorted(missing)))
     return found
@@ -96,11 +91,10 @@ class _LiveHistories:
     """A file of histories and its replacement while requests run, as :class:`LiveModel` has it of a model."""
 
     def __init__(self, histories: FileHistories) -> None:
-        self._histories, self.loaded = histories, histories.loaded
-        self.state = histories.state
+        self._histories, self.path, self.loaded = histories, histories.path, histories.loaded
 
     async def reload(self) -> str:
-        self.loaded = self.state()
+        self.loaded = file_state(self.path)
         try:
             await asyncio.to_thread(self._histories.reload)
         except QinZooError as error:
@@ -113,12 +107,8 @@ class _LiveHistories:
 async def _work(
     listener: socket.socket, service: Service, models: Models, parent: int | None, begun: Callable[[], None]
 ) -> None:
-    """Serves on one listener in this process.
-
-    Args:
-        parent: a file that ends with the process to serve for.
-        begun: called once it serves.
-    """
+    """Serves on one listener in this process, and calls ``begun`` once it does; ``parent`` is a file that ends with the
+    process to serve for."""
     loop, ended, settings, metrics = asyncio.get_running_loop(), asyncio.Event(), service.settings, service.metrics
     lives: list[LiveModel | _LiveHistories] = [*models.all.values()]
     lives += [_LiveHistories(service.histories)] if isinstance(service.histories, FileHistories) else []
@@ -130,7 +120,7 @@ async def _work(
     if parent is not None:
         loop.add_reader(parent, ended.set)
     for live in wanted:
-        if live.state() not in (live.loaded, None):  # its file was replaced since a worker crashed
+        if file_state(live.path) not in (live.loaded, None):  # its file was replaced since a worker crashed
             metrics.reloads.add(1, await live.reload())
     door = _Door(listener, service)
     begun()
@@ -170,7 +160,7 @@ async def _reload_when(
     while True:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(wanted.wait(), watch)
-        state = live.state()
+        state = file_state(live.path)
         # A file that still changes is being written: it is looked at once more.
         replaced, seen = state not in (live.loaded, None) and state == seen, state
         if not (wanted.is_set() or replaced):
@@ -188,16 +178,13 @@ def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        create = partial(socket.create_server, family=family, backlog=_BACKLOG)
         # Alone first: two services would share a port that both ask for with SO_REUSEPORT.
-        with contextlib.suppress(IndexError):
-            listeners.append(socket.create_server(address[:2], family=family, backlog=_BACKLOG))
+        listeners.append(create(address[:2]))
         if workers > 1:
-            address = listeners.pop().getsockname()
-            listeners = []
-            for _ in range(workers):
-                listeners.append(
-                    socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=True)
-                )
+            address = listeners[0].getsockname()
+            listeners.pop().close()
+            listeners += (create(address[:2], reuse_port=True) for _ in range(workers))
     except (OSError, ValueError) as error:
         for listener in listeners:
             listener.close()
@@ -215,10 +202,6 @@ class _Door:
     """Accepts connections, a few at a time; where there is no room for one it waits, which the log tells seldom.
 
     asyncio's servers wait, too, but uvloop's cut off whoever comes then.
-
-    Args:
-        listener: what to accept from.
-        service: answers.
     """
 
     def __init__(self, listener: socket.socket, service: Service) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Served:
-    """One of several models.
+    """A model.
 
     Attributes:
-        name: what answers and metrics call it.
+        name: what answers and metrics call it; "" for what the file says, where it is the only one.
         path: file that ``qin-zoo export`` wrote.
         share: of the requests, beside the others' shares; 0 for a shadow, which scores them all and is never shown.
     """
@@ -26,7 +26,7 @@ class Settings:
     """Settings of one service; their defaults are those of ``qin-zoo serve``.
 
     Attributes:
-        path: file that ``qin-zoo export`` wrote.
+        models: what is served.
         host, port: where it listens; port 0 takes a free one.
         ids: how requests name items, ``table`` or ``original`` (see ``Scorer``).
         workers: processes that answer, one request at a time each, on one thread.
@@ -41,11 +41,9 @@ class Settings:
         watch: seconds between looks at the file, which is loaded anew when it was replaced; None: on SIGHUP only.
         histories: where users' histories are looked up, a file or an address of Redis; None: nowhere.
         access_log: whether each answer has a line in the log.
-        name: what answers call the model; "" for what the file says.
-        models: several of them, in the place of ``path``.
     """
 
-    path: Path
+    models: tuple[Served, ...]
     host: str
     port: int
     ids: str
@@ -63,11 +61,3 @@ class Settings:
     watch: float | None
     histories: str | None = None
     access_log: bool = False
-    name: str = ""
-    models: tuple[Served, ...] = ()
-
-    def each(self) -> list[Settings]:
-        """The settings of each model by itself."""
-        if not self.models:
-            return [self]
-        return [replace(self, path=served.path, name=served.name, models=()) for served in self.models]

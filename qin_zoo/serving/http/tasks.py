@@ -6,22 +6,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import orjson
 
-from qin_zoo.errors import RequestError, suggest
+from qin_zoo.errors import RequestError
 from qin_zoo.serving.histories import Histories, StoreError, user_key
 from qin_zoo.serving.http.body import NoJSON, parse, parse_strictly
 from qin_zoo.serving.http.connection import Answer, Request, problem
-from qin_zoo.serving.http.live import LiveModel
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.metrics import SCORES, Metrics
-from qin_zoo.serving.http.models import Models
+from qin_zoo.serving.http.models import LiveModel, Models
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.scorer import Scorer
-from qin_zoo.serving.values import shown, width
+from qin_zoo.serving.values import check_keys, shown, width
 
 LONG = 2048  # candidates of a request that would keep others waiting too long
 _TOP = ("k", "history", "context", "candidates", "where", "exclude")
@@ -74,33 +72,15 @@ def count(outcomes: list[Outcome], metrics: Metrics) -> None:
         metrics.scores.add(np.bincount(_BOUNDS.searchsorted(values)).tolist(), total, model)
 
 
-class Task(NamedTuple):
-    """What a request asks for, read.
-
-    Attributes:
-        do: answers it; from any thread.
-        long: whether others should not wait for it.
-    """
-
-    do: Callable[[], Outcome]
-    long: bool = False
-
-
 class Tasks:
-    """Reads requests.
-
-    Args:
-        settings: limits.
-        models: that score.
-        histories: of users, if there are any.
-    """
+    """Reads requests and answers them."""
 
     def __init__(self, settings: Settings, models: Models, histories: Histories | None) -> None:
         self._settings, self._models, self._histories = settings, models, histories
-        self._user = () if histories is None else ("user_id",)
+        self._top_keys = _TOP if histories is None else (*_TOP, "user_id")
 
-    def read(self, request: Request) -> Task:
-        """What a request asks for.
+    def read(self, request: Request) -> tuple[Callable[[], Outcome], bool]:
+        """What answers a request, from any thread, and whether others should not wait for it.
 
         Raises:
             NoJSON: its body is none.
@@ -111,13 +91,14 @@ class Tasks:
             check_size(body, self._models.first.current, self._settings)
         asked = parse(body)
         remote = self._histories is not None and self._histories.remote
+        answer, long = self._event, remote
         if path == "/score":
-            long = isinstance(asked, dict) and isinstance(asked.get("candidates"), list)
-            long = (long and len(asked["candidates"]) > LONG) or (remote and "user_id" in asked)
-            return Task(partial(self._exactly, self._score, asked, body), long)
-        if path == "/top":
-            return Task(partial(self._exactly, partial(self._top, request), asked, body), True)
-        return Task(partial(self._exactly, self._event, asked, body), remote)
+            candidates = asked.get("candidates") if isinstance(asked, dict) else None
+            many = isinstance(candidates, list) and len(candidates) > LONG
+            answer, long = self._score, many or (remote and "user_id" in asked)
+        elif path == "/top":
+            answer, long = partial(self._top, request), True
+        return partial(self._exactly, answer, asked, body), long
 
     def _exactly(self, answer: Callable[[object], Outcome], asked: object, body: bytes) -> Outcome:
         """The outcome; a refusal is told of numbers as they were written."""
@@ -133,14 +114,17 @@ class Tasks:
 
     def _score(self, asked: object) -> Outcome:
         model, user, asked = self._look_up(asked)
-        asked = self._with_numbers(asked)
-        outcome = self._scored(model, model.current, asked)
+        given = asked.get("embeddings") if isinstance(asked, dict) and self._settings.ids == "table" else None
+        if isinstance(given, dict) and len(given) <= self._settings.max_embeddings:  # JSON has texts as keys
+            asked = {**asked, "embeddings": {_number(key): value for key, value in given.items()}}
+        outcome = self._scored(model, asked)
         outcome.user = user
         if self._models.shadows:
             outcome.shadow = partial(self._shadow, asked)
         return outcome
 
-    def _scored(self, model: LiveModel, scorer: Scorer, asked: object) -> Outcome:
+    def _scored(self, model: LiveModel, asked: object) -> Outcome:
+        scorer = model.current
         scores, unknown = scorer.answer(asked)
         text = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)
         if b"n" in text:  # orjson writes null for what is no finite number
@@ -152,14 +136,14 @@ class Tasks:
         outcomes = []
         for model in self._models.shadows:
             try:
-                outcomes.append(replace(self._scored(model, model.current, asked), candidates=0, unknown=0))
+                outcomes.append(replace(self._scored(model, asked), candidates=0, unknown=0))
             except Exception as error:
                 outcomes.append(refused(error))
         return outcomes
 
     def _top(self, request: Request, asked: object) -> Outcome:
         model, user, asked = self._look_up(asked)
-        _check_keys(asked, _TOP, ("k", "history"), self._user)
+        check_keys(asked, self._top_keys, ("k", "history"))
         scorer = model.current
         items, scores, scored = scorer.top(**asked, going=lambda: not request.gone)
         found = {"items": items, "scores": scores, "scored": scored, "model": orjson.Fragment(model.told(scorer))}
@@ -167,13 +151,13 @@ class Tasks:
         return Outcome(answer, candidates=scored, user=user)
 
     def _event(self, asked: object) -> Outcome:
-        _check_keys(asked, _EVENT, ("user_id", "item"), ())
+        check_keys(asked, _EVENT, ("user_id", "item"))
         user, time = user_key(asked["user_id"]), asked.get("time")
         if time is not None and (isinstance(time, bool) or not isinstance(time, (int, float))):
             raise RequestError(f"time: expected a number, found {shown(time)}.")
         item = asked["item"]
         history = {name: [value] for name, value in item.items()} if isinstance(item, dict) else [item]
-        self._models.first.current.requests.check_history(history)
+        self._models.first.current.requests.read_history(history)
         self._histories.append(user, item, time)
         return Outcome(Answer(200, b'{"kept":true}'), events=1)
 
@@ -201,25 +185,6 @@ class Tasks:
                 of_user = {key: value for key, value in stored.features.items() if key in scorer.of_user}
                 asked["context"] = {**scorer.of_user, **of_user, **(context or {})}
         return self._models.choose(user, name), known, asked
-
-    def _with_numbers(self, request: object) -> object:
-        """Numbers for the keys of ``embeddings``, which JSON has as texts; not if they are too many anyway."""
-        given = request.get("embeddings") if isinstance(request, dict) and self._settings.ids == "table" else None
-        if not isinstance(given, dict) or len(given) > self._settings.max_embeddings:
-            return request
-        return {**request, "embeddings": {_number(key): value for key, value in given.items()}}
-
-
-def _check_keys(asked: object, known: tuple, needed: tuple, also: tuple) -> None:
-    keys = (*known, *also)
-    if not isinstance(asked, dict):
-        raise RequestError(f"expected a mapping with {', '.join(keys)}, found {shown(asked)}.")
-    for key in asked:
-        if key not in keys:
-            raise RequestError(f"unknown key {shown(key)}.{suggest(key, keys)} Keys: {', '.join(keys)}.")
-    for key in needed:
-        if key not in asked:
-            raise RequestError(f"{key} is missing. Keys: {', '.join(keys)}.")
 
 
 def check_size(body: bytes, scorer: Scorer, settings: Settings) -> None:

@@ -24,7 +24,6 @@ def supervise(workers: int, work: Callable[[int, int], None], begun: Callable[[]
     crashes is replaced; its listener stays open here, so that who connects meanwhile waits.
 
     Args:
-        workers: how many.
         work: called in each with its number, and with a file that ends when this process does.
         begun: called once they are there.
 
