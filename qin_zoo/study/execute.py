@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from qin_zoo.errors import CheckpointError
 from qin_zoo.experiment.prepare import Prepared
@@ -14,7 +16,7 @@ from qin_zoo.experiment.record import write_record
 from qin_zoo.experiment.run import finished_record, run_experiment
 from qin_zoo.files import LockFile
 from qin_zoo.log import silent
-from qin_zoo.processes.worker import Worker, failure, let_them_save, speaking
+from qin_zoo.processes.worker import Crew, failure
 from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import Study, StudyRun
 from qin_zoo.study.probe import probe, stored_probe
@@ -65,49 +67,25 @@ def run_missing(
     missing = [run for run in runs if run not in records and run not in failures]
     failed = f"{len(failures)} failed, " if failures else ""
     echo(f"{len(runs)} runs: {len(records)} finished before, {failed}{len(missing)} to do")
-    threads = share(len(gpus))  # the same for the last runs: sums depend on it
-    idle = [Worker(gpu, threads, train) for gpu in gpus[: len(missing)]]
-    busy: dict[Worker, StudyRun] = {}
-    unheard: set[Worker] = set()  # those that were asked to stop
-    waiting, ended = iter(missing), 0
+    # as many threads for the last runs, as sums depend on it
+    crew, waiting, number = Crew(gpus[: len(missing)], share(len(gpus)), train), iter(missing), count(1)
 
-    def hear(worker: Worker) -> bool:
-        nonlocal ended
-        run, (kind, *content) = busy.pop(worker), worker.receive()
-        idle.append(worker)
-        if unheard and kind in ("stopped", "died"):  # as it was asked to
-            return True
-        ended += 1
-        done = f"[{ended}/{len(missing)}] {run.name}"
+    def fill() -> bool:
+        over = until is not None and time.monotonic() > until
+        while crew.idle and not over and (run := next(waiting, None)) is not None:
+            crew.take(run).send((study, run, options))
+        return False
+
+    def hear(run: StudyRun, kind: str, what: Any) -> None:
+        done = f"[{next(number)}/{len(missing)}] {run.name}"
         if kind == "done":
-            records[run] = content[0]
-            echo(f"{done}: valid {_metrics(records[run]['valid'])}, {records[run]['seconds']:.0f} s")
+            records[run] = what
+            echo(f"{done}: valid {_metrics(what['valid'])}, {what['seconds']:.0f} s")
         else:
-            if worker.gpu >= 0:
-                worker.stop()  # an error on a GPU may spoil all that follows in its process
-            failures[run] = content[0]
-            echo(f"{done} failed: {content[0]}")
-        return True
+            failures[run] = what
+            echo(f"{done} failed: {what}")
 
-    try:
-        while True:
-            over = until is not None and time.monotonic() > until
-            while idle and not over and (run := next(waiting, None)) is not None:
-                busy[idle[0]] = run
-                idle.pop(0).send((study, run, options))
-            if not busy:
-                break
-            for worker in speaking(busy):
-                hear(worker)
-    except KeyboardInterrupt:
-        unheard |= busy.keys()
-        if unheard:
-            echo("stopping; runs save a checkpoint, Ctrl-C again ends them at once")
-        let_them_save(unheard, hear)
-        raise
-    finally:
-        for worker in (*idle, *busy):
-            worker.stop(kill=worker in unheard)
+    crew.run(fill, hear, echo)
     return records, failures
 
 

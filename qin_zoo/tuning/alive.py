@@ -10,10 +10,8 @@ import os
 import time
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows; beats alone tell there
-    fcntl = None
+from qin_zoo.files import fcntl
+from qin_zoo.processes.worker import hold
 
 BEAT_SECONDS = 20.0
 SILENCE_SECONDS = 150.0
@@ -30,9 +28,7 @@ class Lock:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "w")
-        if fcntl:
-            fcntl.flock(self._file, fcntl.LOCK_SH)
+        self._file = hold(path, "w")
 
     def release(self) -> None:
         """Lets go of it, and removes the file."""
@@ -51,7 +47,7 @@ def is_dead(path: Path) -> bool | None:
     Args:
         path: its lock, which is removed if it is dead.
     """
-    if fcntl is None:
+    if fcntl is None:  # Windows; beats alone tell there
         return None
     try:
         with open(path) as file:

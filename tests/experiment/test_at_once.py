@@ -30,6 +30,7 @@ from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
 from qin_zoo.files import file_digest
+from qin_zoo.processes import worker as processes
 from qin_zoo.study import execute
 from qin_zoo.study.plan import Study, plan_runs
 from qin_zoo.tuning import tuner as tuning
@@ -116,7 +117,7 @@ class Studies:
         self.sample = sample
 
     def do(self, folder, rate):
-        execute.Worker = OwnProcess
+        processes.Worker = OwnProcess
         study = Study(
             experiments=["QIN_sample"], seeds=[1], variations={"a": {}}, tests={"noisy": {"embedding_noise": 2.0}}
         )
@@ -142,7 +143,7 @@ class Tuners:
         self.project = write_project(folder, sample)
 
     def do(self, folder, rate):
-        tuning.Worker = OwnProcess
+        processes.Worker = OwnProcess
         file = folder / "search.yaml"
         if not file.exists():
             text = {"base_config": str(self.project / "config"), "base_expid": "base"}

@@ -29,7 +29,7 @@ RESULTS = Path("checkpoints/small")
 
 @pytest.fixture
 def in_threads(monkeypatch):
-    monkeypatch.setattr("qin_zoo.tuning.tuner.Worker", ThreadWorker)
+    monkeypatch.setattr("qin_zoo.processes.worker.Worker", ThreadWorker)
 
 
 def qin_zoo(*args) -> int:
