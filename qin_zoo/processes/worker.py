@@ -112,7 +112,6 @@ class Crew:
         Args:
             fill: gives idle workers what there is, once a second at least, and tells whether more may come.
             hear: of a task, what its worker says; in the midst of a training it is sent what this returns.
-            echo: receives what a person wants to see.
         """
         asked: set[Worker] = set()  # to stop
         try:
@@ -159,12 +158,7 @@ def _speaking(workers: Iterable[Worker]) -> list[Worker]:
 
 
 def failure(error: Exception, log: Path | None) -> str:
-    """What to say of a training that raised an error; the traceback is added to its log.
-
-    Args:
-        error: what is being handled.
-        log: of the training; None before it has one.
-    """
+    """What to say of a training that raised the error which is being handled; its traceback is added to its log."""
     if log is not None:
         with suppress(OSError):  # the message is kept in any case
             log.parent.mkdir(parents=True, exist_ok=True)

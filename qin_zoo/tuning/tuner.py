@@ -20,7 +20,7 @@ from qin_zoo.processes.worker import Crew
 from qin_zoo.registry import get_model
 from qin_zoo.threads import share
 from qin_zoo.tuning.alive import BEAT_SECONDS, Lock, lock_path, new_tuner
-from qin_zoo.tuning.space import Space, dump, read_space, show, write_base
+from qin_zoo.tuning.space import Space, dump, show, write_base
 from qin_zoo.tuning.study import Claim, SharedStudy, existing_studies, open_storage, study_name
 from qin_zoo.tuning.worker import Job, train
 
@@ -41,8 +41,7 @@ class Search:
         trials: number of trials.
         pruner: name of the pruner.
         seed: of the sampler.
-        data: as of :func:`~qin_zoo.experiment.prepare.prepare`.
-        plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
+        data, plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
     """
 
     space: Space
@@ -74,33 +73,13 @@ class Search:
         """Optuna's word: ``minimize`` or ``maximize``."""
         return "minimize" if self.base.params["monitor_mode"] == "min" else "maximize"
 
+    @property
+    def goal(self) -> str:
+        """The same for people: ``smallest`` or ``largest``."""
+        return "smallest" if self.direction == "minimize" else "largest"
+
 
 def plan_search(
-    file: Path,
-    *,
-    trials: int | None = None,
-    storage: str | None = None,
-    data: Path | None = None,
-    overrides: Iterable[str] | None = None,
-    plugins: Iterable[Path] | None = None,
-    pruner: str | None = None,
-    seed: int = 0,
-) -> Search:
-    """Reads a tuner file and plans its search, see :func:`plan_space`.
-
-    Args:
-        file: FuxiCTR's tuner configuration, see :mod:`qin_zoo.tuning.space`.
-        overrides: ``key=value`` texts that replace parameters of the base experiment.
-        trials, storage, data, plugins, pruner, seed: as of :func:`plan_space`.
-
-    Raises:
-        QinZooError: anything in the file, its experiment, its data or the options that cannot be used.
-    """
-    space = read_space(file, overrides or ())
-    return plan_space(space, trials=trials, storage=storage, data=data, plugins=plugins, pruner=pruner, seed=seed)
-
-
-def plan_space(
     space: Space,
     *,
     trials: int | None = None,
@@ -113,7 +92,7 @@ def plan_space(
     """Checks every combination, and opens the data; starts and stores nothing of the search.
 
     Args:
-        space: what is searched.
+        space: what is searched; :func:`~qin_zoo.tuning.space.read_space` reads a tuner file.
         trials: how many trials a search in ranges has. Default: 50. A grid has one for each combination.
         storage: URL of an Optuna storage. Default: SQLite, ``<model_root>/tune/<name of the file>.db``.
         data: folder that replaces the configured folder of the dataset's files.
@@ -151,23 +130,14 @@ def plan_space(
 
 def _check_combinations(space: Space, data: Path | None, plugins: tuple[Path, ...]) -> Prepared:
     """The first combination, prepared; a mistake in any is one message that says where it is written."""
-    points = list(space.corners())
+    points = space.corners()
+    for point in points:
+        model, dataset = space.trial_blocks(point)
+        params = ExperimentParams({**model, **dataset, "model_id": space.expid}, origin=space.origin)
+        check_params(params, get_model(params["model"], plugins))
     with tempfile.TemporaryDirectory() as temporary:
         write_base(space, Path(temporary))
-        try:
-            first = prepare(space.expid, Path(temporary), data=data, overrides=points[0], plugins=plugins)
-        except QinZooError:
-            _check_one(space, points[0], plugins)  # the same mistake, with the place where the user has written it
-            raise
-    for point in points[1:]:
-        _check_one(space, point, plugins)
-    return first
-
-
-def _check_one(space: Space, point: dict, plugins: tuple[Path, ...]) -> None:
-    model, dataset = space.trial_blocks(point)
-    params = ExperimentParams({**model, **dataset, "model_id": space.expid}, origin=space.origin)
-    check_params(params, get_model(params["model"], plugins))
+        return prepare(space.expid, Path(temporary), data=data, overrides=points[0], plugins=plugins)
 
 
 @dataclass
@@ -179,7 +149,6 @@ class Tuner:
         gpus: one worker for each; -1 is a share of the CPU.
         timeout: seconds after which no trial is started; None for no limit.
         budget: seconds of all trials together, earlier ones included, after which none is started; None for no limit.
-        echo: receives what a person wants to see.
     """
 
     search: Search
@@ -198,29 +167,24 @@ class Tuner:
                     f"GPU {gpu} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s) "
                     "on this machine. Leave out --gpu for the CPU, or install a CUDA build of torch."
                 )
-        search = self.search
-        self._name = new_tuner()
+        search, name = self.search, new_tuner()
         try:
-            self._lock = Lock(lock_path(search.folder, self._name))
+            self._lock = Lock(lock_path(search.folder, name))
             write_base(search.space, search.trial_folder / "base")
         except OSError as error:
             raise QinZooError(f"Cannot write to {search.folder}: {error.strerror}. Set model_root.") from error
         try:
-            self._open_study()
+            storage = open_storage(search.storage_url)
+            others = [n for n in existing_studies(storage, search.space.name) if n != search.name]
+            self.study = SharedStudy(
+                storage, search.name, search.space, search.trials, search.direction, name, search.folder,
+                search.pruner, search.seed,
+            )  # fmt: skip
         except BaseException:
             self._lock.release()
             raise
         threads = share(max(1, sum(gpu < 0 for gpu in self.gpus)))
         self._crew = Crew(self.gpus, threads, train, self._lock.path)
-
-    def _open_study(self) -> None:
-        search = self.search
-        storage = open_storage(search.storage_url)
-        others = [n for n in existing_studies(storage, search.space.stem) if n != search.name]
-        self.study = SharedStudy(
-            storage, search.name, search.space, search.trials, search.direction, self._name, search.folder,
-            search.pruner, search.seed,
-        )  # fmt: skip
         if others and not self.study.trials():
             self.echo(
                 f"{search.space.file.name} says something else than before, or its base experiment or data changed: "
@@ -279,10 +243,10 @@ class Tuner:
         if self.budget is not None:
             kind = f"{self.budget / 60:g} minutes of trials, {self.spent() / 60:.1f} spent before"
         devices = ", ".join(dict.fromkeys(worker.device for worker in self._crew.idle))
+        dataset = search.base.params["dataset_id"]
         self.echo(
-            f"{search.name}: {kind}, {'smallest' if search.direction == 'minimize' else 'largest'} {search.monitor} of "
-            f"{search.base.params['dataset_id']}'s valid split, {len(self.gpus)} worker(s) on {devices}"
-            + (f"; {done} finished before" if done else "")
+            f"{search.name}: {kind}, {search.goal} {search.monitor} of {dataset}'s valid split, {len(self.gpus)} "
+            f"worker(s) on {devices}{f'; {done} finished before' if done else ''}"
         )
 
     def _start(self, claim: Claim) -> None:
