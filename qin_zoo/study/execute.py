@@ -35,11 +35,8 @@ def run_missing(
     """Runs what has no record yet, and scores what the study's tests and slices ask for.
 
     Args:
-        study: what is asked of the runs.
-        runs: of the study.
         gpus: one process for each; -1 is a share of the CPU.
         options: of :func:`~qin_zoo.experiment.prepare.prepare`, the same for all runs.
-        echo: receives a line for every run.
         until: :func:`time.monotonic` after which no run is started. Default: never.
 
     Returns:
@@ -57,7 +54,7 @@ def run_missing(
     failures: dict[StudyRun, str] = {}
     for run, p in prepared.items():
         try:
-            record = over_periods(run, p, options, -1) if run.periods else _finished(p, study, run.tuning)
+            record = over_periods(run, p, options) if run.periods else _finished(p, study, run.tuning)
         except Exception as error:  # of this run's data, say; the others have their own
             failures[run] = failure(error, p.files.log)
             echo(f"{run.name} failed: {failures[run]}")
@@ -95,14 +92,14 @@ def train(job: tuple[Study, StudyRun, dict], gpu: int, connection: Connection) -
     Says ``("done", record)``, ``("failed", message)`` or, after a SIGTERM, ``("stopped", message)``.
     """
     study, run, options = job
-    log = None
+    prepared = None
     try:
-        log = run.prepare(**options).files.log
-        return "done", _train(study, run, options, gpu)
+        prepared = run.prepare(**options, gpu=gpu)
+        return "done", _train(prepared, study, run, options)
     except Stopped:
         return "stopped", "its process was told to stop; the same command goes on from here"
     except Exception as error:
-        return "failed", failure(error, log)
+        return "failed", failure(error, prepared and prepared.files.log)
 
 
 def _finished(prepared: Prepared, study: Study, tuning: dict | None) -> dict | None:
@@ -116,8 +113,7 @@ def _finished(prepared: Prepared, study: Study, tuning: dict | None) -> dict | N
     return None if found is None else record | found
 
 
-def _train(study: Study, run: StudyRun, options: dict, gpu: int = -1) -> dict:
-    prepared = run.prepare(**options, gpu=gpu)
+def _train(prepared: Prepared, study: Study, run: StudyRun, options: dict) -> dict:
     argv = ["qin-zoo", "study", run.name]
     common = {"echo": silent, "overwrite": True, "notes": {"tuning": run.tuning} if run.tuning else None}
 
@@ -130,7 +126,7 @@ def _train(study: Study, run: StudyRun, options: dict, gpu: int = -1) -> dict:
     if run.periods:
         with _alone(prepared):  # the first training is that of other runs, too
             trained(prepared)
-        return over_periods(run, prepared, options, gpu, trained)
+        return over_periods(run, prepared, options, trained)
     record = trained(prepared)
     return record | probe(prepared, record, study.tests, study.slices)
 
