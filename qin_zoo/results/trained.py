@@ -30,7 +30,7 @@ def find_record(run: str, config: Path | None = None, overrides: Changes = None)
     """
     if run.endswith(".json"):
         return Path(run)
-    root = Path(str(_parsed(overrides).get("model_root", ROOTS[0])))
+    root = Path(str(parse_overrides(overrides).get("model_root", ROOTS[0])))
     if not run.startswith("#"):
         try:
             resolve_experiment(run, config)
@@ -70,10 +70,6 @@ def find_run(
     else:
         prepared = prepare(run, config, **options)
         own = prepared.files.checkpoint
-    prepared = as_trained(prepared, checkpoint or own, [*_parsed(overrides)], echo)
+    prepared = as_trained(prepared, checkpoint or own, parse_overrides(overrides), echo)
     verify_weights(checkpoint or own)
     return prepared, checkpoint or own
-
-
-def _parsed(overrides: Changes) -> Mapping[str, object]:
-    return overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
