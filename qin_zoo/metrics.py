@@ -130,9 +130,6 @@ def mode_of_monitor(monitor: str | Mapping[str, float]) -> Mode | None:
 def check_metrics(metrics: Iterable[str]) -> None:
     """Checks names before anything is trained or computed.
 
-    Args:
-        metrics: names of metrics.
-
     Raises:
         ConfigError: a name is unknown, or the cutoff of an ``NDCG`` is not a number of at least 1.
     """
@@ -146,10 +143,7 @@ def check_metrics(metrics: Iterable[str]) -> None:
 
 
 def evaluate_metrics(
-    y_true: Sequence[float],
-    y_pred: Sequence[float],
-    metrics: list[str],
-    group_id: Sequence[int] | None = None,
+    y_true: Sequence[float], y_pred: Sequence[float], metrics: list[str], group_id: Sequence[int] | None = None
 ) -> dict[str, float]:
     """Metrics of a split's predictions.
 
@@ -175,20 +169,19 @@ def evaluate_metrics(
     """
     check_metrics(metrics)
     y_true, y_pred = _checked_columns(y_true, y_pred, clicks=not set(metrics) <= set(ERROR_METRICS))
-    groups = None
-    values: dict[str, float] = {}
-    for metric in metrics:
+    grouped = [metric for metric in metrics if needs_groups(metric)]
+    groups = _Groups(y_true, y_pred, _checked_groups(group_id, len(y_true), grouped[0])) if grouped else None
+
+    def value(metric: str) -> float:
         about = _about(metric)
-        if about.loss:
-            mean = float(about.loss(y_true, y_pred).mean())
-            values[metric] = mean**0.5 if about.root else mean
-        elif about.grouped:
-            if groups is None:
-                groups = _Groups(y_true, y_pred, _checked_groups(group_id, len(y_true), metric))
-            values[metric] = groups.mean(metric)
-        else:
-            values[metric] = _auc(y_true, y_pred)
-    return values
+        if about.grouped:
+            return groups.mean(metric)
+        if about.loss is None:
+            return _auc(y_true, y_pred)
+        mean = float(about.loss(y_true, y_pred).mean())
+        return mean**0.5 if about.root else mean
+
+    return {metric: value(metric) for metric in metrics}
 
 
 def values_of_groups(
@@ -212,15 +205,10 @@ def values_of_groups(
 
 
 class _Groups:
-    """Rows sorted by group and score, as runs of equal score ("ties") within groups.
+    """Rows, (N,) each, sorted by group and score, as runs of equal score ("ties") within groups.
 
     Everything is counted per tie: its first place ``start`` and the place after its last ``stop`` among its
     group's ascending scores, from 0, and its clicks. So N rows need one sort, and the metrics are a few passes.
-
-    Args:
-        y_true: (N,) float64 labels in {0, 1}.
-        y_pred: (N,) float64 finite scores.
-        group_id: (N,) sortable ids.
     """
 
     def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, group_id: np.ndarray):
@@ -269,13 +257,9 @@ class _Groups:
         return np.where(both, auc, 0.0), np.where(both, self.size if weighted else 1.0, 0.0)
 
     def _gain(self, weight_of_place: np.ndarray) -> np.ndarray:
-        """Sum over a group's clicks of the weight of their places.
+        """(G,) sums over a group's clicks of the weight of their places; in a tie, of the mean of the tie's places.
 
-        Args:
-            weight_of_place: (largest group,) weight of the first, second, … place by descending score.
-
-        Returns:
-            (G,); a tie's clicks get the mean weight of the tie's places.
+        ``weight_of_place``, (largest group,), are those of the first, second, … place by descending score.
         """
         total = np.concatenate([[0.0], np.cumsum(weight_of_place)])
         size = self.size[self.group]
