@@ -184,17 +184,20 @@ def apply_overrides(
     return changed
 
 
-def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
+def parse_overrides(texts: Iterable[str] | Mapping[str, object] | None) -> dict[str, object]:
     """Values from the command line by their key; the last of a key counts.
 
     Args:
-        texts: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``.
+        texts: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``; or the
+            values themselves.
 
     Raises:
         ConfigError: no ``=``, a key that is no name, or a value that is not YAML.
     """
+    if isinstance(texts, Mapping):
+        return dict(texts)
     overrides = {}
-    for text in texts:
+    for text in texts or ():
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():

@@ -35,6 +35,7 @@ from qin_zoo.study import execute
 from qin_zoo.study.plan import Study, plan_runs
 from qin_zoo.tuning import tuner as tuning
 from qin_zoo.tuning.report import read_lines
+from qin_zoo.tuning.space import read_space
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tuning"))
 from toy_search import write_project
@@ -151,9 +152,8 @@ class Tuners:
             partial = folder / f"{os.getpid()}.yaml"
             partial.write_text(json.dumps(text))
             partial.replace(file)
-        search = tuning.plan_search(
-            file, overrides=[f"model_root={folder}", f"learning_rate={rate}"], plugins=[self.project / "toy.py"]
-        )
+        space = read_space(file, [f"model_root={folder}", f"learning_rate={rate}"])
+        search = tuning.plan_search(space, plugins=[self.project / "toy.py"])
         worker = tuning.Tuner(search, echo=lambda text: None)
         worker.run()
         lines = read_lines(search, worker.study)
