@@ -14,6 +14,7 @@ from qin_zoo.baselines.models import BASELINES, Baseline, Data
 from qin_zoo.baselines.rows import View
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
+    Overrides,
     apply_overrides,
     check_params,
     find_dataset,
@@ -57,7 +58,7 @@ def prepare_baselines(
     config_dir: Path | None = None,
     *,
     data: Path | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    overrides: Overrides = None,
     which: Iterable[str] | None = None,
     time_column: str | None = None,
 ) -> list[Prepared]:

@@ -23,6 +23,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "dataset_configs").is_dir() else _PACKAGE / "_repository"
 _LISTED = 20  # names in a message
 
+Overrides = Iterable[str] | Mapping[str, object] | None
+"""Parameters, or texts ``KEY=VALUE``."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -184,7 +187,7 @@ def apply_overrides(
     return changed
 
 
-def parse_overrides(texts: Iterable[str] | Mapping[str, object] | None) -> dict[str, object]:
+def parse_overrides(texts: Overrides) -> dict[str, object]:
     """Values from the command line by their key; the last of a key counts.
 
     Args:

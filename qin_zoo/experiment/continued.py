@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from qin_zoo.config.experiments import parse_overrides
+from qin_zoo.config.experiments import Overrides, parse_overrides
 from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.data.encode import is_raw
 from qin_zoo.data.grown import require_same_numbers
@@ -29,12 +29,7 @@ _OF_BEFORE = ("init_from", "encoder_file", "eval_steps")
 
 
 def prepare_continuation(
-    record: Path,
-    data: Path,
-    *,
-    name: str | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
-    **options,
+    record: Path, data: Path, *, name: str | None = None, overrides: Overrides = None, **options
 ) -> Prepared:
     """The run that trains a finished one further.
 

@@ -42,12 +42,10 @@ def owned(
     """The run under a name whose files are its own, or nobody's; they stay its own as long as the block runs.
 
     Args:
-        prepared: the run, under the name that it should have.
         data: fingerprints of its data, of which a run that is done again may have others.
         group: the processes that train together; the first one decides.
         resume: go on with a stopped run of these parameters, whatever its number.
         overwrite: replace what another run has left under this name.
-        echo: is told when the name is another one.
 
     Raises:
         QinZooError: another process trains this very run, or the name is held by one and shall be overwritten.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import (
+    Overrides,
     apply_overrides,
     check_params,
     load_experiment,
@@ -133,7 +134,7 @@ def prepare(
     *,
     gpu: int = -1,
     data: Path | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    overrides: Overrides = None,
     plugins: Iterable[Path] | None = None,
     name: str | None = None,
 ) -> Prepared:
@@ -188,7 +189,7 @@ def prepare_params(
     *,
     gpu: int = -1,
     data: Path | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    overrides: Overrides = None,
     plugins: Iterable[Path] | None = None,
 ) -> Prepared:
     """The same from parameters of an experiment and its dataset that are at hand, not checked yet.

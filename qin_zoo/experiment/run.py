@@ -198,13 +198,7 @@ def _run(
 
 
 def make_record(
-    prepared: Prepared,
-    dataset: Dataset,
-    y_pred: dict,
-    results: dict,
-    scoring: float,
-    files: Iterable[str] = (),
-    **more: object,
+    prepared: Prepared, dataset: Dataset, y_pred: dict, results: dict, scoring: float, files: Iterable[str] = (), **more
 ) -> dict:
     """The record of a run that has been scored.
 

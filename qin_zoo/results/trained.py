@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from qin_zoo.config.experiments import parse_overrides, resolve_experiment
+from qin_zoo.config.experiments import Overrides, parse_overrides, resolve_experiment
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.from_data import is_model
 from qin_zoo.experiment.ownership import verify_weights
@@ -14,10 +14,8 @@ from qin_zoo.experiment.prepare import Prepared, prepare
 from qin_zoo.experiment.repeat import as_trained, prepare_repetition
 from qin_zoo.results.runs import ROOTS, find_runs, resolve_one
 
-Changes = Iterable[str] | Mapping[str, object] | None
 
-
-def find_record(run: str, config: Path | None = None, overrides: Changes = None) -> Path | None:
+def find_record(run: str, config: Path | None = None, overrides: Overrides = None) -> Path | None:
     """The record of a trained run; None for an experiment, whose record is looked up by its configuration.
 
     Args:
@@ -55,7 +53,6 @@ def find_run(
         run: see :func:`find_record`; or the name of a model, trained on the ``data`` of the options.
         config: folder with ``model_config.yaml``; of no meaning with a record.
         checkpoint: weights in the place of the run's own.
-        echo: is told what the configuration says otherwise than the record.
         options: as of :func:`~qin_zoo.experiment.prepare.prepare`.
 
     Raises:

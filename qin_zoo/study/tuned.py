@@ -10,7 +10,7 @@ from pathlib import Path
 from qin_zoo.config.experiments import load_experiment, resolve_experiment
 from qin_zoo.errors import ConfigError
 from qin_zoo.study.plan import Study, StudyRun
-from qin_zoo.tuning.report import read_results, write_results
+from qin_zoo.tuning.report import Results, read_lines, write_results
 from qin_zoo.tuning.space import make_space
 from qin_zoo.tuning.tuner import Search, Tuner, plan_search
 
@@ -51,7 +51,7 @@ def tune_lines(
         tuner = Tuner(search, gpus=gpus, timeout=timeout, budget=budget, echo=echo)
         before = tuner.spent()
         tuner.run()
-        spent, results = tuner.spent(), read_results(search, tuner.study)
+        spent, results = tuner.spent(), Results(search, read_lines(search, tuner.study), [])
         if spent != before or not results.page.exists():
             results = write_results(search, tuner.study)
         name, own = " ".join(filter(None, line)), [run for run in runs if run.line == line]

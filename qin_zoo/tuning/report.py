@@ -150,11 +150,6 @@ def _line(search: Search, trial: FrozenTrial, sign: int) -> TrialRow:
     )
 
 
-def read_results(search: Search, study: SharedStudy) -> Results:
-    """What a search found so far; writes nothing."""
-    return Results(search, read_lines(search, study), [])
-
-
 def write_results(search: Search, study: SharedStudy) -> Results:
     """Writes ``<name>.csv``, ``<name>.md`` and its pictures into ``<model_root>/tune``.
 

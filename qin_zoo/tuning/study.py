@@ -65,7 +65,6 @@ class SharedStudy:
     Args:
         storage: of :func:`open_storage`.
         name: of the study; made if it is new.
-        space: what is searched.
         slots: number of trials.
         direction: ``maximize`` or ``minimize``.
         tuner: this tuner's name, of :func:`~qin_zoo.tuning.alive.new_tuner`.
