@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.experiment.record import (
     append_results_line,
     course_of,
@@ -17,6 +17,9 @@ from qin_zoo.experiment.record import (
 from qin_zoo.files import replace_text
 from qin_zoo.metrics import default_monitor, mode_of
 from qin_zoo.training.tracking import shown_params
+
+if TYPE_CHECKING:
+    from qin_zoo.experiment.prepare import Prepared
 
 _COURSES = {
     "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
