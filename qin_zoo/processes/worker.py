@@ -68,9 +68,11 @@ class Worker:
             died = f"killed by signal {-status}; memory was probably short" if status and status < 0 else f"{status}"
             return "died", f"its process ended (exit status {died})"
 
-    def ask_to_stop(self) -> None:
-        """Lets the training save a checkpoint and end."""
-        self._process.terminate()
+    def ask_to_stop(self) -> bool:
+        """Lets the training save a checkpoint and end; False where none has begun."""
+        if self._process is not None:
+            self._process.terminate()
+        return self._process is not None
 
     def stop(self, kill: bool = False) -> int | None:
         """Ends the process, at once if ``kill``; returns its exit status."""
@@ -122,8 +124,7 @@ class Crew:
             asked |= self.busy.keys()
             if asked and isinstance(error, KeyboardInterrupt):
                 echo("stopping; trainings save a checkpoint, Ctrl-C again ends them at once")
-                for worker in asked:
-                    worker.ask_to_stop()
+                asked = {worker for worker in asked if worker.ask_to_stop()}
                 until = time.monotonic() + _SAVING_SECONDS
                 while asked and time.monotonic() < until:
                     asked -= {worker for worker in _speaking(asked) if self._hear(worker, hear, stopping=True)}

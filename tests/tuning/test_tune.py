@@ -18,6 +18,7 @@ from toy_search import ThreadWorker, project_fixture, tuner_file_fixture  # noqa
 
 from qin_zoo.cli import main
 from qin_zoo.config.experiments import load_experiment
+from qin_zoo.processes.worker import Crew
 from qin_zoo.tuning.report import read_lines
 from qin_zoo.tuning.space import read_space, write_base
 from qin_zoo.tuning.study import SharedStudy, open_storage
@@ -270,3 +271,15 @@ def test_devices(tuner_file, capsys):
     assert qin_zoo("tune", file, "--plugin", "toy.py", "--gpu", 99) == 1
     assert "GPU 99 was asked for" in capsys.readouterr().err
     assert qin_zoo("tune", file, "--plugin", "toy.py", "--gpu", 0, "--workers", 2) == 2
+
+
+def test_ctrl_c_while_a_training_is_being_prepared(project):
+    crew = Crew([-1], 1, train)
+
+    def fill():
+        crew.take("its trial")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        crew.run(fill, None, lambda text: None)
+    assert list(crew.busy.values()) == ["its trial"]  # to be given back
