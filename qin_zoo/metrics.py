@@ -55,7 +55,7 @@ class _Metric:
 
 
 def _cross_entropy(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
-    _check_probabilities(y_pred, "logloss")
+    y_pred = _probabilities(y_pred, "logloss")
     edge = np.finfo(y_pred.dtype).eps  # as scikit-learn's
     return -np.log(np.clip(np.where(y_true == 1, y_pred, 1 - y_pred), edge, 1 - edge))
 
@@ -64,25 +64,21 @@ def _square(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     return (y_true - y_pred) ** 2
 
 
-def _square_of_probability(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
-    _check_probabilities(y_pred, "brier")
-    return _square(y_true, y_pred)
-
-
-def _check_probabilities(y_pred: np.ndarray, metric: str) -> None:
+def _probabilities(y_pred: np.ndarray, metric: str) -> np.ndarray:
     low, high = y_pred.min(), y_pred.max()
     if low < 0 or high > 1:
         raise DataError(
             f"{metric} needs probabilities, but predictions lie between {low:.6g} and {high:.6g}. Use task: "
             f"binary_classification, or leave {metric} out of metrics."
         )
+    return y_pred
 
 
 _METRICS = {
     "AUC": _Metric(),
     "logloss": _Metric("min", _cross_entropy),
     "binary_crossentropy": _Metric("min", _cross_entropy),
-    "brier": _Metric("min", _square_of_probability),
+    "brier": _Metric("min", lambda y_true, y_pred: _square(y_true, _probabilities(y_pred, "brier"))),
     "gAUC": _Metric(grouped=True),
     "avgAUC": _Metric(grouped=True),
     "MRR": _Metric(grouped=True),

@@ -39,9 +39,6 @@ class Rows:
     beside: dict[str, np.ndarray]
     valid: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.index)
-
 
 class View:
     """The rows of a dataset, by the part that each feature plays.

@@ -107,11 +107,9 @@ def _run(
     keep_freed_memory()
     checkpoints = CheckpointStore(files.checkpoints, warn=echo)
     interrupted = not checkpoints.is_empty()
-    if resume and not interrupted:
-        record = finished_record(prepared, dataset)
-        if record is not None:
-            echo(f"{prepared.expid} is finished already; report: {files.report}")
-            return record
+    if resume and not interrupted and (record := finished_record(prepared, dataset)) is not None:
+        echo(f"{prepared.expid} is finished already; report: {files.report}")
+        return record
     model = build_model(prepared, dataset)
     _require_metrics(params, dataset)
     check_tracker(params.get("tracker"))
@@ -161,7 +159,11 @@ def _run(
             # how many rows a day has is nobody's choice
             echo(f"  batch_size {enough} instead of {size}, which leaves one row alone, too few for batch norm")
             rows = rows.with_batch_size(enough)
-        with _tracker(prepared, dataset, group, resume) as tracker:
+        if not resume and group.leads:
+            shutil.rmtree(files.events, ignore_errors=True)
+        wished = (params.get("tracker"), files.events, prepared.expid, params["dataset_id"])
+        sinks = sinks_of(*wished) if group.leads else []
+        with Tracker(sinks, params, dataset.has("test") and dataset.has_labels("test")) as tracker:
             trainer = _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tracker, resume)
             scoring = time.perf_counter()
             scored = {split: predict_rows(model, dataset, split) for split in _SCORED if dataset.has(split)}
@@ -251,15 +253,6 @@ def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict 
         return None
     data = (dataset or prepared.open_dataset()).fingerprints()
     return record if identity(record["params"], record["data"]) == identity(prepared.params, data) else None
-
-
-def _tracker(prepared: Prepared, dataset: Dataset, group: Group, resume: bool) -> Tracker:
-    """Event files for TensorBoard, and what else is wished for; nothing in processes that do not lead."""
-    params, files = prepared.params, prepared.files
-    if not resume and group.leads:
-        shutil.rmtree(files.events, ignore_errors=True)
-    sinks = sinks_of(params.get("tracker"), files.events, prepared.expid, params["dataset_id"]) if group.leads else []
-    return Tracker(sinks, params, dataset.has("test") and dataset.has_labels("test"))
 
 
 def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tracker, resume: bool) -> Trainer:
