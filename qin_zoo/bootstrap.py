@@ -103,7 +103,9 @@ def draw_users_of_parts(
     found: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
     drawn = ""
     for times in _times(groups, draws, max(sizes)):
-        drawn = drawn or _hash(group, times[0])
+        if not drawn:
+            who = b"".join(a.astype("<i8").tobytes() for a in (group, times[0]))
+            drawn = hashlib.blake2b(who, digest_size=8).hexdigest()
         values = [of_part(times) for of_part in scores]
         for metric in metrics:
             found[metric].append(np.mean([v[metric] for v in values], axis=0))
@@ -111,12 +113,7 @@ def draw_users_of_parts(
 
 
 class _Scores:
-    """Metrics of rows whose groups are drawn so and so often.
-
-    Args:
-        y_true, y_pred, metrics: see :func:`draw_users`.
-        group: (N,) numbers of the groups.
-    """
+    """Metrics of rows whose groups, (N,) numbers, are drawn so and so often."""
 
     def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, metrics: Sequence[str], group: np.ndarray) -> None:
         self._here, own = np.unique(group, return_inverse=True)
@@ -124,11 +121,7 @@ class _Scores:
         self._means = {m: values_of_groups(y_true, y_pred, m, own) for m in metrics if m != "AUC"}
 
     def __call__(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """Metric -> (K,).
-
-        Args:
-            times: (K, groups) weights.
-        """
+        """Metric -> (K,), of (K, groups) weights."""
         times = times[:, self._here]
         with np.errstate(invalid="ignore", divide="ignore"):  # a draw without clicks has no AUC
             found = {} if self._auc is None else {"AUC": self._auc(times)}
@@ -146,19 +139,13 @@ def _numbered(group_id: np.ndarray) -> tuple[np.ndarray, int]:
     return number[place.reshape(-1)], len(first)
 
 
-def _hash(*arrays: np.ndarray) -> str:
-    return hashlib.blake2b(b"".join(a.astype("<i8").tobytes() for a in arrays), digest_size=8).hexdigest()
-
-
 def _times(groups: int, draws: int, rows: int) -> Iterator[np.ndarray]:
     """How often each group is drawn, (K, groups) float64, in blocks of draws."""
     rng = np.random.Generator(np.random.PCG64(_SEED))
     block = max(1, _AT_ONCE // max(rows, 1))
     for begin in range(0, draws, block):
-        each = (
-            np.bincount(rng.integers(0, groups, groups), minlength=groups) for _ in range(min(block, draws - begin))
-        )
-        yield np.stack(list(each)).astype(np.float64)
+        rows = range(min(block, draws - begin))
+        yield np.stack([np.bincount(rng.integers(0, groups, groups), minlength=groups) for _ in rows]).astype(float)
 
 
 class _WeightedAUC:
@@ -173,11 +160,7 @@ class _WeightedAUC:
         self._less, self._most = (np.searchsorted(y_pred[others], y_pred[clicks], side=s) for s in ("left", "right"))
 
     def __call__(self, times: np.ndarray) -> np.ndarray:
-        """(K,) AUCs.
-
-        Args:
-            times: (K, groups) weights.
-        """
+        """(K,) AUCs, of (K, groups) weights."""
         below = np.zeros((len(times), len(self._others) + 1))  # (K, others + 1) weight of the first 0, 1, …
         np.cumsum(np.take(times, self._others, axis=1), axis=1, out=below[:, 1:])
         clicks = np.take(times, self._clicks, axis=1)  # (K, clicks)

@@ -169,14 +169,13 @@ def calibrator_from_dict(values: Mapping) -> Calibrator:
         numbers = dict(values)
         calibrator = kinds[numbers.pop("method")](**numbers)
         found = calibrator(np.array([0.0, 0.5, 1.0]))
-        if not (np.isfinite(found).all() and (np.diff(found) >= 0).all()):
-            raise ValueError
+        if np.isfinite(found).all() and (np.diff(found) >= 0).all():
+            return calibrator
     except (KeyError, TypeError, ValueError):
-        raise QinZooError(
-            f"Expected a calibration step, {' or '.join(METHODS)} with its numbers, found {values!r:.80}. Fit it "
-            "again: qin-zoo calibrate."
-        ) from None
-    return calibrator
+        pass
+    raise QinZooError(
+        f"Expected a calibration step, {' or '.join(METHODS)} with its numbers, found {values!r:.80}. {_AGAIN}"
+    )
 
 
 def _logit(p: np.ndarray) -> np.ndarray:

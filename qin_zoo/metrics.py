@@ -55,7 +55,7 @@ class _Metric:
 
 
 def _cross_entropy(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
-    _check_probabilities(y_pred, "logloss")
+    y_pred = _probabilities(y_pred, "logloss")
     edge = np.finfo(y_pred.dtype).eps  # as scikit-learn's
     return -np.log(np.clip(np.where(y_true == 1, y_pred, 1 - y_pred), edge, 1 - edge))
 
@@ -64,25 +64,21 @@ def _square(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     return (y_true - y_pred) ** 2
 
 
-def _square_of_probability(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
-    _check_probabilities(y_pred, "brier")
-    return _square(y_true, y_pred)
-
-
-def _check_probabilities(y_pred: np.ndarray, metric: str) -> None:
+def _probabilities(y_pred: np.ndarray, metric: str) -> np.ndarray:
     low, high = y_pred.min(), y_pred.max()
     if low < 0 or high > 1:
         raise DataError(
             f"{metric} needs probabilities, but predictions lie between {low:.6g} and {high:.6g}. Use task: "
             f"binary_classification, or leave {metric} out of metrics."
         )
+    return y_pred
 
 
 _METRICS = {
     "AUC": _Metric(),
     "logloss": _Metric("min", _cross_entropy),
     "binary_crossentropy": _Metric("min", _cross_entropy),
-    "brier": _Metric("min", _square_of_probability),
+    "brier": _Metric("min", lambda y_true, y_pred: _square(y_true, _probabilities(y_pred, "brier"))),
     "gAUC": _Metric(grouped=True),
     "avgAUC": _Metric(grouped=True),
     "MRR": _Metric(grouped=True),
@@ -130,9 +126,6 @@ def mode_of_monitor(monitor: str | Mapping[str, float]) -> Mode | None:
 def check_metrics(metrics: Iterable[str]) -> None:
     """Checks names before anything is trained or computed.
 
-    Args:
-        metrics: names of metrics.
-
     Raises:
         ConfigError: a name is unknown, or the cutoff of an ``NDCG`` is not a number of at least 1.
     """
@@ -146,10 +139,7 @@ def check_metrics(metrics: Iterable[str]) -> None:
 
 
 def evaluate_metrics(
-    y_true: Sequence[float],
-    y_pred: Sequence[float],
-    metrics: list[str],
-    group_id: Sequence[int] | None = None,
+    y_true: Sequence[float], y_pred: Sequence[float], metrics: list[str], group_id: Sequence[int] | None = None
 ) -> dict[str, float]:
     """Metrics of a split's predictions.
 
@@ -175,20 +165,19 @@ def evaluate_metrics(
     """
     check_metrics(metrics)
     y_true, y_pred = _checked_columns(y_true, y_pred, clicks=not set(metrics) <= set(ERROR_METRICS))
-    groups = None
-    values: dict[str, float] = {}
-    for metric in metrics:
+    grouped = [metric for metric in metrics if needs_groups(metric)]
+    groups = _Groups(y_true, y_pred, _checked_groups(group_id, len(y_true), grouped[0])) if grouped else None
+
+    def value(metric: str) -> float:
         about = _about(metric)
-        if about.loss:
-            mean = float(about.loss(y_true, y_pred).mean())
-            values[metric] = mean**0.5 if about.root else mean
-        elif about.grouped:
-            if groups is None:
-                groups = _Groups(y_true, y_pred, _checked_groups(group_id, len(y_true), metric))
-            values[metric] = groups.mean(metric)
-        else:
-            values[metric] = _auc(y_true, y_pred)
-    return values
+        if about.grouped:
+            return groups.mean(metric)
+        if about.loss is None:
+            return _auc(y_true, y_pred)
+        mean = float(about.loss(y_true, y_pred).mean())
+        return mean**0.5 if about.root else mean
+
+    return {metric: value(metric) for metric in metrics}
 
 
 def values_of_groups(
@@ -212,15 +201,10 @@ def values_of_groups(
 
 
 class _Groups:
-    """Rows sorted by group and score, as runs of equal score ("ties") within groups.
+    """Rows, (N,) each, sorted by group and score, as runs of equal score ("ties") within groups.
 
     Everything is counted per tie: its first place ``start`` and the place after its last ``stop`` among its
     group's ascending scores, from 0, and its clicks. So N rows need one sort, and the metrics are a few passes.
-
-    Args:
-        y_true: (N,) float64 labels in {0, 1}.
-        y_pred: (N,) float64 finite scores.
-        group_id: (N,) sortable ids.
     """
 
     def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, group_id: np.ndarray):
@@ -269,13 +253,9 @@ class _Groups:
         return np.where(both, auc, 0.0), np.where(both, self.size if weighted else 1.0, 0.0)
 
     def _gain(self, weight_of_place: np.ndarray) -> np.ndarray:
-        """Sum over a group's clicks of the weight of their places.
+        """(G,) sums over a group's clicks of the weight of their places; in a tie, of the mean of the tie's places.
 
-        Args:
-            weight_of_place: (largest group,) weight of the first, second, … place by descending score.
-
-        Returns:
-            (G,); a tie's clicks get the mean weight of the tie's places.
+        ``weight_of_place``, (largest group,), are those of the first, second, … place by descending score.
         """
         total = np.concatenate([[0.0], np.cumsum(weight_of_place)])
         size = self.size[self.group]

@@ -422,8 +422,8 @@ FAULTS = [
     ),
     Fault(
         "experiment/record.py",
-        '    "on_nan",\n',
-        '    "on_nan",\n    "seed",\n',
+        '"on_nan", ',
+        '"on_nan", "seed", ',
         "experiment/test_resume.py::test_another_seed_is_another_run",
         "identity: a run of another seed is taken for this one",
     ),
@@ -464,9 +464,9 @@ FAULTS = [
     ),
     Fault(
         "experiment/ownership.py",
-        "        yield prepared.named(_numbered(prepared.expid, int(number)))\n    finally:",
+        "        yield prepared.named(_files(prepared, int(number)).expid)\n    finally:",
         "        lock and lock.release()\n"
-        "        yield prepared.named(_numbered(prepared.expid, int(number)))\n    finally:",
+        "        yield prepared.named(_files(prepared, int(number)).expid)\n    finally:",
         "experiment/test_ownership.py::test_any_parameter_that_counts_makes_another_run",
         "locks: a run's is let go before it trains",
     ),
@@ -502,7 +502,7 @@ FAULTS = [
     Fault(
         "tuning/worker.py",
         "    kept = kept_evaluation(evaluations)\n",
-        '    kept = max(evaluations, key=lambda e: Monitor(params["monitor"]).get_value(e["metrics"]))\n',
+        '    kept = max(evaluations, key=lambda e: monitored(params, e["metrics"]))\n',
         "tuning/test_tune.py::TestInThreads::test_a_trial_is_worth_what_its_weights_are",
         "direction: tuning reports the largest evaluation of a loss",
     ),
@@ -515,8 +515,8 @@ FAULTS = [
     ),
     Fault(
         "tuning/study.py",
-        "_derived_seed(self._seed, slot, failures)",
-        "_derived_seed(slot, failures)",
+        "repr((self._seed, slot, failures))",
+        "repr((slot, failures))",
         "tuning/test_study.py::TestRanges",
         "seed: --seed of a search draws nothing",
     ),

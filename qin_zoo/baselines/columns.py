@@ -36,14 +36,8 @@ def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: C
     copies of the tables of items and users.
 
     Training rows before which there was too little to count are left out. Each number is scaled to the others'
-    mean 0 and deviation 1 and cut at five; names, means and deviations are in ``counted.json``.
-
-    Args:
-        params: of the dataset, one with an item table.
-        dataset: the same, open.
-        data: its rows and labels.
-        out: folder to write; its name becomes the dataset's id.
-        echo: receives what a person wants to see.
+    mean 0 and deviation 1 and cut at five; names, means and deviations are in ``counted.json``. The name of the folder
+    ``out`` becomes the dataset's id.
 
     Raises:
         ConfigError: the dataset has no item table, or ``out`` is the folder of its files or cannot name a dataset.
@@ -73,9 +67,8 @@ def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: C
             with replace_file(out / f"{split}.parquet") as temporary:
                 frame.with_columns(vectors.cast(pl.List(pl.Float32))).write_parquet(temporary)
             echo(f"{out / f'{split}.parquet'}: {len(frame):,} rows, {len(kept)} columns")
-        with replace_file(out / f"{COLUMN}.json") as temporary:
-            scales = {"names": names, "mean": mean[kept].tolist(), "deviation": deviation[kept].tolist()}
-            temporary.write_text(json.dumps(scales, indent=1), "utf-8")
+        scales = {"names": names, "mean": mean[kept].tolist(), "deviation": deviation[kept].tolist()}
+        replace_text(out / f"{COLUMN}.json", json.dumps(scales, indent=1))
         tables = {key: Path(params[key]) for key in _TABLES if params.get(key)}
         for path in (*tables.values(), *(dataset.folder / name for name in _BESIDE)):
             if path.is_file():
@@ -87,7 +80,6 @@ def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: C
         block |= {key: str(out / path.name) for key, path in tables.items()}
         block |= {f"{split}_data": str(out / f"{split}.parquet") for split in files}
         block["feature_cols"] = [*params["feature_cols"], feature]
-        replace_text(
-            out / "dataset_config.yaml", yaml.safe_dump({out.name: block}, sort_keys=False, allow_unicode=True)
-        )
+        text = yaml.safe_dump({out.name: block}, sort_keys=False, allow_unicode=True)
+        replace_text(out / "dataset_config.yaml", text)
     echo(f"{out / 'dataset_config.yaml'}: the dataset '{out.name}', for any model")

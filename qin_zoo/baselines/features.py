@@ -61,11 +61,7 @@ class Tally:
 
 
 class Features:
-    """Makes the columns.
-
-    Args:
-        view: the rows.
-    """
+    """Makes the columns of a view's rows."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -79,11 +75,9 @@ class Features:
         self._taste = Taste(view.users, view.sizes[ITEM]) if view.user and view.has_history else None
 
     def fit_transform(self, label: np.ndarray, order: np.ndarray) -> Table:
-        """The columns of the training rows, each from what stands before it in ``order``; counts all of them.
+        """The columns of the training rows, each from what stands before it; counts all of them.
 
-        Args:
-            label: (n,) of the training rows.
-            order: (n,) the rows in the order in which they happened.
+        ``order``, (n,), are the rows in the order in which they happened, ``label`` (n,) theirs.
         """
         values = np.empty((0, 0), np.float32)
         for block in np.array_split(order, min(_BLOCKS, len(order))):
@@ -210,10 +204,7 @@ class Taste:
     """Directions of items that the same users click: those of the users' clicks, and of clicks against the item's rate.
 
     Learned again when there is enough that is new; what two fits call a direction need not be the same, but cosines are
-    compared within one.
-
-    Args:
-        users, items: one more than their greatest numbers.
+    compared within one. ``users`` and ``items`` are one more than their greatest numbers.
     """
 
     def __init__(self, users: int, items: int) -> None:

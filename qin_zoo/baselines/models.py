@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -160,10 +160,8 @@ class UserItemMeans(Baseline):
         def ones(split: str):
             parts = [(view.items(split), view.sizes[ITEM])]
             parts += [(view.user_numbers(split), view.users)] if view.user else []
-            every = np.arange(view.rows(split))
-            return hstack(
-                [csr_matrix((np.ones(len(every)), (every, ids)), (len(every), size))[:, 1:] for ids, size in parts]
-            ).tocsr()
+            n, every = view.rows(split), np.arange(view.rows(split))
+            return hstack([csr_matrix((np.ones(n), (every, ids)), (n, size))[:, 1:] for ids, size in parts]).tocsr()
 
         def fitted(penalty: float) -> Callable[[str], np.ndarray]:
             model = LogisticRegression(C=1 / penalty, max_iter=300).fit(train, data.label["train"])
@@ -195,12 +193,12 @@ class LogisticRegression(Baseline):
             x /= deviation
             return x
 
-        x, y, valid = scaled(x), data.label["train"][used], scaled(_spread(data.table("valid")))
+        x, y = scaled(x), data.label["train"][used]
+        columns = cache(lambda split: scaled(_spread(data.table(split))))
 
         def fitted(strength: float) -> Callable[[str], np.ndarray]:
             model = linear_model.LogisticRegression(C=strength, solver="newton-cholesky").fit(x, y)
-            of = lambda split: valid if split == "valid" else scaled(_spread(data.table(split)))  # noqa: E731
-            return lambda split: model.predict_proba(of(split))[:, 1]
+            return lambda split: model.predict_proba(columns(split))[:, 1]
 
         self.chosen["C"], predict = data.best(self.settings["strengths"], fitted)
         self.parameters = int(np.isfinite(deviation).sum()) + 1

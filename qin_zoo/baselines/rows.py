@@ -39,9 +39,6 @@ class Rows:
     beside: dict[str, np.ndarray]
     valid: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.index)
-
 
 class View:
     """The rows of a dataset, by the part that each feature plays.
@@ -123,8 +120,7 @@ class View:
         """These, (n,), of the split's used rows, some thousand at a time."""
         for begin in range(0, len(index), _AT_ONCE):
             part = index[begin : begin + _AT_ONCE]
-            batch = self._loaders[split].batch(part)
-            user = np.zeros(len(part), np.int64)
+            batch, user = self._loaders[split].batch(part), np.zeros(len(part), np.int64)
             if self.user:
                 user = self._number(self._loaders[split].table[self.user].take(self._rows[split][part]))
             of = self._of_items if isinstance(batch, ItemBatch) else self._of_fields

@@ -14,6 +14,7 @@ from qin_zoo.baselines.models import BASELINES, Baseline, Data
 from qin_zoo.baselines.rows import View
 from qin_zoo.config.blocks import ExperimentParams, check_id
 from qin_zoo.config.experiments import (
+    Overrides,
     apply_overrides,
     check_params,
     find_dataset,
@@ -32,9 +33,9 @@ from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.experiment.from_data import describe_data
 from qin_zoo.experiment.ownership import owned
 from qin_zoo.experiment.prepare import Prepared
-from qin_zoo.experiment.record import read_record
-from qin_zoo.experiment.report import write_report
-from qin_zoo.experiment.run import keep_results, make_record
+from qin_zoo.experiment.record import read_record, require_record
+from qin_zoo.experiment.report import keep_results, write_report
+from qin_zoo.experiment.run import make_record
 from qin_zoo.experiment.submission import write_submission
 from qin_zoo.experiment.tasks import CLICKS, tasks
 from qin_zoo.metrics import evaluate_metrics
@@ -56,7 +57,7 @@ def prepare_baselines(
     config_dir: Path | None = None,
     *,
     data: Path | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    overrides: Overrides = None,
     which: Iterable[str] | None = None,
     time_column: str | None = None,
 ) -> list[Prepared]:
@@ -77,8 +78,7 @@ def prepare_baselines(
     params, found_in, recorded = _params_of(source, config_dir)
     time_column = time_column or (params.get("settings") or {}).get("time")
     params = {key: value for key, value in params.items() if key in known_params() and key not in _OF_TRAINING}
-    overrides = dict(overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or []))
-    params = apply_overrides({**_DEFAULTS, **params}, {**overrides, "strict": True})
+    params = apply_overrides({**_DEFAULTS, **params}, {**parse_overrides(overrides), "strict": True})
     if tasks(params) != [CLICKS]:
         raise ConfigError(f"Baselines predict one label that is a click; the task is {params['task']}.")
     params = check_params(params, Baseline)
@@ -104,9 +104,7 @@ def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str
     """Parameters, the folder of their configuration, and the baseline whose record it is."""
     path = Path(source)
     if path.suffix == ".json":
-        record = read_record(path)
-        if record is None:
-            raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
+        record = require_record(path)
         baseline = record["model"] if record["model"] in BASELINES else None
         return record["params"], Path(record.get("config_dir") or "."), baseline
     if path.is_dir():
@@ -114,10 +112,9 @@ def _params_of(source: str, config_dir: Path | None) -> tuple[Mapping, Path, str
     experiments = {experiment.expid for experiment in find_experiments(problems=[])}
     if config_dir is None and source not in experiments:
         try:
-            block = find_dataset(source, Path("."))
+            return {**find_dataset(source, Path(".")).values, "dataset_id": source}, Path("."), None
         except ConfigError as error:
             raise ConfigError(f"No experiment '{source}'.{suggest(source, experiments)} {error}") from None
-        return {**block.values, "dataset_id": source}, Path("."), None
     folder = resolve_experiment(source, config_dir)
     return load_experiment(folder, source), folder, None
 
@@ -136,7 +133,6 @@ def run_baselines(
         prepared: of :func:`prepare_baselines`.
         results_folder: where the results CSV lies.
         argv: command line, for the CSV.
-        echo: receives what a person wants to see.
         overwrite: replace another run of the same name; otherwise this one is numbered.
         columns: folder for a dataset that has their columns besides.
 
@@ -185,30 +181,19 @@ def _run(prepared: Prepared, dataset: Dataset, data: Data, echo) -> dict:
     scoring = time.perf_counter() - scoring
     results: dict[str, dict] = {"valid": {}, "test": {}}
     for split in y_pred.keys() & data.label.keys():
-        scored = (data.label[split], y_pred[split], params["metrics"], dataset.group_ids(split))
-        results[split] = evaluate_metrics(*scored)
+        groups = dataset.group_ids(split)
+        results[split] = evaluate_metrics(data.label[split], y_pred[split], params["metrics"], groups)
     if "test" in y_pred:
-        write_submission(y_pred["test"], prepared.files.prediction, prepared.files.submission)
+        write_submission(y_pred["test"], prepared.files)
     record = make_record(
-        prepared,
-        dataset,
-        y_pred,
-        results,
-        files={},
-        baseline=baseline.about,
-        chosen=baseline.chosen,
-        parameters=baseline.parameters,
-        processes=1,
-        plugins=[],
-        scoring={"rows": sum(map(len, y_pred.values())), "seconds": scoring},
-        evaluations=[],
-        rollbacks=[],
+        prepared, dataset, y_pred, results, scoring, baseline=baseline.about, chosen=baseline.chosen,
+        parameters=baseline.parameters, processes=1, evaluations=[], rollbacks=[],
         seconds=time.perf_counter() - started,
-    )
+    )  # fmt: skip
     record["environment"]["lightgbm"] = importlib.metadata.version("lightgbm")
-    shown = record["test"] or record["valid"]
-    values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    echo(f"{prepared.expid:<32} {'test' if record['test'] else 'valid'} {values}   {record['seconds']:.1f} s")
+    split = "test" if record["test"] else "valid"
+    values = "  ".join(f"{name} {value:.4f}" for name, value in record[split].items())
+    echo(f"{prepared.expid:<32} {split} {values}   {record['seconds']:.1f} s")
     return record
 
 
@@ -231,11 +216,11 @@ def _when(params: Mapping, dataset: Dataset, label: np.ndarray, echo) -> np.ndar
 def _renew_reports(baselines: list[dict], echo) -> None:
     """Reports of the runs beside the baselines say whether they beat them."""
     renewed = 0
-    for folder in {Path(record["files"]["record"]).parent for record in baselines}:
-        for file in sorted(folder.glob("*.json")):
-            record = read_record(file)
-            if record and not record.get("baseline") and Path(str(record.get("files", {}).get("report"))).is_file():
-                write_report(Path(record["files"]["report"]), record)
-                renewed += 1
+    folders = {Path(record["files"]["record"]).parent for record in baselines}
+    for record in filter(None, (read_record(file) for folder in folders for file in sorted(folder.glob("*.json")))):
+        report = Path(str(record.get("files", {}).get("report")))
+        if not record.get("baseline") and report.is_file():
+            write_report(report, record)
+            renewed += 1
     if renewed:
         echo(f"{renewed} reports of runs beside them say now whether they beat these.")

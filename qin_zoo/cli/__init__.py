@@ -16,32 +16,13 @@ from qin_zoo.errors import QinZooError, printable
 from qin_zoo.log import warnings_on_terminal
 from qin_zoo.threads import be_a_good_neighbour
 
-# command -> module here, and its function; "app" is a group of further commands
-_COMMANDS = {
-    "run": "run:run",
-    "continue": "continue_:continue_",
-    "update": "update:update",
-    "predict": "predict:predict",
-    "calibrate": "calibrate:calibrate",
-    "explain": "explain:explain",
-    "export": "export:export",
-    "serve": "serve:serve",
-    "baseline": "baseline:baseline",
-    "study": "study:study",
-    "tune": "tune:tune",
-    "leaderboard": "results:leaderboard",
-    "config": "config:config",
-    "list": "list_models:list_models",
-    "info": "info:info",
-    "new": "new:new",
-    "demo": "demo:demo",
-    "doctor": "doctor:doctor",
-    "runs": "runs:app",
-    "results": "results:app",
-    "data": "data:app",
-    "embed": "embed:app",
-    "bench": "bench:app",
-}
+_COMMANDS = (
+    "run", "continue", "update", "predict", "calibrate", "explain", "export", "serve", "baseline", "study", "tune",
+    "leaderboard", "config", "list", "info", "new", "demo", "doctor", "runs", "results", "data", "embed", "bench",
+)  # fmt: skip
+# module here and its function, of commands that are not called so; "app" is a group of further commands
+_PLACES = {"continue": "continue_:continue_", "leaderboard": "results:leaderboard", "list": "list_models:list_models"}
+_PLACES |= {group: f"{group}:app" for group in ("runs", "results", "data", "embed", "bench")}
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,7 +52,7 @@ def build_app(asked: str | None = None, names_only: bool = False) -> typer.Typer
     )
     app.callback()(_options)
     for name in [asked] if asked else _COMMANDS:
-        module, _, attribute = _COMMANDS[name].partition(":")
+        module, _, attribute = _PLACES.get(name, f"{name}:{name}").partition(":")
         command = getattr(import_module(f"{__name__}.{module}"), attribute)
         if names_only:
             about = command.info.help if attribute == "app" else inspect.getdoc(command)

@@ -60,7 +60,7 @@ def baseline(
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.results.runs import file_of
 
-    changes = parse_overrides(overrides or []) | ({} if seed is None else {"seed": seed})
+    changes = parse_overrides(overrides) | ({} if seed is None else {"seed": seed})
     source = str(file_of(Path(source))) if source.startswith("#") else source
     prepared = prepare_baselines(source, config, data=data, overrides=changes, which=which, time_column=time)
     run_baselines(prepared, Path.cwd(), sys.argv, echo=typer.echo, overwrite=overwrite, columns=columns)

@@ -10,11 +10,10 @@ import typer
 
 from qin_zoo.cli import options
 from qin_zoo.cli.run import training
-from qin_zoo.cli.trained import Run, find_record
 
 
 def continue_(
-    run: Run,
+    run: options.Run,
     data: Annotated[Path, typer.Option("--data", help="Folder with the next period's files, named as the run's.")],
     replay: options.Replay = None,
     name: options.Name = None,
@@ -40,6 +39,7 @@ def continue_(
     from qin_zoo.experiment.continued import prepare_continuation
     from qin_zoo.experiment.prepare import prepare
     from qin_zoo.experiment.run import run_experiment
+    from qin_zoo.results.trained import find_record
 
     changes = parse_overrides(options.changes(overrides, strict)) | ({} if replay is None else {"replay": replay})
     record = find_record(run, config, overrides) or prepare(run, config, overrides=changes).files.record

@@ -8,7 +8,6 @@ import typer
 
 from qin_zoo.cli import options
 from qin_zoo.cli.table import print_table
-from qin_zoo.cli.trained import Checkpoint, Run, find_run
 from qin_zoo.errors import printable
 
 if TYPE_CHECKING:
@@ -18,11 +17,11 @@ _SHOWN = 20  # items of the history
 
 
 def explain(
-    run: Run,
+    run: options.Run,
     row: Annotated[int, typer.Option("--row", help="Row of the split, from 0, as the ID of predictions.")],
     split: options.Split = "valid",
     config: options.Config = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: options.Checkpoint = None,
     out: options.Output = None,
     data: options.Data = None,
     overrides: options.Overrides = None,
@@ -30,6 +29,7 @@ def explain(
 ) -> None:
     """Explain one prediction: what the attention lets through, and what every feature adds to the logit."""
     from qin_zoo.explain.run import explain_row
+    from qin_zoo.results.trained import find_run
 
     prepared, checkpoint = find_run(run, config, checkpoint, data=data, overrides=overrides, plugins=plugin)
     explanation, files = explain_row(prepared, row, split, checkpoint, out)

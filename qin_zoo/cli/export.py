@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.trained import Checkpoint, Run, find_run
 
 if TYPE_CHECKING:
     from qin_zoo.experiment.prepare import Prepared
@@ -24,11 +23,11 @@ Histories = Annotated[
 
 
 def export(
-    run: Run,
+    run: options.Run,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, NAME.onnx, or a folder.")],
     config: options.Config = None,
     data: options.Data = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: options.Checkpoint = None,
     table: Annotated[
         str, typer.Option(help="How items are kept: fp32, fp16 or int8; the loss of AUC is measured and printed.")
     ] = "fp32",
@@ -42,6 +41,7 @@ def export(
 ) -> None:
     """Export a trained model to an ONNX file with a manifest, which qin_zoo.serving.Scorer scores without torch."""
     from qin_zoo.export.export import export_run
+    from qin_zoo.results.trained import find_run
 
     prepared, checkpoint = find_run(run, config, checkpoint, data=data, overrides=overrides, plugins=plugin)
     export_run(prepared, out, checkpoint=checkpoint, table=table, items=items, echo=typer.echo)

@@ -7,6 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Experiment id; a run by name, DATASET/NAME, short id (#4e15, see `qin-zoo runs`) or record; with --data "
+        "a model's name, too.",
+    ),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights to use. Default: those of the experiment.")]
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="Folder with model_config.yaml; by default the experiment is looked up by its id."),
@@ -20,12 +29,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a parameter of the experiment; may be repeated."),
 ]
 Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder that holds the dataset's files, instead of the configured one."),
+    Path | None, typer.Option("--data", help="Folder that holds the dataset's files, instead of the configured one.")
 ]
 Strict = Annotated[
-    bool,
-    typer.Option("--strict", help="A key that a model from elsewhere does not know is an error, not a warning."),
+    bool, typer.Option("--strict", help="A key that a model from elsewhere does not know is an error, not a warning.")
 ]
 Name = Annotated[
     str | None,
@@ -41,9 +48,7 @@ Replay = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="train, valid or test.")]
 Output = Annotated[Path | None, typer.Option(help="Folder for the files. Default: beside the weights.")]
-Gpus = Annotated[
-    list[int] | None, typer.Option("--gpu", help="Index of a GPU; repeat it to train on several at once.")
-]
+Gpus = Annotated[list[int] | None, typer.Option("--gpu", help="Index of a GPU; repeat it to train on several at once.")]
 Workers = Annotated[int, typer.Option(min=1, help="Trainings at once without a GPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.trained import Checkpoint, Run, find_run
 
 
 def predict(
-    run: Run,
+    run: options.Run,
     config: options.Config = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: options.Checkpoint = None,
     split: options.Split = "test",
     out: options.Output = None,
     gpu: options.Gpu = -1,
@@ -22,6 +21,7 @@ def predict(
 ) -> None:
     """Predict a split with trained weights; write predictions and the zipped submission."""
     from qin_zoo.experiment.predict import predict_split
+    from qin_zoo.results.trained import find_run
 
     changes = options.changes(overrides, strict)
     prepared, checkpoint = find_run(run, config, checkpoint, gpu=gpu, data=data, overrides=changes, plugins=plugin)

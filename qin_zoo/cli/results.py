@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_json
-from qin_zoo.errors import QinZooError, suggest
+from qin_zoo.cli.table import print_json, print_table
+from qin_zoo.errors import QinZooError, printable, suggest
+
+if TYPE_CHECKING:
+    from qin_zoo.results.lines import Board
 
 app = typer.Typer(help="Collect the results of runs, of this machine and of others.", no_args_is_help=True)
 
@@ -48,16 +52,22 @@ def add(
 @app.command("list")
 def list_results(store: Folder = _STORE, dataset: Datasets = None, as_json: options.AsJson = False) -> None:
     """List the runs in a store."""
-    from qin_zoo.results.show import listing, show
-
     boards = _boards(store, dataset)
+    entries = [(board.name, entry) for board in boards for line in board.lines for entry in line.entries]
     if as_json:
-        entries = [entry for board in boards for line in board.lines for entry in line.entries]
-        told = [{"digest": e.digest, **e.model_dump(mode="json", exclude={"draws", "params"})} for e in entries]
-        print_json(told)
+        print_json([{"digest": e.digest, **e.model_dump(mode="json", exclude={"draws", "params"})} for _, e in entries])
         return
-    table = listing(boards)
-    show(table, f"{len(table.rows)} runs in {store}")
+    names = list(dict.fromkeys(metric for board in boards for metric in board.metrics))
+    rows = [
+        [
+            *(board, e.experiment, e.variation, str(e.seed), e.split),
+            *(f"{e.values[m]:.6f}" if m in e.values else "" for m in names),
+            *(f"{e.seconds:,.0f}", e.digest),
+        ]
+        for board, e in entries
+    ]
+    header = ["dataset", "experiment", "variation", "seed", "split", *names, "training s", "digest"]
+    _print_wide(header, rows, f"{len(rows)} runs in {store}")
 
 
 def leaderboard(
@@ -70,19 +80,30 @@ def leaderboard(
 ) -> None:
     """Show side by side what was scored on the same rows: means and deviations over seeds, costs, significance."""
     from qin_zoo.results.render import write_csv, write_html, write_markdown
-    from qin_zoo.results.show import show_boards
 
     boards = _boards(store, dataset)
     show_boards(boards)
-    for file, write in ((html, write_html), (markdown, write_markdown)):
+    page, text = partial(write_html, title=title), partial(write_markdown, title=title)
+    for file, write in ((html, page), (markdown, text), (csv, write_csv)):
         if file is not None:
             require_folder(file)
-            write(boards, file, title)
+            write(boards, file)
             typer.echo(f"written: {file}")
-    if csv is not None:
-        require_folder(csv)
-        write_csv(boards, csv)
-        typer.echo(f"written: {csv}")
+
+
+def show_boards(boards: list[Board]) -> None:
+    """Prints the tables of boards."""
+    from qin_zoo.results.tables import tables
+
+    for board in boards:
+        for table in tables(board):
+            rows = [[cell.text for cell in row] for row in table.rows]
+            _print_wide(table.header, rows, f"{board.name}: {table.title}")
+            print(printable(f"{table.note}\n"))
+
+
+def _print_wide(header: list[str], rows: list[list[str]], title: str) -> None:
+    print_table(header, rows, numbers=range(1, len(header)), title=title, width=400)
 
 
 def require_folder(file: Path) -> None:
@@ -93,7 +114,7 @@ def require_folder(file: Path) -> None:
         raise QinZooError(f"{file} is a folder; expected the name of a file.")
 
 
-def _boards(store: Path, datasets: list[str] | None):
+def _boards(store: Path, datasets: list[str] | None) -> list[Board]:
     from qin_zoo.results.lines import boards
     from qin_zoo.results.store import Store
 

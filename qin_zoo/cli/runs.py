@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from qin_zoo.cli import options
 from qin_zoo.cli.table import print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from qin_zoo.results.compare import Comparison, Difference
+    from qin_zoo.results.compare import Comparison
     from qin_zoo.results.runs import Run
     from qin_zoo.results.statistics import Estimate
 
@@ -64,9 +63,9 @@ def runs(
         _print_runs(shown)
         if len(shown) < len(found):
             typer.echo(f"{len(shown)} of {len(found)} runs; --last 0 lists all.")
-    for run in find_unfinished(places):
-        state = f"being trained by process {run.process}" if run.process else "stopped; --resume goes on"
-        typer.echo(f"{run.files.folder.name}/{run.files.expid}: {state}")
+    for files, process in find_unfinished(places):
+        state = f"being trained by process {process}" if process else "stopped; --resume goes on"
+        typer.echo(f"{files.folder.name}/{files.expid}: {state}")
 
 
 @app.command()
@@ -76,10 +75,9 @@ def show(run: Named, root: Roots = None, as_json: options.AsJson = False) -> Non
 
     found = resolve_one(run, _places(root))
     if as_json:
-        whole = _as_json(found) | {"params": found.entry.params, "files": _files(found)}
-        print_json(whole)
-        return
-    _print_run(found)
+        print_json(_as_json(found) | {"params": found.entry.params, "files": _files(found)})
+    else:
+        _print_run(found)
 
 
 @app.command()
@@ -100,7 +98,7 @@ def compare(
     sides = [resolve(text, places) for text in (one, other)]
     comparison = compare_runs(*sides)
     if as_json:
-        print_json(_comparison_as_json(comparison, sides))
+        print_json(_comparison_as_json(comparison, *sides))
     else:
         _print_comparison(comparison, sides)
     if picture is not None:
@@ -119,40 +117,32 @@ def _places(root: list[Path] | None) -> list[Path]:
 
 def _as_json(run: Run) -> dict:
     entry = run.entry
-    estimates = _estimates(run)
+    told = ("model", "dataset_id", "experiment", "variation", "seed", "split", "metrics")
     return {
         "id": run.id,
         "name": run.name,
         "file": str(run.file),
         "finished": run.file.stat().st_mtime,
-        "model": entry.model,
-        "dataset_id": entry.dataset_id,
-        "experiment": entry.experiment,
-        "variation": entry.variation,
-        "seed": entry.seed,
-        "split": entry.split,
-        "metrics": entry.metrics,
-        "intervals": {name: _interval(found) for name, found in estimates.items()},
-        "curve": entry.curve,
-        "seconds": entry.seconds,
-        "parameters": entry.parameters,
-        "rows": entry.rows,
+        **{key: getattr(entry, key) for key in told},
+        "intervals": {name: found.interval for name, found in _estimates(run).items()},
+        **{key: getattr(entry, key) for key in ("curve", "seconds", "parameters", "rows")},
     }
 
 
-def _comparison_as_json(found: Comparison, sides: list[list[Run]]) -> dict:
+def _comparison_as_json(found: Comparison, one: list[Run], other: list[Run]) -> dict:
+    def measured(side: str, e: Estimate) -> dict:
+        p = {"p": e.p if math.isfinite(e.p) else None} if side == "difference" else {}
+        return {"mean": e.mean, "interval": e.interval, **p}
+
+    kinds = {kind: getattr(found, kind) for kind in ("parameters", "data", "environment")}
     return {
-        "one": [_as_json(run) for run in sides[0]],
-        "other": [_as_json(run) for run in sides[1]],
-        **{kind: [asdict(d) for d in getattr(found, kind)] for kind in ("parameters", "data", "environment")},
+        "one": [_as_json(run) for run in one],
+        "other": [_as_json(run) for run in other],
+        **{kind: [{"what": k, "one": a, "other": b} for k, (a, b) in d.items()] for kind, d in kinds.items()},
         "same_rows": found.same_rows,
         "metrics": {
-            m.name: {
-                side: {"mean": e.mean, "interval": _interval(e)} | ({"p": _finite(e.p)} if side == "difference" else {})
-                for side in ("one", "other", "difference")
-                if (e := getattr(m, side)) is not None
-            }
-            for m in found.metrics
+            name: {side: measured(side, e) for side, e in sides.items() if e is not None}
+            for name, sides in found.metrics.items()
         },
     }
 
@@ -162,14 +152,6 @@ def _estimates(run: Run) -> dict[str, Estimate]:
 
     line = line_of([run])
     return {name: found for name in run.entry.values if (found := line.estimate(name)) is not None}
-
-
-def _interval(found: Estimate) -> list[float] | None:
-    return None if math.isnan(found.half) else [found.mean - found.half, found.mean + found.half]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 # ---- a terminal
@@ -189,41 +171,46 @@ def _print_runs(runs: list[Run]) -> None:
 
 
 def _print_run(run: Run) -> None:
+    from qin_zoo.results.compare import show_value
+
     entry = run.entry
     _heading(run)
     rows = []
     for split, metrics in entry.metrics.items():
         estimates = _estimates(run) if split == entry.split else {}
-        rows += [[split, m, f"{v:.6f}", _text_of_interval(estimates.get(m))] for m, v in metrics.items()]
+        texts = {name: estimate.interval_text() for name, estimate in estimates.items()}
+        rows += [[split, m, f"{v:.6f}", texts.get(m, "")] for m, v in metrics.items()]
     print_table(["split", "metric", "value", "95 %, other users"], rows, numbers={2, 3})
-    print_text(_curve_of(run, *_range([run])))
+    print_text(_curve_of(run, entry.curve))
     spent = f"{entry.seconds:,.0f} s of training, {entry.parameters:,} parameters, "
     print_text(spent + ", ".join(f"{n:,} {split}" for split, n in entry.rows.items()) + " rows")
-    from qin_zoo.results.compare import show_value
-
     rows = [[key, _short(show_value(value))] for key, value in entry.params.items()]
     print_table(["parameter", "value"], rows, folded={1})
     print_table(["file", ""], [[what, path] for what, path in _files(run).items()], folded={1})
 
 
 def _print_comparison(found: Comparison, sides: list[list[Run]]) -> None:
-    for letter, runs in zip("AB", sides):
-        for run in runs:
-            _heading(run, f"{letter}: ")
-    _print_differences("parameter", found.parameters)
-    _print_differences("data", found.data)
-    _print_differences("environment", found.environment)
-    low, high = _range([run for runs in sides for run in runs])
-    for letter, runs in zip("AB", sides):
-        for run in runs:
-            print_text(f"{letter}  {_curve_of(run, low, high)}")
-    rows = [
-        [m.name if side == "A" else "", side, f"{e.mean:{sign}.4f}", _text_of_interval(e, sign), _p(e) if sign else ""]
-        for m in found.metrics
-        for side, e, sign in (("A", m.one, ""), ("B", m.other, ""), ("A − B", m.difference, "+"))
-        if e is not None
-    ]
-    print_table([found.one.first.split, "", "", "95 %", "p"], rows, numbers={2, 3, 4})
+    lettered = [(letter, run) for letter, runs in zip("AB", sides) for run in runs]
+    for letter, run in lettered:
+        _heading(run, f"{letter}: ")
+    kinds = {"parameter": found.parameters, "data": found.data, "environment": found.environment}
+    for kind, differences in kinds.items():
+        if differences:
+            rows = [[what, *map(_short, values)] for what, values in differences.items()]
+            print_table([kind, "A", "B"], rows, folded={0, 1, 2})
+        else:
+            print_text(f"{kind}: no difference\n")
+    values = [value for _, run in lettered for value in run.entry.curve]
+    for letter, run in lettered:
+        print_text(f"{letter}  {_curve_of(run, values)}")
+    rows = []
+    for name, measured in found.metrics.items():
+        for side, e in zip(("A", "B", "A − B"), measured.values()):
+            if e is not None:
+                sign = "+" if side == "A − B" else ""
+                p = f"{e.p:.3f}" if sign and not math.isnan(e.p) else ""
+                rows.append([name if side == "A" else "", side, f"{e.mean:{sign}.4f}", e.interval_text(sign), p])
+    print_table([found.lines[0].first.split, "", "", "95 %", "p"], rows, numbers={2, 3, 4})
     print_text(_told(found))
 
 
@@ -231,37 +218,23 @@ def _told(found: Comparison) -> str:
     """What the intervals are, and are not."""
     if not found.same_rows:
         return "They were scored on other rows: their metrics cannot be subtracted."
-    drawn = [line.draws(name) for line in (found.one, found.other) for name in list(line.first.values)[:1]]
+    drawn = [line.draws(name) for line in found.lines for name in list(line.first.values)[:1]]
     if not all(drawn):
         return "[ ]: 95 % intervals over seeds. Other users are not in them: a run has not kept what they would show."
     users = f"{drawn[0][1].groups:,} users or rows, drawn again for both alike"
-    seeds = {len(line.seeds) for line in (found.one, found.other)}
-    alone = seeds == {1}
+    alone = all(len(line.seeds) == 1 for line in found.lines)
     chance = "; one seed each, so the chance of a training is not in them" if alone else ", and over seeds"
     return f"[ ]: 95 % intervals over {users}{chance}."
 
 
-def _print_differences(kind: str, differences: list[Difference]) -> None:
-    if differences:
-        rows = [[d.what, _short(d.one), _short(d.other)] for d in differences]
-        print_table([kind, "A", "B"], rows, folded={0, 1, 2})
-    else:
-        print_text(f"{kind}: no difference\n")
-
-
 def _heading(run: Run, before: str = "") -> None:
-    entry = run.entry
-    varied = "" if entry.variation == "plain" else f", {entry.variation}"
-    text = f"{before}{run.id}  {run.name}: {entry.model}{varied} on {entry.dataset_id}, seed {entry.seed}"
-    print_text(text, "bold")
+    e = run.entry
+    model = e.model if e.variation == "plain" else f"{e.model}, {e.variation}"
+    print_text(f"{before}{run.id}  {run.name}: {model} on {e.dataset_id}, seed {e.seed}", "bold")
 
 
-def _range(runs: list[Run]) -> tuple[float, float]:
-    values = [v for run in runs for v in run.entry.curve if math.isfinite(v)]
-    return (min(values), max(values)) if values else (0.0, 0.0)
-
-
-def _curve_of(run: Run, low: float, high: float) -> str:
+def _curve_of(run: Run, values: list[float]) -> str:
+    """A run's curve on the scale of these values."""
     from qin_zoo.results.compare import best_of, sparkline
 
     entry = run.entry
@@ -269,16 +242,7 @@ def _curve_of(run: Run, low: float, high: float) -> str:
         return "no curve"
     ends = f"{entry.curve[0]:.4f} … {entry.curve[-1]:.4f}"
     course = f", {entry.course}" if entry.course else ""
-    return f"{sparkline(entry.curve, low, high)}  {ends}, {best_of(entry)}{course}"
-
-
-def _text_of_interval(found: Estimate | None, sign: str = "") -> str:
-    ends = None if found is None else _interval(found)
-    return "" if ends is None else "[" + ", ".join(f"{end:{sign}.4f}" for end in ends) + "]"
-
-
-def _p(found: Estimate) -> str:
-    return "" if math.isnan(found.p) else f"{found.p:.3f}"
+    return f"{sparkline(entry.curve, values)}  {ends}, {best_of(entry)}{course}"
 
 
 def _short(text: str) -> str:
@@ -301,14 +265,13 @@ def _draw(sides: list[list[Run]], picture: Path) -> None:
     from qin_zoo.errors import QinZooError
     from qin_zoo.experiment.curves import draw_comparison
     from qin_zoo.metrics import default_monitor
-    from qin_zoo.training.trainer import Evaluation
 
     require_folder(picture)
     curves = {}
     for run in (run for side in sides for run in side):
-        evaluations = [Evaluation(**e) for e in (run.record or {}).get("evaluations", [])]
+        evaluations = (run.record or {}).get("evaluations")
         if not evaluations:
             raise QinZooError(f"{run.file} has no curve to draw: a baseline has none, a stored result keeps less.")
         curves[f"{run.name} {run.id}"] = evaluations
-    metric = default_monitor(list(evaluations[0].metrics))
+    metric = default_monitor(list(evaluations[0]["metrics"]))
     draw_comparison(curves, {}, picture, f"valid {metric}", metric)

@@ -21,9 +21,7 @@ def study(
     ],
     gpu: options.Gpus = None,
     workers: options.Workers = 1,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the table. Default: <model_root>/studies.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the table. Default: <model_root>/studies.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="After so many nothing further is started; again goes on from there.")
     ] = None,
@@ -36,11 +34,11 @@ def study(
     A run that is finished with the same parameters on the same data is not repeated; a study that was stopped goes
     on when its command is given again. Whatever becomes of one run, the others go on.
     """
+    from qin_zoo.cli.results import show_boards
     from qin_zoo.config.experiments import find_file, parse_overrides
     from qin_zoo.results.entry import entry_of
     from qin_zoo.results.lines import boards
     from qin_zoo.results.render import write_csv, write_markdown
-    from qin_zoo.results.show import show_boards
     from qin_zoo.study.execute import run_missing
     from qin_zoo.study.plan import plan_runs, read_study
     from qin_zoo.study.tuned import tune_lines
@@ -48,7 +46,7 @@ def study(
     file = find_file(file)
     plan = read_study(file)
     runs = plan_runs(plan, file)
-    common = {"overrides": parse_overrides(overrides or []), "plugins": plugin}
+    common = {"overrides": parse_overrides(overrides), "plugins": plugin}
     name = f"{file.resolve().parent.name}_{file.stem}"
     folder = out or Path(runs[0].prepare(**common).params["model_root"]) / "studies"
     gpus, until = gpu or [-1] * workers, None if minutes is None else time.monotonic() + 60 * minutes

@@ -18,6 +18,7 @@ def print_table(
     numbers: Collection[int] = (),
     folded: Collection[int] = (),
     title: str = "",
+    width: int = 0,
 ) -> None:
     """Prints a table, and an empty line.
 
@@ -27,7 +28,9 @@ def print_table(
         numbers: columns that stand on the right.
         folded: columns that go on in the next line where the terminal is narrow; the others keep their width.
         title: above it.
+        width: letters that a line may have where the terminal, or a file, has fewer; 0 for none.
     """
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", title_justify="left")
@@ -37,8 +40,8 @@ def print_table(
         table.add_column(text(name), justify=justify, overflow="fold", no_wrap=place not in folded)
     for row in rows:
         table.add_row(*map(text, row))
-    print_text(table)
-    print_text("")
+    Console(highlight=False, width=max(Console().width, width)).print(table, soft_wrap=width > 0)
+    print()
 
 
 def print_json(value: object) -> None:

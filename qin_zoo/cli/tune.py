@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from enum import Enum
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.cli.table import print_table
+from qin_zoo.errors import printable
 
+if TYPE_CHECKING:
+    from qin_zoo.tuning.report import Results
 
-class Pruner(str, Enum):
-    median = "median"
-    halving = "halving"
-    none = "none"
+_SHOWN = 30  # lines of the table
 
 
 def tune(
@@ -40,7 +41,8 @@ def tune(
     overrides: options.Overrides = None,
     plugin: options.Plugins = None,
     pruner: Annotated[
-        Pruner | None, typer.Option(help="Stops hopeless trials; by default median with ranges, none for a grid.")
+        Literal["median", "halving", "none"] | None,
+        typer.Option(help="Stops hopeless trials; by default median with ranges, none for a grid."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search in ranges.")] = 0,
     strict: options.Strict = False,
@@ -51,15 +53,14 @@ def tune(
     --storage, the two share the work.
     """
     from qin_zoo.config.experiments import find_file
-    from qin_zoo.tuning.report import print_results, write_results
+    from qin_zoo.tuning.report import write_results
+    from qin_zoo.tuning.space import read_space
     from qin_zoo.tuning.tuner import Tuner, plan_search
 
     if gpu and workers > 1:
         raise typer.BadParameter("Give --gpu once for each trial at once, or --workers for the CPU, not both.")
-    search = plan_search(
-        find_file(config), trials=trials, storage=storage, data=data, overrides=options.changes(overrides, strict),
-        plugins=plugin, pruner=pruner and pruner.value, seed=seed,
-    )  # fmt: skip
+    space = read_space(find_file(config), options.changes(overrides, strict))
+    search = plan_search(space, trials=trials, storage=storage, data=data, plugins=plugin, pruner=pruner, seed=seed)
     for note in search.base.notes:
         typer.echo(note)
     tuner = Tuner(search, gpus=gpu or [-1] * workers, timeout=timeout, echo=typer.echo)
@@ -69,7 +70,7 @@ def tune(
     except KeyboardInterrupt:
         interrupted = True
     results = write_results(search, tuner.study)
-    print_results(results)
+    _print_results(results)
     if interrupted:
         typer.echo(f"Interrupted. {results.progress} The same command goes on from here.", err=True)
         raise typer.Exit(130)
@@ -78,3 +79,17 @@ def tune(
     if results.failed and not results.finished:
         typer.echo(f"Error: no trial succeeded. {results.failed[0].expid}: {results.failed[0].error}", err=True)
         raise typer.Exit(1)
+
+
+def _print_results(results: Results) -> None:
+    """The table, the best first, and where everything lies."""
+    header, rows = results.header, results.rows
+    numbers = [place for place, name in enumerate(header) if name not in ("expid", "state")]
+    # an id is for copying, so it is never cut; where room is short, the varied parameters are folded
+    folded = [place for place, name in enumerate(header) if name in results.keys]
+    print_table(header, rows[:_SHOWN], numbers, folded, width=0 if sys.stdout.isatty() else 200)
+    told = [f"… and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []
+    told += [f"{line.expid} failed: {line.error.splitlines()[0]}" for line in results.failed] + results.notes
+    told += [f"best, to run again:  {results.best_command}"] if results.finished else []
+    for line in (*told, f"table and pictures:  {results.page}"):
+        print(printable(line))

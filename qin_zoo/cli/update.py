@@ -11,13 +11,12 @@ import typer
 from qin_zoo.cli import options
 from qin_zoo.cli.export import Histories, write_users
 from qin_zoo.cli.run import training
-from qin_zoo.cli.trained import Run, find_record, find_run
 
 WORSE = 3  # exit code
 
 
 def update(
-    run: Run,
+    run: options.Run,
     data: Annotated[
         Path, typer.Option("--data", help="Folder of the new rows: `data import … --extend OLD --only-new`.")
     ],
@@ -52,6 +51,7 @@ def update(
     """
     from qin_zoo.config.experiments import parse_overrides
     from qin_zoo.experiment.prepare import prepare
+    from qin_zoo.results.trained import find_record, find_run
     from qin_zoo.update import update_run
 
     changes = parse_overrides(overrides or []) | ({} if replay is None else {"replay": replay})
@@ -65,9 +65,8 @@ def update(
         kept = "" if out is None else f" {out} stays as it is."
         typer.echo(f"Not exported: the new model is worse than the old one on the new rows.{kept}", err=True)
         raise typer.Exit(WORSE)
-    if out is None and histories is None:
-        return
-    prepared, checkpoint = find_run(str(done.files.record), None, None, plugins=plugin)
+    if out is not None or histories is not None:
+        prepared, checkpoint = find_run(str(done.files.record), plugins=plugin)
     if out is not None:
         from qin_zoo.export.export import export_run
 

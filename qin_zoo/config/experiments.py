@@ -32,6 +32,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "dataset_configs").is_dir() else _PACKAGE / "_repository"
 _LISTED = 20  # names in a message
 
+Overrides = Iterable[str] | Mapping[str, object] | None
+"""Parameters, or texts ``KEY=VALUE``."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -186,15 +189,20 @@ def apply_overrides(params: dict, overrides: Mapping[str, object], written: str 
     return changed
 
 
-def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
-    """Values by their key of texts ``key=value``, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``,
-    ``group_id=``; the last of a key counts.
+def parse_overrides(texts: Overrides) -> dict[str, object]:
+    """Values from the command line by their key; the last of a key counts.
+
+    Args:
+        texts: ``key=value`` each, the value in YAML: ``epochs=3``, ``metrics=[AUC, gAUC]``, ``group_id=``; or the
+            values themselves.
 
     Raises:
         ConfigError: no ``=``, a key that is no name, or a value that is not YAML.
     """
+    if isinstance(texts, Mapping):
+        return dict(texts)
     overrides = {}
-    for text in texts:
+    for text in texts or ():
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():

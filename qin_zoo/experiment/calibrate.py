@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from qin_zoo.metrics import evaluate_metrics
 
 SCHEMA_VERSION = 1
 _FOLDS, _SEED = 5, 2025
+_METRICS = ("ECE", "AUC", "logloss")
 
 
 def calibrate_run(
@@ -30,10 +31,8 @@ def calibrate_run(
     logloss and ECE must not be worse than those of the scores as they are.
 
     Args:
-        prepared: the experiment.
         method: ``platt`` or ``isotonic``.
         checkpoint: weights. Default: the experiment's own.
-        echo: receives what a person wants to see.
 
     Returns:
         the step; None where it makes things worse. Nothing is written then, and a step that was there stays.
@@ -57,8 +56,8 @@ def calibrate_run(
     before = {split: predict_rows(model, dataset, split)[0] for split in splits}
     calibrator = fit_calibrator(method, labels["valid"], before["valid"])
     held_out = _held_out(method, labels["valid"], before["valid"], dataset.group_ids("valid"))
-    told = ", ".join(f"{k} {held_out['before'][k]:.6f} → {held_out['after'][k]:.6f}" for k in ("ECE", "logloss"))
-    echo(f"valid, rows that the step was not fitted to ({_FOLDS} folds): {told}")
+    told = _changes(held_out, ("ECE", "logloss"))
+    echo(f"valid, rows that the step was not fitted to ({_FOLDS} folds): {', '.join(told)}")
     if any(held_out["after"][name] > held_out["before"][name] for name in ("ECE", "logloss")):
         echo(f"no step is kept: {method} makes it worse. The scores of {checkpoint.name} are left as they are.")
         return None
@@ -75,18 +74,20 @@ def calibrate_run(
         "held_out": held_out,
         "results": results,
     }
-    title = f"{prepared.expid}: calibration, {method}"
-    picture = calibration_file(checkpoint, ".png")
-    curves = {s: {when: sides["reliability"] for when, sides in results[s].items()} for s in splits}
+    title, picture = f"{prepared.expid}: calibration, {method}", calibration_file(checkpoint, ".png")
+    curves = {s: {when: side["reliability"] for when, side in sides.items()} for s, sides in results.items()}
     draw_reliability(curves, picture, title)
-    texts = {".json": json.dumps(found, indent=2) + "\n", ".md": _report(title, results, picture.name)}
-    for suffix, text in texts.items():
-        replace_text(calibration_file(checkpoint, suffix), text)
+    replace_text(calibration_file(checkpoint), json.dumps(found, indent=2) + "\n")
+    replace_text(calibration_file(checkpoint, ".md"), _report(title, results, picture.name))
     for split, sides in results.items():
-        told = "  ".join(f"{k} {sides['before'][k]:.6f} → {sides['after'][k]:.6f}" for k in ("ECE", "AUC", "logloss"))
-        echo(f"{split}: {told}" + ("  (fitted to these rows)" if split == "valid" else ""))
+        told = _changes(sides, _METRICS) + (["(fitted to these rows)"] if split == "valid" else [])
+        echo(f"{split}: {'  '.join(told)}")
     echo(f"step: {calibration_file(checkpoint)}, from now on used by predict and export; delete it for the raw scores")
     return calibrator
+
+
+def _changes(sides: dict[str, dict], metrics: Iterable[str]) -> list[str]:
+    return [f"{name} {sides['before'][name]:.6f} → {sides['after'][name]:.6f}" for name in metrics]
 
 
 def _held_out(method: str, y_true: np.ndarray, y_pred: np.ndarray, users: np.ndarray | None) -> dict[str, dict]:
@@ -109,12 +110,14 @@ def _measure(y_true: np.ndarray, y_pred: np.ndarray) -> dict:
 
 def _report(title: str, results: dict, picture: str) -> str:
     rows = [
-        [f"{split}, {when}", *(f"{sides[when][k]:.6f}" for k in ("ECE", "AUC", "logloss"))]
+        [f"{split}, {when}", *(f"{side[name]:.6f}" for name in _METRICS)]
         for split, sides in results.items()
-        for when in ("before", "after")
+        for when, side in sides.items()
     ]
-    note = "ECE: expected calibration error, in bins of equally many rows, equal scores in one. The step was fitted to "
-    note += "the valid rows, so what it says of them is optimistic"
-    note += "; the test rows are the ones to look at." if "test" in results else ", and no other rows have labels."
-    parts = [f"# {title}", markdown_table(["rows", "ECE", "AUC", "logloss"], rows), f"![reliability]({picture})", note]
+    others = "; the test rows are the ones to look at" if "test" in results else ", and no other rows have labels"
+    note = (
+        "ECE: expected calibration error, in bins of equally many rows, equal scores in one. The step was fitted to "
+        f"the valid rows, so what it says of them is optimistic{others}."
+    )
+    parts = [f"# {title}", markdown_table(["rows", *_METRICS], rows), f"![reliability]({picture})", note]
     return "\n\n".join(parts) + "\n"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from qin_zoo.config.experiments import parse_overrides
+from qin_zoo.config.experiments import Overrides, parse_overrides
 from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.data.encode import is_raw
 from qin_zoo.data.grown import require_same_numbers
@@ -29,13 +29,7 @@ _OF_BEFORE = ("init_from", "encoder_file", "eval_steps")
 
 
 def prepare_continuation(
-    record: Path,
-    data: Path,
-    *,
-    name: str | None = None,
-    gpu: int = -1,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
-    plugins: Iterable[Path] | None = None,
+    record: Path, data: Path, *, name: str | None = None, overrides: Overrides = None, **options
 ) -> Prepared:
     """The run that trains a finished one further.
 
@@ -43,12 +37,12 @@ def prepare_continuation(
         record: of the finished run; its weights lie beside it.
         data: folder of the next period, its files named as those of the run.
         name: of the new run. Default: the run's, with ``.p1`` behind it, ``.p2`` for the one that continues that, ….
-        gpu, overrides, plugins: as in :func:`~qin_zoo.experiment.prepare.prepare`.
+        overrides, options: as in :func:`~qin_zoo.experiment.prepare.prepare`.
 
     Raises:
         QinZooError: no finished run, or anything that cannot be used.
     """
-    overrides = dict(overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or []))
+    overrides = parse_overrides(overrides)
     before = read_record(record) or {}
     folder = record.resolve().parent  # <model_root>/<dataset_id>, wherever that lies now
     changes = {
@@ -60,7 +54,7 @@ def prepare_continuation(
         "continues": str(record),
         "continued_weights": (before.get("sha256") or {}).get("checkpoint"),
     }
-    prepared = prepare_repetition(record, gpu=gpu, data=data, overrides=changes, plugins=plugins).prepared
+    prepared = prepare_repetition(record, data=data, overrides=changes, **options).prepared
     if prepared.params.get("sharded_tables"):
         raise ConfigError("continue: tables are not split among processes. Give --set sharded_tables=[].")
     number = _number(before)
@@ -70,11 +64,6 @@ def prepare_continuation(
 
 def start_period(prepared: Prepared, dataset: Dataset, echo: Callable[[str], None]) -> Period:
     """Chooses and writes the training rows of a continued run, and how stale every value is.
-
-    Args:
-        prepared: the run, which owns its files.
-        dataset: the next period's data, as it opened them.
-        echo: receives what a person wants to see.
 
     Raises:
         QinZooError: the run before it has changed or lost its files, or the data do not continue its data.
@@ -87,9 +76,9 @@ def start_period(prepared: Prepared, dataset: Dataset, echo: Callable[[str], Non
         raise ConfigError(f"{path}: the run that is continued was trained again since, or is gone. Continue it anew.")
     verify_weights(weights, record)
     varied = [key for key in Variation.of(params).named if key in ("train_fraction", "unseen_items")]
-    if varied or any(params.get(key) for key in ("valid_size", "test_size")):
-        key = varied[0] if varied else "valid_size"
-        raise ConfigError(f"{key}: which rows it takes is not kept from period to period. Leave it out to continue.")
+    if varied := varied + [key for key in ("valid_size", "test_size") if params.get(key)]:
+        what = "which rows it takes is not kept from period to period. Leave it out to continue."
+        raise ConfigError(f"{varied[0]}: {what}")
     before = prepare_repetition(path, plugins=prepared.plugins).prepared
     before = as_trained(replace(before, expid=path.stem), weights, (), echo)
     if has_item_table(params) or not is_raw(params):  # raw files are encoded with the vocabularies of the run before
@@ -109,8 +98,8 @@ def start_period(prepared: Prepared, dataset: Dataset, echo: Callable[[str], Non
     period = begin_period(
         dataset, pool, replay, path.with_suffix(".staleness.npz"), prepared.files.staleness, prepared.files.rows
     )
-    period.facts["number"] = _number(record) + 1
     facts = period.facts
+    facts["number"] = _number(record) + 1
     echo(
         f"  period {facts['number']}: {facts['rows']:,} new rows, {facts['replayed']:,} of {facts['pool']:,} earlier "
         f"ones again (replay: {replay.method}); {facts['stale_values']:,} values did not occur"

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qin_zoo.pages.plots import REFERENCE, legend_below, picture
-from qin_zoo.training.trainer import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from qin_zoo.experiment.record import Look
+
 
 def draw_curves(
-    evaluations: list[Evaluation],
+    evaluations: list[Look],
     path: Path,
     title: str,
     reachable: float | None = None,
@@ -23,32 +24,28 @@ def draw_curves(
     """Draws loss, validation metrics and learning rate against the epoch, and how reliable the final scores are.
 
     Args:
-        evaluations: of one training, in order.
-        path: PNG file to write.
-        title: headline.
         reachable: best reachable AUC, drawn as a line where it is known.
         calibration: split -> its :class:`~qin_zoo.calibration.Reliability`, as a dictionary.
     """
     from matplotlib.ticker import MaxNLocator  # plotting is imported only when something is drawn
 
-    metrics = list(evaluations[0].metrics)
-    x = [e.epoch for e in evaluations]
-    if len(set(x)) < len(x):  # several evaluations an epoch: the step tells them apart
-        x = [e.step for e in evaluations]
+    # with several evaluations an epoch, the step tells them apart
+    unit = "epoch" if len({e["epoch"] for e in evaluations}) == len(evaluations) else "step"
+    x = [e[unit] for e in evaluations]
     curves = [
-        ("training loss", [e.train_loss for e in evaluations]),
-        *((f"valid {m}", [e.metrics[m] for e in evaluations]) for m in metrics),
-        ("learning rate", [e.learning_rate for e in evaluations]),
+        ("training loss", [e["train_loss"] for e in evaluations]),
+        *((f"valid {m}", [e["metrics"][m] for e in evaluations]) for m in evaluations[0]["metrics"]),
+        ("learning rate", [e["learning_rate"] for e in evaluations]),
     ]
     panels = len(curves) + bool(calibration)
     columns = min(3, panels)
     rows = -(-panels // columns)
-    best = max((i for i, e in enumerate(evaluations) if e.best), default=None)
+    best = max((i for i, e in enumerate(evaluations) if e["best"]), default=None)
     with picture(path, 4.2 * columns, 3.1 * rows, title) as figure:
         for i, (name, values) in enumerate(curves):
             ax = figure.add_subplot(rows, columns, i + 1)
             ax.plot(x, values, marker="o")
-            ax.set(title=name, xlabel="epoch" if x[-1] == evaluations[-1].epoch else "step")
+            ax.set(title=name, xlabel=unit)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             if best is not None and name.startswith("valid"):
                 ax.plot(x[best], values[best], marker="*", markersize=11, linestyle="none", label="kept")
@@ -63,13 +60,7 @@ def draw_curves(
 
 
 def draw_reliability(curves: Mapping[str, Mapping[str, Mapping]], path: Path, title: str) -> None:
-    """Draws reliability curves, a panel for each split.
-
-    Args:
-        curves: split -> name -> its :class:`~qin_zoo.calibration.Reliability`, as a dictionary.
-        path: PNG file to write.
-        title: headline.
-    """
+    """Draws a panel for each split: name -> :class:`~qin_zoo.calibration.Reliability`, as a dictionary."""
     with picture(path, 4.2 * len(curves), 4.2, title) as figure:
         for number, (split, named) in enumerate(curves.items()):
             _draw_reliability(figure.add_subplot(1, len(curves), number + 1), named, split)
@@ -85,23 +76,16 @@ def _draw_reliability(ax: Axes, curves: Mapping[str, Mapping], title: str) -> No
 
 
 def draw_comparison(
-    runs: dict[str, list[Evaluation]], levels: dict[str, float], path: Path, title: str, metric: str = "AUC"
+    runs: dict[str, list[Look]], levels: dict[str, float], path: Path, title: str, metric: str = "AUC"
 ) -> None:
-    """Draws one validation metric of several runs against the epoch, with horizontal lines to compare with.
-
-    Args:
-        runs: name -> evaluations.
-        levels: name -> value drawn as a line.
-        path: PNG file to write.
-        title: headline.
-        metric: what is drawn.
-    """
+    """Draws one validation metric of several runs, by name, against the epoch, with named levels to compare with."""
     from matplotlib.ticker import MaxNLocator
 
     with picture(path, 6.4, 4.4, title) as figure:
         ax = figure.add_subplot(xlabel="epoch", ylabel=f"valid {metric}")
         for name, evaluations in runs.items():
-            ax.plot([e.epoch for e in evaluations], [e.metrics[metric] for e in evaluations], marker="o", label=name)
+            values = [e["metrics"][metric] for e in evaluations]
+            ax.plot([e["epoch"] for e in evaluations], values, marker="o", label=name)
         for number, (name, value) in enumerate(levels.items(), len(runs)):
             ax.axhline(value, **{**REFERENCE, "color": f"C{number}"}, label=f"{name}: {value:.4f}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -20,61 +20,42 @@ def run_demo(
 ) -> Path:
     """Makes the sample, runs both experiments, and writes ``demo.md`` and ``demo.png`` beside their results.
 
-    Args:
-        data: folder of the sample; one made with the same numbers is reused.
-        rows: training rows.
-        items: items of the catalogue.
-        seed: of the sample.
-        argv: command line, for the results CSV.
-        echo: receives what a person wants to see.
-
-    Returns:
-        the report.
+    A sample in the folder ``data`` that was made with the same numbers is reused. Returns the file of the report.
     """
     from qin_zoo.experiment.curves import draw_comparison
 
     echo(f"Sample data: {rows:,} rows, {items:,} items in {data}")
     summary = write_sample(data, rows, items, seed)
-    records, evaluations = {}, {}
+    records = {}
     for expid in (_EXPERIMENT, _BLIND):
         prepared = prepare(expid, data=data)
-        evaluations[expid] = []
-        records[expid] = run_experiment(
-            prepared, Path.cwd(), argv=argv, echo=echo, on_evaluation=evaluations[expid].append, overwrite=True
-        )
+        records[expid] = run_experiment(prepared, Path.cwd(), argv=argv, echo=echo, overwrite=True)
     folder = prepared.files.folder
     best, blind_best = summary.best_auc["valid"], summary.blind_auc["valid"]
-    auc = {expid: record["valid"]["AUC"] for expid, record in records.items()}
+    own, blind = (records[expid]["valid"]["AUC"] for expid in (_EXPERIMENT, _BLIND))
     draw_comparison(
-        evaluations,
+        {expid: record["evaluations"] for expid, record in records.items()},
         {"best reachable": best, "best without the history": blind_best},
         folder / "demo.png",
         f"QIN on the sample: {rows:,} rows, {items:,} items",
     )
+    table = [
+        ["best reachable", f"{best:.4f}", ""],
+        [f"QIN (`{_EXPERIMENT}`)", f"{own:.4f}", f"{own - best:+.4f}"],
+        ["best reachable without the history", f"{blind_best:.4f}", f"{blind_best - best:+.4f}"],
+        [f"QIN blind to it (`{_BLIND}`)", f"{blind:.4f}", f"{blind - best:+.4f}"],
+    ]
+    text = [
+        "# The demonstration",
+        f"{rows:,} training rows, {items:,} items, seed {seed}; the click probability of every row is known, "
+        "and so is the AUC of the best possible model.",
+        markdown_table(["", "valid AUC", "to the best reachable"], table),
+        f"The history is worth **{own - blind:.4f}** AUC to QIN.",
+        "![valid AUC by epoch](demo.png)",
+        f"Full reports: [{_EXPERIMENT}]({_EXPERIMENT}.md), [{_BLIND}]({_BLIND}.md). "
+        f"Submission for the challenge: `{records[_EXPERIMENT]['files']['submission']}`.",
+    ]
     report = folder / "demo.md"
-    text = "\n\n".join(
-        [
-            "# The demonstration",
-            f"{rows:,} training rows, {items:,} items, seed {seed}; the click probability of every row is known, "
-            "and so is the AUC of the best possible model.",
-            markdown_table(
-                ["", "valid AUC", "to the best reachable"],
-                [
-                    ["best reachable", f"{best:.4f}", ""],
-                    [f"QIN (`{_EXPERIMENT}`)", f"{auc[_EXPERIMENT]:.4f}", f"{auc[_EXPERIMENT] - best:+.4f}"],
-                    ["best reachable without the history", f"{blind_best:.4f}", f"{blind_best - best:+.4f}"],
-                    [f"QIN blind to it (`{_BLIND}`)", f"{auc[_BLIND]:.4f}", f"{auc[_BLIND] - best:+.4f}"],
-                ],
-            ),
-            f"The history is worth **{auc[_EXPERIMENT] - auc[_BLIND]:.4f}** AUC to QIN.",
-            "![valid AUC by epoch](demo.png)",
-            f"Full reports: [{_EXPERIMENT}]({_EXPERIMENT}.md), [{_BLIND}]({_BLIND}.md). "
-            f"Submission for the challenge: `{records[_EXPERIMENT]['files']['submission']}`.",
-        ]
-    )
-    replace_text(report, text + "\n")
-    echo(
-        f"\nbest reachable AUC {best:.4f}   QIN {auc[_EXPERIMENT]:.4f}   blind to the history {auc[_BLIND]:.4f}\n"
-        f"demo report: {report}"
-    )
+    replace_text(report, "\n\n".join(text) + "\n")
+    echo(f"\nbest reachable AUC {best:.4f}   QIN {own:.4f}   blind to the history {blind:.4f}\ndemo report: {report}")
     return report

@@ -40,9 +40,8 @@ def describe_data(folder: Path) -> ExperimentParams:
     folder = Path(folder).expanduser()
     if folder.is_dir() and config_files(folder, "dataset_config"):
         block = find_dataset(None, folder)
-        described = ExperimentParams(block.values, origin=block.origin())
-        moved = relocate(described, folder.resolve())
-        return ExperimentParams({**moved, "dataset_id": block.name}, origin=described.origin)
+        moved = relocate(block.values, folder.resolve())
+        return ExperimentParams({**moved, "dataset_id": block.name}, origin=block.origin())
     found, notes = describe_folder(folder.resolve() if folder.is_dir() else folder)
     origin = dict.fromkeys(found, f"the files of {folder}")
     return ExperimentParams(found, origin=origin, notes=notes)
@@ -51,21 +50,18 @@ def describe_data(folder: Path) -> ExperimentParams:
 def compose(model: str, folder: Path | None, accepted: Collection[str]) -> tuple[ExperimentParams, tuple[str, ...]]:
     """The parameters of a model on a folder of data, not checked yet, and which of them belong to the data.
 
-    Args:
-        model: its name.
-        folder: of the data.
-        accepted: parameters that the model takes.
+    ``accepted`` are the parameters that the model takes.
 
     Raises:
         QinZooError: no folder is given, or it does not say what its columns are.
     """
     if folder is None:
         known = [e.expid for e in find_experiments(problems=[]) if e.model == model]
-        more = ", …" if len(known) > _LISTED else ""
+        listed = ", ".join([*known[:_LISTED], *(["…"] if len(known) > _LISTED else [])])
         raise ConfigError(
             f"'{model}' is a model; it needs data: `qin-zoo run {model} --data DIR` trains it on a folder that "
             "`qin-zoo data import` has written, and `qin-zoo data sample data/sample` makes one to try."
-            + (f" Or run one of its experiments: {', '.join(known[:_LISTED])}{more}." if known else "")
+            + (f" Or run one of its experiments: {listed}." if known else "")
         )
     params = describe_data(folder)
     rows = count_rows(params)

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count, takewhile
 from pathlib import Path
 
 import torch
@@ -41,12 +42,10 @@ def owned(
     """The run under a name whose files are its own, or nobody's; they stay its own as long as the block runs.
 
     Args:
-        prepared: the run, under the name that it should have.
         data: fingerprints of its data, of which a run that is done again may have others.
         group: the processes that train together; the first one decides.
         resume: go on with a stopped run of these parameters, whatever its number.
         overwrite: replace what another run has left under this name.
-        echo: is told when the name is another one.
 
     Raises:
         QinZooError: another process trains this very run, or the name is held by one and shall be overwritten.
@@ -56,22 +55,19 @@ def owned(
         lock, number[0] = _claim(prepared, data, resume, overwrite, echo)
     try:
         group.share([number])
-        yield prepared.named(_numbered(prepared.expid, int(number)))
+        yield prepared.named(_files(prepared, int(number)).expid)
     finally:
         if lock is not None:
             files = _files(prepared, int(number))
             unused = not _exists(files)  # it could not even begin
             lock.release(remove=unused)
-            if unused:
-                _remove_if_empty(files.folder, prepared.params["model_root"])
+            for folder in (files.folder, Path(prepared.params["model_root"])) if unused else ():
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
 
 
 def verify_weights(checkpoint: Path, record: dict | None = None) -> None:
-    """Compares weights with the record of their run.
-
-    Args:
-        checkpoint: the weights.
-        record: of the run. Default: the one that stands beside them, where one does.
+    """Compares weights with the record of their run. Default: the one that stands beside them, where one does.
 
     Raises:
         CheckpointError: the file is not the one that the record was written for.
@@ -89,34 +85,29 @@ def verify_weights(checkpoint: Path, record: dict | None = None) -> None:
 def _claim(prepared: Prepared, data: dict, resume: bool, overwrite: bool, echo) -> tuple[LockFile, int]:
     ours = _run_of(prepared.params)
     if resume:
-        numbers = [n for n in _taken(prepared) if _is_same(_files(prepared, n), ours)]
-        stopped = [1] if any(prepared.files.checkpoints.glob("step-*.json")) else []  # of another run: refused later
-        candidates = numbers[:1] or stopped
-        if candidates:
-            lock = _lock(_files(prepared, candidates[0]))
-            if lock is None:
-                raise _busy(_files(prepared, candidates[0]))
-            return lock, candidates[0]
-    number = 1
-    while True:
+        same = (n for n in _taken(prepared) if _is_same(_files(prepared, n), ours))
+        stopped = any(prepared.files.checkpoints.glob("step-*.json"))  # of another run: refused later
+        if number := next(same, 1 if stopped else 0):
+            if (lock := _lock(_files(prepared, number))) is None:
+                raise _busy(_files(prepared, number))
+            return lock, number
+    for number in count(1):
         files = _files(prepared, number)
-        same = _is_same(files, ours)
-        lock = _lock(files)
+        same, lock = _is_same(files, ours), _lock(files)
         if lock is None and (same or overwrite):
             raise _busy(files)
         if lock is not None:
             if overwrite or same or not _exists(files):
                 break
             lock.release()
-        number += 1
     if number > 1:
         echo(
-            f"{prepared.expid} is the name of another run ({_difference(prepared)}): this one is called "
-            f"{_numbered(prepared.expid, number)}. --name gives it another name, --overwrite replaces the other."
+            f"{prepared.expid} is the name of another run ({_difference(prepared)}): this one is called {files.expid}. "
+            "--name gives it another name, --overwrite replaces the other."
         )
-    record = read_record(_files(prepared, number).record)
+    record = read_record(files.record)
     if record is not None and not overwrite and record["data"] != data:
-        echo(f"{_numbered(prepared.expid, number)} was trained on other data before: that run is replaced.")
+        echo(f"{files.expid} was trained on other data before: that run is replaced.")
     lock.write({"process": os.getpid(), "since": time.time(), "run": ours})
     return lock, number
 
@@ -127,7 +118,7 @@ def _is_same(files: RunFiles, ours: dict) -> bool:
     if record is not None:
         return _run_of(record["params"]) == ours
     theirs = LockFile(files.lock).read().get("run")
-    return isinstance(theirs, dict) and _without_epochs(theirs) == _without_epochs(ours)
+    return isinstance(theirs, dict) and theirs.get("digest") == ours["digest"]
 
 
 def _run_of(params: dict) -> dict:
@@ -135,10 +126,6 @@ def _run_of(params: dict) -> dict:
     same = identity({k: v for k, v in params.items() if k not in ("model_id", "epochs")}, {})
     digest = hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=16).hexdigest()
     return {"digest": digest, "epochs": params["epochs"]}
-
-
-def _without_epochs(run: dict) -> dict:
-    return {key: value for key, value in run.items() if key != "epochs"}
 
 
 def _exists(files: RunFiles) -> bool:
@@ -157,12 +144,6 @@ def _lock(files: RunFiles) -> LockFile | None:
             f"Cannot write to {files.folder}: {error.strerror}. Results go to <model_root>/<dataset_id>/; choose "
             "another folder with --set model_root=FOLDER."
         ) from error
-
-
-def _remove_if_empty(folder: Path, root: str) -> None:
-    for path in (folder, Path(root)):
-        with contextlib.suppress(OSError):
-            path.rmdir()
 
 
 def _busy(files: RunFiles) -> QinZooError:
@@ -187,15 +168,8 @@ def _difference(prepared: Prepared) -> str:
 
 def _taken(prepared: Prepared) -> Iterator[int]:
     """Numbers under which there is a run of this name."""
-    number = 1
-    while _exists(_files(prepared, number)) or _files(prepared, number).lock.exists():
-        yield number
-        number += 1
+    return takewhile(lambda n: _exists(_files(prepared, n)) or _files(prepared, n).lock.exists(), count(1))
 
 
 def _files(prepared: Prepared, number: int) -> RunFiles:
-    return RunFiles(prepared.files.folder, _numbered(prepared.expid, number))
-
-
-def _numbered(expid: str, number: int) -> str:
-    return expid if number == 1 else f"{expid}-{number}"
+    return RunFiles(prepared.files.folder, prepared.expid if number == 1 else f"{prepared.expid}-{number}")

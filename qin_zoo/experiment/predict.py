@@ -34,11 +34,9 @@ def predict_split(
     prediction is its row in the file.
 
     Args:
-        prepared: the experiment.
         split: ``train``, ``valid`` or ``test``.
         checkpoint: weights. Default: the experiment's own.
         out: folder for the files. Default: beside the experiment's weights.
-        echo: receives what a person wants to see.
 
     Returns:
         where the files were written; splits other than test carry their name.
@@ -61,7 +59,7 @@ def predict_split(
     if calibrator is not None:
         echo(f"calibrated: {calibrator.method}, {calibration_file(checkpoint)}")
     rows, labels = dataset.used_rows(split), dataset.feature_map.labels
-    write_submission(y_pred, files.prediction, files.submission, rows=rows, labels=labels)
+    write_submission(y_pred, files, rows, labels)
     if len(rows) and rows[-1] >= len(rows):
         echo(f"{len(rows):,} rows of the {split} split, those that the run uses; their IDs are rows of the file")
     if metrics:
@@ -83,8 +81,6 @@ def predict_rows(
     """Predictions of a split's used rows in their order, and their metrics where they have labels.
 
     Args:
-        model: with trained weights.
-        dataset: the data.
         split: ``train``, ``valid`` or ``test``.
         calibrator: of the predictions. Default: they are the model's.
 
@@ -109,22 +105,22 @@ def predict_rows(
         y_pred = calibrator(y_pred)
     if not dataset.has_labels(split):
         return y_pred, {}
+    single: dict[str, dict[str, float]] = {}
+    for label, column in zip(labels, y_pred.reshape(len(y_pred), -1).T, strict=True):
+        y_true, group_id = truth_of(dataset, split, label)
+        values = model.evaluate_metrics(y_true, column, model.validation_metrics, group_id)
+        single[label] = {name: float(value) for name, value in values.items()}
     if y_pred.ndim == 1:
-        return y_pred, _metrics(model, dataset, split, labels[0], y_pred)
-    single = {label: _metrics(model, dataset, split, label, y_pred[:, i]) for i, label in enumerate(labels)}
+        return y_pred, single[labels[0]]
     metrics = {f"{label}_{name}": value for label, values in single.items() for name, value in values.items()}
     means = {name: float(np.mean([values[name] for values in single.values()])) for name in single[labels[0]]}
     return y_pred, metrics | means
 
 
 def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[str]) -> dict:
-    """Metrics of a split for other users, JSON; see :func:`qin_zoo.bootstrap.draw_users`.
+    """Metrics of a split with labels for other users, JSON, of what :func:`predict_rows` gave of it.
 
-    Args:
-        dataset: the data.
-        split: with labels.
-        y_pred: (N,), of :func:`predict_rows`.
-        metrics: of the model.
+    See :func:`qin_zoo.bootstrap.draw_users`.
     """
     labels = dataset.feature_map.labels
     columns = y_pred.reshape(len(y_pred), -1).T
@@ -135,12 +131,6 @@ def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[s
     values = {f"{label}_{name}": v for label, drawn in zip(labels, draws) for name, v in drawn.values.items()}
     values |= {name: np.mean([drawn.values[name] for drawn in draws], axis=0) for name in metrics}
     return replace(draws[0], values=values).as_dict()
-
-
-def _metrics(model, dataset: Dataset, split: str, label: str, y_pred: np.ndarray) -> dict[str, float]:
-    y_true, group_id = truth_of(dataset, split, label)
-    metrics = model.evaluate_metrics(y_true, y_pred, model.validation_metrics, group_id)
-    return {name: float(value) for name, value in metrics.items()}
 
 
 def truth_of(dataset: Dataset, split: str, label: str) -> tuple[np.ndarray, np.ndarray | None]:

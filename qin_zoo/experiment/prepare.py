@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qin_zoo.config.blocks import ExperimentParams, check_id
 from qin_zoo.config.experiments import (
+    Overrides,
     apply_overrides,
     check_params,
     load_experiment,
@@ -25,7 +26,7 @@ from qin_zoo.data.import_files import ID_FILE
 from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.from_data import compose, is_model, telling_where_data_come_from
-from qin_zoo.experiment.record import read_record
+from qin_zoo.experiment.record import require_record
 from qin_zoo.experiment.tasks import check_labels, check_task, task_defaults
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.progress import Progress
@@ -118,8 +119,7 @@ class Prepared:
         with telling_where_data_come_from(params):
             dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
         if self.trained:
-            old = self.trained["params"].get("train_data")
-            recorded = self.trained.get("numbering")
+            old, recorded = self.trained["params"].get("train_data"), self.trained.get("numbering")
             encoded = has_item_table(params) or not is_raw(params)  # raw files get the vocabularies of the weights
             known = old and recorded and encoded
             same = require_same_numbers(Path(old).parent, dataset.folder, recorded) if known else []
@@ -133,7 +133,7 @@ def prepare(
     *,
     gpu: int = -1,
     data: Path | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    overrides: Overrides = None,
     plugins: Iterable[Path] | None = None,
     name: str | None = None,
 ) -> Prepared:
@@ -156,26 +156,18 @@ def prepare(
     if config_dir is None and is_model(expid, plugins):
         return prepare_model(expid, data, gpu=gpu, overrides=overrides, plugins=plugins, name=name)
     config_dir = resolve_experiment(expid, config_dir)
-    overrides = dict(overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or []))
+    overrides = parse_overrides(overrides)
     params = load_experiment(config_dir, expid, dataset_id=overrides.pop("dataset_id", None))
     return prepare_params(name or expid, params, config_dir, gpu=gpu, data=data, overrides=overrides, plugins=plugins)
 
 
 def prepare_model(
-    model: str,
-    data: Path | None,
-    *,
-    gpu: int = -1,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
-    plugins: Iterable[Path] | None = None,
-    name: str | None = None,
+    model: str, data: Path | None, *, plugins: Iterable[Path] | None = None, name: str | None = None, **options
 ) -> Prepared:
     """A model on a folder of data, without a configuration: see :mod:`qin_zoo.experiment.from_data`.
 
     Args:
-        model: its name.
-        data: the folder.
-        gpu, overrides, plugins: see :func:`prepare`.
+        plugins, options: see :func:`prepare`.
         name: of the run. Default: that of the model.
 
     Raises:
@@ -185,7 +177,7 @@ def prepare_model(
 
     plugins = tuple(plugins or ())
     params, of_data = compose(model, data, constructor_params(adapt(get_model(model, plugins))))
-    prepared = prepare_params(name or model, params, Path(data), gpu=gpu, overrides=overrides, plugins=plugins)
+    prepared = prepare_params(name or model, params, Path(data), plugins=plugins, **options)
     return replace(prepared, described=of_data, notes=(*params.notes, *prepared.notes))
 
 
@@ -196,23 +188,19 @@ def prepare_params(
     *,
     gpu: int = -1,
     data: Path | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
+    overrides: Overrides = None,
     plugins: Iterable[Path] | None = None,
 ) -> Prepared:
-    """The same from parameters that are at hand.
+    """The same from parameters of an experiment and its dataset that are at hand, not checked yet.
 
-    Args:
-        name: of the run.
-        params: of the experiment and its dataset, not checked yet.
-        config_dir: names the results CSV.
-        gpu, data, overrides, plugins: see :func:`prepare`.
+    ``config_dir`` names the results CSV; what else is given is described at :func:`prepare`.
 
     Raises:
         QinZooError: anything that cannot be used.
     """
     from qin_zoo.models.adapter import adapt
 
-    overrides = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
+    overrides = parse_overrides(overrides)
     params = apply_overrides(params, overrides)
     name = overrides.get("model_id", name)  # FuxiCTR's key for it
     check_id(name, "name of the run")
@@ -252,9 +240,7 @@ def grown(params: Mapping[str, object]) -> dict:
     Raises:
         ConfigError: the run's record is missing, or no record.
     """
-    record = read_record(Path(params["continues"]))
-    if record is None:
-        raise ConfigError(f"continues: {params['continues']} is no record of a run (the <expid>.json beside weights).")
+    record = require_record(Path(params["continues"]))
     if has_item_table(params):
         specs = grown_sizes(params, record["sizes"])
         return apply_overrides(params, {"feature_specs": [*specs, *(params.get("feature_specs") or [])]})
@@ -266,9 +252,7 @@ def grown(params: Mapping[str, object]) -> dict:
 def build_model(prepared: Prepared, dataset: Dataset | None = None):
     """The experiment's model, freshly initialised from its seed.
 
-    Args:
-        prepared: the experiment.
-        dataset: its data. Default: only the feature map is built, from the configuration where it is complete.
+    Without a dataset only the feature map is built, from the configuration where it is complete.
 
     Raises:
         ModelError: the model cannot be built of these parameters.
@@ -280,7 +264,7 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
     check_labels(prepared.model_class, feature_map.labels, prepared.params)
     seed_everything(prepared.params["seed"])
     try:
-        model = prepared.model_class(feature_map, **prepared.params)
+        return prepared.model_class(feature_map, **prepared.params)
     except QinZooError:
         raise
     except Exception as error:  # whatever a layer says of parameters that pass the checks one by one
@@ -288,17 +272,10 @@ def build_model(prepared: Prepared, dataset: Dataset | None = None):
             f"Experiment '{prepared.expid}': {prepared.model_class.__name__} cannot be built with these parameters. "
             f"{first_line(error)}"
         ) from error
-    return model
 
 
 def load_trained(prepared: Prepared, dataset: Dataset, checkpoint: Path):
-    """The experiment's model with trained weights, in evaluation mode; exact: float32, not compiled.
-
-    Args:
-        prepared: the experiment.
-        dataset: its data.
-        checkpoint: file of the weights.
-    """
+    """The experiment's model with trained weights, in evaluation mode; exact: float32, not compiled."""
     exact = replace(prepared, params={**prepared.params, "precision": "fp32", "compile": False})
     model = build_model(exact, dataset)
     model.load_weights(str(checkpoint))

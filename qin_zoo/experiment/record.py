@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import NotRequired, TypedDict
 
 from qin_zoo import __version__
-from qin_zoo.errors import QinZooError
+from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.files import read_json, replace_text
 
 if TYPE_CHECKING:
@@ -25,16 +25,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 # Parameters that do not change what a run computes.
 _NOT_IDENTIFYING = {
-    "cache_dir",
-    "checkpoint_steps",
-    "gpu",
-    "model_root",
-    "num_workers",
-    "on_nan",
-    "strict",
-    "tracker",
-    "verbose",
-}
+    "cache_dir", "checkpoint_steps", "gpu", "model_root", "num_workers", "on_nan", "strict", "tracker", "verbose",
+}  # fmt: skip
 
 
 class Look(TypedDict):
@@ -160,6 +152,14 @@ def read_record(path: Path) -> RunRecord | None:
         return None
 
 
+def require_record(path: Path) -> RunRecord:
+    """A run's record; ConfigError where :func:`read_record` gives none."""
+    record = read_record(path)
+    if record is None:
+        raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
+    return record
+
+
 def identity(params: dict, data: dict) -> dict[str, dict]:
     """What makes two runs the same: parameters, but for those that change no result, and data; JSON values."""
     chosen = {key: value for key, value in params.items() if key not in _NOT_IDENTIFYING}
@@ -209,15 +209,15 @@ def course_of(curve: Sequence[float], mode: str = "max") -> str:
     return {0: "best at the first look", len(curve) - 1: "still improving"}.get(place, "")
 
 
-def append_results_line(csv: Path, argv: list[str], expid: str, dataset_id: str, valid: dict, test: dict) -> None:
+def append_results_line(csv: Path, argv: list[str], record: RunRecord) -> None:
     """Appends one line in the form of FuxiCTR's ``run_expid.py``; QinZooError, with the line, where that fails."""
 
     def text(metrics: dict) -> str:
         return " - ".join(f"{k}: {v:.6f}" for k, v in metrics.items())
 
     line = (
-        f" {datetime.now():%Y%m%d-%H%M%S},[command] {' '.join(argv)},[exp_id] {expid},[dataset_id] {dataset_id},"
-        f"[train] N.A.,[val] {text(valid)},[test] {text(test)}\n"
+        f" {datetime.now():%Y%m%d-%H%M%S},[command] {' '.join(argv)},[exp_id] {record['expid']},[dataset_id] "
+        f"{record['dataset_id']},[train] N.A.,[val] {text(record['valid'])},[test] {text(record['test'])}\n"
     )
     try:
         with open(csv, "a", encoding="utf-8") as file:

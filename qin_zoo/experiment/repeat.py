@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qin_zoo.config.experiments import apply_overrides
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import Prepared, prepare_params
-from qin_zoo.experiment.record import RunRecord, content_of, environment, identity, read_record
+from qin_zoo.experiment.record import content_of, environment, identity, read_record, require_record
 
 # Where files lie, and what they are called, is today's; so is what they are scored on.
 _OF_TODAY = (
@@ -54,13 +54,8 @@ class Repetition:
 def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo: Callable[[str], None]) -> Prepared:
     """The experiment with the parameters, sizes and vocabularies that these weights were trained with.
 
-    A record beside them tells, and of raw files what was kept of their encoding.
-
-    Args:
-        prepared: the experiment as it is configured today.
-        checkpoint: the weights.
-        given: parameters that were asked for, and stay.
-        echo: is told what the configuration says otherwise.
+    A record beside them tells, and of raw files what was kept of their encoding. Parameters that were ``given`` stay;
+    what else the configuration says otherwise is told.
     """
     encoder = checkpoint.with_suffix(".encoder.json")
     if encoder.is_file() and "encoder_file" not in given:
@@ -71,53 +66,33 @@ def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo:
     then, now = identity(record["params"], {})["parameters"], identity(prepared.params, {})["parameters"]
     kept = {*_OF_TODAY, *given}
     other = sorted(key for key in {*then, *now} - kept if then.get(key) != now.get(key))
-    prepared = replace(prepared, trained=record)
     if not other:
-        return prepared
+        return replace(prepared, trained=record)
     told = ", ".join(f"{key} {then.get(key)!r:.40} (configured: {now.get(key)!r:.40})" for key in other)
     echo(f"{checkpoint.name} was trained with {told}: that is what is used.")
-    params = {key: value for key, value in prepared.params.items() if key not in other or key in record["params"]}
-    return replace(prepared, params={**params, **{k: record["params"][k] for k in other if k in record["params"]}})
+    params = {key: value for key, value in prepared.params.items() if key not in other}
+    params |= {key: record["params"][key] for key in other if key in record["params"]}
+    return replace(prepared, params=params, trained=record)
 
 
-def prepare_repetition(
-    run: Path | dict,
-    *,
-    gpu: int = -1,
-    data: Path | None = None,
-    overrides: Iterable[str] | Mapping[str, object] | None = None,
-    plugins: Iterable[Path] | None = None,
-) -> Repetition:
+def prepare_repetition(run: Path | dict, *, plugins: Iterable[Path] | None = None, **options) -> Repetition:
     """Reads a run's record and prepares the same run.
 
     Args:
         run: the record, ``<expid>.json``, or what a store keeps of it, :func:`qin_zoo.results.entry.record_of`.
-        gpu, data, overrides, plugins: as in :func:`~qin_zoo.experiment.prepare.prepare`. Files of models that the
-            record names are not loaded unless they are given here: a record shall not decide which code runs.
+        plugins: files of models that the record names are not loaded unless they are given here: a record shall not
+            decide which code runs.
+        options: gpu, data and overrides, as in :func:`~qin_zoo.experiment.prepare.prepare`.
 
     Raises:
         ConfigError: it is no record of a run, or parameters in it cannot be used.
     """
-    record = run if isinstance(run, dict) else _read_run(run)
+    record = run if isinstance(run, dict) else require_record(run)
+    if record.get("baseline"):
+        raise ConfigError(f"{run} is the record of a baseline: `qin-zoo baseline {run}` repeats it.")
     missing = [p for p in record.get("plugins", []) if p not in map(str, plugins or [])]
     if missing:
         raise ConfigError(f"{run}: the run used models of {missing[0]}; give --plugin {missing[0]} if you trust it.")
-    prepared = prepare_params(
-        f"{record['expid']}.repeat",
-        record["params"],
-        Path(record.get("config_dir") or "."),
-        gpu=gpu,
-        data=data,
-        overrides=overrides,
-        plugins=plugins,
-    )
+    folder = Path(record.get("config_dir") or ".")
+    prepared = prepare_params(f"{record['expid']}.repeat", record["params"], folder, plugins=plugins, **options)
     return Repetition(record, prepared)
-
-
-def _read_run(path: Path) -> RunRecord:
-    record = read_record(path)
-    if record is None:
-        raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
-    if record.get("baseline"):
-        raise ConfigError(f"{path} is the record of a baseline: `qin-zoo baseline {path}` repeats it.")
-    return record

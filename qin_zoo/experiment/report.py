@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qin_zoo.experiment.record import course_of, kept_evaluation, monitored, read_record
+from qin_zoo.experiment.record import (
+    append_results_line,
+    course_of,
+    kept_evaluation,
+    monitored,
+    read_record,
+    write_record,
+)
 from qin_zoo.files import replace_text
 from qin_zoo.metrics import default_monitor, mode_of
 from qin_zoo.training.tracking import shown_params
+
+if TYPE_CHECKING:
+    from qin_zoo.experiment.prepare import Prepared
 
 _COURSES = {
     "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
@@ -36,12 +48,7 @@ def baselines_of(record: dict) -> list[dict]:
 
 
 def verdict(record: dict, baselines: list[dict]) -> str:
-    """Whether a run beats them, in a sentence.
-
-    Args:
-        record: of the run.
-        baselines: records, see :func:`baselines_of`.
-    """
+    """Whether a run beats baselines, of :func:`baselines_of`, in a sentence."""
     if not baselines:
         return (
             "Not compared with any baseline: there is none of these rows in the folder of the run. "
@@ -67,17 +74,11 @@ def verdict(record: dict, baselines: list[dict]) -> str:
 
 
 def _rows(record: dict) -> dict:
-    """Content hashes of the splits."""
     return {split: about.get("blake2b") for split, about in record["data"].items()}
 
 
-def render_report(record: dict, baselines: list[dict] | None = None) -> str:
-    """The Markdown report of a run.
-
-    Args:
-        record: see :func:`qin_zoo.experiment.run.run_experiment`.
-        baselines: records of the baselines of the same rows. Default: those in the folder of the run's files.
-    """
+def write_report(path: Path, record: dict) -> None:
+    """Writes the Markdown report of a run, compared with the baselines of :func:`baselines_of`."""
     evaluations = record["evaluations"]
     reachable, calibration = record["reachable"], record["calibration"]
     metrics = list(record["valid"] or record["test"])
@@ -95,26 +96,17 @@ def render_report(record: dict, baselines: list[dict] | None = None) -> str:
         size += f", {record['seconds']:.1f} s" + (f"; by the validation rows: {chosen}" if chosen else "")
         parts.append(f"A baseline: {record['baseline']}.")
     else:
-        parts.append(verdict(record, baselines_of(record) if baselines is None else baselines))
+        parts.append(verdict(record, baselines_of(record)))
         looks = [value for e in evaluations if (value := monitored(record["params"], e["metrics"])) is not None]
         if course := course_of(looks, record["params"].get("monitor_mode", "max")):
             parts.append(_COURSES[course])
-    parts += [
-        f"{record['model']} on {record['dataset_id']}: {size}.",
-        "## Result",
-        markdown_table(
-            ["split", *metrics, *(["ECE"] if calibration else [])],
-            [
-                [
-                    split,
-                    *(f"{record[split].get(m, float('nan')):.6f}" for m in metrics),
-                    *([f"{calibration[split]['ece']:.6f}"] if split in calibration else []),
-                ]
-                for split in ("valid", "test")
-                if record[split]
-            ],
-        ),
-    ]
+    rows = []
+    for split in ("valid", "test"):
+        if record[split]:
+            ece = [f"{calibration[split]['ece']:.6f}"] if split in calibration else []
+            rows.append([split, *(f"{record[split].get(m, math.nan):.6f}" for m in metrics), *ece])
+    header = ["split", *metrics, *(["ECE"] if calibration else [])]
+    parts += [f"{record['model']} on {record['dataset_id']}: {size}.", "## Result", markdown_table(header, rows)]
     if reachable and "AUC" in record["valid"]:
         gap = reachable["best_auc"] - record["valid"]["AUC"]
         parts += [
@@ -124,38 +116,28 @@ def render_report(record: dict, baselines: list[dict] | None = None) -> str:
         ]
     if evaluations:
         parts += _training(record, evaluations, kept, metrics)
-    parts += ["## Parameters", _parameters(record["params"])]
-    parts += ["## Files", "\n".join(f"- {name}: `{path}`" for name, path in record["files"].items() if path)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _parameters(params: dict) -> str:
-    """Those that a run can be told by; its record has the columns of the data, too."""
-    return "\n".join(f"- {key}: `{value}`" for key, value in shown_params(params).items())
+    parameters, files = shown_params(record["params"]), record["files"]
+    parts += ["## Parameters", "\n".join(f"- {key}: `{value}`" for key, value in parameters.items())]
+    parts += ["## Files", "\n".join(f"- {name}: `{file}`" for name, file in files.items() if file)]
+    replace_text(path, "\n\n".join(parts) + "\n")
 
 
 def _training(record: dict, evaluations: list[dict], kept: dict, metrics: list[str]) -> list[str]:
-    return [
-        "## Training",
-        f"![training curves]({Path(record['files']['curves']).name})",
-        markdown_table(
-            ["epoch", "step", "train loss", *(f"valid {m}" for m in metrics), "learning rate", "seconds", "kept"],
-            [
-                [
-                    str(e["epoch"]),
-                    str(e["step"]),
-                    f"{e['train_loss']:.6f}",
-                    *(f"{e['metrics'][m]:.6f}" for m in metrics),
-                    f"{e['learning_rate']:.2e}",
-                    f"{e['seconds']:.1f}",
-                    "★" if e is kept else "",
-                ]
-                for e in evaluations
-            ],
-        ),
+    header = ["epoch", "step", "train loss", *(f"valid {m}" for m in metrics), "learning rate", "seconds", "kept"]
+    rows = [
+        [
+            *(str(e["epoch"]), str(e["step"]), f"{e['train_loss']:.6f}"),
+            *(f"{e['metrics'][m]:.6f}" for m in metrics),
+            *(f"{e['learning_rate']:.2e}", f"{e['seconds']:.1f}", "★" if e is kept else ""),
+        ]
+        for e in evaluations
     ]
+    picture = f"![training curves]({Path(record['files']['curves']).name})"
+    return ["## Training", picture, markdown_table(header, rows)]
 
 
-def write_report(path: Path, record: dict) -> None:
-    """Writes :func:`render_report` to ``path``."""
-    replace_text(path, render_report(record))
+def keep_results(prepared: Prepared, record: dict, folder: Path, argv: list[str]) -> None:
+    """Writes record, report, and the line in FuxiCTR's results CSV, ``<config folder>.csv`` in ``folder``."""
+    write_record(prepared.files.record, record)
+    write_report(prepared.files.report, record)
+    append_results_line(folder / f"{prepared.config_dir.name}.csv", argv, record)

@@ -25,15 +25,8 @@ from qin_zoo.experiment.from_data import write_configuration
 from qin_zoo.experiment.ownership import owned
 from qin_zoo.experiment.predict import draw_split, feed_split, predict_rows
 from qin_zoo.experiment.prepare import Prepared, build_model
-from qin_zoo.experiment.record import (
-    SCHEMA_VERSION,
-    append_results_line,
-    environment,
-    identity,
-    read_record,
-    write_record,
-)
-from qin_zoo.experiment.report import baselines_of, verdict, write_report
+from qin_zoo.experiment.record import SCHEMA_VERSION, environment, identity, read_record
+from qin_zoo.experiment.report import baselines_of, keep_results, verdict
 from qin_zoo.experiment.submission import write_submission
 from qin_zoo.experiment.tasks import is_regression
 from qin_zoo.files import file_digest, replace_file
@@ -63,10 +56,8 @@ def run_experiment(
     """Trains, evaluates, predicts the test rows, and writes everything that is kept of the run.
 
     Args:
-        prepared: the experiment.
         results_folder: where the results CSV (``<config folder>.csv``, as FuxiCTR names it) lies.
         argv: command line, for the CSV.
-        echo: receives what a person wants to see.
         on_evaluation: receives every evaluation.
         resume: go on where a run of the same name, parameters and data was stopped; one that is finished is not
             repeated.
@@ -94,11 +85,9 @@ def run_experiment(
 
 
 def _open(prepared: Prepared, group: Group) -> Dataset:
-    """The data, whose files the first process converts."""
-    params = prepared.params
     if not group.leads:
         group.wait()  # the first process converts the files
-    elif group.active and params.get("sharded_tables"):
+    elif group.active and prepared.params.get("sharded_tables"):
         require_engine()
     dataset = prepared.open_dataset()
     for split in ("train", "valid"):
@@ -111,16 +100,16 @@ def _open(prepared: Prepared, group: Group) -> Dataset:
 def _run(
     prepared: Prepared, dataset: Dataset, group: Group, results_folder, argv, echo, on_evaluation, resume: bool, notes
 ) -> dict:
+    from qin_zoo.experiment.curves import draw_curves
+
     params, files = prepared.params, prepared.files
     started = time.perf_counter()
     keep_freed_memory()
     checkpoints = CheckpointStore(files.checkpoints, warn=echo)
     interrupted = not checkpoints.is_empty()
-    if resume and not interrupted:
-        record = finished_record(prepared, dataset)
-        if record is not None:
-            echo(f"{prepared.expid} is finished already; report: {files.report}")
-            return record
+    if resume and not interrupted and (record := finished_record(prepared, dataset)) is not None:
+        echo(f"{prepared.expid} is finished already; report: {files.report}")
+        return record
     model = build_model(prepared, dataset)
     _require_metrics(params, dataset)
     check_tracker(params.get("tracker"))
@@ -149,8 +138,10 @@ def _run(
         if prepared.described:
             told = (f"{key} {params[key]}" for key in ("batch_size", "epochs", "learning_rate"))
             echo(f"  recipe {params['recipe']}: {', '.join(told)}, …; to go on from it: --config {files.config}")
-        for line in _of_fuxictr(prepared):
-            echo(f"  {line}")
+        if params.get("data_loader"):
+            echo(f"  data_loader {params['data_loader']} is not used: the zoo's own loader gives the same batches.")
+        if params["shuffle"] and not prepared.is_zoo_model:
+            echo("  Rows are shuffled, and dropout drawn, as in FuxiCTR (shuffle: fuxictr).")
         if interrupted and not resume:
             echo("A run of this name was stopped before its end; --resume would go on from its last checkpoint.")
         period = start_period(prepared, dataset, echo) if params.get("continues") else None
@@ -163,8 +154,16 @@ def _run(
         if group.active:
             model.join(group)
             torch.manual_seed(params["seed"] + group.rank)  # other rows, other dropout
-        rows = _for_batch_norm(period.dataset, model, params["batch_size"], echo) if period else dataset
-        with _tracker(prepared, dataset, group, resume) as tracker:
+        rows, size = period.dataset if period else dataset, params["batch_size"]
+        if period and (enough := size_for_batch_norm(model, rows.rows("train"), size)) != size:
+            # how many rows a day has is nobody's choice
+            echo(f"  batch_size {enough} instead of {size}, which leaves one row alone, too few for batch norm")
+            rows = rows.with_batch_size(enough)
+        if not resume and group.leads:
+            shutil.rmtree(files.events, ignore_errors=True)
+        wished = (params.get("tracker"), files.events, prepared.expid, params["dataset_id"])
+        sinks = sinks_of(*wished) if group.leads else []
+        with Tracker(sinks, params, dataset.has("test") and dataset.has_labels("test")) as tracker:
             trainer = _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tracker, resume)
             scoring = time.perf_counter()
             scored = {split: predict_rows(model, dataset, split) for split in _SCORED if dataset.has(split)}
@@ -173,23 +172,16 @@ def _run(
             results = {"valid": {}, "test": {}} | {split: metrics for split, (_, metrics) in scored.items()}
             tracker.tested(results["test"])
         if "test" in y_pred and group.leads:
-            labels = dataset.feature_map.labels
-            write_submission(y_pred["test"], files.prediction, files.submission, labels=labels)
+            write_submission(y_pred["test"], files, labels=dataset.feature_map.labels)
         record = make_record(
             prepared,
             dataset,
             y_pred,
             results,
-            files={
-                "checkpoint": str(files.checkpoint),
-                "log": str(files.log),
-                "curves": str(files.curves),
-                "events": str(files.events),
-            },
+            scoring,
+            files=("checkpoint", "log", "curves", "events"),
             parameters=parameters,
             processes=group.size,
-            plugins=[str(path) for path in prepared.plugins],
-            scoring={"rows": sum(map(len, y_pred.values())), "seconds": scoring},
             evaluations=[e.as_dict() for e in trainer.evaluations],
             rollbacks=trainer.rollbacks,
             seconds=time.perf_counter() - started,
@@ -198,28 +190,33 @@ def _run(
         )
         if not group.leads:
             return record
-        _write_results(prepared, record, trainer.evaluations, Path(results_folder), list(argv))
+        best = record["reachable"] and record["reachable"]["best_auc"]
+        title = f"{prepared.expid} on {params['dataset_id']}"
+        draw_curves(record["evaluations"], files.curves, title, best, record["calibration"])
+        keep_results(prepared, record, Path(results_folder), list(argv))
     checkpoints.clear()  # the weights are kept, and nothing is left to resume
     _tell_results(record, files, echo)
     return record
 
 
 def make_record(
-    prepared: Prepared, dataset: Dataset, y_pred: dict, results: dict, files: dict, **more: object
+    prepared: Prepared, dataset: Dataset, y_pred: dict, results: dict, scoring: float, files: Iterable[str] = (), **more
 ) -> dict:
     """The record of a run that has been scored.
 
     Args:
-        prepared: the run.
-        dataset: its data.
         y_pred: split -> predictions of its rows.
         results: split -> metrics, empty where it has no labels.
-        files: those that only a run of its kind has: what they are -> path.
+        scoring: seconds that the predictions took.
+        files: of :class:`~qin_zoo.experiment.files.RunFiles` those that only a run of its kind has.
         more: entries that only such a run knows.
     """
-    own, has_test, params = prepared.files, "test" in y_pred, prepared.params
+    own, params, summary = prepared.files, prepared.params, read_summary(dataset.folder)
+    clicks = [] if is_regression(params) or len(dataset.feature_map.labels) > 1 else y_pred
     compared = "test" if results["test"] else "valid"
     kept = {"checkpoint": own.checkpoint, "prediction": own.prediction}
+    named = dict.fromkeys((*files, "record", "report", "prediction", "submission"))
+    written = [name for name in named if "test" in y_pred or name not in ("prediction", "submission")]
     return {
         "schema_version": SCHEMA_VERSION,
         "expid": prepared.expid,
@@ -230,33 +227,23 @@ def make_record(
         "params": params,
         "rows": {split: dataset.rows(split) for split in SPLITS if dataset.has(split)},
         **results,
-        "reachable": _reachable(dataset),
-        "calibration": _calibration(params, dataset, y_pred),
+        "reachable": summary and {key: getattr(summary, key)["valid"] for key in ("best_auc", "blind_auc")},
+        "calibration": {
+            split: reliability(dataset.labels(split), y_pred[split]).as_dict()
+            for split in clicks
+            if dataset.has_labels(split)
+        },
         "draws": draw_split(dataset, compared, y_pred[compared], params["metrics"]),
+        "plugins": [str(path) for path in prepared.plugins],
+        "scoring": {"rows": sum(map(len, y_pred.values())), "seconds": scoring},
         **more,
         "environment": environment(),
         "data": dataset.fingerprints(),
         "sizes": dataset.sizes(),
         "numbering": numbering(dataset.folder),
         "sha256": {name: file_digest(file) for name, file in kept.items() if file.exists()},
-        "files": {
-            **files,
-            "record": str(own.record),
-            "report": str(own.report),
-            "prediction": str(own.prediction) if has_test else None,
-            "submission": str(own.submission) if has_test else None,
-        },
+        "files": named | {name: str(getattr(own, name)) for name in written},
     }
-
-
-def _of_fuxictr(prepared: Prepared) -> list[str]:
-    """What is done for a model that is not of the zoo, and may surprise those who know FuxiCTR or the zoo."""
-    lines, params = [], prepared.params
-    if params.get("data_loader"):
-        lines.append(f"data_loader {params['data_loader']} is not used: the zoo's own loader gives the same batches.")
-    if params["shuffle"] and not prepared.is_zoo_model:
-        lines.append("Rows are shuffled, and dropout drawn, as in FuxiCTR (shuffle: fuxictr).")
-    return lines
 
 
 def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict | None:
@@ -266,24 +253,6 @@ def finished_record(prepared: Prepared, dataset: Dataset | None = None) -> dict 
         return None
     data = (dataset or prepared.open_dataset()).fingerprints()
     return record if identity(record["params"], record["data"]) == identity(prepared.params, data) else None
-
-
-def _for_batch_norm(rows: Dataset, model, size: int, echo) -> Dataset:
-    """A day's rows in batches that are large enough: how many rows a day has is nobody's choice."""
-    enough = size_for_batch_norm(model, rows.rows("train"), size)
-    if enough == size:
-        return rows
-    echo(f"  batch_size {enough} instead of {size}, which leaves one row alone, too few for batch norm")
-    return rows.with_batch_size(enough)
-
-
-def _tracker(prepared: Prepared, dataset: Dataset, group: Group, resume: bool) -> Tracker:
-    """Event files for TensorBoard, and what else is wished for; nothing in processes that do not lead."""
-    params, files = prepared.params, prepared.files
-    if not resume and group.leads:
-        shutil.rmtree(files.events, ignore_errors=True)
-    sinks = sinks_of(params.get("tracker"), files.events, prepared.expid, params["dataset_id"]) if group.leads else []
-    return Tracker(sinks, params, dataset.has("test") and dataset.has_labels("test"))
 
 
 def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tracker, resume: bool) -> Trainer:
@@ -325,65 +294,24 @@ def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tra
     return trainer
 
 
-def _write_results(prepared: Prepared, record: dict, evaluations: list[Evaluation], folder: Path, argv: list) -> None:
-    """Curves, record, report, and the line in FuxiCTR's results CSV."""
-    from qin_zoo.experiment.curves import draw_curves
-
-    files, reachable = prepared.files, record["reachable"]
-    title = f"{prepared.expid} on {record['dataset_id']}"
-    best = reachable and reachable["best_auc"]
-    draw_curves(evaluations, files.curves, title, best, record["calibration"])
-    keep_results(prepared, record, folder, argv)
-
-
-def keep_results(prepared: Prepared, record: dict, folder: Path, argv: list) -> None:
-    """Writes record, report, and the line in FuxiCTR's results CSV."""
-    files = prepared.files
-    write_record(files.record, record)
-    write_report(files.report, record)
-    append_results_line(
-        folder / f"{prepared.config_dir.name}.csv",
-        argv,
-        prepared.expid,
-        record["dataset_id"],
-        record["valid"],
-        record["test"],
-    )
-
-
 def _tell_results(record: dict, files: RunFiles, echo: Callable[[str], None]) -> None:
     for split in ("valid", "test"):
         if record[split]:
             echo(f"{split:>5}: " + "  ".join(f"{k} {v:.6f}" for k, v in record[split].items()))
-    reachable = record["reachable"]
-    if reachable:
+    if reachable := record["reachable"]:
         echo(f"best reachable valid AUC {reachable['best_auc']:.4f}, without the history {reachable['blind_auc']:.4f}")
     echo(verdict(record, baselines_of(record)).replace("**", ""))
     submission = record["files"]["submission"]
     echo(f"report: {files.report}" + (f"   submission: {submission}" if submission else ""))
 
 
-def _reachable(dataset: Dataset) -> dict[str, float] | None:
-    """The best reachable valid AUC, with and without the history, of a sample dataset; None of any other."""
-    summary = read_summary(dataset.folder)
-    return summary and {"best_auc": summary.best_auc["valid"], "blind_auc": summary.blind_auc["valid"]}
-
-
-def _calibration(params: dict, dataset: Dataset, y_pred: dict) -> dict[str, dict]:
-    """How far the probabilities of each labelled split are from the share of clicks; empty for other predictions."""
-    if is_regression(params) or len(dataset.feature_map.labels) > 1:
-        return {}
-    return {s: reliability(dataset.labels(s), p).as_dict() for s, p in y_pred.items() if dataset.has_labels(s)}
-
-
 def _require_metrics(params: dict, dataset: Dataset) -> None:
     """Finds out before the training, not after an epoch, whether its metrics can be computed on the validation rows."""
     monitor = params["monitor"]
-    monitored = [monitor] if isinstance(monitor, str) else list(monitor)
-    y_true = dataset.labels("valid")
-    metrics = list(dict.fromkeys([*params["metrics"], *monitored]))
+    names, y_true = [monitor] if isinstance(monitor, str) else list(monitor), dataset.labels("valid")
+    metrics = list(dict.fromkeys([*params["metrics"], *names]))
     values = evaluate_metrics(y_true, np.full(len(y_true), 0.5), metrics, dataset.group_ids("valid"))
-    for name in monitored:
+    for name in names:
         if not np.isfinite(values[name]):
             within = " in one group" if needs_groups(name) else ""
             raise DataError(

@@ -22,10 +22,7 @@ def write_page(file: Path, package: str, template: str, **values: object) -> Non
     """
     from jinja2 import DictLoader, Environment
 
-    sources = {name: _read(package, name) for package, name in ((__name__, "base.html.j2"), (package, template))}
+    places = ((__name__, "base.html.j2"), (package, template))
+    sources = {name: resources.files(place).joinpath(name).read_text(encoding="utf-8") for place, name in places}
     text = Environment(autoescape=True, loader=DictLoader(sources)).get_template(template).render(**values)
     replace_text(Path(file), text)
-
-
-def _read(package: str, name: str) -> str:
-    return resources.files(package).joinpath(name).read_text(encoding="utf-8")

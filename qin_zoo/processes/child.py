@@ -15,7 +15,13 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 def begin_child() -> None:
     """Makes this process end as soon as its parent has, even by SIGKILL: nobody would take the result."""
-    threading.Thread(target=_wait_and_end, daemon=True, name="qin-zoo parent watch").start()
+    parent = multiprocessing.parent_process().sentinel
+
+    def watch() -> None:
+        wait([parent])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="qin-zoo parent watch").start()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
 
 
@@ -29,8 +35,3 @@ def end_with_launcher() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="qin-zoo launcher watch").start()
-
-
-def _wait_and_end() -> None:
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)

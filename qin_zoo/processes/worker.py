@@ -10,14 +10,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import IO, Any
 
 from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.files import fcntl
 from qin_zoo.processes.child import begin_child
 
 _POLL_SECONDS = 1.0
 _SAVING_SECONDS = 60.0
+_LAST_WORDS = ("done", "pruned", "failed", "stopped", "died")  # whatever else a training says is a question
 
 Train = Callable[[object, int, Connection], tuple]
 """A function of a module: of what was sent, the index of the GPU, and a connection to speak over meanwhile. What it
@@ -64,9 +68,11 @@ class Worker:
             died = f"killed by signal {-status}; memory was probably short" if status and status < 0 else f"{status}"
             return "died", f"its process ended (exit status {died})"
 
-    def ask_to_stop(self) -> None:
-        """Lets the training save a checkpoint and end."""
-        self._process.terminate()
+    def ask_to_stop(self) -> bool:
+        """Lets the training save a checkpoint and end; False where none has begun."""
+        if self._process is not None:
+            self._process.terminate()
+        return self._process is not None
 
     def stop(self, kill: bool = False) -> int | None:
         """Ends the process, at once if ``kill``; returns its exit status."""
@@ -80,7 +86,70 @@ class Worker:
         return process.exitcode
 
 
-def speaking(workers: Iterable[Worker]) -> list[Worker]:
+class Crew:
+    """Workers that train side by side; whatever becomes of one of them, the others go on.
+
+    Args:
+        gpus: a worker for each; -1 is a share of the CPU.
+        threads, train, lock: as of :class:`Worker`.
+
+    Attributes:
+        idle: workers that have nothing to do.
+        busy: worker -> the task that it was given.
+    """
+
+    def __init__(self, gpus: Iterable[int], threads: int, train: Train, lock: Path | None = None):
+        self.idle = [Worker(gpu, threads, train, lock) for gpu in gpus]
+        self.busy: dict[Worker, Any] = {}
+
+    def take(self, task: object) -> Worker:
+        """An idle worker, to be sent something that belongs to this task."""
+        worker = self.idle.pop(0)
+        self.busy[worker] = task
+        return worker
+
+    def run(self, fill: Callable[[], bool], hear: Callable[..., object], echo: Callable[[str], None]) -> None:
+        """Trains until all is done. Who was stopped before the end of its task is still busy with it afterwards.
+
+        Args:
+            fill: gives idle workers what there is, once a second at least, and tells whether more may come.
+            hear: of a task, what its worker says; in the midst of a training it is sent what this returns.
+        """
+        asked: set[Worker] = set()  # to stop
+        try:
+            while fill() or self.busy:
+                for worker in _speaking(self.busy):
+                    self._hear(worker, hear)
+        except BaseException as error:
+            asked |= self.busy.keys()
+            if asked and isinstance(error, KeyboardInterrupt):
+                echo("stopping; trainings save a checkpoint, Ctrl-C again ends them at once")
+                asked = {worker for worker in asked if worker.ask_to_stop()}
+                until = time.monotonic() + _SAVING_SECONDS
+                while asked and time.monotonic() < until:
+                    asked -= {worker for worker in _speaking(asked) if self._hear(worker, hear, stopping=True)}
+            raise
+        finally:
+            for worker in (*self.idle, *self.busy):
+                worker.stop(kill=worker in asked)
+
+    def _hear(self, worker: Worker, hear: Callable[..., object], stopping: bool = False) -> bool:
+        """Whether the worker's training has ended with what it says."""
+        task, (kind, *more) = self.busy[worker], worker.receive()
+        if kind not in _LAST_WORDS:
+            worker.connection.send(hear(task, kind, *more))
+            return False
+        if stopping and kind in ("stopped", "died"):  # died: before its training began
+            return True
+        del self.busy[worker]
+        self.idle.append(worker)
+        if kind == "failed" and worker.gpu >= 0:
+            worker.stop()  # an error on a GPU may spoil all that follows in its process
+        hear(task, "failed" if kind == "died" else kind, *more)
+        return True
+
+
+def _speaking(workers: Iterable[Worker]) -> list[Worker]:
     """Those that have something to say, after a second at most."""
     by_connection = {worker.connection: worker for worker in workers}
     if not by_connection:
@@ -89,31 +158,13 @@ def speaking(workers: Iterable[Worker]) -> list[Worker]:
     return [by_connection[connection] for connection in wait(list(by_connection), timeout=_POLL_SECONDS)]
 
 
-def let_them_save(unheard: set[Worker], hear: Callable[[Worker], bool]) -> None:
-    """Lets trainings save a checkpoint or finish, for a minute at most.
-
-    Args:
-        unheard: the workers; those whose training has ended are removed.
-        hear: takes what a worker has to say, and tells whether its training has ended.
-    """
-    for worker in unheard:
-        worker.ask_to_stop()
-    until = time.monotonic() + _SAVING_SECONDS
-    while unheard and time.monotonic() < until:
-        for worker in speaking(unheard):
-            if hear(worker):
-                unheard.discard(worker)
-
-
 def failure(error: Exception, log: Path | None) -> str:
-    """What to say of a training that raised an error; the traceback is added to its log.
-
-    Args:
-        error: what is being handled.
-        log: of the training; None before it has one.
-    """
+    """What to say of a training that raised the error which is being handled; its traceback is added to its log."""
     if log is not None:
-        _append(log, traceback.format_exc())
+        with suppress(OSError):  # the message is kept in any case
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(traceback.format_exc())
     if isinstance(error, QinZooError):
         return str(error)
     return f"{first_line(error)} (the traceback is in {log})" if log else repr(error)
@@ -125,7 +176,7 @@ def work(connection: Connection, train: Train, lock: Path | None, gpu: int, thre
         os.setsid()  # Ctrl-C reaches every process of the terminal's session; the parent decides what becomes of it
     begin_child()
     try:
-        held = _hold(lock) if lock else None
+        held = hold(lock) if lock else None
     except OSError:
         return  # the parent is gone already
     sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
@@ -134,7 +185,6 @@ def work(connection: Connection, train: Train, lock: Path | None, gpu: int, thre
     from qin_zoo.log import warnings_on_terminal
 
     warnings_on_terminal()
-
     torch.set_num_threads(threads)
     while True:
         try:
@@ -149,23 +199,11 @@ def work(connection: Connection, train: Train, lock: Path | None, gpu: int, thre
         held.close()
 
 
-def _append(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError:
-        pass  # the message of the failure is kept in any case
-
-
-def _hold(path: Path):
-    file = open(path)
-    try:
-        import fcntl
-
+def hold(path: Path, mode: str = "r") -> IO:
+    """Opens a file and shares its lock, which ends with the last process that does; OSError as of ``open``."""
+    file = open(path, mode)
+    if fcntl:
         fcntl.flock(file, fcntl.LOCK_SH)
-    except ImportError:
-        pass
     return file
 
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qin_zoo.errors import QinZooError
 from qin_zoo.results.entry import Entry
@@ -19,52 +18,22 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Something that is not the same in both.
-
-    Attributes:
-        what: key, file or package.
-        one, other: its values, as text; ``–`` where there is none.
-    """
-
-    what: str
-    one: str
-    other: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric of both.
-
-    Attributes:
-        name: of the metric.
-        one, other: with their errors; None where one of them has no such metric.
-        difference: ``one`` less ``other``, paired by user and seed where possible; None where their rows differ.
-    """
-
-    name: str
-    one: Estimate | None
-    other: Estimate | None
-    difference: Estimate | None
-
-
-@dataclass(frozen=True)
 class Comparison:
     """What two lines have not in common.
 
     Attributes:
-        one, other: the lines.
-        parameters, data, environment: what differs.
-        metrics: of the compared split.
+        lines: the two.
+        parameters, data, environment: key, file or package -> both values as text; ``–`` where there is none.
+        metrics: of the compared split -> ``one`` and ``other`` with their errors, and their ``difference``, paired by
+            user and seed where possible; None where one of them has no such metric, or their rows differ.
         same_rows: whether both were scored on the same rows, without which metrics cannot be subtracted.
     """
 
-    one: Line
-    other: Line
-    parameters: list[Difference]
-    data: list[Difference]
-    environment: list[Difference]
-    metrics: list[Measured]
+    lines: tuple[Line, Line]
+    parameters: dict[str, tuple[str, str]]
+    data: dict[str, tuple[str, str]]
+    environment: dict[str, tuple[str, str]]
+    metrics: dict[str, dict[str, Estimate | None]]
     same_rows: bool
 
 
@@ -81,34 +50,28 @@ def line_of(runs: Sequence[Run]) -> Line:
 
 
 def compare_runs(one: Sequence[Run], other: Sequence[Run]) -> Comparison:
-    """Compares two runs, or two lines of several seeds.
-
-    Args:
-        one, other: runs that differ in their seed only.
-    """
-    lines, first = (line_of(one), line_of(other)), (one[0], other[0])
-    entries = [line.first for line in lines]
-    same_rows = entries[0].rows_of == entries[1].rows_of
-    names = dict.fromkeys([*entries[0].values, *entries[1].values])
+    """Compares two runs, or two lines of runs that differ in their seed only."""
+    lines = line_of(one), line_of(other)
+    first = [line.first for line in lines]
+    same_rows = first[0].rows_of == first[1].rows_of
+    metrics: dict[str, dict[str, Estimate | None]] = {}
+    for name in dict.fromkeys([*first[0].values, *first[1].values]):
+        metrics[name] = dict(zip(("one", "other"), [line.estimate(name) for line in lines]))
+        metrics[name]["difference"] = compare(*lines, name) if same_rows else None
     return Comparison(
-        *lines,
-        _differences(*(_parameters(line) for line in lines)),
-        _differences(*(_data(run) for run in first)),
-        _differences(*({k: show_value(v) for k, v in e.environment.items()} for e in entries)),
-        [Measured(n, *(line.estimate(n) for line in lines), compare(*lines, n) if same_rows else None) for n in names],
+        lines,
+        _differences(*map(_parameters, lines)),
+        _differences(_data(one[0]), _data(other[0])),
+        _differences(*({key: show_value(v) for key, v in entry.environment.items()} for entry in first)),
+        metrics,
         same_rows,
     )
 
 
-def sparkline(curve: Sequence[float], low: float, high: float) -> str:
-    """A curve in a line of blocks.
-
-    Args:
-        curve: its values.
-        low, high: of the scale.
-    """
-    steps = len(_BLOCKS) - 1
-    span = high - low
+def sparkline(curve: Sequence[float], values: Sequence[float]) -> str:
+    """A curve in a line of blocks, on the scale of some values; ``?`` for what is not finite."""
+    steps, known = len(_BLOCKS) - 1, [value for value in values if math.isfinite(value)]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
     return "".join(
         "?" if not math.isfinite(v) else _BLOCKS[round(steps * (v - low) / span) if span > 0 else steps // 2]
         for v in curve
@@ -138,20 +101,20 @@ def _parameters(line: Line) -> dict[str, str]:
 
 def _data(run: Run) -> dict[str, str]:
     """What is known of each file: of a run its rows, content and place; of a stored result less."""
-    record, entry = run.record, run.entry
-    found = {f"{split} rows": f"{rows:,}" for split, rows in entry.rows.items()}
+    record = run.record
+    found = {f"{split} rows": f"{rows:,}" for split, rows in run.entry.rows.items()}
     if record is None:
-        return found | {"content of all": entry.content_of or _MISSING}
+        return found | {"content of all": run.entry.content_of or _MISSING}
     for split, about in record["data"].items():
-        parts: dict[str, Any] = {split: about, **{k: v for k, v in about.items() if isinstance(v, dict)}}
-        for part, of in parts.items():
-            found |= {f"{part} {key}": str(of[key]) for key in ("blake2b", "file") if key in of}
+        for part, of in {split: about, **about}.items():
+            if isinstance(of, dict):
+                found |= {f"{part} {key}": str(of[key]) for key in ("blake2b", "file") if key in of}
     return found
 
 
-def _differences(one: dict[str, str], other: dict[str, str]) -> list[Difference]:
-    both = ((key, one.get(key, _MISSING), other.get(key, _MISSING)) for key in dict.fromkeys([*one, *other]))
-    return [Difference(*found) for found in both if found[1] != found[2]]
+def _differences(one: dict[str, str], other: dict[str, str]) -> dict[str, tuple[str, str]]:
+    both = {key: (one.get(key, _MISSING), other.get(key, _MISSING)) for key in {**one, **other}}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def best_of(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from qin_zoo.experiment.record import content_of, course_of, identity, monitored
 from qin_zoo.metrics import check_metrics
 
 SCHEMA_VERSION = 1
-_OF_SEED = ("seed", "model_id", "continues", "continued_weights")  # which run of its seed a run continues
+_OF_SEED = ("seed", "continues", "continued_weights")  # which run of its seed a run continues
 PLAIN = "plain"  # the variation of an experiment as it is configured
 
 
@@ -103,30 +103,23 @@ class Entry(BaseModel):
 
 
 def entry_of(record: dict, found: dict | None = None) -> Entry:
-    """The entry of a run's record.
-
-    Args:
-        record: see :func:`qin_zoo.experiment.run.run_experiment`.
-        found: ``tests`` and ``slices`` of a study. Default: none.
-    """
-    params, seed = record["params"], record["params"]["seed"]
-    same = identity(params, record["data"])
+    """The entry of a run's record, with the ``tests`` and ``slices`` that a study found."""
+    seed, (parameters, data) = record["params"]["seed"], identity(record["params"], record["data"]).values()
     asked_for = record.get("asked_for", record["expid"])  # a run that was numbered belongs with the others of its name
     name = asked_for.removesuffix(f".s{seed}")
     experiment, _, variation = name.partition(".") if name != asked_for else (name, "", "")
-    without_seed = {k: v for k, v in same["parameters"].items() if k not in _OF_SEED}
+    params = {key: value for key, value in parameters.items() if key != "model_id"}
     split = "test" if record["test"] else "valid"
-    evaluations = record["evaluations"]
-    scoring = record.get("scoring")
-    looks = [monitored(params, e["metrics"]) for e in evaluations]
+    evaluations, scoring = record["evaluations"], record.get("scoring")
+    looks = [monitored(record["params"], e["metrics"]) for e in evaluations]
     return Entry(
         experiment=experiment,
         variation=variation or PLAIN,
         seed=seed,
         model=record["model"],
         dataset_id=record["dataset_id"],
-        identity=_hash({k: v for k, v in same["parameters"].items() if k != "model_id"}, same["data"]),
-        setting=_hash(without_seed, same["data"]),
+        identity=_hash(params, data),
+        setting=_hash({key: value for key, value in params.items() if key not in _OF_SEED}, data),
         rows_of=_hash({s: _rows(record["data"][s]) for s in ("valid", "test") if s in record["data"]}),
         content_of=content_of(record["data"]),
         split=split,
@@ -142,7 +135,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
         reachable=record["reachable"],
         **{key: (found or {}).get(key, {}) for key in ("tests", "slices")},
         environment=record["environment"],
-        params={k: v for k, v in same["parameters"].items() if k != "model_id"},
+        params=params,
     )
 
 
@@ -173,22 +166,20 @@ def parse_entry(data: object, where: str) -> Entry:
         )
     try:
         entry = Entry.model_validate(data)
+        if not entry.metrics.get(entry.split):
+            raise QinZooError(f"{where}: expected metrics of the {entry.split} split, found {entry.metrics}.")
         check_metrics(entry.values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise QinZooError(f"{where} is no result of qin-zoo: {key}: {first['msg']}.") from None
-    except KeyError:
-        raise QinZooError(f"{where}: expected metrics of the {entry.split} split, found {entry.metrics}.") from None
     except ConfigError as error:
         raise QinZooError(f"{where}: {error}") from None
-    if not entry.values:
-        raise QinZooError(f"{where}: expected metrics of the {entry.split} split, found none.")
     return entry
 
 
 def _rows(fingerprint: dict) -> dict:
-    """Of a split's fingerprint what says which rows they are, not where the file lies or what items look like."""
+    """Which rows they are, not where the file lies or what items look like."""
     return {key: value for key, value in fingerprint.items() if key not in ("item_info", "user_info", "file", "path")}
 
 

@@ -16,8 +16,6 @@ from qin_zoo.metrics import default_monitor, mode_of
 from qin_zoo.results.entry import PLAIN, Entry
 from qin_zoo.results.statistics import Estimate, deviation, estimate
 
-_BASES = (PLAIN, "none")
-
 
 @dataclass(frozen=True)
 class Line:
@@ -50,6 +48,14 @@ class Line:
         """Seed -> metric of the compared split."""
         return self.by_seed(lambda e: e.values.get(name))
 
+    def tested(self, test: str, name: str) -> dict[int, float]:
+        """Seed -> metric of a test."""
+        return self.by_seed(lambda e: e.tests.get(test, {}).get(name))
+
+    def sliced(self, kind: str, part: str, name: str) -> dict[int, float]:
+        """Seed -> metric of a slice's part."""
+        return self.by_seed(lambda e: e.slices.get(kind, {}).get(part, {}).get(name))
+
     def mean(self, name: str) -> float | None:
         """Of a metric, over seeds; None where no run has it."""
         values = list(self.metric(name).values())
@@ -61,9 +67,8 @@ class Line:
         None where a seed has none, or where others were drawn.
         """
         runs = [e.drawn for seed in self.seeds if seeds is None or seed in seeds for e in self.seeds[seed][:1]]
-        if not runs or any(d is None or name not in d.values for d in runs):
-            return None
-        if len({(d.drawn, len(d.values[name])) for d in runs}) > 1:
+        known = all(d is not None and name in d.values for d in runs)
+        if not known or len({(d.drawn, len(d.values[name])) for d in runs}) != 1:
             return None
         return np.mean([d.values[name] for d in runs], axis=0, dtype=np.float64), runs[0]
 
@@ -81,12 +86,6 @@ class Line:
     def cost(self) -> float:
         """Median of the runs' training seconds."""
         return statistics.median(e.seconds for e in self.entries)
-
-
-def parts_of(lines: Iterable[Line], kind: str) -> list[str]:
-    """Names of a slice's parts in any line, by the number they begin with."""
-    parts = {part for line in lines for entry in line.entries for part in entry.slices.get(kind, {})}
-    return sorted(parts, key=lambda part: (int(digits[0]) if (digits := re.findall(r"^\d+", part)) else -1, part))
 
 
 def about_slices(kind: str) -> tuple[str, str]:
@@ -109,10 +108,10 @@ def compare(one: Line, other: Line, name: str) -> Estimate | None:
     same. Else the errors of their seeds add up, and a single seed has none: a model without chance needs no more.
     """
     mine, theirs = one.metric(name), other.metric(name)
-    common = mine.keys() & theirs.keys()
-    by_seed = len(common) > 1 or mine.keys() == theirs.keys()
     if not mine or not theirs:
         return None
+    common = mine.keys() & theirs.keys()
+    by_seed = len(common) > 1 or mine.keys() == theirs.keys()
     both = [line.draws(name, common if by_seed else None) for line in (one, other)]
     drawn: tuple = ()
     if all(both) and both[0][1].drawn == both[1][1].drawn and both[0][0].shape == both[1][0].shape:
@@ -164,13 +163,24 @@ class Board:
         configured = {line.first.experiment for line in self.lines if line.first.variation == PLAIN}
         plain = [x for x in self.lines if x.first.variation == PLAIN or x.first.experiment not in configured]
         sign = -1 if mode_of(self.monitor) == "max" else 1
+        means = ((line.mean(self.monitor), line) for line in plain)
+        places = [(math.inf if mean is None or math.isnan(mean) else sign * mean, line) for mean, line in means]
+        return [line for _, line in sorted(places, key=lambda place: place[0])]
 
-        def place(line: Line) -> tuple[bool, float]:
-            mean = line.mean(self.monitor)
-            unknown = mean is None or math.isnan(mean)
-            return unknown, 0.0 if unknown else sign * mean
+    def tests(self) -> tuple[list[Line], list[str]]:
+        """Lines that have some, and the names of all."""
+        names = dict.fromkeys(name for line in self.lines for entry in line.entries for name in entry.tests)
+        return [line for line in self.lines if any(entry.tests for entry in line.entries)], list(names)
 
-        return sorted(plain, key=place)
+    def slices(self) -> dict[str, tuple[list[Line], list[str]]]:
+        """Kind of slices -> lines that have such, and the names of all parts, by the number they begin with."""
+        found: dict[str, tuple[list[Line], list[str]]] = {}
+        for kind in dict.fromkeys(kind for line in self.lines for entry in line.entries for kind in entry.slices):
+            lines = [line for line in self.lines if any(kind in entry.slices for entry in line.entries)]
+            parts = {part for line in lines for entry in line.entries for part in entry.slices.get(kind, {})}
+            numbers = {part: int(digits[0]) if (digits := re.findall(r"^\d+", part)) else -1 for part in parts}
+            found[kind] = lines, sorted(parts, key=lambda part: (numbers[part], part))
+        return found
 
     def twin(self, line: Line) -> Line | None:
         """An earlier line, plain ones before variations, with the same figures to the last digit: the same model."""
@@ -195,12 +205,9 @@ class Board:
         by_experiment: dict[str, list[Line]] = {}
         for line in self.lines:
             by_experiment.setdefault(line.first.experiment, []).append(line)
-        order = {name: i for i, name in enumerate(_BASES)}
-        return {
-            name: sorted(lines, key=lambda line: order.get(line.first.variation, len(order)))
-            for name, lines in by_experiment.items()
-            if len(lines) > 1
-        }
+        order = {PLAIN: 0, "none": 1}
+        several = {name: lines for name, lines in by_experiment.items() if len(lines) > 1}
+        return {name: sorted(x, key=lambda line: order.get(line.first.variation, 2)) for name, x in several.items()}
 
 
 def boards(entries: Iterable[Entry]) -> list[Board]:

@@ -12,15 +12,9 @@ _VERSION = 1
 
 
 def read_probe(record_file: Path, record: dict, asked: dict | None = None) -> dict | None:
-    """What was found about this very run.
+    """What was found about this very run; None where nothing is known, or of a run with other parameters or data.
 
-    Args:
-        record_file: the run's record.
-        record: the same, read.
-        asked: what was asked; None for whatever it was.
-
-    Returns:
-        None where nothing is known, or of a run with other parameters or data, or where something else was asked.
+    Also None where something else was asked than ``asked``; that itself is None for whatever it was.
     """
     try:
         stored = read_json(_file(record_file))

@@ -25,26 +25,15 @@ def write_html(boards: list[Board], file: Path, title: str) -> None:
     from markupsafe import Markup
 
     with style(PAGE):
-        shown = [
-            {
-                "name": board.name,
-                "tables": tables(board),
-                "plots": [(p, Markup(svg(p.figure, f"b{i}p{k}"))) for k, p in enumerate(plots(board))],
-            }
-            for i, board in enumerate(boards)
-        ]
+        shown = []
+        for i, board in enumerate(boards):
+            pictures = [(plot, Markup(svg(plot.figure, f"b{i}p{k}"))) for k, plot in enumerate(plots(board))]
+            shown.append({"name": board.name, "tables": tables(board), "plots": pictures})
     write_page(file, "qin_zoo.results", "leaderboard.html.j2", title=title, told=_TOLD, boards=shown)
 
 
 def write_markdown(boards: list[Board], file: Path, title: str, failed: Mapping[str, str] | None = None) -> None:
-    """Tables, and pictures in files beside the page: ``<name>_<board>_<picture>.png``.
-
-    Args:
-        boards: what is shown.
-        file: the page.
-        title: its heading.
-        failed: run -> why it failed. Default: none has.
-    """
+    """Tables, and pictures in files beside the page, ``<name>_<board>_<picture>.png``; and why which runs failed."""
     parts = [f"# {title}", _TOLD]
     for board in boards:
         parts.append(f"## {board.name}")
@@ -63,35 +52,7 @@ def write_markdown(boards: list[Board], file: Path, title: str, failed: Mapping[
 
 def write_csv(boards: list[Board], file: Path) -> None:
     """A row for each run: what it is, metrics of the scored split, cost; then its tests and slices."""
-    rows = []
-    for board in boards:
-        for line in board.lines:
-            for entry in line.entries:
-                row = {
-                    "dataset": entry.dataset_id,
-                    "experiment": entry.experiment,
-                    "variation": entry.variation,
-                    "model": entry.model,
-                    "seed": entry.seed,
-                    "split": entry.split,
-                    **entry.values,
-                    **_errors(entry),
-                    "ECE": entry.calibration["ece"] if entry.calibration else "",
-                    "parameters": entry.parameters,
-                    "seconds": f"{entry.seconds:.1f}",
-                    "rows_per_second": f"{entry.scored:.0f}" if entry.scored else "",
-                    "curve": entry.course,
-                    "tuning_trials": entry.tuning["trials"] if entry.tuning else "",
-                    "tuning_minutes": f"{entry.tuning['minutes']:.2f}" if entry.tuning else "",
-                }
-                row |= {f"{m} {test}": v for test, values in entry.tests.items() for m, v in values.items()}
-                row |= {
-                    f"{m} {kind} {part}": v
-                    for kind, parts in entry.slices.items()
-                    for part, values in parts.items()
-                    for m, v in values.items()
-                }
-                rows.append(row)
+    rows = [_row(entry) for board in boards for line in board.lines for entry in line.entries]
     header = list(dict.fromkeys(key for row in rows for key in row))
     with replace_file(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, header, restval="")
@@ -99,8 +60,22 @@ def write_csv(boards: list[Board], file: Path) -> None:
         writer.writerows(rows)
 
 
-def _errors(entry: Entry) -> dict[str, str]:
-    """Standard errors of a run's metrics from who its users are."""
+def _row(entry: Entry) -> dict[str, object]:
     drawn = entry.drawn
     errors = {name: estimate([0.0], values).users for name, values in drawn.values.items()} if drawn else {}
-    return {f"{name} error over users": f"{error:.6f}" for name, error in errors.items() if not math.isnan(error)}
+    row = {
+        "dataset": entry.dataset_id,
+        **{key: getattr(entry, key) for key in ("experiment", "variation", "model", "seed", "split")},
+        **entry.values,
+        **{f"{name} error over users": f"{error:.6f}" for name, error in errors.items() if not math.isnan(error)},
+        "ECE": entry.calibration["ece"] if entry.calibration else "",
+        "parameters": entry.parameters,
+        "seconds": f"{entry.seconds:.1f}",
+        "rows_per_second": f"{entry.scored:.0f}" if entry.scored else "",
+        "curve": entry.course,
+        "tuning_trials": entry.tuning["trials"] if entry.tuning else "",
+        "tuning_minutes": f"{entry.tuning['minutes']:.2f}" if entry.tuning else "",
+    }
+    parts = [*entry.tests.items()]
+    parts += [(f"{kind} {part}", v) for kind, found in entry.slices.items() for part, v in found.items()]
+    return row | {f"{metric} {part}": value for part, values in parts for metric, value in values.items()}

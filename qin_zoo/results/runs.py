@@ -65,19 +65,6 @@ class Run:
         return name == self.name and dataset in ("", self.entry.dataset_id)
 
 
-@dataclass(frozen=True)
-class Unfinished:
-    """A run that has no result yet.
-
-    Attributes:
-        files: where it lies.
-        process: that trains it now; None of one that was stopped.
-    """
-
-    files: RunFiles
-    process: int | None
-
-
 def find_runs(roots: Iterable[Path] = ROOTS, warn: Callable[[str], None] = logging.warning) -> list[Run]:
     """The finished runs below some folders, the newest first; a run that lies in a store, too, is there once.
 
@@ -88,16 +75,16 @@ def find_runs(roots: Iterable[Path] = ROOTS, warn: Callable[[str], None] = loggi
     there = [root for root in map(Path, roots) if root.is_dir()]
     runs = [Run(file, entry) for file, entry in find_files(there, warn)]
     runs.sort(key=lambda run: (run.is_stored, -run.file.stat().st_mtime))
-    known: dict[tuple[str, bool], Run] = {}
     trained = {run.entry.digest for run in runs if not run.is_stored}
-    for run in runs:
-        if not (run.is_stored and run.entry.digest in trained):
-            known[str(run.file.resolve()), run.is_stored] = run
+    known = {run.file.resolve(): run for run in runs if not (run.is_stored and run.entry.digest in trained)}
     return list(known.values())
 
 
-def find_unfinished(roots: Iterable[Path] = ROOTS) -> Iterator[Unfinished]:
-    """Runs that are trained now, or were stopped with a checkpoint, by name."""
+def find_unfinished(roots: Iterable[Path] = ROOTS) -> Iterator[tuple[RunFiles, int | None]]:
+    """Runs that have no result yet, by name: where they lie, and the process that trains them now.
+
+    None instead of a process where the run was stopped with a checkpoint.
+    """
     for root in roots:
         for folder, folders, files in os.walk(root):
             folders.sort()
@@ -108,7 +95,7 @@ def find_unfinished(roots: Iterable[Path] = ROOTS) -> Iterator[Unfinished]:
                 process = LockFile(of.lock).read().get("process")
                 running = process if isinstance(process, int) and is_running(process) else None
                 if not of.record.exists() and (running or any(of.checkpoints.glob("step-*.json"))):
-                    yield Unfinished(of, running)
+                    yield of, running
 
 
 def resolve(text: str, roots: Iterable[Path] = ROOTS) -> list[Run]:

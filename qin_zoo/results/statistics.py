@@ -50,6 +50,15 @@ class Estimate:
         return float(self.error * self._t.ppf(1 - SIGNIFICANT / 2)) if self.error > 0 else self.error
 
     @property
+    def interval(self) -> list[float] | None:
+        """Both ends of the 95 % interval; None where no error is known."""
+        return None if math.isnan(self.half) else [self.mean - self.half, self.mean + self.half]
+
+    def interval_text(self, sign: str = "") -> str:
+        """``[0.6843, 0.7181]``, with a ``+`` as sign where they are above 0; empty where no error is known."""
+        return f"[{', '.join(f'{end:{sign}.4f}' for end in self.interval)}]" if self.interval else ""
+
+    @property
     def p(self) -> float:
         """Of the two-sided test against 0; NaN where no error is known."""
         if math.isnan(self.mean) or math.isnan(self.error):
@@ -74,14 +83,10 @@ def estimate(by_seed: Sequence[float], draws: np.ndarray | None = None, users: i
         draws: (draws,) mean over seeds in each draw of users. Default: not known.
         users: how many there are.
     """
-    seeds = deviation(by_seed) / math.sqrt(len(by_seed))
-    return Estimate(statistics.fmean(by_seed), _deviation(draws), seeds, (max(users - 1, 1), max(len(by_seed) - 1, 1)))
-
-
-def _deviation(draws: np.ndarray | None) -> float:
-    if draws is None or np.isfinite(draws).mean() < 0.5:
-        return math.nan
-    return float(np.nanstd(draws, ddof=1))
+    known = draws is not None and np.isfinite(draws).mean() >= 0.5
+    error_of_users = float(np.nanstd(draws, ddof=1)) if known else math.nan
+    error_of_seeds, freedom = deviation(by_seed) / math.sqrt(len(by_seed)), (users - 1, len(by_seed) - 1)
+    return Estimate(statistics.fmean(by_seed), error_of_users, error_of_seeds, tuple(max(f, 1) for f in freedom))
 
 
 def deviation(values: Sequence[float]) -> float:

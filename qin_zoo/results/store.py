@@ -6,12 +6,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.record import read_record
-from qin_zoo.files import read_json, replace_file
+from qin_zoo.files import read_json, replace_text
 from qin_zoo.results.entry import Entry, entry_of, parse_entry, record_of
 from qin_zoo.results.probes import read_probe
 
@@ -54,16 +55,12 @@ class Store:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise QinZooError(f"Cannot write to {file.parent}: {error.strerror}. Name another --store.") from error
-        with replace_file(file) as temporary:
-            text = json.dumps(entry.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(entry.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+        replace_text(file, text + "\n")
         return said
 
     def entries(self, warn: Warn = logging.warning) -> list[Entry]:
-        """All entries, in the order of their names.
-
-        Args:
-            warn: told of each file that is damaged or unknown, and left out.
+        """All entries, in the order of their names; ``warn`` is told of damaged or unknown files, which are left out.
 
         Raises:
             QinZooError: there is no such folder.
@@ -92,13 +89,14 @@ def find_files(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterator[
     Raises:
         QinZooError: a path does not exist, or a file is neither a record nor an entry.
     """
+    from_folder = partial(_from_file, trials=False)
     for path in map(Path, paths):
         if path.is_dir():
             for folder, folders, files in os.walk(path):
                 folders.sort()
                 for name in sorted(files):
                     file = Path(folder, name)
-                    if file.suffix == ".json" and (entry := _try_entry(_from_folder, file, warn)) is not None:
+                    if file.suffix == ".json" and (entry := _try_entry(from_folder, file, warn)) is not None:
                         yield file, entry
         elif path.is_file():
             entry = _from_file(path)
@@ -112,19 +110,22 @@ def find_files(paths: Iterable[Path], warn: Warn = logging.warning) -> Iterator[
 def stored_run(file: Path) -> dict | None:
     """Of a result in a store what repeating its run needs, see :func:`~qin_zoo.results.entry.record_of`.
 
-    Returns:
-        None for any other file.
+    None for any other file.
 
     Raises:
         QinZooError: it is damaged, or lacks some of that.
     """
+    data = _read_dict(file)
+    return record_of(parse_entry(data, str(file)), str(file)) if "setting" in data else None
+
+
+def _read_dict(file: Path) -> dict:
+    """What a JSON file holds; empty where that is no mapping."""
     try:
         data = read_json(file)
     except (OSError, ValueError):
-        return None
-    if not isinstance(data, dict) or "setting" not in data:
-        return None
-    return record_of(parse_entry(data, str(file)), str(file))
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def _try_entry(read: Callable[[Path], Entry | None], file: Path, warn: Warn) -> Entry | None:
@@ -136,20 +137,13 @@ def _try_entry(read: Callable[[Path], Entry | None], file: Path, warn: Warn) -> 
         return None
 
 
-def _from_folder(file: Path) -> Entry | None:
-    return _from_file(file, trials=False)
-
-
 def _from_file(file: Path, trials: bool = True) -> Entry | None:
-    try:
-        data = read_json(file)
-    except (OSError, ValueError):
-        return None
-    if isinstance(data, dict) and "setting" in data:
-        return _read_entry(file)
+    data = _read_dict(file)
+    if "setting" in data:
+        return parse_entry(data, str(file))
     record = read_record(file)
     if record is None:
-        if isinstance(data, dict) and {"expid", "params", "evaluations"} <= data.keys():
+        if {"expid", "params", "evaluations"} <= data.keys():
             raise QinZooError(f"{file}: the record is damaged, or was written by another version. Delete it.")
         return None
     if not (record.get("valid") or record.get("test")) or ("trial_of" in record and not trials):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qin_zoo.results.lines import Board, Line, about_slices, compare, paired, parts_of
+from qin_zoo.results.lines import Board, Line, about_slices, compare, paired
 from qin_zoo.results.statistics import SIGNIFICANT, Estimate, estimate, holm, mean_and_spread
 
 _PAIRED = (
@@ -47,132 +47,121 @@ class Table:
     rows: list[list[Cell]]
 
 
+Column = tuple[str, list[Cell]]
+
+
 def tables(board: Board) -> list[Table]:
     """All tables that a board has numbers for."""
     made = [_models(board)] if board.ranked() else []
     made += [_variations(board, experiment, lines) for experiment, lines in board.variations().items()]
-    if any(entry.tests for line in board.lines for entry in line.entries):
+    if board.tests()[0]:
         made.append(_tests(board))
-    kinds = dict.fromkeys(kind for line in board.lines for entry in line.entries for kind in entry.slices)
-    return made + [_slices(board, kind) for kind in kinds]
+    return made + [_slices(board, kind, *found) for kind, found in board.slices().items()]
+
+
+def _table(kind: str, title: str, note: str, columns: list[Column]) -> Table:
+    header, cells = zip(*columns)
+    return Table(kind, title, note, list(header), [list(row) for row in zip(*cells)])
 
 
 def _models(board: Board) -> Table:
-    lines, monitor = board.ranked(), board.monitor
-    reachable, twins = _reachable(board), {id(line): board.twin(line) for line in lines}
-    to_first = [
-        compare(line, lines[0], monitor) if line is not lines[0] and twins[id(line)] is None else None for line in lines
+    lines, monitor, known = board.ranked(), board.monitor, board.first.reachable
+    reachable = known["best_auc"] if known and monitor == "AUC" else None
+    twins = {line.name: twin for line in lines if (twin := board.twin(line))}
+    others = [line is not lines[0] and line.name not in twins for line in lines]
+    to_first = [compare(line, lines[0], monitor) if other else None for line, other in zip(lines, others)]
+    ((changes, p_values),) = _differences([to_first])
+    columns = [("model", [Cell(line.name) for line in lines]), *_metrics(board, lines)]
+    if reachable:
+        valid = [line.by_seed(lambda e: e.metrics.get("valid", {}).get(monitor)).values() for line in lines]
+        columns.append(("below reachable", [_spread([reachable - v for v in values]) for values in valid]))
+    ece = [line.by_seed(lambda e: e.calibration and e.calibration["ece"]).values() for line in lines]
+    scored = [[e.scored for e in line.entries if e.scored] for line in lines]
+    columns += [
+        ("ECE", [_spread(values) for values in ece]),
+        (f"Δ {monitor} to the first", changes),
+        ("p", p_values),
+        ("visible", [_number(math.nan if apart is None else apart.visible) for apart in to_first]),
+        *_costs(lines),
+        ("rows/s scored", [_whole(statistics.median(rates)) if rates else Cell("") for rates in scored]),
     ]
-    changes = _differences([[found] for found in to_first])
-    given = [_given(line) for line in lines]
-    header = ["model", "seeds", *board.metrics, *(["below reachable"] if reachable else []), "ECE"]
-    header += [f"Δ {monitor} to the first", "p", "visible", *(["tuned"] if any(given) else []), "curves"]
-    header += ["parameters", "training s", "rows/s scored"]
-    rows = []
-    for line, change, apart, spent in zip(lines, changes, to_first, given):
-        valid = line.by_seed(lambda e: e.metrics.get("valid", {}).get(monitor))
-        below = [reachable - v for v in valid.values()] if reachable else []
-        ece = line.by_seed(lambda e: e.calibration and e.calibration["ece"])
-        scored = [e.scored for e in line.entries if e.scored]
-        cells = [Cell(line.name), Cell(str(len(line.seeds)), len(line.seeds))]
-        cells += [_figure(line, metric) for metric in board.metrics]
-        cells += [_spread(below)] if reachable else []
-        cells += [
-            _spread(ece.values()),
-            *change,
-            _number(math.nan if apart is None else apart.visible),
-            *([Cell(spent)] if any(given) else []),
-            _courses(line),
-            Cell(f"{line.first.parameters:,}", line.first.parameters),
-            Cell(f"{line.cost():,.0f}", line.cost()),
-            Cell(f"{statistics.median(scored):,.0f}", statistics.median(scored)) if scored else Cell(""),
-        ]
-        rows.append(cells)
     note = (
         f"{_FIGURES}, {_of(board)}, the best {monitor} first. ECE: expected calibration error. Δ: difference from the "
         f"first line with its own 95 % interval, {_PAIRED} visible: the smallest true difference that this comparison "
-        "finds four times in five. Times are medians of the machines they ran on."
+        f"finds four times in five. Times are medians of the machines they ran on.{_told(board, lines, twins)}"
     )
-    note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
-    if len(alike := {_asked(line) for line in lines if line.first.curve}) > 1:
-        note += f" Tuning was not the same for all: {', '.join(sorted(alike))}."
-    elif alike and any(given):
-        note += f" Each was given {alike.pop()} on the validation split."
+    asked = {_tuning(line)["asked"] if _tuning(line) else "nothing" for line in lines if line.first.curve}
+    if len(asked) > 1:
+        note += f" Tuning was not the same for all: {', '.join(sorted(asked))}."
+    elif asked and any(map(_tuning, lines)):
+        note += f" Each was given {asked.pop()} on the validation split."
     for line, metric, runs in board.undefined():
         note += f" {metric} is not a number in {runs} of {len(line.entries)} runs of {line.name}."
     if reachable:
-        blind = board.first.reachable["blind_auc"]
-        note += (
-            f" The click probabilities are known: the best reachable valid AUC is {reachable:.4f}, and {blind:.4f} for "
-            "a model that is blind to the history."
-        )
-    return Table("models", "Models", note, header, rows)
+        note += f" The click probabilities are known: the best reachable valid AUC is {reachable:.4f}, and "
+        note += f"{known['blind_auc']:.4f} for a model that is blind to the history."
+    return _table("models", "Models", note, columns)
 
 
 def _variations(board: Board, experiment: str, lines: list[Line]) -> Table:
-    base, metrics = lines[0], board.metrics
-    twins = {id(line): board.twin(line) for line in lines}
-    changes = _differences([[compare(x, base, m) if x is not base else None for m in metrics] for x in lines])
-    given = [_given(line) for line in lines]
-    header = ["variation", "seeds", *metrics]
-    header += [column for metric in metrics for column in (f"Δ {metric}", "p")]
-    header += [*(["tuned"] if any(given) else []), "curves", "parameters", "training s"]
-    rows = []
-    for line, change, spent in zip(lines, changes, given):
-        twin = twins[id(line)]
-        rows.append(
-            [
-                Cell(_variation(line, lines) + (f" (= {twin.name})" if twin else "")),
-                Cell(str(len(line.seeds)), len(line.seeds)),
-                *(_figure(line, m) for m in metrics),
-                *change,
-                *([Cell(spent)] if any(given) else []),
-                _courses(line),
-                Cell(f"{line.first.parameters:,}", line.first.parameters),
-                Cell(f"{line.cost():,.0f}", line.cost()),
-            ]
-        )
+    twins = {line.name: twin for line in lines if (twin := board.twin(line))}
+    apart = [[compare(x, lines[0], m) if x is not lines[0] else None for x in lines] for m in board.metrics]
+    names = [
+        _variation(line, lines) + (f" (= {twins[line.name].name})" if line.name in twins else "") for line in lines
+    ]
+    columns = [("variation", [Cell(name) for name in names]), *_metrics(board, lines)]
+    for metric, (changes, p_values) in zip(board.metrics, _differences(apart)):
+        columns += [(f"Δ {metric}", changes), ("p", p_values)]
     note = f"{_FIGURES}, {_of(board)}. Δ: difference from the first line with its own 95 % interval, {_PAIRED[:-1]}."
-    note += _told_of_users(board) + _told_of_courses(lines) + _told_of_twins(lines, twins)
-    return Table("variations", f"{experiment} in variations", note, header, rows)
+    note += _told(board, lines, twins)
+    return _table("variations", f"{experiment} in variations", note, [*columns, *_costs(lines)])
 
 
 def _tests(board: Board) -> Table:
-    monitor = board.monitor
-    lines = [line for line in board.lines if any(e.tests for e in line.entries)]
-    names = dict.fromkeys(name for line in lines for e in line.entries for name in e.tests)
-    changes = []
-    for line in lines:
-        own = line.metric(monitor)
-        tested = [paired(line.by_seed(lambda e, n=name: e.tests.get(n, {}).get(monitor)), own) for name in names]
-        changes.append([estimate(values) if values else None for values in tested])
-    rows = [
-        [Cell(line.name), _figure(line, monitor), *change[::2]] for line, change in zip(lines, _differences(changes))
-    ]
+    monitor, (lines, names) = board.monitor, board.tests()
+    changes = [[paired(line.tested(name, monitor), line.metric(monitor)) for line in lines] for name in names]
+    apart = [[estimate(values) if values else None for values in column] for column in changes]
+    columns = [("trained as", [Cell(line.name) for line in lines])]
+    columns += [("unchanged", [_figure(line, monitor) for line in lines])]
+    columns += [(name, cells) for name, (cells, _) in zip(names, _differences(apart))]
     note = (
         f"{monitor}, {_of(board)}; then how much it changes when the same weights score the same rows with their data "
         f"changed, paired by seed, with its interval over seeds; * where p < {SIGNIFICANT}, after Holm over the table."
     )
-    return Table("tests", "Harder data at the test", note, ["trained as", "unchanged", *names], rows)
+    return _table("tests", "Harder data at the test", note, columns)
 
 
-def _slices(board: Board, kind: str) -> Table:
+def _slices(board: Board, kind: str, lines: list[Line], parts: list[str]) -> Table:
     monitor, (title, rows_of) = board.monitor, about_slices(kind)
-    lines = [line for line in board.lines if any(kind in e.slices for e in line.entries)]
-    parts = parts_of(lines, kind)
-    header = ["trained as", *parts]
-    rows = []
-    for line in lines:
-        cells = [Cell(line.name)]
-        for part in parts:
-            found = [e.slices[kind][part] for e in line.entries if part in e.slices.get(kind, {})]
-            values = line.by_seed(lambda e, p=part: e.slices.get(kind, {}).get(p, {}).get(monitor))
+    columns = [("trained as", [Cell(line.name) for line in lines])]
+    for part in parts:
+        cells = []
+        for line in lines:
+            values = line.sliced(kind, part, monitor)
+            rows = [e.slices[kind][part]["rows"] for e in line.entries if part in e.slices.get(kind, {})]
             cell = _spread(values.values())
-            count = statistics.fmean(part["rows"] for part in found) if found else 0
-            cells.append(Cell(f"{cell.text} ({count:,.0f})" if cell.text else "", cell.value))
-        rows.append(cells)
-    note = f"{monitor} of {rows_of}; mean number of rows in brackets."
-    return Table("slices", title, note, header, rows)
+            cells.append(Cell(f"{cell.text} ({statistics.fmean(rows):,.0f})", cell.value) if values else cell)
+        columns.append((part, cells))
+    return _table("slices", title, f"{monitor} of {rows_of}; mean number of rows in brackets.", columns)
+
+
+def _metrics(board: Board, lines: list[Line]) -> list[Column]:
+    seeds = [Cell(str(len(line.seeds)), len(line.seeds)) for line in lines]
+    return [("seeds", seeds), *((metric, [_figure(line, metric) for line in lines]) for metric in board.metrics)]
+
+
+def _costs(lines: list[Line]) -> list[Column]:
+    """Of each line what its training took, and what its tuning where there was some."""
+    given = [_tuning(line) for line in lines]
+    tuned = [Cell(f"{spent['trials']} trials, {spent['minutes']:.1f} min" if spent else "") for spent in given]
+    courses = [line.courses() for line in lines]
+    curves = [Cell(", ".join(f"{n} {course}" for course, n in c.most_common()), sum(c.values())) for c in courses]
+    return [
+        *([("tuned", tuned)] if any(given) else []),
+        ("curves", curves),
+        ("parameters", [_whole(line.first.parameters) for line in lines]),
+        ("training s", [_whole(line.cost()) for line in lines]),
+    ]
 
 
 def _variation(line: Line, lines: list[Line]) -> str:
@@ -185,11 +174,6 @@ def _of(board: Board) -> str:
     return f"{board.first.rows[split]:,} rows of the {split} split"
 
 
-def _reachable(board: Board) -> float | None:
-    found = board.first.reachable
-    return found["best_auc"] if found and board.monitor == "AUC" else None
-
-
 def _spread(values: Iterable[float]) -> Cell:
     values = list(values)
     return Cell.of(mean_and_spread(values), statistics.fmean(values)) if values else Cell("")
@@ -200,62 +184,52 @@ def _figure(line: Line, metric: str) -> Cell:
     values, found = list(line.metric(metric).values()), line.estimate(metric)
     if found is None:
         return Cell("")
-    text = mean_and_spread(values)
-    if not math.isnan(found.users):
-        text += f" [{found.mean - found.half:.4f}, {found.mean + found.half:.4f}]"
-    return Cell.of(text, found.mean)
+    interval = "" if math.isnan(found.users) else f" {found.interval_text()}"
+    return Cell.of(mean_and_spread(values) + interval, found.mean)
 
 
-def _differences(table: list[list[Estimate | None]]) -> list[list[Cell]]:
-    """Of each row a difference with its interval, and its p-value after Holm over the whole table; twice the cells."""
-    raised = iter(holm([e.p for row in table for e in row if e is not None]))
-    return [[cell for e in row for cell in _difference(e, math.nan if e is None else next(raised))] for row in table]
+def _differences(columns: list[list[Estimate | None]]) -> list[tuple[list[Cell], list[Cell]]]:
+    """Of each column differences with their intervals, and p-values after Holm over the whole table."""
+    raised = iter(holm([e.p for column in columns for e in column if e is not None]))
+    cells = [[_difference(e, math.nan if e is None else next(raised)) for e in column] for column in columns]
+    return [tuple(map(list, zip(*column))) for column in cells]
 
 
 def _difference(found: Estimate | None, p: float) -> tuple[Cell, Cell]:
     if found is None:
         return Cell(""), Cell("")
-    text = f"{found.mean:+.4f}"
-    if not math.isnan(found.half):
-        text += f" [{found.mean - found.half:+.4f}, {found.mean + found.half:+.4f}]"
-    text += " *" if p < SIGNIFICANT else ""
-    return Cell.of(text, found.mean), _number(p, 3)
+    texts = [f"{found.mean:+.4f}", found.interval_text("+"), "*" if p < SIGNIFICANT else ""]
+    return Cell.of(" ".join(filter(None, texts)), found.mean), _number(p, 3)
 
 
 def _number(value: float, digits: int = 4) -> Cell:
     return Cell("") if math.isnan(value) else Cell(f"{value:.{digits}f}", value)
 
 
-def _courses(line: Line) -> Cell:
-    counts = line.courses()
-    return Cell(", ".join(f"{n} {course}" for course, n in counts.most_common()), sum(counts.values()))
+def _whole(value: float) -> Cell:
+    return Cell(f"{value:,.0f}", value)
 
 
-def _given(line: Line) -> str:
-    """What was spent on tuning a line; empty where nothing was."""
-    spent = next((e.tuning for e in line.entries if e.tuning), None)
-    return f"{spent['trials']} trials, {spent['minutes']:.1f} min" if spent else ""
+def _tuning(line: Line) -> dict | None:
+    """What was spent on tuning a line."""
+    return next((e.tuning for e in line.entries if e.tuning), None)
 
 
-def _asked(line: Line) -> str:
-    return next((e.tuning["asked"] for e in line.entries if e.tuning), "nothing")
-
-
-def _told_of_users(board: Board) -> str:
+def _told(board: Board, lines: list[Line], twins: dict[str, Line]) -> str:
+    """Who the users are, which curves are suspicious, and which lines are the same."""
     drawn = next((e.drawn for line in board.lines for e in line.entries if e.draws), None)
     if drawn is None:
-        return " Who the users are is not in the intervals: no run has kept what other users would have shown."
-    whose = board.first.params.get("group_id")
-    return f" Users: {drawn.groups:,} of {whose}, drawn again." if whose else f" {drawn.groups:,} rows, drawn again."
-
-
-def _told_of_courses(lines: list[Line]) -> str:
+        note = " Who the users are is not in the intervals: no run has kept what other users would have shown."
+    else:
+        whose = board.first.params.get("group_id")
+        number = f"{drawn.groups:,}"
+        note = f" Users: {number} of {whose}, drawn again." if whose else f" {number} rows, drawn again."
     counts = sum((line.courses() for line in lines), Counter())
-    runs = sum(len(line.entries) for line in lines)
-    told = ", ".join(f"{n} {course}" for course, n in counts.most_common())
-    return f" Curves: of {runs} runs {told}, so where those models end is not known." if told else ""
-
-
-def _told_of_twins(lines: list[Line], twins: dict[int, Line | None]) -> str:
-    told = [f"{line.name} gives the figures of {twin.name}" for line in lines if (twin := twins[id(line)])]
-    return f" {'; '.join(told)} to the last digit: one model under two names, which counts once." if told else ""
+    if counts:
+        told = ", ".join(f"{n} {course}" for course, n in counts.most_common())
+        runs = sum(len(line.entries) for line in lines)
+        note += f" Curves: of {runs} runs {told}, so where those models end is not known."
+    if twins:
+        told = "; ".join(f"{name} gives the figures of {twin.name}" for name, twin in twins.items())
+        note += f" {told} to the last digit: one model under two names, which counts once."
+    return note

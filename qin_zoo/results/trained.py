@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from qin_zoo.config.experiments import parse_overrides, resolve_experiment
+from qin_zoo.config.experiments import Overrides, parse_overrides, resolve_experiment
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.from_data import is_model
 from qin_zoo.experiment.ownership import verify_weights
@@ -14,10 +14,8 @@ from qin_zoo.experiment.prepare import Prepared, prepare
 from qin_zoo.experiment.repeat import as_trained, prepare_repetition
 from qin_zoo.results.runs import ROOTS, find_runs, resolve_one
 
-Changes = Iterable[str] | Mapping[str, object] | None
 
-
-def find_record(run: str, config: Path | None = None, overrides: Changes = None) -> Path | None:
+def find_record(run: str, config: Path | None = None, overrides: Overrides = None) -> Path | None:
     """The record of a trained run; None for an experiment, whose record is looked up by its configuration.
 
     Args:
@@ -30,7 +28,7 @@ def find_record(run: str, config: Path | None = None, overrides: Changes = None)
     """
     if run.endswith(".json"):
         return Path(run)
-    root = Path(str(_parsed(overrides).get("model_root", ROOTS[0])))
+    root = Path(str(parse_overrides(overrides).get("model_root", ROOTS[0])))
     if not run.startswith("#"):
         try:
             resolve_experiment(run, config)
@@ -55,7 +53,6 @@ def find_run(
         run: see :func:`find_record`; or the name of a model, trained on the ``data`` of the options.
         config: folder with ``model_config.yaml``; of no meaning with a record.
         checkpoint: weights in the place of the run's own.
-        echo: is told what the configuration says otherwise than the record.
         options: as of :func:`~qin_zoo.experiment.prepare.prepare`.
 
     Raises:
@@ -70,10 +67,6 @@ def find_run(
     else:
         prepared = prepare(run, config, **options)
         own = prepared.files.checkpoint
-    prepared = as_trained(prepared, checkpoint or own, [*_parsed(overrides)], echo)
+    prepared = as_trained(prepared, checkpoint or own, parse_overrides(overrides), echo)
     verify_weights(checkpoint or own)
     return prepared, checkpoint or own
-
-
-def _parsed(overrides: Changes) -> Mapping[str, object]:
-    return overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])

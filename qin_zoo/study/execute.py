@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from qin_zoo.errors import CheckpointError
 from qin_zoo.experiment.prepare import Prepared
@@ -14,7 +16,7 @@ from qin_zoo.experiment.record import write_record
 from qin_zoo.experiment.run import finished_record, run_experiment
 from qin_zoo.files import LockFile
 from qin_zoo.log import silent
-from qin_zoo.processes.worker import Worker, failure, let_them_save, speaking
+from qin_zoo.processes.worker import Crew, failure
 from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import Study, StudyRun
 from qin_zoo.study.probe import probe, stored_probe
@@ -33,11 +35,8 @@ def run_missing(
     """Runs what has no record yet, and scores what the study's tests and slices ask for.
 
     Args:
-        study: what is asked of the runs.
-        runs: of the study.
         gpus: one process for each; -1 is a share of the CPU.
         options: of :func:`~qin_zoo.experiment.prepare.prepare`, the same for all runs.
-        echo: receives a line for every run.
         until: :func:`time.monotonic` after which no run is started. Default: never.
 
     Returns:
@@ -55,7 +54,7 @@ def run_missing(
     failures: dict[StudyRun, str] = {}
     for run, p in prepared.items():
         try:
-            record = over_periods(run, p, options, -1) if run.periods else _finished(p, study, run.tuning)
+            record = over_periods(run, p, options) if run.periods else _finished(p, study, run.tuning)
         except Exception as error:  # of this run's data, say; the others have their own
             failures[run] = failure(error, p.files.log)
             echo(f"{run.name} failed: {failures[run]}")
@@ -65,49 +64,25 @@ def run_missing(
     missing = [run for run in runs if run not in records and run not in failures]
     failed = f"{len(failures)} failed, " if failures else ""
     echo(f"{len(runs)} runs: {len(records)} finished before, {failed}{len(missing)} to do")
-    threads = share(len(gpus))  # the same for the last runs: sums depend on it
-    idle = [Worker(gpu, threads, train) for gpu in gpus[: len(missing)]]
-    busy: dict[Worker, StudyRun] = {}
-    unheard: set[Worker] = set()  # those that were asked to stop
-    waiting, ended = iter(missing), 0
+    # as many threads for the last runs, as sums depend on it
+    crew, waiting, number = Crew(gpus[: len(missing)], share(len(gpus)), train), iter(missing), count(1)
 
-    def hear(worker: Worker) -> bool:
-        nonlocal ended
-        run, (kind, *content) = busy.pop(worker), worker.receive()
-        idle.append(worker)
-        if unheard and kind in ("stopped", "died"):  # as it was asked to
-            return True
-        ended += 1
-        done = f"[{ended}/{len(missing)}] {run.name}"
+    def fill() -> bool:
+        over = until is not None and time.monotonic() > until
+        while crew.idle and not over and (run := next(waiting, None)) is not None:
+            crew.take(run).send((study, run, options))
+        return False
+
+    def hear(run: StudyRun, kind: str, what: Any) -> None:
+        done = f"[{next(number)}/{len(missing)}] {run.name}"
         if kind == "done":
-            records[run] = content[0]
-            echo(f"{done}: valid {_metrics(records[run]['valid'])}, {records[run]['seconds']:.0f} s")
+            records[run] = what
+            echo(f"{done}: valid {_metrics(what['valid'])}, {what['seconds']:.0f} s")
         else:
-            if worker.gpu >= 0:
-                worker.stop()  # an error on a GPU may spoil all that follows in its process
-            failures[run] = content[0]
-            echo(f"{done} failed: {content[0]}")
-        return True
+            failures[run] = what
+            echo(f"{done} failed: {what}")
 
-    try:
-        while True:
-            over = until is not None and time.monotonic() > until
-            while idle and not over and (run := next(waiting, None)) is not None:
-                busy[idle[0]] = run
-                idle.pop(0).send((study, run, options))
-            if not busy:
-                break
-            for worker in speaking(busy):
-                hear(worker)
-    except KeyboardInterrupt:
-        unheard |= busy.keys()
-        if unheard:
-            echo("stopping; runs save a checkpoint, Ctrl-C again ends them at once")
-        let_them_save(unheard, hear)
-        raise
-    finally:
-        for worker in (*idle, *busy):
-            worker.stop(kill=worker in unheard)
+    crew.run(fill, hear, echo)
     return records, failures
 
 
@@ -117,14 +92,14 @@ def train(job: tuple[Study, StudyRun, dict], gpu: int, connection: Connection) -
     Says ``("done", record)``, ``("failed", message)`` or, after a SIGTERM, ``("stopped", message)``.
     """
     study, run, options = job
-    log = None
+    prepared = None
     try:
-        log = run.prepare(**options).files.log
-        return "done", _train(study, run, options, gpu)
+        prepared = run.prepare(**options, gpu=gpu)
+        return "done", _train(prepared, study, run, options)
     except Stopped:
         return "stopped", "its process was told to stop; the same command goes on from here"
     except Exception as error:
-        return "failed", failure(error, log)
+        return "failed", failure(error, prepared and prepared.files.log)
 
 
 def _finished(prepared: Prepared, study: Study, tuning: dict | None) -> dict | None:
@@ -138,8 +113,7 @@ def _finished(prepared: Prepared, study: Study, tuning: dict | None) -> dict | N
     return None if found is None else record | found
 
 
-def _train(study: Study, run: StudyRun, options: dict, gpu: int = -1) -> dict:
-    prepared = run.prepare(**options, gpu=gpu)
+def _train(prepared: Prepared, study: Study, run: StudyRun, options: dict) -> dict:
     argv = ["qin-zoo", "study", run.name]
     common = {"echo": silent, "overwrite": True, "notes": {"tuning": run.tuning} if run.tuning else None}
 
@@ -152,7 +126,7 @@ def _train(study: Study, run: StudyRun, options: dict, gpu: int = -1) -> dict:
     if run.periods:
         with _alone(prepared):  # the first training is that of other runs, too
             trained(prepared)
-        return over_periods(run, prepared, options, gpu, trained)
+        return over_periods(run, prepared, options, trained)
     record = trained(prepared)
     return record | probe(prepared, record, study.tests, study.slices)
 

@@ -18,14 +18,12 @@ from qin_zoo.study.plan import StudyRun
 Train = Callable[[Prepared], dict | None]
 
 
-def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, train: Train = finished_record):
+def over_periods(run: StudyRun, prepared: Prepared, options: dict, train: Train = finished_record) -> dict | None:
     """The record of a run over all its periods; None where one of them is not finished.
 
     Args:
-        run: of the study.
         prepared: the training before, which the variations of an experiment have in common.
         options: of :func:`~qin_zoo.experiment.prepare.prepare`.
-        gpu: see there.
         train: gives the record of a training; None for one that there is not. Default: of what is finished.
 
     Returns:
@@ -37,10 +35,13 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
         if record is None:
             return None
         path = prepared.files.record if number == 1 else Path(record["files"]["record"])
-        changes = {**run.changes, **(options.get("overrides") or {})}
-        plugins = options.get("plugins")
         continued = prepare_continuation(
-            path, Path(folder), name=f"{run.name}.p{number}", gpu=gpu, overrides=changes, plugins=plugins
+            path,
+            Path(folder),
+            name=f"{run.name}.p{number}",
+            gpu=prepared.params["gpu"],
+            overrides={**run.changes, **(options.get("overrides") or {})},
+            plugins=options.get("plugins"),
         )
         record = train(continued)
         records.append(record)
@@ -51,10 +52,10 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, gpu: int, tra
     means = {s: {name: statistics.fmean(r[s][name] for r in records) for name in record[s]} for s in ("valid", "test")}
     slices = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
     seconds = sum(r["evaluations"][-1]["seconds"] if r["evaluations"] else r["seconds"] for r in records)
-    whole = {"expid": run.name, "asked_for": run.name, "seconds": seconds, "draws": _draws(parts, records)}
-    whole["rows"] = {name: sum(r["rows"][name] for r in records) for name in record["rows"]}
-    of_one = {"calibration": {}, "evaluations": []}  # the last period's are not those of all
-    return {**record, **means, **whole, **of_one, "slices": {"period": slices}}
+    of_all = {"expid": run.name, "asked_for": run.name, "seconds": seconds, "draws": _draws(parts, records)}
+    of_all["rows"] = {name: sum(r["rows"][name] for r in records) for name in record["rows"]}
+    of_all |= {"calibration": {}, "evaluations": [], "slices": {"period": slices}}  # of the last period, and not of all
+    return {**record, **means, **of_all}
 
 
 def _draws(continued: list[Prepared], records: list[dict]) -> dict | None:

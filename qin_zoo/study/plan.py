@@ -6,16 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qin_zoo.config.blocks import check_id
 from qin_zoo.config.experiments import defines_experiment
 from qin_zoo.config.safe_yaml import read_yaml
+from qin_zoo.config.values import Id
 from qin_zoo.data.variations import KEYS as VARIATION_KEYS
 from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.experiment.prepare import Prepared, prepare
 
 Seed = Annotated[int, Field(strict=True, ge=0)]
+
+
+def _each_once(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("it holds a value twice; name each once")
+    return values
 
 
 class Tuning(BaseModel):
@@ -68,15 +74,31 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    experiments: list[str] = Field(min_length=1)
-    datasets: dict[str, dict[str, Any]] = Field(default={}, min_length=1)
-    variations: dict[str, dict[str, Any]] = Field(default={"plain": {}}, min_length=1)
-    seeds: list[Seed] = Field(min_length=1)
-    tests: dict[str, dict[str, Any]] = {}
+    experiments: Annotated[list[Id], Field(min_length=1), AfterValidator(_each_once)]
+    datasets: dict[Id, dict[str, Any]] = Field(default={}, min_length=1)
+    variations: dict[Id, dict[str, Any]] = Field(default={"plain": {}}, min_length=1)
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_each_once)]
+    tests: dict[Id, dict[str, Any]] = {}
     slices: list[Literal["item_clicks", "user_clicks"]] = []
     periods: list[str] = []
     tuning: Tuning | None = None
     config: str | None = None
+
+    @model_validator(mode="after")
+    def _without_contradictions(self) -> Study:
+        if self.datasets and any("dataset_id" in changes for changes in self.variations.values()):
+            raise ValueError("datasets and a variation's dataset_id contradict each other; use one of them")
+        if self.periods and (self.tests or self.slices or self.tuning):
+            raise ValueError("tests, slices and tuning are not for periods; leave them out, or periods")
+        for name in self.tuning.spaces if self.tuning else ():
+            if name not in self.experiments:
+                hint = suggest(name, self.experiments)
+                raise ValueError(f"tuning.spaces: {name!r} is none of the study's experiments.{hint}")
+        for name, changes in self.tests.items():
+            if unknown := [key for key in changes if key not in VARIATION_KEYS]:
+                known = f"{suggest(unknown[0], VARIATION_KEYS)} A test may set {', '.join(sorted(VARIATION_KEYS))}"
+                raise ValueError(f"tests.{name}: unknown key {unknown[0]!r}.{known}")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,23 +133,15 @@ class StudyRun:
         return self.experiment, self.variation, self.dataset
 
     @property
-    def first(self) -> str:
-        """Name of the training that :meth:`prepare` gives: the run's, or that before the periods."""
-        return f"{self.experiment}.pretrained.s{self.seed}" if self.periods else self.name
-
-    @property
     def name(self) -> str:
         """Name of the run's files, which lie in a folder of their dataset."""
         return f"{self.experiment}.{self.variation}.s{self.seed}"
 
     def prepare(self, **options) -> Prepared:
-        """The run, before its periods where it has some, checked.
-
-        Args:
-            options: those of :func:`~qin_zoo.experiment.prepare.prepare`.
-        """
+        """The run, before its periods where it has some, checked; ``options`` are those of ``prepare``."""
         overrides = {**self.overrides, **(options.pop("overrides", None) or {})}
-        return prepare(self.experiment, self.config, overrides=overrides, name=self.first, **options)
+        name = f"{self.experiment}.pretrained.s{self.seed}" if self.periods else self.name
+        return prepare(self.experiment, self.config, overrides=overrides, name=name, **options)
 
 
 def read_study(file: Path) -> Study:
@@ -140,55 +154,31 @@ def read_study(file: Path) -> Study:
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: expected keys such as experiments and seeds, found {type(data).__name__}.")
     try:
-        study = Study.model_validate(data)
+        return Study.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(map(str, first["loc"]))
+        what = first.get("ctx", {}).get("error") or first["msg"]
         hint = suggest(key, list(Study.model_fields)) if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{file}: {key}: {first['msg']}.{hint}") from error
-    for kind, names in (
-        ("experiment id", study.experiments),
-        ("dataset_id", list(study.datasets)),
-        ("variation", list(study.variations)),
-        ("test", list(study.tests)),
-    ):
-        for name in names:
-            check_id(name, kind, str(file))
-    for kind, values in (("experiments", study.experiments), ("seeds", study.seeds)):
-        if len(set(values)) < len(values):
-            raise ConfigError(f"{file}: {kind} holds a value twice; name each once.")
-    if study.datasets and any("dataset_id" in changes for changes in study.variations.values()):
-        raise ConfigError(f"{file}: datasets and a variation's dataset_id contradict each other; use one of them.")
-    if study.periods and (study.tests or study.slices or study.tuning):
-        raise ConfigError(f"{file}: tests, slices and tuning are not for periods; leave them out, or periods.")
-    for name in study.tuning.spaces if study.tuning else ():
-        if name not in study.experiments:
-            hint = suggest(name, study.experiments)
-            raise ConfigError(f"{file}: tuning.spaces: {name!r} is none of the study's experiments.{hint}")
-    for name, changes in study.tests.items():
-        if unknown := [key for key in changes if key not in VARIATION_KEYS]:
-            hint = suggest(unknown[0], VARIATION_KEYS)
-            raise ConfigError(
-                f"{file}: tests.{name}: unknown key {unknown[0]!r}.{hint} A test may set "
-                f"{', '.join(sorted(VARIATION_KEYS))}."
-            )
-    return study
+        raise ConfigError(f"{file}: {key}{': ' if key else ''}{what}.{hint}") from error
 
 
 def plan_runs(study: Study, file: Path) -> list[StudyRun]:
     """Every run of a study, seed by seed, so that a study that is stopped has whole seeds behind it."""
-    folders: dict[str, Path | None] = {}
-    for experiment in study.experiments:
-        if study.config is not None:
-            folders[experiment] = file.parent / study.config
-        else:
-            folders[experiment] = file.parent if defines_experiment(file.parent, experiment) else None
+    folder, own = file.parent / (study.config or "."), study.config is not None
+    folders = {name: folder if own or defines_experiment(folder, name) else None for name in study.experiments}
     datasets = {name: {"dataset_id": name, **changes} for name, changes in study.datasets.items()}
-    later = bool(study.periods)
+    periods = tuple(study.periods)
     return [
         StudyRun(
-            experiment, dataset, variation, seed, {**common, **({} if later else changes), "seed": seed},
-            folders[experiment], periods=tuple(study.periods), changes=changes if later else {},
+            experiment,
+            dataset,
+            variation,
+            seed,
+            {**common, **({} if periods else changes), "seed": seed},
+            folders[experiment],
+            periods=periods,
+            changes=changes if periods else {},
         )
         for seed in study.seeds
         for dataset, common in (datasets or {None: {}}).items()

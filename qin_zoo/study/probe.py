@@ -16,8 +16,6 @@ def probe(prepared: Prepared, record: dict, tests: dict[str, dict], slices: list
     """Scores a finished run's model on varied data and on slices; kept beside the run and not computed twice.
 
     Args:
-        prepared: the run.
-        record: its record.
         tests: name -> keys of :class:`~qin_zoo.data.variations.Variation` that replace the run's own.
         slices: see :mod:`qin_zoo.study.slices`.
 

@@ -15,8 +15,6 @@ def slice_rows(dataset: Dataset, split: str, kind: str) -> dict[str, np.ndarray]
     """The split's rows by the clicks that their item or user has in the training rows.
 
     Args:
-        dataset: as it was trained on.
-        split: ``valid`` or ``test``.
         kind: ``item_clicks`` or ``user_clicks``; users are told apart by ``group_id``.
 
     Returns:
@@ -33,9 +31,7 @@ def slice_rows(dataset: Dataset, split: str, kind: str) -> dict[str, np.ndarray]
         raise ConfigError("slices: user_clicks needs a group_id, the column that says whose row it is.")
     used = dataset.used_rows("train")
     clicked = keys("train")[used][dataset.labels("train")[used] > 0]
-    ids, counts = np.unique(clicked, return_counts=True)
-    wanted = keys(split)
-    place = np.minimum(np.searchsorted(ids, wanted), max(len(ids) - 1, 0))
-    clicks = np.where(ids[place] == wanted, counts[place], 0) if len(ids) else np.zeros(len(wanted), int)
+    ids, number = np.unique(np.concatenate([clicked, keys(split)]), return_inverse=True)
+    clicks = np.bincount(number[: len(clicked)], minlength=len(ids))[number[len(clicked) :]]
     part = np.searchsorted(list(_PARTS), clicks, side="right") - 1
     return {name: rows for i, name in enumerate(_PARTS.values()) if len(rows := np.flatnonzero(part == i))}

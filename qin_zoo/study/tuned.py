@@ -10,9 +10,9 @@ from pathlib import Path
 from qin_zoo.config.experiments import load_experiment, resolve_experiment
 from qin_zoo.errors import ConfigError
 from qin_zoo.study.plan import Study, StudyRun
-from qin_zoo.tuning.report import Results, read_results, write_results
-from qin_zoo.tuning.space import Space, make_space
-from qin_zoo.tuning.tuner import Search, Tuner, plan_space
+from qin_zoo.tuning.report import Results, read_lines, write_results
+from qin_zoo.tuning.space import make_space
+from qin_zoo.tuning.tuner import Search, Tuner, plan_search
 
 _MOST_TRIALS = 10_000  # where minutes end a search
 
@@ -31,11 +31,7 @@ def tune_lines(
     Args:
         study: with ``tuning``.
         file: where it is written.
-        runs: of the study.
-        gpus: one process for each; -1 is a share of the CPU.
-        options: of :func:`~qin_zoo.experiment.prepare.prepare`, the same for all runs.
-        echo: receives what a person wants to see.
-        until: :func:`time.monotonic` after which no trial is started. Default: never.
+        runs, gpus, options, echo, until: as of :func:`~qin_zoo.study.execute.run_missing`.
 
     Returns:
         the runs whose tuning is complete, with ``tuning`` saying what it took, and the messages of those whose search
@@ -55,77 +51,51 @@ def tune_lines(
         tuner = Tuner(search, gpus=gpus, timeout=timeout, budget=budget, echo=echo)
         before = tuner.spent()
         tuner.run()
-        results = read_results(search, tuner.study)
-        if tuner.spent() != before or not results.page.exists():
+        spent, results = tuner.spent(), Results(search, read_lines(search, tuner.study), [])
+        if spent != before or not results.page.exists():
             results = write_results(search, tuner.study)
-        own = [run for run in runs if run.line == line]
-        over = until is not None and time.monotonic() > until
-        if not (results.is_complete or (budget is not None and tuner.spent() >= budget)) and over:
-            echo(f"{' '.join(filter(None, line))}: {results.progress} The time is over.")
+        name, own = " ".join(filter(None, line)), [run for run in runs if run.line == line]
+        complete = results.is_complete or (budget is not None and spent >= budget)
+        if not complete and until is not None and time.monotonic() > until:
+            echo(f"{name}: {results.progress} The time is over.")
         elif not results.finished:
             error = results.failed[0].error if results.failed else "no trial was finished"
             failures |= dict.fromkeys(own, f"tuning: {error}")
         else:
             best = results.finished[0]
-            echo(f"{' '.join(filter(None, line))}: best {search.monitor} {best.value:.6f} of {results.page}")
-            asked = f"{tuning.trials} trials" if tuning.minutes is None else f"{tuning.minutes:g} minutes"
-            given = _given(results, asked, tuner.spent())
+            echo(f"{name}: best {search.monitor} {best.value:.6f} of {results.page}")
+            given = {
+                "asked": f"{tuning.trials} trials" if tuning.minutes is None else f"{tuning.minutes:g} minutes",
+                "trials": sum(trial.state in ("finished", "pruned") for trial in results.lines),
+                "minutes": spent / 60,
+                "monitor": search.monitor,
+                "value": best.value,
+                "point": best.point,
+                "search": search.name,
+            }
             tuned += [replace(run, overrides={**run.overrides, **best.point}, tuning=given) for run in own]
     return tuned, failures
 
 
-def _given(results: Results, asked: str, seconds: float) -> dict:
-    """What was spent, and what it gave; ``asked`` is the same for all that were tuned alike."""
-    best = results.finished[0]
-    done = [line for line in results.lines if line.state in ("finished", "pruned")]
-    return {
-        "asked": asked,
-        "trials": len(done),
-        "minutes": seconds / 60,
-        "monitor": results.search.monitor,
-        "value": best.value,
-        "point": best.point,
-        "search": results.search.name,
-    }
-
-
 def plan_line(study: Study, file: Path, run: StudyRun, options: dict) -> Search:
-    """The search for what a run and its other seeds have in common."""
-    tuning = study.tuning
-    space = _space(study, file, run, options)
-    trials = tuning.trials or _MOST_TRIALS
-    if not space.ranges:
-        space = replace(space, sampled=space.size > trials)
-        trials = min(trials, space.size)
-    return plan_space(
-        space,
-        trials=None if space.is_grid else trials,
-        plugins=options.get("plugins"),
-        pruner=tuning.pruner,
-        seed=tuning.seed,
-    )
-
-
-def _space(study: Study, file: Path, run: StudyRun, options: dict) -> Space:
-    """What may be varied of a line: what is written, but for what its variation is about."""
-    fixed = study.variations[run.variation]
-    written = {**study.tuning.space, **study.tuning.spaces.get(run.experiment, {})}
+    """The search for what a run and its other seeds have in common, over all but what its variation is about."""
+    tuning, fixed = study.tuning, study.variations[run.variation]
+    written = {**tuning.space, **tuning.spaces.get(run.experiment, {})}
     written = {key: value for key, value in written.items() if key not in fixed}
     if not written:
         raise ConfigError(f"{file}: tuning has nothing to vary in {run.experiment}, {run.variation}; widen its space.")
     overrides = {key: value for key, value in run.overrides.items() if key not in written}
     dataset_id = overrides.pop("dataset_id", None)
-    overrides |= {"seed": study.tuning.seed, **(options.get("overrides") or {})}
+    overrides |= {"seed": tuning.seed, **(options.get("overrides") or {})}
     params = load_experiment(resolve_experiment(run.experiment, run.config), run.experiment, dataset_id)
-    space = make_space(
-        file,
-        params,
-        f"{run.experiment}.{run.variation}",
-        written,
-        dict.fromkeys(written, f"{file}, tuning"),
-        overrides,
-        name=".".join([file.stem, run.experiment, run.variation, params["dataset_id"]]),
-    )
+    places = dict.fromkeys(written, f"{file}, tuning")
+    name = ".".join([file.stem, run.experiment, run.variation, params["dataset_id"]])
+    space = make_space(file, params, f"{run.experiment}.{run.variation}", written, places, overrides, name)
     if len(space.datasets) > 1:
         raise ConfigError(f"{file}: tuning varies parameters of the dataset; make them variations of the study.")
-    return space
+    trials: int | None = tuning.trials or _MOST_TRIALS
+    if not space.ranges:
+        space = replace(space, sampled=space.size > trials)
+        trials = trials if space.sampled else None
+    plugins = options.get("plugins")
+    return plan_search(space, trials=trials, plugins=plugins, pruner=tuning.pruner, seed=tuning.seed)

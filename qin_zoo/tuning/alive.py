@@ -10,10 +10,8 @@ import os
 import time
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows; beats alone tell there
-    fcntl = None
+from qin_zoo.files import fcntl
+from qin_zoo.processes.worker import hold
 
 BEAT_SECONDS = 20.0
 SILENCE_SECONDS = 150.0
@@ -21,18 +19,12 @@ SILENCE_SECONDS = 150.0
 
 
 class Lock:
-    """A file whose lock is held by a tuner and its workers, and ends when the last of them has ended, however.
-
-    Args:
-        path: the file; made where it is missing.
-    """
+    """A file, made here, whose lock is held by a tuner and its workers, and ends when the last of them has ended."""
 
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "w")
-        if fcntl:
-            fcntl.flock(self._file, fcntl.LOCK_SH)
+        self._file = hold(path, "w")
 
     def release(self) -> None:
         """Lets go of it, and removes the file."""
@@ -46,12 +38,8 @@ def lock_path(folder: Path, tuner: str) -> Path:
 
 
 def is_dead(path: Path) -> bool | None:
-    """Whether a tuner and all its workers have ended; None where its lock does not tell.
-
-    Args:
-        path: its lock, which is removed if it is dead.
-    """
-    if fcntl is None:
+    """Whether a tuner and all its workers have ended, whose lock is removed then; None where that does not tell."""
+    if fcntl is None:  # Windows; beats alone tell there
         return None
     try:
         with open(path) as file:
@@ -73,11 +61,9 @@ class Beats:
 
     def is_silent(self, tuner: str, beat: object) -> bool:
         """Whether this beat has been the same for :data:`SILENCE_SECONDS`."""
-        last, since = self._seen.get(tuner, (None, 0.0))
-        if last != (beat,):
-            self._seen[tuner] = ((beat,), time.monotonic())
-            return False
-        return time.monotonic() - since > SILENCE_SECONDS
+        if tuner not in self._seen or self._seen[tuner][0] != beat:
+            self._seen[tuner] = beat, time.monotonic()
+        return time.monotonic() - self._seen[tuner][1] > SILENCE_SECONDS
 
 
 def new_tuner() -> str:

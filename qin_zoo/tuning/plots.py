@@ -15,12 +15,7 @@ from qin_zoo.tuning.tuner import Search
 
 
 def draw_plots(trials: list[FrozenTrial], search: Search, stem: Path) -> tuple[dict[str, Path], list[str]]:
-    """Draws ``<stem>.history.png``, ``<stem>.importance.png`` and ``<stem>.parallel.png``.
-
-    Args:
-        trials: of the search; only finished and pruned ones are drawn.
-        search: the search.
-        stem: path without suffix.
+    """Draws ``<stem>.history.png``, ``<stem>.importance.png`` and ``<stem>.parallel.png`` of trials that ended.
 
     Returns:
         title -> picture, and what to say of pictures that could not be drawn.
@@ -32,7 +27,9 @@ def draw_plots(trials: list[FrozenTrial], search: Search, stem: Path) -> tuple[d
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as drawn
 
-    study = _copy(trials, search)
+    study = optuna.create_study(direction=search.direction)
+    done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    study.add_trials(sorted(done, key=lambda t: t.datetime_complete))
     finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
     if not finished:
         return {}, ["No picture is drawn before a trial has finished."]
@@ -40,17 +37,23 @@ def draw_plots(trials: list[FrozenTrial], search: Search, stem: Path) -> tuple[d
     notes: list[str] = []
     named = {"target_name": f"valid {search.monitor}"}
     varied = [key for key in finished[0].params if len({repr(t.params.get(key)) for t in finished}) > 1]
+
+    def parallel():
+        ax = drawn.plot_parallel_coordinate(study, varied, **named)
+        ax.figure.set_size_inches(max(6.4, 1.5 * (len(varied) + 1) + 1.5), 4.4)
+        return ax
+
+    def importance():
+        # not Optuna's default, which compares the best tenth of the trials with the rest: a grid has few
+        return drawn.plot_param_importances(study, FanovaImportanceEvaluator(seed=0), varied, **named)
+
     drawings = [("History", "history", lambda: drawn.plot_optimization_history(study, **named))]
     if len(finished) < 2 or not varied:
         notes.append("Importance and parallel coordinates need two finished trials with different parameters.")
     else:
-        drawings.append(("Parallel coordinates", "parallel", lambda: _parallel(study, varied, named)))
+        drawings.append(("Parallel coordinates", "parallel", parallel))
         if len({t.value for t in finished}) > 1:
-            # not Optuna's default, which compares the best tenth of the trials with the rest: a grid has few
-            fanova = FanovaImportanceEvaluator(seed=0)
-            drawings.append(
-                ("Importance", "importance", lambda: drawn.plot_param_importances(study, fanova, varied, **named))
-            )
+            drawings.append(("Importance", "importance", importance))
         else:
             notes.append("All finished trials have the same value, so no parameter is of any importance.")
     for title, name, draw in drawings:
@@ -67,19 +70,3 @@ def draw_plots(trials: list[FrozenTrial], search: Search, stem: Path) -> tuple[d
             pyplot.close(figure)
         pictures[title] = path
     return pictures, notes
-
-
-def _parallel(study: optuna.Study, varied: list[str], named: dict[str, str]):
-    from optuna.visualization import matplotlib as drawn
-
-    ax = drawn.plot_parallel_coordinate(study, varied, **named)
-    ax.figure.set_size_inches(max(6.4, 1.5 * (len(varied) + 1) + 1.5), 4.4)
-    return ax
-
-
-def _copy(trials: list[FrozenTrial], search: Search) -> optuna.Study:
-    """The trials as a study of their own, in the order in which they ended, without those that were lost or failed."""
-    study = optuna.create_study(direction=search.direction)
-    done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    study.add_trials(sorted(done, key=lambda t: t.datetime_complete))
-    return study

@@ -18,9 +18,11 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,10 +62,6 @@ class Range:
     log: bool
     whole: bool
 
-    def as_dict(self) -> dict:
-        """As a tuner file writes it."""
-        return {key: getattr(self, key) for key in _RANGE_KEYS}
-
 
 @dataclass(frozen=True)
 class Space:
@@ -79,7 +77,7 @@ class Space:
         lists: varied key -> values, in the order in which FuxiCTR nests them; ``dataset_id`` is the innermost.
         ranges: varied key -> range.
         origin: key -> where it was written.
-        name: of the search. Default: that of the file.
+        name: what the search and its files are named after.
         sampled: lists alone are drawn from, too, instead of being a grid.
     """
 
@@ -91,13 +89,8 @@ class Space:
     lists: dict[str, list]
     ranges: dict[str, Range]
     origin: dict[str, str] = field(repr=False)
-    name: str = ""
+    name: str
     sampled: bool = False
-
-    @property
-    def stem(self) -> str:
-        """What the search and its files are named after."""
-        return self.name or self.file.stem
 
     @property
     def is_grid(self) -> bool:
@@ -107,43 +100,28 @@ class Space:
     @property
     def size(self) -> int:
         """Number of combinations of the lists."""
-        size = 1
-        for values in self.lists.values():
-            size *= len(values)
-        return size
+        return math.prod(map(len, self.lists.values()))
 
     def point(self, index: int) -> dict[str, object]:
-        """A combination of the lists, in FuxiCTR's order.
-
-        Args:
-            index: of the combination, from 0 to below :attr:`size`.
-        """
+        """A combination of the lists, in FuxiCTR's order; ``index`` is from 0 to below :attr:`size`."""
         point = {}
         for key in reversed(self.lists):
             index, place = divmod(index, len(self.lists[key]))
             point[key] = self.lists[key][place]
         return {key: point[key] for key in self.lists}
 
-    def corners(self) -> Iterator[dict[str, object]]:
+    def corners(self) -> list[dict[str, object]]:
         """What is worth checking before a trial starts: every combination of a grid; with ranges, every single value
         of the lists and the ends of the ranges."""
         if self.is_grid:
-            yield from (self.point(index) for index in range(self.size))
-            return
+            return [self.point(index) for index in range(self.size)]
         first = self.point(0) | {key: r.low for key, r in self.ranges.items()}
-        yield first
-        for key, values in self.lists.items():
-            yield from ({**first, key: value} for value in values[1:])
-        for key, r in self.ranges.items():
-            yield {**first, key: r.high}
+        others = [{key: value} for key, values in self.lists.items() for value in values[1:]]
+        others += [{key: r.high} for key, r in self.ranges.items()]
+        return [first, *({**first, **other} for other in others)]
 
     def trial_expid(self, number: int, point: Mapping[str, object]) -> str:
-        """The id of a trial, as FuxiCTR names it.
-
-        Args:
-            number: of the trial, from 1.
-            point: its parameters.
-        """
+        """The id of a trial, as FuxiCTR names it; ``number`` is from 1."""
         params = {**self.model, "dataset_id": next(iter(self.datasets)), **point}
         return f"{self.prefix}_{number:03d}_{_fuxictr_hash(params)}"
 
@@ -160,7 +138,7 @@ class Space:
             "model": self.model,
             "datasets": self.datasets,
             "lists": self.lists,
-            "ranges": {key: r.as_dict() for key, r in self.ranges.items()},
+            "ranges": {key: {name: getattr(r, name) for name in _RANGE_KEYS} for key, r in self.ranges.items()},
             **({"sampled": True} if self.sampled else {}),
         }
 
@@ -168,9 +146,7 @@ class Space:
 def read_space(file: Path, overrides: Iterable[str] = ()) -> Space:
     """Reads a tuner file and its base experiment; values are not yet checked against the model.
 
-    Args:
-        file: FuxiCTR's tuner configuration.
-        overrides: ``key=value`` texts that replace parameters of the base experiment.
+    ``overrides``, ``key=value``, replace parameters of the base experiment.
 
     Raises:
         ConfigError: the file, its experiment or its dataset cannot be read; an unknown key; an empty list, a value
@@ -188,7 +164,7 @@ def read_space(file: Path, overrides: Iterable[str] = ()) -> Space:
         raise ConfigError(f"{file}: tuner_space must be a mapping of keys to lists or ranges, got {written!r:.80}.")
     params, prefix = _base(file, data)
     places = {key: f"{file}, line {lines.get(key, lines.get('', 1))}" for key in written}
-    return make_space(file, params, prefix, written, places, parse_overrides(overrides))
+    return make_space(file, params, prefix, written, places, parse_overrides(overrides), file.stem)
 
 
 def make_space(
@@ -198,18 +174,11 @@ def make_space(
     written: Mapping[str, object],
     places: Mapping[str, str],
     overrides: Mapping[str, object],
-    **named: object,
+    name: str,
 ) -> Space:
-    """The space of values over an experiment.
+    """The space of what is ``written``, key -> list, range or value, over an experiment of ``load_experiment``.
 
-    Args:
-        file: where it is written.
-        params: of :func:`~qin_zoo.config.experiments.load_experiment`.
-        prefix: what the trials' ids begin with.
-        written: key -> list, range or value.
-        places: key -> where it stands, for messages.
-        overrides: parameters of the base experiment that are others.
-        named: further attributes of :class:`Space`.
+    The trials' ids begin with ``prefix``; ``places``, key -> where it stands, are for messages.
 
     Raises:
         ConfigError: as of :func:`read_space`.
@@ -240,15 +209,14 @@ def make_space(
         params.origin[key] = "command line"
     for key, value in constants.items():
         (dataset if key in dataset else model)[key] = value
-    ordered = [key for key in (*model, *lists) if key in lists and key not in dataset]
-    model_lists = {key: lists[key] for key in dict.fromkeys(ordered)}
+    model_lists = {key: lists[key] for key in (*model, *lists) if key in lists and key not in dataset}
     datasets = _datasets(dataset, {key: lists[key] for key in dataset if key in lists})
     for key in ranges:
         if key in dataset:
             raise ConfigError(f"{params.origin[key]}: '{key}' is of the dataset; give a list of values, not a range.")
     if len(datasets) > 1:
         model_lists["dataset_id"] = list(datasets)
-    space = Space(file, base_expid, prefix, model, datasets, model_lists, ranges, params.origin, **named)
+    space = Space(file, base_expid, prefix, model, datasets, model_lists, ranges, params.origin, name)
     if space.is_grid and space.size > _LARGEST_GRID:
         raise ConfigError(f"{file}: {space.size:,} combinations; give ranges, which are searched, or shorter lists.")
     return space
@@ -310,14 +278,14 @@ def _check_keys(file: Path, data: dict) -> None:
 def _base(file: Path, data: dict) -> tuple[ExperimentParams, str]:
     """The base experiment's parameters, and what its trials' ids begin with."""
     expid, dataset_id = data["base_expid"], data.get("dataset_id")
-    if not {"model_config", "dataset_config"} & data.keys():
-        folder = _base_folder(file, data)
+    inline = [stem for stem in ("model_config", "dataset_config") if stem in data]
+    folder = None if len(inline) == 2 else _base_folder(file, data)
+    if not inline:
         return load_experiment(folder, expid, dataset_id), _prefix(folder, expid, dataset_id)
-    folder = None if {"model_config", "dataset_config"} <= data.keys() else _base_folder(file, data)
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         for stem in ("model_config", "dataset_config"):
-            if stem in data:
+            if stem in inline:
                 (staged / f"{stem}.yaml").write_text(dump(data[stem]), encoding="utf-8")
                 continue
             for source in config_files(folder, stem):
@@ -336,9 +304,8 @@ def _base_folder(file: Path, data: dict) -> Path:
     """Where the base experiment stands: as FuxiCTR takes it, relative to the current folder, else to the file."""
     named = data.get("base_config")
     if named is None:
-        beside = file.parent
-        own = config_files(beside, "model_config") or "model_config" in data
-        return beside if own else resolve_experiment(data["base_expid"])
+        beside = config_files(file.parent, "model_config") or "model_config" in data
+        return file.parent if beside else resolve_experiment(data["base_expid"])
     for folder in (Path(named), file.parent / named):
         if folder.is_dir():
             return folder
@@ -349,9 +316,7 @@ def _prefix(folder: Path, expid: str, dataset_id: str | None) -> str:
     if dataset_id is None:
         return expid
     blocks = [b for f in config_files(folder, "model_config") for b in read_blocks(f) if b.name in (expid, "Base")]
-    written: dict = {}
-    for block in sorted(blocks, key=lambda b: b.name == expid):
-        written.update(block.values)
+    written = {key: value for b in sorted(blocks, key=lambda b: b.name == expid) for key, value in b.values.items()}
     return f"{written.get('model')}_{dataset_id}" if written.get("dataset_id") == "TBD" else expid
 
 
@@ -386,53 +351,46 @@ def _fuxictr_hash(params: Mapping[str, object]) -> str:
 def _checked_list(key: str, values: list, place: str) -> list:
     if not values:
         raise ConfigError(f"{place}: '{key}' is an empty list; give the values to try.")
-    seen: set[str] = set()
-    for value in values:
-        text = json.dumps(value, sort_keys=True, default=str)
-        if text in seen:
-            raise ConfigError(f"{place}: '{key}' holds {show(value)} twice. Keep one of the two.")
-        seen.add(text)
+    texts = [json.dumps(value, sort_keys=True, default=str) for value in values]
+    counts = Counter(texts)
+    if twice := [value for value, text in zip(values, texts) if counts[text] > 1]:
+        raise ConfigError(f"{place}: '{key}' holds {show(twice[0])} twice. Keep one of the two.")
     return values
 
 
 def _range(key: str, written: dict, place: str) -> Range:
-    for name in written:
-        if name not in _RANGE_KEYS:
-            mend = suggest(name, _RANGE_KEYS) or f" Known: {', '.join(_RANGE_KEYS)}."
-            raise ConfigError(f"{place}: the range of '{key}' has the unknown key {name!r}.{mend}")
-    numbers = {}
-    for name in ("low", "high", "step"):
-        if name not in written and name != "step":
-            raise ConfigError(f"{place}: the range of '{key}' has no '{name}'; write {{low: NUMBER, high: NUMBER}}.")
-        if written.get(name) is None and name == "step":
-            continue
+    of = f"{place}: the range of '{key}'"
+    if unknown := [name for name in written if name not in _RANGE_KEYS]:
+        mend = suggest(unknown[0], _RANGE_KEYS) or f" Known: {', '.join(_RANGE_KEYS)}."
+        raise ConfigError(f"{of} has the unknown key {unknown[0]!r}.{mend}")
+    if missing := {"low", "high"} - written.keys():
+        raise ConfigError(f"{of} has no '{missing.pop()}'; write {{low: NUMBER, high: NUMBER}}.")
+    numbers = {"low": written["low"], "high": written["high"]}
+    numbers |= {} if written.get("step") is None else {"step": written["step"]}
+    for name, value in numbers.items():
         try:
-            numbers[name] = to_number(written[name])
+            numbers[name] = to_number(value)
         except ValueError:
-            raise ConfigError(f"{place}: '{name}' of '{key}' must be a number, got {written[name]!r:.80}.") from None
-        if abs(numbers[name]) == float("inf"):
+            raise ConfigError(f"{place}: '{name}' of '{key}' must be a number, got {value!r:.80}.") from None
+        if math.isinf(numbers[name]):
             raise ConfigError(f"{place}: '{name}' of '{key}' must be finite.")
-    log = written.get("log", False)
+    low, high, step, log = numbers["low"], numbers["high"], numbers.get("step"), written.get("log", False)
     if not isinstance(log, bool):
         raise ConfigError(f"{place}: 'log' of '{key}' must be true or false, got {log!r:.80}.")
-    low, high, step = numbers["low"], numbers["high"], numbers.get("step")
+    width = high - low
+    steps = width / step if step and width <= _WIDEST else 0
+    too_many = steps > _MOST_STEPS
+    reached = step is None or too_many or abs(round(steps) * step - width) <= 1e-9 * abs(width)
+    problems = {
+        f"needs low below high, got {low} and {high}": low >= high,
+        f"is too wide, from {low} to {high}": width > _WIDEST,
+        f"is logarithmic, so low must be above 0, got {low}": log and low <= 0,
+        "cannot have both log and step": log and step is not None,
+        f"needs a step above 0, got {step}": step is not None and step <= 0,
+        f"has a step of {step}, too small to be told apart between {low} and {high}": too_many,
+        f"never reaches high: {low} plus steps of {step} does not lead to {high}": not reached,
+    }
+    if problem := next((text for text, is_one in problems.items() if is_one), None):
+        raise ConfigError(f"{of} {problem}.")
     whole = all(isinstance(number, int) for number in numbers.values())
-    problem = None
-    count = (high - low) / step if step and high - low <= _WIDEST else 0
-    if not low < high:
-        problem = f"needs low below high, got {low} and {high}"
-    elif high - low > _WIDEST:
-        problem = f"is too wide, from {low} to {high}"
-    elif log and low <= 0:
-        problem = f"is logarithmic, so low must be above 0, got {low}"
-    elif log and step is not None:
-        problem = "cannot have both log and step"
-    elif step is not None and step <= 0:
-        problem = f"needs a step above 0, got {step}"
-    elif count > _MOST_STEPS:
-        problem = f"has a step of {step}, too small to be told apart between {low} and {high}"
-    elif step is not None and abs(round(count) * step - (high - low)) > 1e-9 * abs(high - low):
-        problem = f"never reaches high: {low} plus steps of {step} does not lead to {high}"
-    if problem:
-        raise ConfigError(f"{place}: the range of '{key}' {problem}.")
     return Range(low, high, step or (1 if whole else None), log, whole)

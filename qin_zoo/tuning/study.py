@@ -15,7 +15,9 @@ import json
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -26,7 +28,12 @@ from qin_zoo.errors import QinZooError, first_line
 from qin_zoo.tuning.alive import Beats, is_dead, lock_path
 from qin_zoo.tuning.space import Space
 
-PRUNERS = ("median", "halving", "none")
+_PRUNERS = {
+    # not before five trials are known, and not by a first evaluation alone
+    "median": partial(optuna.pruners.MedianPruner, n_startup_trials=5, n_warmup_steps=2),
+    "halving": optuna.pruners.SuccessiveHalvingPruner,
+    "none": optuna.pruners.NopPruner,
+}
 _TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 # Where files lie and how much is printed; the content of the files is part of a search's identity.
 _NOT_IDENTIFYING = {
@@ -58,12 +65,11 @@ class SharedStudy:
     Args:
         storage: of :func:`open_storage`.
         name: of the study; made if it is new.
-        space: what is searched.
         slots: number of trials.
         direction: ``maximize`` or ``minimize``.
         tuner: this tuner's name, of :func:`~qin_zoo.tuning.alive.new_tuner`.
         folder: where the tuners' locks lie.
-        pruner: one of :data:`PRUNERS`.
+        pruner: ``median``, ``halving`` or ``none``.
         seed: of the sampler; every slot has its own random numbers, whoever works on it.
 
     Raises:
@@ -92,7 +98,7 @@ class SharedStudy:
                 direction=direction,
                 load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=seed),
-                pruner=_pruner(pruner),
+                pruner=_PRUNERS[pruner](),
             )
         )
         if self._study.direction.name.lower() != direction:
@@ -107,10 +113,8 @@ class SharedStudy:
         """slot -> its latest trial that was neither lost nor withdrawn; such a one only where there is no other."""
         latest: dict[int, FrozenTrial] = {}
         for trial in self._all():
-            if "withdrawn" in trial.user_attrs:
-                continue
             slot = trial.user_attrs["slot"]
-            if slot not in latest or "lost" not in trial.user_attrs:
+            if "withdrawn" not in trial.user_attrs and (slot not in latest or "lost" not in trial.user_attrs):
                 latest[slot] = trial
         return dict(sorted(latest.items()))
 
@@ -125,10 +129,8 @@ class SharedStudy:
         return slots
 
     def _is_taken(self, trial: FrozenTrial) -> bool:
-        if trial.state in _TAKEN:
-            return True
         again = {"lost", "withdrawn"} & trial.user_attrs.keys() or trial._trial_id in self._failed_before
-        return not again
+        return trial.state in _TAKEN or not again
 
     def others_running(self) -> int:
         """How many trials other tuners are working on."""
@@ -153,28 +155,28 @@ class SharedStudy:
     def _template(self, slot: int, earlier: list[FrozenTrial]) -> FrozenTrial:
         attributes = {"slot": slot, "tuner": self.tuner}
         if self.space.is_grid:
-            point = self.space.point(slot)
-            params = {key: self._label(key, point[key]) for key in self._distributions}
-            return create_trial(
-                state=TrialState.RUNNING, params=params, distributions=self._distributions, user_attrs=attributes
-            )
+            point, labels = self.space.point(slot), self._distributions
+            params = {key: labels[key].choices[values.index(point[key])] for key, values in self.space.lists.items()}
+            return create_trial(state=TrialState.RUNNING, params=params, distributions=labels, user_attrs=attributes)
         # A trial that was lost is begun again, not drawn again: its weights may be there to go on from.
         lost = [t for t in earlier if "lost" in t.user_attrs and t.params.keys() == self._distributions.keys()]
         fixed = {"fixed_params": lost[-1].params} if lost else {}
         return create_trial(state=TrialState.RUNNING, user_attrs=attributes, system_attrs=fixed)
 
     def _begin(self, slot: int, trial_id: int, earlier: list[FrozenTrial]) -> Claim:
-        failures = sum("lost" not in t.user_attrs and "withdrawn" not in t.user_attrs for t in earlier)
-        if not self.space.is_grid:
-            # Two tuners with one generator each would draw the same trials, and a resumed one the same again.
-            self._study.sampler = _sampler(_derived_seed(self._seed, slot, failures))
-        trial = Trial(self._study, trial_id)
         if self.space.is_grid:
-            return Claim(slot, trial, self.space.point(slot))
+            return Claim(slot, Trial(self._study, trial_id), self.space.point(slot))
+        failures = sum("lost" not in t.user_attrs and "withdrawn" not in t.user_attrs for t in earlier)
+        # Two tuners with one generator each would draw the same trials, and a resumed one the same again.
+        digest = hashlib.blake2b(repr((self._seed, slot, failures)).encode(), digest_size=4).digest()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = optuna.samplers.TPESampler(
+                multivariate=True, constant_liar=True, seed=int.from_bytes(digest, "little")
+            )
+        trial = Trial(self._study, trial_id)
         drawn = {key: _suggest(trial, key, distribution) for key, distribution in self._distributions.items()}
-        point = {key: self._value(key, label) for key, label in drawn.items()}
-        # lists with one value are part of the base; the rest keep the order in which they are written
-        return Claim(slot, trial, {key: point[key] for key in (*self.space.lists, *self.space.ranges)})
+        return Claim(slot, trial, values_of(self.space, drawn, self._distributions))
 
     def should_prune(self, claim: Claim, step: int, value: float) -> bool:
         """Records a value during a trial, and says whether the trial is worth going on with."""
@@ -205,17 +207,15 @@ class SharedStudy:
 
     def free_the_dead(self) -> int:
         """Marks as lost what dead tuners left running; returns how many trials that were."""
-        beats, lost = self._study.user_attrs, 0
-        verdicts: dict[str, bool] = {}
+        running: dict[str, list[FrozenTrial]] = defaultdict(list)
         for trial in self._all():
-            owner = trial.user_attrs["tuner"]
-            if trial.state != TrialState.RUNNING or owner == self.tuner:
-                continue
-            if owner not in verdicts:
-                dead = is_dead(lock_path(self._folder, owner))
-                verdicts[owner] = self._beats.is_silent(owner, beats.get(f"beat {owner}")) if dead is None else dead
-            if verdicts[owner]:
-                lost += self._lose(trial._trial_id, f"its tuner {owner} was killed")
+            if trial.state == TrialState.RUNNING:
+                running[trial.user_attrs["tuner"]].append(trial)
+        beats, lost = self._study.user_attrs, 0
+        for tuner, trials in running.items():
+            dead = tuner != self.tuner and is_dead(lock_path(self._folder, tuner))
+            if self._beats.is_silent(tuner, beats.get(f"beat {tuner}")) if dead is None else dead:
+                lost += sum(self._lose(t._trial_id, f"its tuner {tuner} was killed") for t in trials)
         return lost
 
     def lose(self, claim: Claim, why: str) -> None:
@@ -229,31 +229,14 @@ class SharedStudy:
         except optuna.exceptions.UpdateFinishedTrialError:  # another tuner was quicker
             return False
 
-    # ---- values and their labels
-
-    def _label(self, key: str, value: object) -> object:
-        choices = self._distributions[key].choices
-        return choices[self.space.lists[key].index(value)] if _are_labels(choices, self.space.lists[key]) else value
-
-    def _value(self, key: str, label: object) -> object:
-        if key in self.space.ranges:
-            return label
-        return self.space.lists[key][self._distributions[key].choices.index(label)]
-
 
 def study_name(space: Space, data: dict) -> str:
-    """Name of the file and a fingerprint of base experiment, space and data: change one, and the search is another.
-
-    Args:
-        space: of the tuner file.
-        data: fingerprints of the data files.
-    """
-    whole = space.as_dict()
-    whole["model"] = _of_consequence(space.model)
+    """Name of the file and a fingerprint of base experiment, space and data: change one, and the search is another."""
+    search = space.as_dict() | {"model": _of_consequence(space.model)}
     # of several variants of a dataset, each id is a fingerprint of the whole
-    whole["datasets"] = {name: _of_consequence(block) for name, block in space.datasets.items()}
-    text = json.dumps({**whole, "data": data}, default=str)
-    return f"{space.stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    search["datasets"] = {name: _of_consequence(block) for name, block in space.datasets.items()}
+    text = json.dumps({**search, "data": data}, default=str)
+    return f"{space.name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _of_consequence(block: dict) -> dict:
@@ -278,10 +261,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     """Optuna's names for what is varied."""
     found: dict[str, BaseDistribution] = {key: CategoricalDistribution(_choices(v)) for key, v in space.lists.items()}
     for key, r in space.ranges.items():
-        if r.whole:
-            found[key] = IntDistribution(int(r.low), int(r.high), log=r.log, step=int(r.step))
-        else:
-            found[key] = FloatDistribution(float(r.low), float(r.high), log=r.log, step=r.step)
+        found[key] = (IntDistribution if r.whole else FloatDistribution)(r.low, r.high, log=r.log, step=r.step)
     return found
 
 
@@ -299,8 +279,10 @@ def _choices(values: list) -> list:
     return [json.dumps(value, default=str) for value in values]
 
 
-def _are_labels(choices, values: list) -> bool:
-    return list(choices) != values
+def values_of(space: Space, drawn: Mapping[str, object], named: Mapping[str, BaseDistribution]) -> dict[str, object]:
+    """What Optuna's parameters stand for, which are ``drawn`` from the distributions ``named``, both by key."""
+    point = {key: values[named[key].choices.index(drawn[key])] for key, values in space.lists.items() if key in drawn}
+    return point | {key: drawn[key] for key in space.ranges if key in drawn}
 
 
 def _suggest(trial: Trial, key: str, distribution: BaseDistribution):
@@ -310,33 +292,16 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution):
     return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
-def _derived_seed(*parts: int) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "little")
-
-
-def _sampler(seed: int):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
-
-
-def _pruner(name: str):
-    if name == "median":
-        # not before five trials are known, and not by a first evaluation alone
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
-    return optuna.pruners.SuccessiveHalvingPruner() if name == "halving" else optuna.pruners.NopPruner()
-
-
 def _reach(connect):
     """What ``connect`` returns; tried again where two tuners make the tables of a new database at once."""
-    for wait in (0.2, 0.5, 1.0, 2.0, None):
+    waits = [0.2, 0.5, 1.0, 2.0]
+    while True:
         try:
             return connect()
         except Exception as error:  # of SQLAlchemy, of the database's driver, of Optuna
-            if wait is None or isinstance(error, (ImportError, ValueError)):
+            if not waits or isinstance(error, (ImportError, ValueError)):
                 raise QinZooError(
                     f"The storage cannot be used. {first_line(error)} Expected the URL of a database, as in "
                     "sqlite:///FILE; drivers of other databases are installed beside Optuna."
                 ) from error
-            time.sleep(wait)
-    raise AssertionError
+            time.sleep(waits.pop(0))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import TrialState
 
@@ -15,11 +16,11 @@ from qin_zoo.config.experiments import check_params
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.prepare import Prepared, prepare
 from qin_zoo.files import replace_text
-from qin_zoo.processes.worker import Worker, let_them_save, speaking
+from qin_zoo.processes.worker import Crew
 from qin_zoo.registry import get_model
 from qin_zoo.threads import share
 from qin_zoo.tuning.alive import BEAT_SECONDS, Lock, lock_path, new_tuner
-from qin_zoo.tuning.space import Space, dump, read_space, show, write_base
+from qin_zoo.tuning.space import Space, dump, show, write_base
 from qin_zoo.tuning.study import Claim, SharedStudy, existing_studies, open_storage, study_name
 from qin_zoo.tuning.worker import Job, train
 
@@ -40,8 +41,7 @@ class Search:
         trials: number of trials.
         pruner: name of the pruner.
         seed: of the sampler.
-        data: as of :func:`~qin_zoo.experiment.prepare.prepare`.
-        plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
+        data, plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
     """
 
     space: Space
@@ -73,33 +73,13 @@ class Search:
         """Optuna's word: ``minimize`` or ``maximize``."""
         return "minimize" if self.base.params["monitor_mode"] == "min" else "maximize"
 
+    @property
+    def goal(self) -> str:
+        """The same for people: ``smallest`` or ``largest``."""
+        return "smallest" if self.direction == "minimize" else "largest"
+
 
 def plan_search(
-    file: Path,
-    *,
-    trials: int | None = None,
-    storage: str | None = None,
-    data: Path | None = None,
-    overrides: Iterable[str] | None = None,
-    plugins: Iterable[Path] | None = None,
-    pruner: str | None = None,
-    seed: int = 0,
-) -> Search:
-    """Reads a tuner file and plans its search, see :func:`plan_space`.
-
-    Args:
-        file: FuxiCTR's tuner configuration, see :mod:`qin_zoo.tuning.space`.
-        overrides: ``key=value`` texts that replace parameters of the base experiment.
-        trials, storage, data, plugins, pruner, seed: as of :func:`plan_space`.
-
-    Raises:
-        QinZooError: anything in the file, its experiment, its data or the options that cannot be used.
-    """
-    space = read_space(file, overrides or ())
-    return plan_space(space, trials=trials, storage=storage, data=data, plugins=plugins, pruner=pruner, seed=seed)
-
-
-def plan_space(
     space: Space,
     *,
     trials: int | None = None,
@@ -112,7 +92,7 @@ def plan_space(
     """Checks every combination, and opens the data; starts and stores nothing of the search.
 
     Args:
-        space: what is searched.
+        space: what is searched; :func:`~qin_zoo.tuning.space.read_space` reads a tuner file.
         trials: how many trials a search in ranges has. Default: 50. A grid has one for each combination.
         storage: URL of an Optuna storage. Default: SQLite, ``<model_root>/tune/<name of the file>.db``.
         data: folder that replaces the configured folder of the dataset's files.
@@ -150,23 +130,14 @@ def plan_space(
 
 def _check_combinations(space: Space, data: Path | None, plugins: tuple[Path, ...]) -> Prepared:
     """The first combination, prepared; a mistake in any is one message that says where it is written."""
-    points = list(space.corners())
+    points = space.corners()
+    for point in points:
+        model, dataset = space.trial_blocks(point)
+        params = ExperimentParams({**model, **dataset, "model_id": space.expid}, origin=space.origin)
+        check_params(params, get_model(params["model"], plugins))
     with tempfile.TemporaryDirectory() as temporary:
         write_base(space, Path(temporary))
-        try:
-            first = prepare(space.expid, Path(temporary), data=data, overrides=points[0], plugins=plugins)
-        except QinZooError:
-            _check_one(space, points[0], plugins)  # the same mistake, with the place where the user has written it
-            raise
-    for point in points[1:]:
-        _check_one(space, point, plugins)
-    return first
-
-
-def _check_one(space: Space, point: dict, plugins: tuple[Path, ...]) -> None:
-    model, dataset = space.trial_blocks(point)
-    params = ExperimentParams({**model, **dataset, "model_id": space.expid}, origin=space.origin)
-    check_params(params, get_model(params["model"], plugins))
+        return prepare(space.expid, Path(temporary), data=data, overrides=points[0], plugins=plugins)
 
 
 @dataclass
@@ -178,7 +149,6 @@ class Tuner:
         gpus: one worker for each; -1 is a share of the CPU.
         timeout: seconds after which no trial is started; None for no limit.
         budget: seconds of all trials together, earlier ones included, after which none is started; None for no limit.
-        echo: receives what a person wants to see.
     """
 
     search: Search
@@ -197,31 +167,24 @@ class Tuner:
                     f"GPU {gpu} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s) "
                     "on this machine. Leave out --gpu for the CPU, or install a CUDA build of torch."
                 )
-        search = self.search
-        self._name = new_tuner()
+        search, name = self.search, new_tuner()
         try:
-            self._lock = Lock(lock_path(search.folder, self._name))
+            self._lock = Lock(lock_path(search.folder, name))
             write_base(search.space, search.trial_folder / "base")
         except OSError as error:
             raise QinZooError(f"Cannot write to {search.folder}: {error.strerror}. Set model_root.") from error
         try:
-            self._open_study()
+            storage = open_storage(search.storage_url)
+            others = [n for n in existing_studies(storage, search.space.name) if n != search.name]
+            self.study = SharedStudy(
+                storage, search.name, search.space, search.trials, search.direction, name, search.folder,
+                search.pruner, search.seed,
+            )  # fmt: skip
         except BaseException:
             self._lock.release()
             raise
-        on_cpu = sum(gpu < 0 for gpu in self.gpus)
-        threads = share(max(1, on_cpu))
-        self._idle = [Worker(gpu, threads, train, self._lock.path) for gpu in self.gpus]
-        self._busy: dict[Worker, tuple[Claim, str, float]] = {}
-
-    def _open_study(self) -> None:
-        search = self.search
-        storage = open_storage(search.storage_url)
-        others = [n for n in existing_studies(storage, search.space.stem) if n != search.name]
-        self.study = SharedStudy(
-            storage, search.name, search.space, search.trials, search.direction, self._name, search.folder,
-            search.pruner, search.seed,
-        )  # fmt: skip
+        threads = share(max(1, sum(gpu < 0 for gpu in self.gpus)))
+        self._crew = Crew(self.gpus, threads, train, self._lock.path)
         if others and not self.study.trials():
             self.echo(
                 f"{search.space.file.name} says something else than before, or its base experiment or data changed: "
@@ -236,53 +199,42 @@ class Tuner:
         """
         self._announce()
         started = beaten = time.monotonic()
-        looked = 0.0
+        looked, waits = 0.0, False
         self.study.beat()
-        told = False
-        try:
-            while True:
-                freed = 0
-                if time.monotonic() - looked > _POLL_SECONDS:
-                    freed, looked = self.study.free_the_dead(), time.monotonic()
-                if freed:
+
+        def fill() -> bool:
+            nonlocal beaten, looked, waits
+            now = time.monotonic()
+            if now - beaten > BEAT_SECONDS:
+                self.study.beat()
+                beaten = now
+            if now - looked > _POLL_SECONDS:
+                if freed := self.study.free_the_dead():
                     self.echo(f"{freed} trial(s) of a tuner that was killed are begun again")
-                over = self.timeout is not None and time.monotonic() - started > self.timeout
-                over = over or (self.budget is not None and self.spent() >= self.budget)
-                while self._idle and not over and (claim := self.study.claim()):
-                    self._start(self._idle.pop(0), claim)
-                if not self._busy:
-                    others = self.study.others_running()
-                    if over or not others:
-                        break
-                    if not told:
-                        self.echo(f"waiting for {others} trial(s) of other tuners, to take over what they may leave")
-                        told = True
-                for worker in speaking(self._busy):
-                    self._hear(worker)
-                if time.monotonic() - beaten > BEAT_SECONDS:
-                    self.study.beat()
-                    beaten = time.monotonic()
-        except BaseException as error:
-            unheard = set(self._busy)
-            try:
-                if isinstance(error, KeyboardInterrupt):
-                    if unheard:
-                        self.echo("stopping; trials save a checkpoint, Ctrl-C again ends them at once")
-                    let_them_save(unheard, lambda worker: self._hear(worker, stopping=True))
-            finally:
-                for worker, (claim, _, _) in self._busy.items():
-                    worker.stop(kill=worker in unheard)
-                    self.study.lose(claim, "its tuner was stopped")
+                looked = time.monotonic()
+            over = self.timeout is not None and now - started > self.timeout
+            over = over or (self.budget is not None and self.spent() >= self.budget)
+            while self._crew.idle and not over and (claim := self.study.claim()):
+                self._start(claim)
+            others = 0 if over or self._crew.busy else self.study.others_running()
+            if others and not waits:
+                waits = True
+                self.echo(f"waiting for {others} trial(s) of other tuners, to take over what they may leave")
+            return others > 0
+
+        try:
+            self._crew.run(fill, self._hear, self.echo)
+        except BaseException:
+            for claim, _, _ in self._crew.busy.values():
+                self.study.lose(claim, "its tuner was stopped")
             raise
         finally:
-            for worker in (*self._idle, *self._busy):
-                worker.stop()
             self._lock.release()
 
     def spent(self) -> float:
         """Seconds of all trials, whoever has trained them, those under way included."""
         ended = sum(t.user_attrs.get("seconds", 0.0) for t in self.study.trials().values())
-        return ended + sum(time.monotonic() - begun for _, _, begun in self._busy.values())
+        return ended + sum(time.monotonic() - begun for _, _, begun in self._crew.busy.values())
 
     def _announce(self) -> None:
         search = self.search
@@ -290,65 +242,43 @@ class Tuner:
         kind = f"a grid of {search.trials} trials" if search.space.is_grid else f"{search.trials} trials in ranges"
         if self.budget is not None:
             kind = f"{self.budget / 60:g} minutes of trials, {self.spent() / 60:.1f} spent before"
-        devices = ", ".join(dict.fromkeys(worker.device for worker in self._idle))
+        devices = ", ".join(dict.fromkeys(worker.device for worker in self._crew.idle))
+        dataset = search.base.params["dataset_id"]
         self.echo(
-            f"{search.name}: {kind}, {'smallest' if search.direction == 'minimize' else 'largest'} {search.monitor} of "
-            f"{search.base.params['dataset_id']}'s valid split, {len(self.gpus)} worker(s) on {devices}"
-            + (f"; {done} finished before" if done else "")
+            f"{search.name}: {kind}, {search.goal} {search.monitor} of {dataset}'s valid split, {len(self.gpus)} "
+            f"worker(s) on {devices}{f'; {done} finished before' if done else ''}"
         )
 
-    def _start(self, worker: Worker, claim: Claim) -> None:
+    def _start(self, claim: Claim) -> None:
         search = self.search
         expid = search.space.trial_expid(claim.slot + 1, claim.point)
         model, dataset = search.space.trial_blocks(claim.point)
-        self._busy[worker] = (claim, expid, time.monotonic())
+        worker = self._crew.take((claim, expid, time.monotonic()))
         self.study.note(claim, expid=expid, device=worker.device)
         for kind, name, block in (("model", expid, model), ("dataset", model["dataset_id"], dataset)):
             replace_text(search.trial_folder / f"{kind}_config" / f"{name}.yaml", dump({name: block}))
         base = search.trial_folder / "base"
-        job = Job(expid, search.space.expid, base, search.trial_folder, claim.point, search.data, search.plugins)
-        worker.send(job)
+        worker.send(Job(expid, search.space.expid, base, search.trial_folder, claim.point, search.data, search.plugins))
 
-    def _hear(self, worker: Worker, stopping: bool = False) -> bool:
-        """Takes a worker's message; returns whether its trial has ended with it."""
-        claim, expid, started = self._busy[worker]
-        kind, *content = worker.receive()
-        if kind == "died":
-            if stopping:  # before its training began
-                return True
-            kind = "failed"
+    def _hear(self, task: tuple[Claim, str, float], kind: str, what: Any, number: int = 0) -> bool | None:
+        """What a trial says: of an evaluation its value and number, answered by whether to prune; else its end."""
+        claim, expid, started = task
         if kind == "evaluation":
-            value, number = content
-            worker.connection.send(self.study.should_prune(claim, number, value))
-            return False
-        if kind == "stopped":
-            if not stopping:  # somebody else's SIGTERM
-                self.study.lose(claim, "its process was told to stop")
-                del self._busy[worker]
-                self._idle.append(worker)
-            return True
-        del self._busy[worker]
-        self._idle.append(worker)
+            return self.study.should_prune(claim, number, what)
+        if kind == "stopped":  # by somebody else's SIGTERM
+            return self.study.lose(claim, "its process was told to stop")
         seconds = time.monotonic() - started
         if kind == "failed":
-            if worker.gpu >= 0:
-                worker.stop()  # an error on a GPU may spoil all that follows in its process
-            kept = self.study.finish(claim, TrialState.FAIL, seconds=seconds, error=content[0])
-            said = f"failed: {content[0].splitlines()[0]}"
+            kept = self.study.finish(claim, TrialState.FAIL, seconds=seconds, error=what)
+            told = f"failed: {what.splitlines()[0]}"
         else:
-            result = content[0]
-            value = result.get("value")
-            state = TrialState.COMPLETE if kind == "done" else TrialState.PRUNED
-            kept = self.study.finish(
-                claim, state, value, seconds=seconds, metrics=result.get("metrics"), epoch=result.get("epoch"),
-                evaluations=result["evaluations"],
-            )  # fmt: skip
-            said = f"{self.search.monitor} {value:.6f}" + (
-                f", pruned after {result['evaluations']} evaluations" if kind == "pruned" else ""
-            )
+            state, value = TrialState.COMPLETE if kind == "done" else TrialState.PRUNED, what.pop("value")
+            kept = self.study.finish(claim, state, value, seconds=seconds, **what)
+            told = f"{self.search.monitor} {value:.6f}"
+            told += f", pruned after {what['evaluations']} evaluations" if kind == "pruned" else ""
         if not kept:
-            said = "ended here, but another tuner had taken it over; its result counts"
+            told = "ended here, but another tuner had taken it over; its result counts"
         done = sum(t.state != TrialState.RUNNING for t in self.study.trials().values())
         point = "  ".join(f"{key} {show(v)}" for key, v in claim.point.items())
-        self.echo(f"[{done}/{self.search.trials}] {expid}: {said}  ({seconds:.0f} s)  {point}")
-        return True
+        self.echo(f"[{done}/{self.search.trials}] {expid}: {told}  ({seconds:.0f} s)  {point}")
+        return None

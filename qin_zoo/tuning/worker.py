@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from qin_zoo.experiment.record import kept_evaluation
+from qin_zoo.experiment.record import kept_evaluation, monitored
 from qin_zoo.processes.worker import failure
 
 
@@ -23,8 +23,7 @@ class Job:
         base: configuration folder of the base experiment.
         folder: configuration folder of the trials; the results CSV is named after it.
         point: parameters that differ from the base experiment's.
-        data: as of :func:`~qin_zoo.experiment.prepare.prepare`.
-        plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
+        data, plugins: as of :func:`~qin_zoo.experiment.prepare.prepare`.
     """
 
     expid: str
@@ -57,7 +56,6 @@ def train(job: Job, gpu: int, connection: Connection) -> tuple:
     ``("pruned", result)``, ``("failed", message)`` or, after a SIGTERM, ``("stopped", {})``.
     """
     from qin_zoo.experiment.run import run_experiment
-    from qin_zoo.fuxi import Monitor
     from qin_zoo.log import silent
     from qin_zoo.training.stop import Stopped
 
@@ -65,16 +63,15 @@ def train(job: Job, gpu: int, connection: Connection) -> tuple:
     evaluations: list[dict] = []
     try:
         prepared = job.prepare(gpu)
-        value_of = Monitor(prepared.params["monitor"]).get_value
-        epochs, steps = prepared.params["epochs"], prepared.params.get("eval_steps")
+        params, steps = prepared.params, prepared.params.get("eval_steps")
 
         def on_evaluation(evaluation):
             evaluations.append(evaluation.as_dict())
             # a trial that goes on from a checkpoint has told the earlier ones before
             number = evaluation.step // steps if steps else evaluation.epoch
-            connection.send(("evaluation", value_of(evaluation.metrics), number))
+            connection.send(("evaluation", monitored(params, evaluation.metrics), number))
             # in the last epoch there is nothing left to save
-            if connection.recv() and evaluation.epoch < epochs:
+            if connection.recv() and evaluation.epoch < params["epochs"]:
                 raise Pruned
 
         argv = ["qin-zoo", "run", job.expid, "--config", str(job.folder)]
@@ -82,10 +79,10 @@ def train(job: Job, gpu: int, connection: Connection) -> tuple:
             prepared, Path.cwd(), argv, echo=silent, on_evaluation=on_evaluation, resume=True, overwrite=True,
             notes={"trial_of": job.folder.name},
         )  # fmt: skip
-        return "done", _result(prepared.params, record["evaluations"])
+        return "done", _result(params, record["evaluations"])
     except Pruned:
         _keep_only_log(prepared)
-        return "pruned", _result(prepared.params, evaluations)
+        return "pruned", _result(params, evaluations)
     except Stopped:
         return "stopped", {}
     except (EOFError, BrokenPipeError):
@@ -98,11 +95,9 @@ def train(job: Job, gpu: int, connection: Connection) -> tuple:
 
 def _result(params: dict, evaluations: list[dict]) -> dict:
     """The monitor's value, the metrics and the epoch of the weights that are kept, and the number of evaluations."""
-    from qin_zoo.fuxi import Monitor
-
     kept = kept_evaluation(evaluations)
-    value = Monitor(params["monitor"]).get_value(kept["metrics"])
-    return {"value": value, "metrics": kept["metrics"], "epoch": kept["epoch"], "evaluations": len(evaluations)}
+    value, told = monitored(params, kept["metrics"]), {key: kept[key] for key in ("metrics", "epoch")}
+    return {"value": value, **told, "evaluations": len(evaluations)}
 
 
 def _keep_only_log(prepared) -> None:

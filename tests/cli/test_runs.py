@@ -93,9 +93,9 @@ def test_what_is_not_finished_is_told(here, capsys):
     stopped.mkdir()
     (stopped / "step-3.json").write_text("{}")
     try:
-        assert [(run.files.expid, run.process) for run in find_unfinished()] == [("half", None)]
+        assert [(files.expid, process) for files, process in find_unfinished()] == [("half", None)]
         (here / "checkpoints/sample/.half.lock").write_text(json.dumps({"process": os.getpid()}))
-        assert [run.process for run in find_unfinished()] == [os.getpid()]
+        assert [process for _, process in find_unfinished()] == [os.getpid()]
         assert called("runs") == 0
         assert f"sample/half: being trained by process {os.getpid()}" in capsys.readouterr().out
     finally:

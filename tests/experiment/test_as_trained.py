@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from qin_zoo.cli.trained import find_run
 from qin_zoo.data.vocabulary import FittedEncoder
 from qin_zoo.errors import DataError
 from qin_zoo.experiment.predict import predict_split
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
+from qin_zoo.results.trained import find_run
 
 FEATURES = [
     {"name": "user", "dtype": "str", "type": "categorical"},

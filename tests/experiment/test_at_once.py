@@ -30,10 +30,12 @@ from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
 from qin_zoo.files import file_digest
+from qin_zoo.processes import worker as processes
 from qin_zoo.study import execute
 from qin_zoo.study.plan import Study, plan_runs
 from qin_zoo.tuning import tuner as tuning
 from qin_zoo.tuning.report import read_lines
+from qin_zoo.tuning.space import read_space
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tuning"))
 from toy_search import write_project
@@ -116,7 +118,7 @@ class Studies:
         self.sample = sample
 
     def do(self, folder, rate):
-        execute.Worker = OwnProcess
+        processes.Worker = OwnProcess
         study = Study(
             experiments=["QIN_sample"], seeds=[1], variations={"a": {}}, tests={"noisy": {"embedding_noise": 2.0}}
         )
@@ -142,7 +144,7 @@ class Tuners:
         self.project = write_project(folder, sample)
 
     def do(self, folder, rate):
-        tuning.Worker = OwnProcess
+        processes.Worker = OwnProcess
         file = folder / "search.yaml"
         if not file.exists():
             text = {"base_config": str(self.project / "config"), "base_expid": "base"}
@@ -150,9 +152,8 @@ class Tuners:
             partial = folder / f"{os.getpid()}.yaml"
             partial.write_text(json.dumps(text))
             partial.replace(file)
-        search = tuning.plan_search(
-            file, overrides=[f"model_root={folder}", f"learning_rate={rate}"], plugins=[self.project / "toy.py"]
-        )
+        space = read_space(file, [f"model_root={folder}", f"learning_rate={rate}"])
+        search = tuning.plan_search(space, plugins=[self.project / "toy.py"])
         worker = tuning.Tuner(search, echo=lambda text: None)
         worker.run()
         lines = read_lines(search, worker.study)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from qin_zoo.cli.trained import find_run
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.experiment.ownership import owned
@@ -19,6 +18,7 @@ from qin_zoo.experiment.predict import predict_split
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
 from qin_zoo.files import LockFile, is_running, sole_writer
+from qin_zoo.results.trained import find_run
 
 SETTINGS = {"epochs": 1, "batch_size": 512, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8}
 REPOSITORY = Path(__file__).resolve().parents[2]

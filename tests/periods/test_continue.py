@@ -13,7 +13,6 @@ import torch
 from period_runs import COLUMNS, SMALL, run, without_pictures, write_items  # noqa: F401
 
 from qin_zoo.bootstrap import Draws
-from qin_zoo.cli.trained import find_run
 from qin_zoo.data.periods import cut_into_periods
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.continued import prepare_continuation
@@ -24,6 +23,7 @@ from qin_zoo.periods.period import METHODS
 from qin_zoo.results.entry import entry_of
 from qin_zoo.results.lines import boards
 from qin_zoo.results.render import write_markdown
+from qin_zoo.results.trained import find_run
 from qin_zoo.study.execute import train
 from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import plan_runs, read_study
@@ -215,7 +215,7 @@ def test_a_study_over_periods(run, tmp_path):
         drawn = Draws.from_dict(found["draws"])
         mean = drawn.values["AUC"].mean()
         assert mean == pytest.approx(found["test"]["AUC"], abs=0.01), "of a thousand draws"
-        assert over_periods(planned, planned.prepare(), {}, -1) == found, "it is finished"
+        assert over_periods(planned, planned.prepare(), {}) == found, "it is finished"
     (board,) = boards(entry_of(r, r) for r in records.values())
     assert [(line.name, len(line.seeds)) for line in board.lines] == [("E, random", 2)]
     write_markdown([board], tmp_path / "page.md", "periods", {})

@@ -28,11 +28,11 @@ def test_a_stopped_run(rate, sample, tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "silent", say)
     run = StudyRun("QIN_sample", None, "a", 1, {**SMALL, "seed": 1}, None)
     with pytest.raises(Died):
-        execute._train(STUDY, run, {"data": sample})
+        execute._train(run.prepare(data=sample), STUDY, run, {"data": sample})
     del said[:]
     again = StudyRun("QIN_sample", None, "a", 1, {**SMALL, "seed": 1, "learning_rate": rate}, None)
     monkeypatch.setattr(execute, "silent", said.append)
-    record = execute._train(STUDY, again, {"data": sample})
+    record = execute._train(again.prepare(data=sample), STUDY, again, {"data": sample})
     assert record["params"]["learning_rate"] == rate
     assert any("Resumed after" in line for line in said) == (rate == 5e-3)
     assert record["evaluations"][-1]["step"] == 24
@@ -44,7 +44,7 @@ def test_weights_of_another_study_are_not_scored_for_this_one(sample, tmp_path, 
         StudyRun("QIN_sample", None, "a", 1, {**SMALL, "epochs": 1, "learning_rate": rate}, None)
         for rate in (5e-3, 1e-2)
     )
-    record = execute._train(STUDY, mine, {"data": sample})
-    execute._train(STUDY, other, {"data": sample})
+    record = execute._train(mine.prepare(data=sample), STUDY, mine, {"data": sample})
+    execute._train(other.prepare(data=sample), STUDY, other, {"data": sample})
     with pytest.raises(CheckpointError, match="damaged or replaced after the run"):
         probe(mine.prepare(data=sample), record, {"noisy": {"embedding_noise": 1.0}}, [])

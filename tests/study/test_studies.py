@@ -187,8 +187,8 @@ def test_data_that_one_run_cannot_use_is_told_and_the_others_go_on(study, faulty
         ("experiments: [QIN_sample]\nseeds: [1, 1]", "holds a value twice"),
         ("experiments: [QIN_sample]\nseeds: [1]\nsedes: [2]", "Did you mean 'seeds'"),
         ("experiments: [QIN_sample]\nseeds: [true]", "seeds.0"),
-        ("experiments: [../x]\nseeds: [1]", "experiment id"),
-        ("experiments: [QIN_sample]\nseeds: [1]\nvariations: {a/b: {}}", "variation"),
+        ("experiments: [../x]\nseeds: [1]", "experiments.0: it '../x' becomes a file name"),
+        ("experiments: [QIN_sample]\nseeds: [1]\nvariations: {a/b: {}}", "variations.a/b"),
         ("experiments: [QIN_smaple]\nseeds: [1]", "Did you mean 'QIN_sample'"),
         ("experiments: [QIN_sample]\nseeds: [1]\nvariations: {a: {num_rwo: 1}}", "Did you mean 'num_row'"),
         ("experiments: [QIN_sample]\nseeds: [1]\nvariations: {a: {dataset_id: smaple}}", "Did you mean 'sample'"),
@@ -293,6 +293,7 @@ def test_studies_of_the_repository_can_be_prepared(file, monkeypatch):
     assert len(runs) >= 9
     for run in runs[: len(runs) // len(plan.seeds)]:
         prepared = run.prepare()
-        assert prepared.files.checkpoint.name == f"{run.first}.model"
+        name = f"{run.experiment}.pretrained.s{run.seed}" if run.periods else run.name
+        assert prepared.files.checkpoint.name == f"{name}.model"
         for changes in plan.tests.values():
             prepared.varied(changes)

@@ -43,8 +43,7 @@ class ThreadWorker:
 @pytest.fixture
 def study(sample, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    for module in ("tuning.tuner", "study.execute"):
-        monkeypatch.setattr(f"qin_zoo.{module}.Worker", ThreadWorker)
+    monkeypatch.setattr("qin_zoo.processes.worker.Worker", ThreadWorker)
     files = [f"{split}_data={sample}/{split}.parquet" for split in ("train", "valid", "test")]
     small = ["epochs=1", "embedding_dim=4", "max_len=4", "batch_size=1024"]
     settings = [part for s in (*files, f"item_info={sample}/item_info.parquet", *small) for part in ("--set", s)]

@@ -172,7 +172,7 @@ class TestMistakes:
         from qin_zoo.errors import QinZooError
 
         with pytest.raises(QinZooError) as error:
-            plan_search(tuner_file(space), plugins=[project / "toy.py"])
+            plan_search(read_space(tuner_file(space)), plugins=[project / "toy.py"])
         assert message in str(error.value)
         assert not (project / "checkpoints").exists()
 
@@ -200,7 +200,7 @@ class TestMistakes:
 
     def test_trials_of_a_grid(self, tuner_file, project):
         with pytest.raises(Exception, match="--trials is for ranges"):
-            plan_search(tuner_file({"seed": [1, 2]}), trials=5, plugins=[project / "toy.py"])
+            plan_search(read_space(tuner_file({"seed": [1, 2]})), trials=5, plugins=[project / "toy.py"])
 
 
 def test_tuples_stay_tuples(tuner_file, project, tmp_path):

@@ -18,7 +18,9 @@ from toy_search import ThreadWorker, project_fixture, tuner_file_fixture  # noqa
 
 from qin_zoo.cli import main
 from qin_zoo.config.experiments import load_experiment
+from qin_zoo.processes.worker import Crew
 from qin_zoo.tuning.report import read_lines
+from qin_zoo.tuning.space import read_space, write_base
 from qin_zoo.tuning.study import SharedStudy, open_storage
 from qin_zoo.tuning.tuner import plan_search
 from qin_zoo.tuning.worker import Job, train
@@ -29,7 +31,7 @@ RESULTS = Path("checkpoints/small")
 
 @pytest.fixture
 def in_threads(monkeypatch):
-    monkeypatch.setattr("qin_zoo.tuning.tuner.Worker", ThreadWorker)
+    monkeypatch.setattr("qin_zoo.processes.worker.Worker", ThreadWorker)
 
 
 def qin_zoo(*args) -> int:
@@ -234,9 +236,7 @@ class Connection:
 
 
 def test_pruned_leaves_its_log_only(tuner_file, project):
-    from qin_zoo.tuning.space import write_base
-
-    space = plan_search(tuner_file({"seed": [1, 2], "epochs": 5}), plugins=[project / "toy.py"]).space
+    space = plan_search(read_space(tuner_file({"seed": [1, 2], "epochs": 5})), plugins=[project / "toy.py"]).space
     write_base(space, project / "base")
     job = Job("base_001_x", "base", project / "base", project / "base", {"seed": 2}, None, (project / "toy.py",))
     connection = Connection()
@@ -252,7 +252,7 @@ def test_pruned_leaves_its_log_only(tuner_file, project):
 def test_a_pruned_trial_is_worth_its_best_evaluation(monitor, best, tuner_file, project):
     mode = "min" if monitor == "logloss" else "max"
     file = tuner_file({"seed": [1, 2], "monitor": monitor, "monitor_mode": mode})
-    search = plan_search(file, plugins=[project / "toy.py"])
+    search = plan_search(read_space(file), plugins=[project / "toy.py"])
     TUNE.mkdir(parents=True)
     study = SharedStudy(
         open_storage(search.storage_url), search.name, search.space, search.trials, search.direction, "t", search.folder
@@ -271,3 +271,15 @@ def test_devices(tuner_file, capsys):
     assert qin_zoo("tune", file, "--plugin", "toy.py", "--gpu", 99) == 1
     assert "GPU 99 was asked for" in capsys.readouterr().err
     assert qin_zoo("tune", file, "--plugin", "toy.py", "--gpu", 0, "--workers", 2) == 2
+
+
+def test_ctrl_c_while_a_training_is_being_prepared(project):
+    crew = Crew([-1], 1, train)
+
+    def fill():
+        crew.take("its trial")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        crew.run(fill, None, lambda text: None)
+    assert list(crew.busy.values()) == ["its trial"]  # to be given back
