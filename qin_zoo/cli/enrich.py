@@ -11,9 +11,7 @@ from qin_zoo.cli.table import print_table
 
 
 def enrich(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)],
     source: Annotated[
         str, typer.Option("--from", metavar="FILE", help="Parquet or csv with item numbers; npy, row i being item i.")
     ] = "item_feature.parquet",
