@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,12 +17,6 @@ app.command()(embed_learn.quantize)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)]
 
 
-Refit = Annotated[
-    bool,
-    typer.Option("--refit", help="Fit anew in a folder that extends another import, whose fit is used by default."),
-]
-
-
 @app.command()
 def encode(
     folder: Folder,
@@ -34,32 +28,30 @@ def encode(
         ),
     ] = "tfidf-svd",
     modality: Annotated[
-        Optional[str],  # noqa: UP045  (typer on Python 3.10 reads annotations at run time)
+        str | None,
         typer.Option(help="Name of the vectors in the store. Default: image with --images, else text.", metavar="NAME"),
     ] = None,
     text: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="Column of text, of item_text, item_kg, item_feature or item_info.parquet; repeat it. Default: text.",
             metavar="COLUMN",
         ),
     ] = None,
     images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of images named by item id (1.jpg).", metavar="FOLDER"),
+        Path | None, typer.Option(help="Folder of images named by item id (1.jpg).", metavar="FOLDER")
     ] = None,
     original: Annotated[
         bool, typer.Option("--original-ids", help="The images are named by the ids from before the import.")
     ] = False,
     source: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Take the columns from this parquet file with item_id.", metavar="FILE"),
+        Path | None, typer.Option(help="Take the columns from this parquet file with item_id.", metavar="FILE")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Items per batch; after each the rows are safe.", min=1)] = 256,
     force: Annotated[
         bool, typer.Option("--force/--resume", help="Encode all again, or only what is not done yet.")
     ] = False,
-    refit: Refit = False,
+    refit: embed_learn.Refit = False,
 ) -> None:
     """Encode the items of a dataset into DIR/item_embeddings.h5.
 
@@ -113,7 +105,7 @@ def fuse(
     image: Annotated[str, typer.Option(help="The image's name in the store.", metavar="NAME")] = "image",
     dim: Annotated[int, typer.Option(help="Numbers per item.", min=1)] = 128,
     whiten: Annotated[bool, typer.Option(help="Scale each number to variance 1.")] = False,
-    refit: Refit = False,
+    refit: embed_learn.Refit = False,
 ) -> None:
     """Fuse stored embeddings into DIR/item_info_STRATEGY.parquet, with a report in JSON beside it."""
     from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,14 @@ Column = Annotated[str, typer.Option(help="The embedding column of the item tabl
 Info = Annotated[str, typer.Option(metavar="FILE", help="The item table; a bare name lies in DIR.")]
 Output = Annotated[str, typer.Option(metavar="FILE", help="The table to write; a bare name lies in DIR.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output, and columns of these names.")]
+Refit = Annotated[
+    bool,
+    typer.Option("--refit", help="Fit anew in a folder that extends another import, whose fit is used by default."),
+]
 
 
 def align(
+    context: typer.Context,
     folder: Folder,
     column: Column = "item_emb_d128",
     out_column: Annotated[str, typer.Option(help="The column to add.")] = "item_emb_aligned",
@@ -43,17 +49,7 @@ def align(
 
     from qin_zoo.embed.align import TOP, AlignOptions, align_folder
 
-    options = AlignOptions(
-        dim=dim,
-        hidden=hidden,
-        epochs=epochs,
-        batch_size=batch_size,
-        temperature=temperature,
-        learning_rate=learning_rate,
-        pairs_per_row=pairs_per_row,
-        held_out=held_out,
-        seed=seed,
-    )
+    options = AlignOptions(**{field.name: context.params[field.name] for field in fields(AlignOptions)})
     path, report = align_folder(folder, column, out_column, options, info=info, output=output, force=force)
     console = Console(highlight=False)
     console.print(
@@ -72,13 +68,8 @@ def align(
             console.print(
                 "Held-out pairs do not rank better than before. Try a higher --temperature or a --hidden layer."
             )
-    _print_use(
-        path,
-        [
-            f"- {{name: {out_column}, active: True, dtype: float, type: embedding, source: item, "
-            f"embedding_dim: {dim}, pretrain_dim: {dim}}}"
-        ],
-    )
+    about = f"dtype: float, type: embedding, source: item, embedding_dim: {dim}, pretrain_dim: {dim}"
+    _print_use(path, f"- {{name: {out_column}, active: True, {about}}}")
 
 
 def quantize(
@@ -90,10 +81,7 @@ def quantize(
     seed: Annotated[int, typer.Option(help="Same seed, same codes.", min=0)] = 1,
     info: Info = "item_info.parquet",
     output: Output = "item_info_codes.parquet",
-    refit: Annotated[
-        bool,
-        typer.Option("--refit", help="Fit anew in a folder that extends another import, whose fit is used by default."),
-    ] = False,
+    refit: Refit = False,
     force: Force = False,
 ) -> None:
     """Turn an embedding into discrete codes, columns code_1, code_2, … of a copy of the item table.
@@ -122,12 +110,11 @@ def quantize(
         f"{report.distinct:,} different codes; collision rate {report.collision_rate:.2%}; "
         f"{report.without_embedding:,} items without an embedding have code 0"
     )
-    _print_use(path, [feature_line(report)])
+    _print_use(path, feature_line(report))
 
 
-def _print_use(path: Path, lines: list[str]) -> None:
+def _print_use(path: Path, feature: str) -> None:
     """How a dataset configuration names what was written."""
     typer.echo(f"table: {path}   report: {path.with_suffix('.json')}")
     typer.echo(f"In the dataset configuration, item_info: {path} and in feature_cols:")
-    for line in lines:
-        typer.echo(f"    {line}")
+    typer.echo(f"    {feature}")
