@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qin_zoo.data.check.across import contradictions, duplicates, extreme_limit
+from qin_zoo.data.check.across import contradictions, duplicates, extremes
 from qin_zoo.data.check.findings import FIX
 from qin_zoo.data.check.folder import Report, tag_limit
 from qin_zoo.data.check.items import USER_FILE
@@ -158,9 +158,7 @@ def _split_change(
 def _drop_extremes(user: np.ndarray, keep: np.ndarray) -> int:
     """Clears ``keep`` for extreme users, until none is left; returns the last limit."""
     while True:
-        _, place, counts = np.unique(user[keep], return_inverse=True, return_counts=True)
-        limit = extreme_limit(counts)
-        over = counts[place] > limit
+        over, limit = extremes(user[keep])
         if not over.any():
             return limit
         keep[np.flatnonzero(keep)[over]] = False

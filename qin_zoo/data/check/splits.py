@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from qin_zoo.data.check.findings import Findings, Tally
-from qin_zoo.data.check.tables import (
-    Lists,
-    ParquetTable,
-    combined,
-    lists,
-    matrices,
-    matrix_hash,
-    scalars,
-)
+from qin_zoo.data.check.findings import Findings
+from qin_zoo.data.check.tables import Lists, ParquetTable, combined, lists, matrices, matrix_hash, scalars
 from qin_zoo.data.item_layout import HISTORY, PER_USER, Layout
 
 LEVELS = ("likes_level", "views_level")
@@ -67,16 +60,16 @@ class Split:
         return len(self.user)
 
 
-class Rules:
+class Rules(NamedTuple):
     """Where a value of a split is wrong: the same rules for finding such rows and for mending them.
 
-    Args:
+    Attributes:
         items: rows of the item table, or None if unknown.
         users: the users' histories in the layout that has them.
     """
 
-    def __init__(self, items: int | None, users: Lists | None = None) -> None:
-        self.items, self.users = items, users
+    items: int | None
+    users: Lists | None = None
 
     def beyond(self, ids: np.ndarray) -> np.ndarray:
         """(n,) bool, where ids name no row of the item table."""
@@ -97,17 +90,9 @@ def check_columns(table: ParquetTable, layout: Layout, name: str, findings: Find
     """Checks the columns' presence and types; returns whether the rows can be read."""
     user, item = id_columns(layout)
     wanted = [user, item, "seq_len"] if layout is PER_USER else [user, item, *LEVELS]
-    good = True
+    good = layout is PER_USER or has_ids(table, HISTORY, findings, listed=True)
     for column in wanted:
-        good &= has_column(table, column, "int", findings, fatal=column not in LEVELS)
-    if layout is not PER_USER:
-        if HISTORY not in table.names:
-            findings.add("missing-column", table.name, HISTORY, f"expected a list of item ids, found {_names(table)}")
-            good = False
-        elif table.element(HISTORY) != (True, "int"):
-            came = table.type_name(HISTORY)
-            findings.add("history-not-ids", table.name, HISTORY, f"expected a list of integers, found the type {came}")
-            good = False
+        good &= has_ids(table, column, findings, fatal=column not in LEVELS)
     label = label_of(table.names)
     if label is None and name != "test":
         findings.add("label-missing", table.name, LABELS[0], f"expected a column of labels, found {_names(table)}")
@@ -117,18 +102,18 @@ def check_columns(table: ParquetTable, layout: Layout, name: str, findings: Find
     return good
 
 
-def has_column(table: ParquetTable, column: str, element: str, findings: Findings, fatal: bool = True) -> bool:
-    """Checks that a column of single values is there and of a type; returns whether reading can go on."""
+def has_ids(table: ParquetTable, column: str, findings: Findings, listed: bool = False, fatal: bool = True) -> bool:
+    """Checks that a column of integers, or of lists of them, is there; returns whether reading can go on."""
     if column not in table.names:
-        severity = None if fatal else "warning"
         message = f"expected a column '{column}', found {_names(table)}"
-        findings.add("missing-column", table.name, column, message, severity=severity)
-        return not fatal
-    if table.element(column) != (False, element):
-        came = table.type_name(column)
-        findings.add("wrong-type", table.name, column, f"expected one {element} in each row, found the type {came}")
-        return not fatal
-    return True
+        findings.add("missing-column", table.name, column, message, severity=None if fatal else "warning")
+    elif table.element(column) != (listed, "int"):
+        code, expected = ("history-not-ids", "a list of integers") if listed else ("wrong-type", "one int")
+        message = f"expected {expected} in each row, found the type {table.type_name(column)}"
+        findings.add(code, table.name, column, message)
+    else:
+        return True
+    return not fatal
 
 
 def read_split(
@@ -164,7 +149,7 @@ class _Reader:
         self.levels = [c for c in LEVELS if c in table.names and table.element(c) == (False, "int")]
         known = {self.user, self.item, label, HISTORY, "seq_len", *self.levels}
         self.others = [c for c in table.names if c not in known]
-        self.tallies: dict[tuple[str, str, str], Tally] = {}
+        self.known_items = f"ids below {rules.items:,}, the rows of the item table" if rules.items else ""
         self.parts: dict[str, list[np.ndarray]] = {}
         self.widths = [2**31, 0]
 
@@ -173,8 +158,7 @@ class _Reader:
         self.bad = np.zeros(n, bool)
         columns = {c: batch.column(c) for c in batch.schema.names}
         user, item = self._ids(self.user, columns), self._ids(self.item, columns)
-        table = f"ids below {self.rules.items:,}, the rows of the item table" if self.rules.items else ""
-        self._wrong("unknown-item", self.item, table, self.rules.beyond(item), item)
+        self._wrong("unknown-item", self.item, self.known_items, self.rules.beyond(item), item)
         self._wrong("padding-target", self.item, "the id of an item", (item == 0) & ~self.bad, item)
         label = self._label(columns) if self.label else None
         levels = []
@@ -197,12 +181,9 @@ class _Reader:
         for part, array in values.items():
             self.parts.setdefault(part, []).append(array)
 
-    def _wrong(self, code: str, column: str, expected: str, mask: np.ndarray, values: np.ndarray | None = None) -> None:
-        rows = np.flatnonzero(mask)
-        if rows.size:
-            tally = self.tallies.setdefault((code, column, expected), Tally())
-            tally.add(self.row + rows, np.array(["null"]) if values is None else values[rows[:5]])
-            self.bad[rows] = True
+    def _wrong(self, code: str, column: str, expected: str, mask: np.ndarray, came: np.ndarray | str = "null") -> None:
+        self.findings.wrong(code, self.table.name, column, expected, mask, came, self.row)
+        self.bad |= mask
 
     def _ids(self, column: str, columns: dict[str, pa.Array]) -> np.ndarray:
         ids, null = scalars(columns[column])
@@ -227,18 +208,14 @@ class _Reader:
         if not history.null.all():
             there = widths[~history.null]
             self.widths = [min(self.widths[0], there.min()), max(self.widths[1], there.max())]
-        starts, ends = history.offsets[:-1], history.offsets[1:]
         n = len(widths)
         length, past, repeats = np.zeros(n, np.int32), np.zeros(n, np.uint64), np.zeros(n, bool)
-        low, high, right, inside = (np.zeros(n, bool) for _ in range(4))
-        for part, matrix in matrices(history.values, starts, ends):
+        right, inside = np.zeros(n, bool), np.zeros(n, bool)
+        for part, matrix in matrices(history.values, history.offsets[:-1], history.offsets[1:]):
             filled = matrix != 0
             length[part] = np.count_nonzero(filled, axis=1)
             past[part] = matrix_hash(matrix)
             repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
-            if matrix.size and (matrix.min() < 0 or (self.rules.items and matrix.max() >= self.rules.items)):
-                low[part] = (matrix < 0).any(axis=1)
-                high[part] = self.rules.beyond(matrix.ravel()).reshape(matrix.shape).any(axis=1)
             if matrix.shape[1] > 1:
                 gap = (filled[:, :-1] > filled[:, 1:]).any(axis=1)  # an item and then a zero
                 if gap.any():
@@ -246,22 +223,15 @@ class _Reader:
                     first = np.argmax(filled, axis=1)
                     right[part] = trailing > 0
                     inside[part] = filled.any(axis=1) & (length[part] < matrix.shape[1] - trailing - first)
-        self._wrong("negative-id", HISTORY, "ids from 0 on", low)
-        table = f"ids below {self.rules.items:,}, the rows of the item table" if self.rules.items else ""
-        self._wrong("unknown-history-item", HISTORY, table, high, self._worst(history, high))
-        bad = self.bad.copy()
-        self._wrong("padding-not-left", HISTORY, "padding in front of the items, newest last", right, length)
-        self._wrong("padding-inside", HISTORY, "zeros only in front of the items", inside, length)
-        self.bad = bad  # loaders drop zeros wherever they stand: nothing to take out
+        self._wrong("negative-id", HISTORY, "ids from 0 on", *history.first(history.values < 0))
+        beyond = history.first(self.rules.beyond(history.values))
+        self._wrong("unknown-history-item", HISTORY, self.known_items, *beyond)
+        for code, expected, mask in (
+            ("padding-not-left", "padding in front of the items, newest last", right),
+            ("padding-inside", "zeros only in front of the items", inside),
+        ):  # loaders drop zeros wherever they stand: nothing to take out
+            self.findings.wrong(code, self.table.name, HISTORY, expected, mask, "others", self.row)
         return length, past, repeats
-
-    @staticmethod
-    def _worst(history: Lists, mask: np.ndarray) -> np.ndarray:
-        """(n,) the greatest id of the marked rows."""
-        worst = np.zeros(len(mask), np.int64)
-        for row in np.flatnonzero(mask)[:5]:
-            worst[row] = history.values[history.offsets[row] : history.offsets[row + 1]].max()
-        return worst
 
     def _user_history(self, columns: dict[str, pa.Array], user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, ...]:
         seen = self._ids("seq_len", columns)
@@ -284,10 +254,6 @@ class _Reader:
     def finish(self) -> Split:
         """The findings of the pass and the split."""
         file, findings = self.table.name, self.findings
-        for (code, column, expected), tally in self.tallies.items():
-            if code in ("negative-id", "padding-not-left", "padding-inside") and column == HISTORY:
-                tally.values = [f"others, as in row {tally.rows[0]:,}"]
-            findings.add_tally(code, file, column, expected, tally)
         data = {part: np.concatenate(arrays) for part, arrays in self.parts.items()}
         split = Split(self.name, file, self.label, **data)
         if split.label is not None and (split.label >= 0).any():
@@ -310,20 +276,16 @@ class _Reader:
         if self.layout is not PER_USER and high > HISTORY_LENGTH:
             message = f"expected up to {HISTORY_LENGTH} entries, found lists of {high}"
             findings.add("long-history", file, column, message)
-        rows = np.flatnonzero(split.repeats)
-        if rows.size:
-            tally, told = Tally(), ""
-            tally.add(rows)
-            severity = "note"
+        if split.repeats.any():
+            told, severity = "", "note"
             if split.label is not None:
                 inside, rest = split.label[split.repeats], split.label[~split.repeats]
                 rate, other = (float((x == 1).mean()) if x.size else 0.0 for x in (inside, rest))
                 told = f"; {rate:.1%} of them are clicks, {other:.1%} of the others"
-                if rows.size >= 20 and rate >= SURE and other < SURE - 0.2:
+                if len(inside) >= 20 and rate >= SURE and other < SURE - 0.2:
                     severity, told = "warning", told + ": the history gives the label away"
-            share = rows.size / split.rows
-            message = f"the target stands in its own history in {share:.2%} of the rows{told}"
-            findings.add("target-in-history", file, column, message, tally, severity)
+            message = f"the target stands in its own history in {split.repeats.mean():.2%} of the rows{told}"
+            findings.add("target-in-history", file, column, message, split.repeats, severity)
 
 
 def _hashable(kind: pa.DataType) -> bool:

@@ -37,6 +37,19 @@ class Lists(NamedTuple):
         """(rows,) entries of each."""
         return np.diff(self.offsets)
 
+    @property
+    def owner(self) -> np.ndarray:
+        """(entries,) the row of each."""
+        return np.repeat(np.arange(len(self.null)), self.lengths)
+
+    def first(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rows,) bool, which lists have an entry in ``mask`` (entries,), and (rows,) the first of those entries."""
+        entries = np.flatnonzero(mask)
+        rows, place = np.unique(np.searchsorted(self.offsets, entries, side="right") - 1, return_index=True)
+        there, entry = np.zeros(len(self.null), bool), np.zeros(len(self.null), self.values.dtype)
+        there[rows], entry[rows] = True, self.values[entries[place]]
+        return there, entry
+
 
 class ParquetTable(ParquetSource):
     """A parquet file's schema and batches.
