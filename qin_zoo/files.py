@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.errors import QinZooError, first_line, listed
 
 try:
     import fcntl
@@ -72,6 +72,11 @@ def read_json(path: Path) -> Any:
     if path.exists() and not path.is_file():  # a named pipe would be waited for
         raise OSError(None, "it is no file", str(path))
     return parse_json(path.read_text(encoding="utf-8"))
+
+
+def found_in(folder: Path) -> str:
+    """The names in a folder, for messages."""
+    return listed(sorted(entry.name for entry in folder.iterdir())) or "an empty folder"
 
 
 def discard_leftovers(folder: Path) -> None:

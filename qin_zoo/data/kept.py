@@ -10,11 +10,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.sources import readable
+from qin_zoo.errors import DataError
 from qin_zoo.files import read_json, replace_file
 
 FITTED = "fitted_*.npz"
@@ -42,11 +42,8 @@ def kept(folder: Path, name: str, expected: Mapping[str, object]) -> dict[str, n
     file = _file(folder, name)
     if not file.is_file() or not _extends(folder):
         return None
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            arrays = dict(found)
-    except (OSError, ValueError, BadZipFile) as error:
-        raise DataError(f"{file}: cannot be read ({first_line(error)}). Fit it anew with --refit.") from None
+    with readable(file, "Fit it anew with --refit."), np.load(file, allow_pickle=False) as found:
+        arrays = dict(found)
     for key, value in expected.items():
         then = arrays[key].tolist() if key in arrays else None
         if then != value:

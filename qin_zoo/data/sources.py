@@ -10,21 +10,27 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qin_zoo.errors import DataError
+from qin_zoo.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import h5py
 
 # Rows decoded at a time: 16,384 histories of 100 ids are 13 MB, small beside any cache, large beside any call.
 CHUNK_ROWS = 16_384
+_READ_ERRORS = (
+    ValueError, TypeError, KeyError, EOFError, OSError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile,
+    zlib.error, pa.ArrowException, pl.exceptions.PolarsError,
+)  # fmt: skip
 _NPZ_ERRORS = (ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
 _NPY_PREFIX = 1 << 17  # more than the header of a .npy file ever takes
 
@@ -78,7 +84,6 @@ def open_source(path: Path) -> Source:
     Raises:
         DataError: no such file, a folder, an empty or damaged file, no rows.
     """
-    check_file(path)
     source: Source = NpzSource(path) if path.suffix == ".npz" else ParquetSource(path)
     if source.num_rows == 0:
         raise DataError(f"{path}: expected at least one row, found none: the split is empty. Write it again.")
@@ -106,6 +111,15 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: the file is empty (0 bytes). Fetch or write it again.")
 
 
+@contextmanager
+def readable(path: Path, mend: str = "Fetch or write it again.") -> Iterator[None]:
+    """Raises DataError, which ends with ``mend``, in place of what libraries raise for a file that they cannot read."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)}). {mend}") from error
+
+
 def each_once(path: Path, names: Iterable[str]) -> list[str]:
     """The columns' names; raises DataError where two have the same: nobody knows which is meant."""
     names = list(names)
@@ -129,6 +143,7 @@ class ParquetSource:
     """A parquet file, decoded a few thousand rows at a time."""
 
     def __init__(self, path: Path) -> None:
+        check_file(path)
         self.path = path
         try:
             # pre_buffer would keep every row group read so far in memory: the whole file by the end.
@@ -219,6 +234,7 @@ class NpzSource:
     """An npz archive of arrays (N,) or (N, width), as FuxiCTR writes its encoded data sets."""
 
     def __init__(self, path: Path) -> None:
+        check_file(path)
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
