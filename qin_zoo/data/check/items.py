@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -39,12 +38,12 @@ class Items:
 
 
 def read_items(
-    path: Path, layout: Layout, vocabulary: int, findings: Findings, advance: Callable[[int], object]
+    table: ParquetTable, layout: Layout, vocabulary: int, findings: Findings, advance: Callable[[int], object]
 ) -> Items:
     """Checks the item table.
 
     Args:
-        path: the file.
+        table: the file.
         layout: which column numbers the items.
         vocabulary: tag ids lie below it; 0: any.
         findings: where they go.
@@ -53,7 +52,6 @@ def read_items(
     Raises:
         DataError: a damaged file.
     """
-    table = ParquetTable(path)
     index = id_columns(layout)[1]
     if table.num_rows == 0:
         findings.add("empty-file", table.name, None, "expected a row for every item, found none")
@@ -182,13 +180,15 @@ class _Tags:
             self.padding = "tags"
 
 
-def read_users(path: Path, items: int | None, findings: Findings, advance: Callable[[int], object]) -> Lists | None:
+def read_users(
+    table: ParquetTable, items: int | None, findings: Findings, advance: Callable[[int], object]
+) -> Lists | None:
     """Checks the users' table; returns their histories, or None where they cannot be read.
 
     Raises:
         DataError: a damaged file.
     """
-    table, index = ParquetTable(path), id_columns(PER_USER)[0]
+    index = id_columns(PER_USER)[0]
     if not has_ids(table, USER_HISTORY, findings, listed=True):
         return None
     numbered = index in table.names and has_ids(table, index, findings)

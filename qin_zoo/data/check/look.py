@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data.check.tables import ParquetTable, lists
-from qin_zoo.data.sources import check_file, hdf5_datasets
+from qin_zoo.data.sources import check_file, hdf5_datasets, readable
 from qin_zoo.errors import DataError, first_line
 
 SUFFIXES = (".parquet", ".npz", ".npy", ".h5", ".hdf5")
@@ -165,18 +165,14 @@ def _member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
 def _array_stats(name: str, array: object) -> ColumnStats:
     if array is None:
         return ColumnStats(name, "objects, not read", 0)
-    shape = array.shape
-    out = ColumnStats(name, f"{array.dtype} {tuple(shape)}", shape[0] if shape else 1)
-    if len(shape) > 1:
-        width = int(np.prod(shape[1:]))
-        out.lengths = (width, width)
+    kind = f"{array.dtype} {tuple(array.shape)}"
+    single, array = not array.shape, array if array.shape else np.atleast_1d(array[()])
+    rows, width = array.shape[0], int(np.prod(array.shape[1:]))
+    out = ColumnStats(name, kind, rows, lengths=(width, width) if array.ndim > 1 else None)
     if array.dtype.kind in "biuf" and array.size:
-        step = max(1, _STEP // max(1, int(np.prod(shape[1:])))) if shape else 1
-        parts = (
-            (np.asarray(array[i : i + step]) for i in range(0, shape[0], step)) if shape else [np.asarray(array[()])]
-        )
-        _accumulate(out, parts, array.dtype.kind)
-    if len(shape) == 1 and array.dtype.kind in "biufSU" and array.size:
+        step = max(1, _STEP // width)
+        _accumulate(out, (np.asarray(array[i : i + step]) for i in range(0, rows, step)), array.dtype.kind)
+    if array.ndim == 1 and not single and array.dtype.kind in "biufSU" and array.size:
         out.distinct = len(np.unique(array[:]))
     return out
 
@@ -217,10 +213,8 @@ def _parquet_column(table: ParquetTable, name: str) -> ColumnStats:
         return out
     if listed or pa.types.is_nested(table.schema_arrow.field(name).type):
         return out
-    try:
+    with readable(table.path):
         values = pl.from_arrow(pq.read_table(table.path, columns=[name], pre_buffer=False).column(0))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{table.path}: damaged in column '{name}' ({first_line(error)}). Write it again.") from None
     out.nulls = values.null_count()
     out.distinct = values.n_unique() - (1 if out.nulls else 0)
     if out.distinct:

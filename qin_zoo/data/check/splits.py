@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -117,14 +116,13 @@ def has_ids(table: ParquetTable, column: str, findings: Findings, listed: bool =
 
 
 def read_split(
-    path: Path, name: str, layout: Layout, rules: Rules, findings: Findings, advance: Callable[[int], object]
+    table: ParquetTable, name: str, layout: Layout, rules: Rules, findings: Findings, advance: Callable[[int], object]
 ) -> Split | None:
     """Checks a split's values in one pass; None where its columns do not let it be read.
 
     Raises:
         DataError: a damaged file.
     """
-    table = ParquetTable(path)
     if table.num_rows == 0:
         findings.add("empty-file", table.name, None, "expected at least one row, found none")
         return None

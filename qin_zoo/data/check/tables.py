@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qin_zoo.data.sources import ParquetSource, check_file
+from qin_zoo.data.sources import ParquetSource
 from qin_zoo.errors import DataError
 
 BATCH_ROWS = 32_768
@@ -59,7 +59,6 @@ class ParquetTable(ParquetSource):
     """
 
     def __init__(self, path: Path) -> None:
-        check_file(path)
         super().__init__(path)
         self.name = path.name
 
