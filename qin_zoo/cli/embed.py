@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qin_zoo.cli import embed_learn
-from qin_zoo.cli.table import print_table
+from qin_zoo.cli.table import print_lines, print_table
 
 app = typer.Typer(help="Encode items, fuse, align and quantize their embeddings.", no_args_is_help=True)
 app.command()(embed_learn.align)
@@ -57,8 +57,6 @@ def encode(
 
     A command that was stopped goes on where it stopped when it is given again.
     """
-    from rich.console import Console
-
     from qin_zoo.embed.encode import encode_items
     from qin_zoo.embed.encoders import make_encoder
     from qin_zoo.embed.items import ImageInputs, count_items, original_ids, read_texts
@@ -81,17 +79,16 @@ def encode(
     name = modality or ("text" if images is None else "image")
     done = encode_items(folder, made, inputs, name, batch_size=batch_size, force=force, progress=True, refit=refit)
 
-    console, stored = Console(highlight=False, soft_wrap=True), done.stored
+    stored = done.stored
     for note in done.notes:
-        console.print(f"Note: {note}", markup=False)
+        print_lines(f"Note: {note}")
     if done.started_at == stored.rows:
-        console.print(f"{name}: all {stored.rows:,} rows were encoded before; nothing to do.", markup=False)
+        print_lines(f"{name}: all {stored.rows:,} rows were encoded before; nothing to do.")
     else:
-        console.print(
+        print_lines(
             f"{name}: rows {done.started_at:,} to {stored.rows - 1:,} encoded with {stored.encoder} "
             f"({stored.version}), {stored.dim} numbers each, in {done.seconds:.1f} s; "
-            f"{done.without_input:,} items without an input.",
-            markup=False,
+            f"{done.without_input:,} items without an input."
         )
 
 
@@ -108,8 +105,6 @@ def fuse(
     refit: embed_learn.Refit = False,
 ) -> None:
     """Fuse stored embeddings into DIR/item_info_STRATEGY.parquet, with a report in JSON beside it."""
-    from rich.console import Console
-
     from qin_zoo.embed.strategies import fuse as fuse_embeddings
 
     report, rows = fuse_embeddings(folder, strategy, text=text, image=image, dim=dim, whiten=whiten, refit=refit), []
@@ -119,10 +114,9 @@ def fuse(
     header = ("PCA of", "numbers", "kept", "items fitted", "items left out", "explained variance")
     title = f"{report.column} by {report.strategy}{', whitened' if whiten else ''}"
     print_table(header, rows, numbers=range(1, 6), folded={0}, title=title)
-    console = Console(highlight=False)
     if any(part.reused for part in report.parts):
-        console.print("Fitted to the items of the import that this one extends, and used as it is (--refit: anew).")
-    console.print(f"{report.path} (report: {report.path.with_suffix('.json').name})", markup=False, soft_wrap=True)
+        print_lines("Fitted to the items of the import that this one extends, and used as it is (--refit: anew).")
+    print_lines(f"{report.path} (report: {report.path.with_suffix('.json').name})")
 
 
 @app.command("list")

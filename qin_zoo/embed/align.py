@@ -31,7 +31,7 @@ from qin_zoo.data.item_files import check_output, in_folder, list_array, write_c
 from qin_zoo.data.mapped import Column
 from qin_zoo.embed.codes import has_embedding, read_embeddings
 from qin_zoo.errors import DataError
-from qin_zoo.progress import Progress
+from qin_zoo.progress import Progress, show_reading
 
 _CHUNK = 1 << 16  # rows whose pairs are drawn at a time
 _EVALUATED = 10_000  # held-out pairs that are ranked, at most
@@ -407,22 +407,9 @@ def align_folder(
         raise DataError(f"out_column: expected a new column, found '{out_column}', which is read. Name another.")
     check_output(info, output, [out_column], force)
     embeddings = read_embeddings(info, column, cache_dir)
-    clicks = read_co_clicks(in_folder(folder, "train.parquet"), len(embeddings), cache_dir, _reading(progress))
+    train = in_folder(folder, "train.parquet")
+    clicks = read_co_clicks(train, len(embeddings), cache_dir, show_reading if progress else None)
     aligned, report = align_embeddings(embeddings, clicks, options, (column, out_column), progress)
     write_columns(info, output, {out_column: list_array(aligned.numpy())})
     write_report(output, asdict(report))
     return output, report
-
-
-def _reading(progress: bool) -> Callable[[str, int, int], None]:
-    """A bar while the training split is read for the first time."""
-    bars: list[Progress] = []
-
-    def show(name: str, done: int, total: int) -> None:
-        if not bars:
-            bars.append(Progress(total=total, desc=f"reading {name}", shown=progress, unit=" rows"))
-        bars[0].update(done - bars[0].n)
-        if done >= total:
-            bars.pop().close()
-
-    return show

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data.item_files import ITEM_FILE, list_array, write_report
 from qin_zoo.data.kept import keep, kept
-from qin_zoo.data.sources import ParquetSource, at, check_file
-from qin_zoo.embed.store import EmbeddingStore, Stored
+from qin_zoo.data.sources import ParquetSource, at
+from qin_zoo.embed.store import ABOUT, EmbeddingStore, Stored
 from qin_zoo.errors import DataError, suggest
 from qin_zoo.files import replace_file
 
@@ -120,7 +120,6 @@ def fuse(
     if text == image and len(groups[0][0]) + len(groups) > 2:
         raise DataError(f"Strategy {strategy}: expected two embeddings, found '{text}' twice. Correct --image.")
     table = folder / ITEM_FILE
-    check_file(table)
     store, num_items = EmbeddingStore(folder), ParquetSource(table).num_rows
     stored = {name: store.get(name) for names, _ in groups for name in names}
     for found in stored.values():
@@ -145,13 +144,7 @@ def fuse(
         whiten=whiten,
         parts=[projection.part for projection in projections],
         encoders={
-            s.name: {
-                "encoder": s.encoder,
-                "version": s.version,
-                "fingerprint": s.fingerprint,
-                "checksum": f"{s.checksum:08x}",
-            }
-            for s in stored.values()
+            s.name: {key: getattr(s, key) for key in ABOUT} | {"checksum": f"{s.checksum:08x}"} for s in stored.values()
         },
     )
     sidecar = report.path.with_suffix(".json")
