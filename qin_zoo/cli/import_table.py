@@ -7,9 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from qin_zoo.cli.table import print_table
+from qin_zoo.cli.table import print_lines, print_table
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.files import replace_text
 
@@ -75,14 +73,13 @@ def write_description(sources: Sequence[Path], path: Path, force: bool) -> None:
         file = Path(entry.files[0]).name
         rows += [(file, name, str(column), column.because) for name, column in entry.columns.items()]
         rows += [(file, "", f"ids: {entry.ids}", entry.because)] if entry.about == "vectors" else []
-    console = Console(soft_wrap=True, markup=False, highlight=False)
     _print_columns(rows, "why")
-    console.print(f"label: {description.label} ({description.because})")
+    print_lines(f"label: {description.label} ({description.because})")
     for doubt in description.doubts:
-        console.print(f"DECIDE: {doubt}")
+        print_lines(f"DECIDE: {doubt}")
     for note in description.notes:
-        console.print(f"Note: {note}")
-    console.print(f"{len(files)} files described in {path}. Correct it, then: qin-zoo data import table {path} OUT")
+        print_lines(f"Note: {note}")
+    print_lines(f"{len(files)} files described in {path}. Correct it, then: qin-zoo data import table {path} OUT")
 
 
 def _print_columns(rows: Sequence[tuple[str, str, str, str]], last: str) -> None:
@@ -102,10 +99,9 @@ def show(summary: ImportSummary) -> None:
     header = ("split", "rows", "users", "click rate", "median history", "new users", "new items")
     title = f"{summary.path}: {summary.users:,} users, {summary.items:,} items"
     print_table(header, rows, numbers=range(1, 7), title=title)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print("New: share of the rows whose user, or item, has no training row, nor one of before (--only-new).")
+    print_lines("New: share of the rows whose user, or item, has no training row, nor one of before (--only-new).")
     for note in summary.notes:
-        console.print(f"Note: {note}")
-    console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")
-    console.print(f"A model on it: qin-zoo run QIN --data {summary.path}")
-    console.print(f"What to beat:  qin-zoo baseline {summary.path}")
+        print_lines(f"Note: {note}")
+    print_lines(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")
+    print_lines(f"A model on it: qin-zoo run QIN --data {summary.path}")
+    print_lines(f"What to beat:  qin-zoo baseline {summary.path}")

@@ -113,7 +113,7 @@ def test_blank_lines_are_said_and_counted(tmp_path):
         (b"a\tb\n1\t2\n\n3\t4\t5\n", "line 4: expected 2 values, found 3"),
         (b"a\tb\n1\t2\n3\tcaf\xe9\n", r"line 3: expected text in UTF-8, .*iconv -f latin1 -t utf-8"),
         (b"\xff\xfea\x00\t\x00b\x00\n\x00", "iconv -f utf-16"),
-        (b"a\tb\ta\n1\t2\t3\n", "column 'a' is there twice"),
+        (b"a\tb\ta\n1\t2\t3\n", "found 'a' 2 times"),
         (b"a\tb\tc\n1\t2\t3\n3\t4", "line 3: expected 3 values, found 2 and the end of the file"),
         (b"\n", "found an empty file"),
         (b"a\tb\n\n", "expected at least one row"),
@@ -236,7 +236,7 @@ def test_mmrec_with_a_column_of_clicks(tmp_path):
 
 def test_a_column_twice(tmp_path):
     folder = recbole(tmp_path / "s", [f"{line}\t1" for line in lines_of()], HEADER + "\trating:token")
-    with pytest.raises(DataError, match="column 'rating' is there twice"):
+    with pytest.raises(DataError, match="found 'rating' 2 times"):
         import_folder("recbole", folder, tmp_path / "o")
 
 

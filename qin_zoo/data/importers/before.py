@@ -13,10 +13,10 @@ import polars as pl
 
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.write import SUMMARY_FILE, is_import
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.sources import readable
+from qin_zoo.errors import DataError
 from qin_zoo.files import read_json
 
-Scale = tuple[float, float]  # what is subtracted from a number, and what it is then divided by
 _OWNERS = ("user", "item")
 _OF_THE_CALL = ("force", "extend", "only_new")  # options that an extension does not take over
 
@@ -64,9 +64,9 @@ class Before:
         return self._json("vocabularies.json")
 
     @cached_property
-    def scales(self) -> dict[str, Scale]:
-        """Column -> what its numbers were scaled by."""
-        return {name: (scale["mean"], scale["deviation"]) for name, scale in self._json("scales.json").items()}
+    def scales(self) -> dict[str, dict[str, float]]:
+        """Column -> ``mean``, which is subtracted from its numbers, and ``deviation``, by which they are divided."""
+        return self._json("scales.json")
 
     def names(self, file: str) -> list[str]:
         """The columns of a table, but for the one that numbers its rows; none where there is no such table."""
@@ -96,34 +96,12 @@ class Before:
         )
 
     def _read(self, file: str) -> pl.DataFrame:
-        try:
+        with readable(self.path / file, "Import again."):
             return pl.read_parquet(self.path / file, glob=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{self.path / file}: cannot be read ({first_line(error)}). Import again.") from None
 
     def _json(self, file: str) -> dict[str, Any]:
-        try:
+        with readable(self.path / file, "Import again."):
             content = read_json(self.path / file) if (self.path / file).is_file() else {}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path / file}: cannot be read ({first_line(error)}). Import again.") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.path / file}: expected names and what they stand for, found others. Import again.")
         return content
-
-
-def fit_scale(values: np.ndarray) -> Scale:
-    """Mean and deviation (of the whole, as scikit-learn's StandardScaler has it; 1 for a constant) of known numbers."""
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return 0.0, 1.0
-    return float(known.mean()), float(known.std()) or 1.0
-
-
-def scaled(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """(n,) float32; an unknown number counts as the mean."""
-    return np.nan_to_num((values - scale[0]) / scale[1]).astype(np.float32)
-
-
-def as_scales(scales: Mapping[str, Scale]) -> dict[str, Any]:
-    """What ``scales.json`` holds."""
-    return {name: {"mean": mean, "deviation": deviation} for name, (mean, deviation) in scales.items()}

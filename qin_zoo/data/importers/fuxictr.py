@@ -22,9 +22,10 @@ from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.classic import ClassicFields
 from qin_zoo.data.importers.longctr import convert_users
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.tables import folder_of, found_in
+from qin_zoo.data.importers.tables import folder_of
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.errors import DataError
+from qin_zoo.files import found_in
 
 EXPECTED = (
     "LongCTR's train, valid, test, user_info and item_info.parquet, or train, valid and test as npz, parquet or csv "

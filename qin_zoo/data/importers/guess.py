@@ -11,9 +11,9 @@ from qin_zoo.data.importers.description import LEFT_OUT, Column, Description, En
 from qin_zoo.data.importers.guess_column import guess_column, tokens
 from qin_zoo.data.importers.guess_log import guess_log
 from qin_zoo.data.importers.own_files import SUFFIXES, VECTORS, OwnFile
-from qin_zoo.data.importers.tables import found_in
 from qin_zoo.data.importers.vectors import guess_ids
-from qin_zoo.errors import DataError
+from qin_zoo.errors import DataError, listed
+from qin_zoo.files import found_in
 
 _USERS = {
     "user", "users", "member", "customer", "customers", "client", "visitor", "account", "uid", "buyer", "reader",
@@ -121,8 +121,7 @@ def _not_read(sources: Sequence[Path], paths: Sequence[Path]) -> list[str]:
     if not sources[0].is_dir():
         return []
     names = sorted({p.name for p in sources[0].iterdir() if not p.name.startswith(".")} - {p.name for p in paths})
-    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return [f"Not read, since they are no files {', '.join((*SUFFIXES, *VECTORS))}: {listed}."] if names else []
+    return [f"Not read, since they are no files {', '.join((*SUFFIXES, *VECTORS))}: {listed(names)}."] if names else []
 
 
 def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:

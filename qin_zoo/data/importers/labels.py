@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 import re
+from operator import eq, ge, gt, le, lt, ne
 
 import numpy as np
 
@@ -13,14 +13,7 @@ from qin_zoo.errors import DataError, QinZooError, suggest
 _CLICKS = ("click", "label", "like")
 _RULE = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 _NAME = re.compile(r"\s*([^<>=!]+?)\s*")
-_COMPARE = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+_COMPARE = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 
 
 def clicks(log: InteractionLog, rule: str | None) -> tuple[np.ndarray, str]:
@@ -35,7 +28,7 @@ def clicks(log: InteractionLog, rule: str | None) -> tuple[np.ndarray, str]:
         name, found, rule = "", np.ones(len(log.user), bool), "implicit"
     elif match := _RULE.fullmatch(rule):
         name, sign, number = match.groups()
-        found, rule = _COMPARE[sign](_column(log, name), float(number)), f"{name}{sign}{number}"
+        found, rule = _COMPARE[sign](number_column(log, name), float(number)), f"{name}{sign}{number}"
     elif match := _NAME.fullmatch(rule):
         rule = name = match.group(1)
         found = _of_one_and_zero(log, name)
@@ -98,7 +91,7 @@ def _sounds_like_clicks(name: str) -> bool:
 
 
 def _of_one_and_zero(log: InteractionLog, name: str) -> np.ndarray:
-    values = _column(log, name)
+    values = number_column(log, name)
     wrong = np.flatnonzero((values != 0) & (values != 1))
     if wrong.size:
         raise DataError(
@@ -108,11 +101,7 @@ def _of_one_and_zero(log: InteractionLog, name: str) -> np.ndarray:
     return values == 1
 
 
-def _column(log: InteractionLog, name: str) -> np.ndarray:
-    return number_column(log, name, "--label", "implicit")
-
-
-def number_column(log: InteractionLog, name: str, option: str, other: str) -> np.ndarray:
+def number_column(log: InteractionLog, name: str, option: str = "--label", other: str = "implicit") -> np.ndarray:
     """(n,) float64, a column of the log without gaps; ``option`` asked for it, and takes ``other`` besides.
 
     Raises:

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.ids import aligned, column
-from qin_zoo.data.importers.log import InteractionLog, ItemSide
+from qin_zoo.data.importers.log import InteractionLog, Side
 from qin_zoo.data.importers.moments import read_times
 from qin_zoo.data.importers.tables import Table, folder_of, only, require_file
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.sources import readable
+from qin_zoo.errors import DataError
 
 EXPECTED = "MMRec's layout: NAME.inter (userID, itemID, x_label) and *_feat.npy"
 
@@ -48,22 +49,18 @@ def read(path: str | Path) -> InteractionLog:
                 f"{folder / f'{name}_feat.npy'}: expected a row for each item up to {size - 1}, found {len(values)} "
                 f"rows. Take both files from the same data set."
             )
-    lengths = {len(values) for values in embeddings.values()}
+    lengths = sorted({len(values) for values in embeddings.values()})
     if len(lengths) > 1:
-        raise DataError(
-            f"{folder}: expected as many rows in every *_feat.npy, found {sorted(lengths)}. Fetch them again."
-        )
+        raise DataError(f"{folder}: expected as many rows in every *_feat.npy, found {lengths}. Fetch them again.")
     everything = pl.Series(np.arange(max([size, *lengths]), dtype=np.int64))
-    log.items = ItemSide(everything, embeddings={f"{name}_emb": values for name, values in embeddings.items()})
+    log.items = Side(everything, embeddings={f"{name}_emb": values for name, values in embeddings.items()})
     return log
 
 
 def _features(file: Path) -> np.ndarray:
     require_file(file)
-    try:
+    with readable(file, "Fetch it again."):
         values = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
-        raise DataError(f"{file}: cannot be read as an array ({first_line(error)}). Fetch it again.") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise DataError(
             f"{file}: expected numbers (items, width), found {values.dtype} {values.shape}. Fetch it again."

@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from qin_zoo.data.importers.ids import aligned, column, look_up
-from qin_zoo.data.importers.log import InteractionLog, ItemSide
+from qin_zoo.data.importers.log import InteractionLog, Side
 from qin_zoo.data.importers.moments import read_times
-from qin_zoo.data.importers.tables import Table, folder_of, found_in
+from qin_zoo.data.importers.tables import Table, folder_of
 from qin_zoo.errors import DataError
+from qin_zoo.files import found_in
 
 EXPECTED = "a MovieLens data set: u.data and u.item (100K), ratings.dat and movies.dat (1M, 10M), or ratings.csv and movies.csv (20M, 25M, 32M, latest)"  # fmt: skip  # noqa: E501
 _USER_100K = ("id", "age", "gender", "occupation", "zip_code")
@@ -54,11 +55,10 @@ def _log(ratings: Table, movies: Table, movie: str, users: Table | None) -> Inte
     )
     lists = movies.frame["genres"].fill_null("").str.split("|")
     genres = lists.list.eval(pl.element().filter(~pl.element().is_in(_NO_GENRE)))
-    log.items = ItemSide(of_movies, lists={"genres": genres}, texts={"title": movies.frame["title"]})
+    log.items = Side(of_movies, lists={"genres": genres}, texts={"title": movies.frame["title"]})
     if users:
-        (log.user_ids,) = known
-        look_up("user", user, users.path, log.user_ids, notes)
-        log.user_columns = {name: users.frame[name] for name in users.names if name != "id"}
+        look_up("user", user, users.path, *known, notes)
+        log.users = Side(*known, {name: users.frame[name] for name in users.names if name != "id"})
     for table in (ratings, movies, users):
         notes += table.notes if table else []
     return log

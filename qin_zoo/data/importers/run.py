@@ -15,9 +15,8 @@ from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, re
 from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.build import PointInTime, rows_of
 from qin_zoo.data.importers.description import Description
-from qin_zoo.data.importers.features import context_features, user_features
 from qin_zoo.data.importers.ids import Ids, aligned
-from qin_zoo.data.importers.items import check_embedding, prefixed, write_items
+from qin_zoo.data.importers.items import check_embedding, context_features, prefixed, user_features, write_items
 from qin_zoo.data.importers.labels import clicks, number_column
 from qin_zoo.data.importers.log import Events, InteractionLog, Numbering, moments, sorted_by_item, unordered
 from qin_zoo.data.importers.options import ImportOptions
@@ -99,14 +98,10 @@ def import_table(
     """
     options = options or ImportOptions()
     output = Output(out, options.force)
-    own = table.read(description, before, options.label)
-    about = {
-        "format": "table",
-        "source": str(description.folder.resolve()),
-        "description": description.as_json(),
-    }
+    log = table.read(description, before, options.label)
+    about = {"format": "table", "source": str(description.folder.resolve()), "description": description.as_json()}
     try:
-        return write_log(own.log, output, options, about, before, own.taken)
+        return write_log(log, output, options, about, before)
     finally:
         output.discard()
 
@@ -117,7 +112,6 @@ def write_log(
     options: ImportOptions,
     about: dict,
     before: Before | None = None,
-    columns: list[tuple[str, str, str, str]] | None = None,
 ) -> ImportSummary:
     """Writes a log as rows in the challenge's layout.
 
@@ -127,7 +121,6 @@ def write_log(
         options: what becomes a click, a history, a split and a negative.
         about: what ``import.json`` says of the source.
         before: an earlier import, whose numbers stay.
-        columns: of one's own table, what each was taken for.
     """
     label, rule = clicks(log, options.label)
     options = _suited(log, options, not label.all())
@@ -190,7 +183,7 @@ def write_log(
     about = {**about, "options": resolved, "rules": _RULES, "interactions": len(events.user), **kept}
     if before is not None and (fitted := out.take_along(before.path)):
         notes.append(f"{', '.join(fitted)}: taken along, so that new items are put where the old ones are.")
-    return out.finish(about, len(users), len(items), notes, columns)
+    return out.finish(about, len(users), len(items), notes, log.taken)
 
 
 def _suited(log: InteractionLog, options: ImportOptions, told_apart: bool) -> ImportOptions:
@@ -213,17 +206,15 @@ def _suited(log: InteractionLog, options: ImportOptions, told_apart: bool) -> Im
 
 def _numbered(log: InteractionLog, owner: str, before: Before | None) -> Numbering:
     """The numbering of users or items; ids of before keep their numbers, whatever form the log has them in."""
-    columns = {"user": (log.user, log.user_ids), "item": (log.item, log.items.ids)}[owner]
+    side = log.users if owner == "user" else log.items
+    columns = (getattr(log, owner), side.ids)
     if before is None:
         return Numbering(*columns)
     where = (f"{before.path / f'ids_{owner}.parquet'}", f"{log.path.name}, {owner}", f"{owner} table")
     texts = [Ids(name, ids.cast(pl.String)) for name, ids in zip(where, (before.ids[owner], *columns))]
-    known, in_log, in_table = aligned(texts, log.notes)
-    if owner == "user":
-        log.user, log.user_ids = in_log, in_table
-    else:
-        log.item, log.items.ids = in_log, in_table
-    return Numbering(in_log, in_table, known=known)
+    known, in_log, side.ids = aligned(texts, log.notes)
+    setattr(log, owner, in_log)
+    return Numbering(in_log, side.ids, known=known)
 
 
 class _Beside(NamedTuple):

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.sources import each_once, readable
 from qin_zoo.errors import DataError, first_line, suggest
+from qin_zoo.files import found_in
 
 _LONGEST_HEADER = 1 << 20
 _LONGEST_VALUE = 2**31 - 1  # csv takes 128 KiB otherwise
@@ -24,12 +26,6 @@ def folder_of(path: str | Path, expected: str) -> Path:
         what = "a file" if path.exists() else "nothing"
         raise DataError(f"{path}: expected a folder with {expected}, found {what}. Give the folder of the data set.")
     return path
-
-
-def found_in(folder: Path) -> str:
-    """The names in a folder, for messages."""
-    names = sorted(entry.name for entry in folder.iterdir())
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "an empty folder"
 
 
 def only(folder: Path, pattern: str, expected: str) -> Path:
@@ -63,18 +59,11 @@ def require(path: Path, names: Sequence[str], wanted: str) -> None:
         )
 
 
-def named_twice(path: Path, name: str) -> DataError:
-    """The error for a header with one name in two places."""
-    return DataError(f"{path}: the column '{name}' is there twice. Rename or drop one in a copy of the file.")
-
-
 def read_parquet(path: Path, *columns: str, whole: Sequence[str] = ()) -> pl.DataFrame:
     """A parquet file with these columns, those of ``whole`` as int64 without gaps; DataError for any other file."""
     require_file(path)
-    try:
+    with readable(path, "Fetch it again."):
         frame = pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch it again.") from None
     for name in (*whole, *columns):
         require(path, frame.columns, name)
     for name in whole:
@@ -105,6 +94,7 @@ class Table:
         frame: the values, all columns of text.
         notes: what is odd, but was read.
         left_out: number and text of each line that was left out.
+        encoding: of the file, UTF-8 or Latin-1.
 
     Raises:
         DataError: no file, not UTF-8, no row, a column named twice, or a line with too many values.
@@ -123,7 +113,7 @@ class Table:
         require_file(path)
         self.path, self.notes = path, []
         self.left_out: list[tuple[int, str]] = []
-        self._lenient = lenient
+        self.encoding, self._lenient = "UTF-8", lenient
         self._quoted, self._separator, self._content = quoted, separator, None
         if encoding or len(separator) > 1:
             self._content = self._decode(encoding)
@@ -191,7 +181,9 @@ class Table:
         except UnicodeDecodeError:
             if not encoding:
                 raise self._no_utf8() from None
-            text = _of_one_byte(raw, encoding)
+            if others := sum(is_utf8(line) for line in raw.split(b"\n") if not line.isascii()):
+                raise self._no_utf8(f"{others:,} other lines are in UTF-8: mend or drop the line.") from None
+            text, self.encoding = _of_one_byte(raw, encoding), "Latin-1"
         if len(self._separator) > 1:
             if _STAND_IN in text:
                 line = text[: text.index(_STAND_IN)].count("\n") + 1
@@ -211,7 +203,7 @@ class Table:
         """Number and text of the first line that is not blank."""
         for number, line in enumerate(self._lines(), 1):
             if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise self._no_utf8("utf-16")
+                raise self._no_utf8("Convert the file (iconv -f utf-16 -t utf-8).")
             if line.strip():
                 if len(line) >= _LONGEST_HEADER:
                     raise DataError(f"{self.path}, line {number}: expected lines of text, found no end of the line.")
@@ -227,14 +219,11 @@ class Table:
         else:
             names = text.split(self._separator)
         self._first += 1
-        twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
-        if twice is not None:
-            raise named_twice(self.path, twice)
-        return names
+        return each_once(self.path, names)
 
     def _read(self, names: list[str]) -> pl.DataFrame:
         try:
-            frame = pl.read_csv(
+            return pl.read_csv(
                 self.path if self._content is None else self._content,
                 separator=self._separator,
                 has_header=False,
@@ -250,7 +239,6 @@ class Table:
             if self._lenient and "utf-8" not in str(error).lower():
                 return self._read_leniently(names)
             raise self._unreadable(len(names), first_line(error)) from None
-        return frame
 
     def _read_leniently(self, names: list[str]) -> pl.DataFrame:
         """The rows as csv reads them, which takes 27" where no quote begins; blank where lines have too many values."""
@@ -340,13 +328,10 @@ class Table:
             return DataError(f"{self.path}, line {number}: expected {width} values, found {count}. Mend or drop it.")
         return DataError(f"{self.path}: a line cannot be read ({reason}). Mend or drop it.")
 
-    def _no_utf8(self, encoding: str = "latin1") -> DataError:
+    def _no_utf8(self, mend: str = "Convert the file (iconv -f latin1 -t utf-8).") -> DataError:
         with open(self.path, "rb") as file:
             number = next((n for n, line in enumerate(file, 1) if not is_utf8(line)), 1)
-        return DataError(
-            f"{self.path}, line {number}: expected text in UTF-8, found other bytes. Convert the file "
-            f"(iconv -f {encoding} -t utf-8)."
-        )
+        return DataError(f"{self.path}, line {number}: expected text in UTF-8, found other bytes. {mend}")
 
 
 def as_numbers(text: pl.Series) -> pl.Series:

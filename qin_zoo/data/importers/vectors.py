@@ -12,13 +12,12 @@ import polars as pl
 from qin_zoo.data.importers.description import Entry
 from qin_zoo.data.importers.own_files import SUFFIXES, OwnFile
 from qin_zoo.data.importers.tables import require_file
-from qin_zoo.data.sources import hdf5_datasets
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.sources import hdf5_datasets, readable
+from qin_zoo.errors import DataError
 
 _IDS = ("id", "ids", "item_id", "item_ids", "keys", "sku", "skus", "names")
 _ENDINGS = ("_ids", "_id", ".ids", "-ids", "_index", "_keys")
 _H5 = (".h5", ".hdf5")
-_ERRORS = (ValueError, OSError, EOFError, RuntimeError, KeyError, TypeError)
 
 
 def guess_ids(
@@ -81,22 +80,14 @@ def _ids_of(path: Path, items: Sequence[Entry], name: str) -> tuple[pl.Series, s
 
 def _npy(path: Path) -> np.ndarray:
     require_file(path)
-    try:
+    with readable(path, "Write it with numpy.save, texts as str and no objects."):
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except _ERRORS as error:
-        raise DataError(
-            f"{path}: cannot be read as an array ({first_line(error)}). Write it with numpy.save, texts as str and no "
-            "objects."
-        ) from None
 
 
 def _datasets(path: Path) -> dict[str, np.ndarray]:
     require_file(path)
-    try:
-        with h5py.File(path, "r") as file:
-            return {name: file[name][()] for name in hdf5_datasets(file)}
-    except _ERRORS as error:
-        raise DataError(f"{path}: cannot be read as HDF5 ({first_line(error)}). Write it again.") from None
+    with readable(path), h5py.File(path, "r") as file:
+        return {name: file[name][()] for name in hdf5_datasets(file)}
 
 
 def _in_hdf5(path: Path, name: str, doubts: list[str]) -> Entry | None:

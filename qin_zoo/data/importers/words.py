@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.importers.before import Before, as_scales, fit_scale, scaled
+from qin_zoo.data.importers.before import Before
 from qin_zoo.data.importers.log import categories
 from qin_zoo.data.importers.write import Output
 
@@ -33,8 +33,14 @@ class Words:
 
     def scaled(self, name: str, values: np.ndarray) -> np.ndarray:
         """(n,) float32 of mean 0 and deviation 1 among the numbers that the first import knew; 0 for NaN."""
-        scale = self.scales.setdefault(name, fit_scale(values))
-        return scaled(values, scale)
+        known = values[~np.isnan(values)]
+        # of the whole, as scikit-learn's StandardScaler has it; 1 for a constant
+        mean, deviation = (float(known.mean()), float(known.std()) or 1.0) if known.size else (0.0, 1.0)
+        scale = self.scales.setdefault(name, {"mean": mean, "deviation": deviation})
+        return np.nan_to_num((values - scale["mean"]) / scale["deviation"]).astype(np.float32)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.vocabularies or name in self.scales
 
     def size(self, name: str) -> int:
         """One more than the greatest code of a column."""
@@ -45,4 +51,4 @@ class Words:
         if self.vocabularies:
             out.write_json("vocabularies.json", self.vocabularies)
         if self.scales:
-            out.write_json("scales.json", as_scales(self.scales))
+            out.write_json("scales.json", self.scales)
