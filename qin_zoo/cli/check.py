@@ -26,9 +26,7 @@ def check(
     fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a mended copy; a new or empty folder.")] = None,
     tags: Annotated[
         int | None,
-        typer.Option(
-            help="Tag ids lie below this; 0 allows any.", show_default="11740 in the challenge's layout", min=0
-        ),
+        typer.Option(help="Tag ids lie below; 0 allows any.", show_default="11740 in the challenge's layout", min=0),
     ] = None,
 ) -> None:
     """Check every file of a dataset against its layout and print all findings at once.
@@ -91,7 +89,7 @@ def _print_report(report: Report) -> None:
 
 def stats(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE_OR_DIR", help="parquet, npz, npy, hdf5, or a folder.", show_default=False)
+        Path, typer.Argument(metavar="FILE_OR_DIR", help="parquet, npz, npy, hdf5, a folder.", show_default=False)
     ],
     as_json: options.AsJson = False,
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -94,14 +94,11 @@ def check_file(path: Path) -> None:
     """Raises DataError unless ``path`` is a file with something in it."""
     if path.is_dir():
         raise DataError(
-            f"{path}: expected one parquet or npz file, found a folder. Name the file itself; a "
-            "data set cut into blocks has to be joined into one file per split."
+            f"{path}: expected a file, found a folder. Name the file itself; a data set cut into blocks has to be "
+            "joined into one file per split."
         )
     if not path.exists():
-        raise DataError(
-            f"{path}: no such file. Check the path in the dataset configuration, relative to the "
-            f"working directory ({Path.cwd()})."
-        )
+        raise DataError(f"{path}: no such file. Check the path, relative to the working directory ({Path.cwd()}).")
     if not path.is_file():  # a named pipe or a device, of which nobody knows where it ends
         raise DataError(
             f"{path}: expected a file, found something that is none, such as a named pipe or a device. Write what "
@@ -190,37 +187,26 @@ class ParquetSource:
                 return False
         return seen.isdisjoint({0, 1})
 
-    def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(
+        self, names: Sequence[str] | None, rows: int | None = None, threads: bool = True
+    ) -> Iterator[pa.RecordBatch]:
         row = 0
         try:
-            for batch in self._file.iter_batches(CHUNK_ROWS, columns=names):
+            for batch in self._file.iter_batches(rows or CHUNK_ROWS, columns=names, use_threads=threads):
                 yield batch
                 row += batch.num_rows
             pa.default_memory_pool().release_unused()  # decoding is over; training wants the memory
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                f"{self.path}: damaged after row {row} in column(s) {', '.join(names)}: {error}. "
+                f"{self.path}: damaged after row {row} in column(s) {', '.join(names or self.names)}: {error}. "
                 "Fetch or write the file again."
             ) from None
 
     def _chunk(self, name: str, row: int, array: pa.Array) -> Chunk:
-        if array.null_count:
-            null = row + int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-            raise self._null(name, null)
-        kind = array.type
-        if pa.types.is_fixed_size_list(kind):
-            width, array = kind.list_size, array.flatten()
-            offsets = np.arange(0, len(array) + 1, width, dtype=np.int64)
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            offsets = array.offsets.to_numpy().astype(np.int64)
-            array = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-            offsets -= offsets[0]
-        else:
-            offsets = None
-        if array.null_count:
-            null = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-            raise self._null(name, row + Chunk(np.empty(0), offsets).row_of(null), " inside the list")
-        values = array.to_numpy(zero_copy_only=False) if len(array) else np.empty(0, np.int64)
+        values, offsets, null = decoded(array)
+        if null.any():
+            first = int(np.argmax(null))
+            raise self._null(name, row + first, " inside the list" if array[first].is_valid else "")
         return Chunk(values, offsets)
 
     def _null(self, name: str, row: int, where: str = "") -> DataError:
@@ -228,6 +214,36 @@ class ParquetSource:
             f"{at(self.path, name, row)}: expected a value, found a null{where}. Fill the nulls "
             "(ids: 0, histories: an empty list, embeddings: zeros) and write the file again."
         )
+
+
+def decoded(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """A column's values, or the entries of its lists end to end, 0 for nulls; the offsets; and where there is a null.
+
+    Offsets are (rows + 1,) int64, as of :class:`Chunk`; ``null`` is (rows,) bool, for an entry of a list, too.
+    """
+    null, kind, offsets = np.zeros(len(array), bool), array.type, None
+    if array.null_count:
+        null = array.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        if array.null_count or pa.types.is_fixed_size_list(kind):
+            lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+            offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        else:
+            offsets = array.offsets.to_numpy().astype(np.int64)
+            offsets -= offsets[0]
+        array = array.flatten()  # leaves out what stands under null lists
+        if array.null_count:
+            inside = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+            null[np.searchsorted(offsets, inside, side="right") - 1] = True
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.int64())
+    if array.null_count and (pa.types.is_boolean(array.type) or _is_number(array.type)):
+        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
+    return array.to_numpy(zero_copy_only=False) if len(array) else np.empty(0, np.int64), offsets, null
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 class NpzSource:

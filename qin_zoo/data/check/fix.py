@@ -115,15 +115,9 @@ def _write(table: ParquetTable, path: Path, change: Change | None, advance: Call
             advance(table.num_rows)
             return
         with pq.ParquetWriter(temporary, table.schema_arrow, compression="zstd") as writer:
-            held: list[pa.RecordBatch] = []
-            for row, batch in table.batches():
-                held.append(change(row, batch))
-                if sum(b.num_rows for b in held) >= 3 * BATCH_ROWS:
-                    writer.write_table(pa.Table.from_batches(held))
-                    held = []
+            for row, batch in table.batches(rows=3 * BATCH_ROWS):
+                writer.write_batch(change(row, batch))
                 advance(batch.num_rows)
-            if held:
-                writer.write_table(pa.Table.from_batches(held))
 
 
 def _split_change(
@@ -136,9 +130,12 @@ def _split_change(
             counts[f"rows left out: {rule}"] = int((keep & mask).sum())
             keep &= ~mask
     if split.name == "train":
-        before = keep.sum()
-        mended.limit = _drop_extremes(split.user, keep)
-        counts["rows left out: extreme users"] = int(before - keep.sum())
+        kept = np.flatnonzero(keep)
+        while (found := extremes(split.user[kept]))[0].any():  # with them gone, the median user has fewer rows
+            kept = kept[~found[0]]
+        mended.limit = found[1]
+        counts["rows left out: extreme users"] = int(keep.sum()) - len(kept)
+        keep = np.isin(np.arange(split.rows), kept)
     if not keep.any():
         raise DataError(f"{split.file}: no row would be left. Look at the findings and mend the file by hand.")
     if keep.all() and not touched & _VALUES:
@@ -148,18 +145,9 @@ def _split_change(
         batch = batch.filter(pa.array(keep[row : row + batch.num_rows]))
         if batch.num_rows and not per_user:
             batch = _repad(batch, rules, counts)
-        return _clean_test(batch, per_user, rules, counts) if split.name == "test" else batch
+        return _mend_test(batch, per_user, rules, counts) if split.name == "test" else batch
 
     return change
-
-
-def _drop_extremes(user: np.ndarray, keep: np.ndarray) -> int:
-    """Clears ``keep`` for extreme users, until none is left; returns the last limit."""
-    while True:
-        over, limit = extremes(user[keep])
-        if not over.any():
-            return limit
-        keep[np.flatnonzero(keep)[over]] = False
 
 
 def _repad(batch: pa.RecordBatch, rules: Rules, counts: Counter[str]) -> pa.RecordBatch:
@@ -179,7 +167,7 @@ def _repad(batch: pa.RecordBatch, rules: Rules, counts: Counter[str]) -> pa.Reco
     return _set(batch, HISTORY, Lists(values, history.offsets, history.null))
 
 
-def _clean_test(batch: pa.RecordBatch, per_user: bool, rules: Rules, counts: Counter[str]) -> pa.RecordBatch:
+def _mend_test(batch: pa.RecordBatch, per_user: bool, rules: Rules, counts: Counter[str]) -> pa.RecordBatch:
     """Puts 0 for ids that are none and clips levels."""
     user, item = id_columns(PER_USER if per_user else PER_ROW)
     for column in (user, item, *LEVELS):
@@ -215,9 +203,9 @@ def _item_change(table: ParquetTable, dims: dict[str, int], tags: int, counts: C
     def change(row: int, batch: pa.RecordBatch) -> pa.RecordBatch:
         for name in table.names:
             if dims.get(name):
-                batch = _clean_vectors(batch, row, name, means[name], counts)
+                batch = _mend_vectors(batch, row, name, means[name], counts)
             elif kinds[name] == (True, "int"):
-                batch = _clean_tags(batch, row, name, tags, counts)
+                batch = _mend_tags(batch, row, name, tags, counts)
         return batch
 
     return change
@@ -246,9 +234,7 @@ def _mean(table: ParquetTable, name: str, dim: int) -> np.ndarray:
     return (total / max(count, 1)).astype(np.float32)
 
 
-def _clean_vectors(
-    batch: pa.RecordBatch, row: int, name: str, mean: np.ndarray, counts: Counter[str]
-) -> pa.RecordBatch:
+def _mend_vectors(batch: pa.RecordBatch, row: int, name: str, mean: np.ndarray, counts: Counter[str]) -> pa.RecordBatch:
     column = lists(batch.column(name), np.float32)
     vectors, good = _vectors(column, len(mean))
     padding = 0
@@ -264,7 +250,7 @@ def _clean_vectors(
     return _set(batch, name, Lists(vectors.ravel(), offsets, np.zeros(len(good), bool)))
 
 
-def _clean_tags(batch: pa.RecordBatch, row: int, name: str, limit: int, counts: Counter[str]) -> pa.RecordBatch:
+def _mend_tags(batch: pa.RecordBatch, row: int, name: str, limit: int, counts: Counter[str]) -> pa.RecordBatch:
     column = lists(batch.column(name))
     values, owner = column.values.copy(), column.owner
     values[(values < 0) | (values >= (limit or np.inf))] = 0

@@ -127,8 +127,7 @@ def open_folder(folder: str | Path) -> Path:
         raise DataError(f"{folder}: no such folder; {expected}. Check the path.")
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: {expected}, found a file. Name its folder, or look at the one file with "
-            f"`qin-zoo data stats {folder}`."
+            f"{folder}: {expected}, found a file. Name its folder, or look at it with `qin-zoo data stats {folder}`."
         )
     if not any((folder / name).exists() for name in (*(f"{split}.parquet" for split in SPLITS), ITEM_FILE)):
         raise DataError(

@@ -85,9 +85,7 @@ def read_items(
     return items
 
 
-def _numbering(
-    file: str, column: str, what: str, pieces: list[tuple[np.ndarray, np.ndarray]], findings: Findings
-) -> bool:
+def _numbering(file: str, column: str, what: str, pieces: list[tuple[np.ndarray, ...]], findings: Findings) -> bool:
     """Checks that row i is number i; one finding says why it is not. Returns whether there is a number 0."""
     ids, null = (np.concatenate(parts) for parts in zip(*pieces))
     expected = np.arange(len(ids))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data.check.tables import ParquetTable, lists
 from qin_zoo.data.sources import check_file, hdf5_datasets, readable
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.errors import DataError
 
 SUFFIXES = (".parquet", ".npz", ".npy", ".h5", ".hdf5")
 _STEP = 1 << 22
@@ -57,9 +55,7 @@ def data_files(path: Path) -> list[Path]:
         return [path]
     files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
     if not files:
-        raise DataError(
-            f"{path}: expected a folder with data files ({', '.join(SUFFIXES)}), found none. Check the path."
-        )
+        raise DataError(f"{path}: expected data files in it ({', '.join(SUFFIXES)}), found none. Check the path.")
     return files
 
 
@@ -96,8 +92,7 @@ def first_rows(path: Path, n: int = 5) -> tuple[list[str], list[list[object]], i
             values = np.atleast_1d(array[:n] if array.ndim else array[()])
             columns[name] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values.tolist()]
             longest = max(longest, array.shape[0] if array.ndim else 1)
-    rows = [[c[i] if i < len(c) else None for c in columns.values()] for i in range(min(n, longest or 1))]
-    return list(columns), rows, longest
+    return list(columns), [list(row) for row in zip_longest(*columns.values())], longest
 
 
 def abbreviated(value: object, entries: int = 6) -> str:
@@ -116,9 +111,6 @@ def abbreviated(value: object, entries: int = 6) -> str:
 
 
 def _known(path: Path) -> str:
-    if not path.exists():
-        expected = f"expected a data file ({', '.join(SUFFIXES)})"
-        raise DataError(f"{path}: no such file; {expected}. Check the path, relative to {Path.cwd()}.")
     check_file(path)
     suffix = ".h5" if path.suffix == ".hdf5" else path.suffix
     if suffix in SUFFIXES:
@@ -126,16 +118,14 @@ def _known(path: Path) -> str:
     with open(path, "rb") as file:  # a parquet file by any other name
         if file.read(4) == b"PAR1":
             return ".parquet"
-    raise DataError(
-        f"{path}: expected one of {', '.join(SUFFIXES)}, found '{path.suffix or path.name}'. Convert the file."
-    )
+    raise DataError(f"{path}: expected one of {', '.join(SUFFIXES)}, found '{path.suffix or path.name}'. Convert it.")
 
 
 @contextmanager
 def _arrays(path: Path) -> Iterator[Iterator[tuple[str, object]]]:
     """The named arrays of an npy, npz or hdf5 file, one after the other; None for one of Python objects."""
     suffix = _known(path)
-    try:
+    with readable(path, "Write it again; files that need pickle are not read."):
         if suffix == ".npy":
             yield iter([("(array)", np.load(path, mmap_mode="r", allow_pickle=False))])
         elif suffix == ".npz":
@@ -146,11 +136,6 @@ def _arrays(path: Path) -> Iterator[Iterator[tuple[str, object]]]:
 
             with h5py.File(path, "r") as file:
                 yield ((name, file[name]) for name in hdf5_datasets(file))
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: expected a {suffix[1:]} file of numbers, found something else or a damaged file "
-            f"({first_line(error)}). Write it again; files that need pickle are not read."
-        ) from None
 
 
 def _member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:

@@ -75,11 +75,6 @@ class Rules(NamedTuple):
         return np.zeros(len(ids), bool) if self.items is None else ids >= self.items
 
 
-def label_of(names: list[str]) -> str | None:
-    """The label's column among ``names``."""
-    return next((name for name in LABELS if name in names), None)
-
-
 def id_columns(layout: Layout) -> tuple[str, str]:
     """The columns of the user and of the item."""
     return ("user_index", "item_index") if layout is PER_USER else ("user_id", "item_id")
@@ -92,12 +87,12 @@ def check_columns(table: ParquetTable, layout: Layout, name: str, findings: Find
     good = layout is PER_USER or has_ids(table, HISTORY, findings, listed=True)
     for column in wanted:
         good &= has_ids(table, column, findings, fatal=column not in LEVELS)
-    label = label_of(table.names)
+    label = next((name for name in LABELS if name in table.names), None)
     if label is None and name != "test":
         findings.add("label-missing", table.name, LABELS[0], f"expected a column of labels, found {_names(table)}")
-    if label and name != "test" and table.element(label) not in ((False, "int"), (False, "float"), (False, "bool")):
-        came = table.type_name(label)
-        findings.add("wrong-type", table.name, label, f"expected labels, 0 or 1, found the type {came}")
+    elif label and name != "test" and table.element(label) not in ((False, "int"), (False, "float"), (False, "bool")):
+        message = f"expected labels, 0 or 1, found the type {table.type_name(label)}"
+        findings.add("wrong-type", table.name, label, message)
     return good
 
 
@@ -141,7 +136,7 @@ class _Reader:
     def __init__(self, table: ParquetTable, name: str, layout: Layout, rules: Rules, findings: Findings) -> None:
         self.table, self.name, self.layout, self.rules, self.findings = table, name, layout, rules, findings
         self.user, self.item = id_columns(layout)
-        label = label_of(table.names)
+        label = next((name for name in LABELS if name in table.names), None)
         readable = label is not None and table.element(label)[1] != "other"
         self.label = label if readable and name != "test" else None
         self.levels = [c for c in LEVELS if c in table.names and table.element(c) == (False, "int")]
@@ -214,13 +209,10 @@ class _Reader:
             length[part] = np.count_nonzero(filled, axis=1)
             past[part] = matrix_hash(matrix)
             repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
-            if matrix.shape[1] > 1:
-                gap = (filled[:, :-1] > filled[:, 1:]).any(axis=1)  # an item and then a zero
-                if gap.any():
-                    trailing = np.argmax(filled[:, ::-1], axis=1) * filled.any(axis=1)
-                    first = np.argmax(filled, axis=1)
-                    right[part] = trailing > 0
-                    inside[part] = filled.any(axis=1) & (length[part] < matrix.shape[1] - trailing - first)
+            if matrix.shape[1]:
+                last, falls = filled[:, -1], np.count_nonzero(filled[:, :-1] > filled[:, 1:], axis=1)  # item, then zero
+                right[part] = ~last & (length[part] > 0)
+                inside[part] = falls + last > 1
         self._wrong("negative-id", HISTORY, "ids from 0 on", *history.first(history.values < 0))
         beyond = history.first(self.rules.beyond(history.values))
         self._wrong("unknown-history-item", HISTORY, self.known_items, *beyond)
@@ -234,19 +226,19 @@ class _Reader:
     def _user_history(self, columns: dict[str, pa.Array], user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, ...]:
         seen = self._ids("seq_len", columns)
         repeats, users = np.zeros(len(user), bool), self.rules.users
-        if users is None:
-            return seen.astype(np.int32), seen.astype(np.uint64), repeats
-        count = len(users.offsets) - 1
+        count = 0 if users is None else len(users.null)
         unknown = user >= count
-        self._wrong("unknown-user", self.user, f"users below {count:,}, the rows of user_info.parquet", unknown, user)
-        safe = np.where((user >= 0) & ~unknown, user, 0)
-        has = users.lengths[safe] if count else np.zeros(len(user), np.int64)
-        short = ~unknown & (seen > has)
-        self._wrong("history-too-short", "seq_len", "at most the length of the user's full_item_seq", short, seen)
-        starts = users.offsets[:-1][safe] if count else np.zeros(len(user), np.int64)
-        ends = starts + np.where(unknown, 0, np.clip(seen, 0, has))
-        for part, matrix in matrices(users.values, starts, ends):
-            repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
+        if users is not None:
+            expected = f"users below {count:,}, the rows of user_info.parquet"
+            self._wrong("unknown-user", self.user, expected, unknown, user)
+        if count:
+            safe = np.where((user >= 0) & ~unknown, user, 0)
+            starts, has = users.offsets[safe], users.lengths[safe]
+            short = ~unknown & (seen > has)
+            self._wrong("history-too-short", "seq_len", "at most the length of the user's full_item_seq", short, seen)
+            ends = starts + np.where(unknown, 0, np.clip(seen, 0, has))
+            for part, matrix in matrices(users.values, starts, ends):
+                repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
         return seen.astype(np.int32), seen.astype(np.uint64), repeats
 
     def finish(self) -> Split:
@@ -259,19 +251,14 @@ class _Reader:
             if len(present) == 1:
                 message = f"expected labels 0 and 1, found {present[0]} in every row"
                 findings.add("label-one-class", file, self.label, message)
-        self._history_findings(split)
-        return split
-
-    def _history_findings(self, split: Split) -> None:
-        file, findings = split.file, self.findings
         column = "seq_len" if self.layout is PER_USER else HISTORY
         if not split.length.any():
             findings.add("no-history", file, column, "expected histories, found every one empty")
         low, high = self.widths
-        if self.layout is not PER_USER and low < high:
+        if low < high:
             message = f"expected lists of one length, found {low} to {high} entries"
             findings.add("history-length-varies", file, column, message)
-        if self.layout is not PER_USER and high > HISTORY_LENGTH:
+        if high > HISTORY_LENGTH:
             message = f"expected up to {HISTORY_LENGTH} entries, found lists of {high}"
             findings.add("long-history", file, column, message)
         if split.repeats.any():
@@ -284,6 +271,7 @@ class _Reader:
                     severity, told = "warning", told + ": the history gives the label away"
             message = f"the target stands in its own history in {split.repeats.mean():.2%} of the rows{told}"
             findings.add("target-in-history", file, column, message, split.repeats, severity)
+        return split
 
 
 def _hashable(kind: pa.DataType) -> bool:

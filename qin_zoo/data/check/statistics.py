@@ -72,10 +72,8 @@ def _figures(split: Split, train: Split | None) -> dict[str, tuple[float, str]]:
     top = np.isin(place, order[: -(-len(users) // 100)])  # the hundredth of the users, rounded up, with most rows
     of_clicks = np.empty(0) if split.label is None else top[split.label == 1]
     if train is not None:
-        cold = (
-            np.isin(split.item, train.item, invert=True).mean(),
-            np.isin(split.user, train.user, invert=True).mean(),
-        )
+        pairs = ((split.item, train.item), (split.user, train.user))
+        cold = [np.isin(ids, known, invert=True).mean() for ids, known in pairs]
     return {
         "rows": (split.rows, ",d"),
         "users": (len(users), ",d"),
