@@ -14,12 +14,10 @@ app = typer.Typer(help="Encode items, fuse, align and quantize their embeddings.
 app.command()(embed_learn.align)
 app.command()(embed_learn.quantize)
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)]
-
 
 @app.command()
 def encode(
-    folder: Folder,
+    folder: embed_learn.Folder,
     encoder: Annotated[
         str,
         typer.Option(
@@ -38,19 +36,15 @@ def encode(
             metavar="COLUMN",
         ),
     ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of images named by item id (1.jpg).", metavar="FOLDER")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, named by item id.", metavar="FOLDER")] = None,
     original: Annotated[
-        bool, typer.Option("--original-ids", help="The images are named by the ids from before the import.")
+        bool, typer.Option("--original-ids", help="The images are named by ids before the import.")
     ] = False,
     source: Annotated[
-        Path | None, typer.Option(help="Take the columns from this parquet file with item_id.", metavar="FILE")
+        Path | None, typer.Option(help="Parquet file with item_id and the columns.", metavar="FILE")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Items per batch; after each the rows are safe.", min=1)] = 256,
-    force: Annotated[
-        bool, typer.Option("--force/--resume", help="Encode all again, or only what is not done yet.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force/--resume", help="Encode all again, or what is not done yet.")] = False,
     refit: embed_learn.Refit = False,
 ) -> None:
     """Encode the items of a dataset into DIR/item_embeddings.h5.
@@ -94,7 +88,7 @@ def encode(
 
 @app.command()
 def fuse(
-    folder: Folder,
+    folder: embed_learn.Folder,
     strategy: Annotated[
         str, typer.Option(help="text_only, image_only, concat_then_pca or pca_then_concat.")
     ] = "pca_then_concat",
@@ -120,7 +114,7 @@ def fuse(
 
 
 @app.command("list")
-def list_store(folder: Folder) -> None:
+def list_store(folder: embed_learn.Folder) -> None:
     """List the embeddings in DIR's store; their checksums are checked."""
     from qin_zoo.embed.store import EmbeddingStore
 

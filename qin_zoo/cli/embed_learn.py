@@ -10,7 +10,7 @@ import typer
 
 from qin_zoo.cli.table import print_lines, print_table
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)]
 Column = Annotated[str, typer.Option(help="The embedding column of the item table.")]
 Info = Annotated[str, typer.Option(metavar="FILE", help="The item table; a bare name lies in DIR.")]
 Output = Annotated[str, typer.Option(metavar="FILE", help="The table to write; a bare name lies in DIR.")]
@@ -62,9 +62,7 @@ def align(
         header = ("embedding", f"recall@{TOP}", "mean reciprocal rank")
         print_table(header, rows, numbers={1, 2}, title=f"{report.held_out_pairs:,} held-out pairs")
         if report.after.mrr <= report.before.mrr:
-            print_lines(
-                "Held-out pairs do not rank better than before. Try a higher --temperature or a --hidden layer."
-            )
+            print_lines("Held-out pairs rank no better than before. Try a higher --temperature or a --hidden layer.")
     about = f"dtype: float, type: embedding, source: item, embedding_dim: {dim}, pretrain_dim: {dim}"
     _print_use(path, f"- {{name: {out_column}, active: True, {about}}}")
 

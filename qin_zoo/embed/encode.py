@@ -11,6 +11,7 @@ import numpy as np
 from qin_zoo.data.kept import keep, kept
 from qin_zoo.embed.encoders import Encoder, Keeping
 from qin_zoo.embed.items import Inputs
+from qin_zoo.embed.libraries import expect_modality
 from qin_zoo.embed.store import EmbeddingStore, Stored, check_name
 from qin_zoo.errors import DataError
 from qin_zoo.files import sole_writer
@@ -66,10 +67,7 @@ def encode_items(
     check_name(name)
     if batch_size < 1:
         raise DataError(f"Expected a batch size of at least 1, found {batch_size}. Correct --batch-size.")
-    if encoder.modality != inputs.modality:
-        raise DataError(
-            f"Encoder {encoder.name}: expected {encoder.modality} inputs, found {inputs.modality}. Take another one."
-        )
+    expect_modality(encoder.name, inputs.modality, encoder.modality)
     store = EmbeddingStore(folder)
     begun, notes = time.perf_counter(), []
     with sole_writer(store.path.with_name(f".{store.path.name}.lock"), "encodes into its store"):
@@ -78,7 +76,7 @@ def encode_items(
         about = {"encoder": encoder.name, "version": encoder.version, "fingerprint": inputs.fingerprint}
         stored = None if force else store.find(name)
         if stored is not None:
-            _expect_same(store, stored, about, len(inputs))
+            _expect_same(store, stored, {"rows": len(inputs), **about})
             if not store.intact(stored):
                 notes.append(f"'{name}' was damaged (wrong checksum of its rows): all of it was encoded again.")
                 stored = None
@@ -98,7 +96,7 @@ def encode_items(
             )
         started_at, without_input = stored.rows_done, 0
         with (
-            store.writing(stored) as writer,
+            store.writing(stored) as write,
             Progress(
                 total=stored.rows,
                 initial=started_at,
@@ -114,7 +112,7 @@ def encode_items(
                 rows = np.zeros((stop - start, stored.dim), np.float32)
                 if len(ids):
                     rows[ids - start] = _checked(encoder, encoder.encode(batch), ids, stored.dim)
-                writer.write(rows)
+                write(rows)
                 without_input += stop - start - len(ids) - (start == 0)
                 bar.update(stop - start)
         return Encoded(store.find(name), started_at, without_input, time.perf_counter() - begun, notes)
@@ -132,9 +130,9 @@ def _fit(folder: Path, encoder: Keeping, inputs: Inputs, name: str, refit: bool)
     return []
 
 
-def _expect_same(store: EmbeddingStore, stored: Stored, about: dict[str, str], rows: int) -> None:
+def _expect_same(store: EmbeddingStore, stored: Stored, expected: dict[str, object]) -> None:
     """Rows of different encoders or items must not come together under one name."""
-    for key, value in {"rows": rows, **about}.items():
+    for key, value in expected.items():
         what = f"it was encoded with {key} {getattr(stored, key)}, and this would be {key} {value}"
         if key == "fingerprint":
             what = "the items or their inputs have changed since it was encoded"

@@ -182,9 +182,7 @@ class Clip:
         expect_modality("clip", modality, "image", "text")
         model, _, pretrained = argument.partition("@")
         if not model or not (pretrained or ":" in model):  # a bare name would mean random weights
-            raise DataError(
-                f"Encoder clip: expected a model and its weights, as in clip:RN50@openai, found 'clip:{argument}'."
-            )
+            raise DataError(f"Encoder clip: expected a model and its weights, such as RN50@openai, found '{argument}'.")
         library = optional("open_clip", "open_clip_torch")
         import torch
 

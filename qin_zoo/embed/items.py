@@ -101,10 +101,8 @@ class ImageInputs:
         self._folder = folder
         for entry in sorted(os.scandir(folder), key=lambda e: e.name):
             stem, suffix = os.path.splitext(entry.name)
-            if numbers is None:
-                item = int(stem) if stem.isascii() and stem.isdigit() else 0
-            else:
-                item = numbers.get(stem, 0)
+            numbered = int(stem) if stem.isascii() and stem.isdigit() else 0
+            item = numbered if numbers is None else numbers.get(stem, 0)
             if suffix.lower() in IMAGE_SUFFIXES and 0 < item < num_items:
                 if item in self._files:
                     other = self._files[item][0]
@@ -124,10 +122,8 @@ class ImageInputs:
     @cached_property
     def fingerprint(self) -> str:
         """Over names, sizes and times of change: reading every image twice would take too long."""
-        digest = hashlib.sha256(f"images {len(self)}".encode())
-        for item in sorted(self._files):
-            digest.update(repr((item, *self._files[item])).encode())
-        return digest.hexdigest()
+        about = "".join(repr((item, *self._files[item])) for item in sorted(self._files))
+        return hashlib.sha256(f"images {len(self)}{about}".encode()).hexdigest()
 
     def batch(self, start: int, stop: int) -> tuple[np.ndarray, Sequence[Path]]:
         """Ids (B,) and paths of the images there are."""
@@ -153,9 +149,7 @@ def original_ids(folder: str | Path) -> dict[str, int]:
     path = Path(folder) / "ids_item.parquet"
     names = ParquetSource(path).names
     if not {"item_id", "original_id"} <= set(names):
-        raise DataError(
-            f"{path}: expected columns item_id and original_id, found {', '.join(names)}. Import the data set again."
-        )
+        raise DataError(f"{path}: expected item_id and original_id, found {', '.join(names)}. Import the data again.")
     frame = pl.read_parquet(path, columns=["original_id", "item_id"], glob=False)
     return dict(zip(frame["original_id"].cast(pl.String), frame["item_id"]))
 
@@ -196,9 +190,7 @@ def check_ids(path: Path, ids: np.ndarray, num_items: int) -> None:
         )
     values, counts = np.unique(ids, return_counts=True)
     if len(values) < len(ids):
-        raise DataError(
-            f"{path}, column 'item_id': item {values[counts > 1][0]} comes more than once. Keep one row per item."
-        )
+        raise DataError(f"{path}, column 'item_id': item {values[counts > 1][0]} comes more than once. Keep one row.")
 
 
 def _file_of(folder: Path, column: str, source: str | Path | None) -> Path:

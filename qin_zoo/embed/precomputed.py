@@ -138,9 +138,7 @@ def _split(argument: str) -> tuple[Path, str]:
         file, _, column = argument.rpartition(":")
         path = Path(file)
     if not argument:
-        raise DataError(
-            "Encoder precomputed: expected a file, as in precomputed:item_feature.parquet:img_emb_CLIPRN50."
-        )
+        raise DataError("Encoder precomputed: expected a file: precomputed:item_feature.parquet:img_emb_CLIPRN50.")
     check_file(path)
     if path.suffix not in (".parquet", ".npy", ".h5", ".hdf5"):
         raise DataError(f"{path}: expected a .parquet, .npy, .h5 or .hdf5 file, found '{path.suffix}'. Convert it.")

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,30 +69,6 @@ class Stored:
         """The checksum before the first row: it covers the attributes, too."""
         about = [self.name, self.rows, self.dim, self.encoder, self.version, self.fingerprint]
         return zlib.crc32(json.dumps(about).encode())
-
-
-class Writer:
-    """Appends rows to one modality of an open store."""
-
-    def __init__(self, dataset: h5py.Dataset, stored: Stored) -> None:
-        self._dataset = dataset
-        self._progress = np.array([stored.rows_done, stored.checksum], np.uint64)
-
-    def write(self, rows: np.ndarray) -> None:
-        """Appends rows (B, D), and only then says that they are there; DataError where they cannot be written."""
-        rows = np.ascontiguousarray(rows, np.float32)
-        start, file = int(self._progress[0]), self._dataset.file
-        try:
-            self._dataset[start : start + len(rows)] = rows
-            file.flush()
-            self._progress[:] = start + len(rows), zlib.crc32(rows, int(self._progress[1]))
-            self._dataset.attrs.modify("progress", self._progress)
-            file.flush()
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{file.filename}: could not be written: {first_line(error)}. Rows written before are kept; free "
-                "space and give the same command again."
-            ) from error
 
 
 class EmbeddingStore:
@@ -191,12 +167,32 @@ class EmbeddingStore:
         return stored
 
     @contextmanager
-    def writing(self, stored: Stored) -> Iterator[Writer]:
-        """A :class:`Writer` that goes on after the rows done."""
+    def writing(self, stored: Stored) -> Iterator[Callable[[np.ndarray], None]]:
+        """What appends rows (B, D) behind those done, and only then says that they are there.
+
+        Raises:
+            DataError: of the function, where they cannot be written.
+        """
+        progress = np.array([stored.rows_done, stored.checksum], np.uint64)
+
+        def write(rows: np.ndarray) -> None:
+            rows, start = np.ascontiguousarray(rows, np.float32), int(progress[0])
+            try:
+                dataset[start : start + len(rows)] = rows
+                file.flush()
+                progress[:] = start + len(rows), zlib.crc32(rows, int(progress[1]))
+                dataset.attrs.modify("progress", progress)
+                file.flush()
+            except (OSError, RuntimeError) as error:
+                raise DataError(
+                    f"{self.path}: could not be written: {first_line(error)}. Rows written before are kept; free space "
+                    "and give the same command again."
+                ) from error
+
         with self._open("r+") as file:
             with self._reading():
-                writer = Writer(file[stored.name], stored)
-            yield writer
+                dataset = file[stored.name]
+            yield write
 
     def set_aside(self) -> Path | None:
         """Renames a store that cannot be opened; returns its new path, or None if it can be opened."""
@@ -215,9 +211,7 @@ class EmbeddingStore:
         try:
             file = h5py.File(self.path, mode, libver=_LIBVER)
         except BlockingIOError as error:
-            raise _InUseError(
-                f"{self.path}: another process is writing it. Wait until that has ended, or end it."
-            ) from error
+            raise _InUseError(f"{self.path}: another process writes it. Wait until it has ended, or end it.") from error
         except PermissionError as error:
             raise DataError(f"{self.path}: no permission to open it. Change its permissions (chmod u+rw).") from error
         except _H5_ERRORS as error:

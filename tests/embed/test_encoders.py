@@ -397,7 +397,7 @@ def test_bad_precomputed_vectors(tmp_path, vectors):
     np.save(tmp_path / "nan.npy", vectors)
     refused("nan.npy", "item 9 has a vector with NaN")
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    refused("cut.h5", "expected an HDF5 file")
+    refused("cut.h5", "cannot be read")
     (tmp_path / "v.pkl").write_bytes(b"x")
     refused("v.pkl", r"expected a \.parquet")
     pl.DataFrame({"item_id": [1, 2], "v": [[1.0, 2.0], [1.0]]}).write_parquet(tmp_path / "ragged.parquet")
