@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from qin_zoo.data.importers import ImportOptions
     from qin_zoo.data.importers.before import Before
 
-app = typer.Typer(
-    help="Bring one's own tables, or a public data set, into the challenge's layout.", no_args_is_help=True
-)
+app = typer.Typer(help="Bring one's own tables, or public data, into the challenge's layout.", no_args_is_help=True)
 
 Source = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set; only read.", show_default=False)]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new or empty.", show_default=False)]
@@ -44,19 +42,13 @@ def _log_options(
             "clicks: label."
         ),
     ] = None,
-    max_history: Annotated[
-        int, typer.Option(help="Entries of a history, padding included; the newest are kept.")
-    ] = 100,
-    split: Annotated[
-        str | None, typer.Option(help="time, leave-one-out or given. Default: what fits the source.")
-    ] = None,
+    max_history: Annotated[int, typer.Option(help="Entries of a history with its padding; the newest are kept.")] = 100,
+    split: Annotated[str | None, typer.Option(help="time, leave-one-out or given. Default: what fits.")] = None,
     valid_share: Annotated[float, typer.Option(help="Validation's share of the interactions, for --split time.")] = 0.1,
     test_share: Annotated[float, typer.Option(help="Test's share of the interactions, for --split time.")] = 0.1,
     negatives: Annotated[
         int | None,
-        typer.Option(
-            help="Rows sampled for each click, from items not touched so far. Default: 1 if all are clicks, else 0."
-        ),
+        typer.Option(help="Rows sampled for each click, of items not touched. Default: 1 if all are clicks, else 0."),
     ] = None,
     known: Annotated[
         str | None,
@@ -146,9 +138,7 @@ def table(
         write_description(paths, describe, context.params["force"])
         return
     if len(paths) < 2:
-        raise DataError(
-            f"{paths[0]}: expected files and the folder to write, found one path. Give RAW OUT, or --describe."
-        )
+        raise DataError(f"{paths[0]}: expected files and a folder to write, found one. Give RAW OUT or --describe.")
     chosen, before = _options(context)
     description = described(paths[:-1], before, context.params["label"])
     show(import_table(description, paths[-1], chosen, before))

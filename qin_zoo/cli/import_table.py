@@ -74,12 +74,12 @@ def write_description(sources: Sequence[Path], path: Path, force: bool) -> None:
         rows += [(file, name, str(column), column.because) for name, column in entry.columns.items()]
         rows += [(file, "", f"ids: {entry.ids}", entry.because)] if entry.about == "vectors" else []
     _print_columns(rows, "why")
-    print_lines(f"label: {description.label} ({description.because})")
-    for doubt in description.doubts:
-        print_lines(f"DECIDE: {doubt}")
-    for note in description.notes:
-        print_lines(f"Note: {note}")
-    print_lines(f"{len(files)} files described in {path}. Correct it, then: qin-zoo data import table {path} OUT")
+    print_lines(
+        f"label: {description.label} ({description.because})",
+        *(f"DECIDE: {doubt}" for doubt in description.doubts),
+        *(f"Note: {note}" for note in description.notes),
+        f"{len(files)} files described in {path}. Correct it, then: qin-zoo data import table {path} OUT",
+    )
 
 
 def _print_columns(rows: Sequence[tuple[str, str, str, str]], last: str) -> None:
@@ -99,9 +99,10 @@ def show(summary: ImportSummary) -> None:
     header = ("split", "rows", "users", "click rate", "median history", "new users", "new items")
     title = f"{summary.path}: {summary.users:,} users, {summary.items:,} items"
     print_table(header, rows, numbers=range(1, 7), title=title)
-    print_lines("New: share of the rows whose user, or item, has no training row, nor one of before (--only-new).")
-    for note in summary.notes:
-        print_lines(f"Note: {note}")
-    print_lines(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")
-    print_lines(f"A model on it: qin-zoo run QIN --data {summary.path}")
-    print_lines(f"What to beat:  qin-zoo baseline {summary.path}")
+    print_lines(
+        "New: share of the rows whose user, or item, has no training row, nor one of before (--only-new).",
+        *(f"Note: {note}" for note in summary.notes),
+        f"Dataset configuration: {summary.path / 'dataset_config.yaml'}",
+        f"A model on it: qin-zoo run QIN --data {summary.path}",
+        f"What to beat:  qin-zoo baseline {summary.path}",
+    )

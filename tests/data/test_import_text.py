@@ -168,7 +168,7 @@ def test_a_pipe_or_a_device_is_no_file(tmp_path, place, kind):
         os.mkfifo(folder / place)
     else:
         (folder / place).symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=rf"{place}: expected a file, found a named pipe or a device"):
+    with pytest.raises(DataError, match=rf"{place}: expected a file, found something that is none"):
         import_folder("recbole", folder, tmp_path / "o")
 
 
@@ -177,7 +177,7 @@ def test_a_pipe_among_embeddings_and_tables(tmp_path):
     folder.mkdir()
     (folder / "x.inter").write_text("userID\titemID\tx_label\n0\t0\t0\n0\t1\t1\n0\t2\t2\n")
     os.mkfifo(folder / "image_feat.npy")
-    with pytest.raises(DataError, match="found a named pipe"):
+    with pytest.raises(DataError, match="such as a named pipe"):
         import_folder("mmrec", folder, tmp_path / "o")
     for split in ("train", "valid", "test"):
         pl.DataFrame({"user_index": [0], "item_index": [1], "seq_len": [0], "label": [1]}).write_parquet(
@@ -185,7 +185,7 @@ def test_a_pipe_among_embeddings_and_tables(tmp_path):
         )
     pl.DataFrame({"full_item_seq": [[1]]}).write_parquet(folder / "user_info.parquet")
     os.mkfifo(folder / "item_info.parquet")
-    with pytest.raises(DataError, match="found a named pipe"):
+    with pytest.raises(DataError, match="such as a named pipe"):
         import_folder("fuxictr", folder, tmp_path / "o")
 
 
@@ -210,7 +210,7 @@ def test_a_column_of_clicks_is_the_label(tmp_path, kind, one, zero):
     folder = recbole(tmp_path / "s", lines, HEADER.replace("rating:float", f"clicked:{kind}"))
     summary = import_folder("recbole", folder, tmp_path / "o")
     assert written(tmp_path / "o") == expected()
-    assert any("column 'clicked'; with --label implicit" in note for note in summary.notes)
+    assert any("column 'clicked'; with --label implicit," in note for note in summary.notes)
     summary = import_folder("recbole", folder, tmp_path / "p", ImportOptions(label="implicit", negatives=0))
     assert {c.click_rate for c in summary.splits.values()} == {1}
 

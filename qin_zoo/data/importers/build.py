@@ -120,11 +120,8 @@ class PointInTime:
         if self._all:
             if events.timed:
                 self.vocabularies["rate_level"] = _RATE_STEPS + 1
-            self.vocabularies |= {
-                "user_views_level": _TOP_LEVEL + 1,
-                "user_rate_level": _RATE_STEPS + 1,
-                "user": int(events.user.max()) + 1,
-            }
+            self.vocabularies |= {"user_views_level": _TOP_LEVEL + 1, "user_rate_level": _RATE_STEPS + 1}
+            self.vocabularies["user"] = int(events.user.max()) + 1
             for name, members in (("user_likes", likes), ("user_views", views)):
                 self._keys[name], _ = self._sorted(events.user[members], place[members])
             self._trained = np.zeros(int(events.user.max()) + 1, np.int32)
@@ -219,11 +216,7 @@ class PointInTime:
         return np.divide(clicked, seen, out=np.full(len(source), 0.5), where=seen > 0)
 
     def chunks(
-        self,
-        rows: Rows,
-        length: int,
-        of_users: Mapping[str, np.ndarray],
-        context: Mapping[str, np.ndarray],
+        self, rows: Rows, length: int, of_users: Mapping[str, np.ndarray], context: Mapping[str, np.ndarray]
     ) -> Iterator[dict[str, np.ndarray]]:
         """The rows' columns, ``ROWS_PER_CHUNK`` at a time.
 

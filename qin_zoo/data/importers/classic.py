@@ -63,9 +63,7 @@ class ClassicFields:
                 listed = self.tables[split][name].ndim > 1
                 if listed != (name in sequence):
                     expected, found = ("one value", "lists") if listed else ("a sequence", "single values")
-                    raise DataError(
-                        f"{path}, column '{name}': expected {expected} in each row, found {found}. Name another."
-                    )
+                    raise DataError(f"{path}, column '{name}': expected {expected} a row, found {found}. Name another.")
         first = self.tables["train"]
         self.user = user or next((n for n in USERS if n in first and first[n].ndim == 1), None)
         if self.user:
@@ -194,8 +192,7 @@ class ClassicFields:
             for s, codes in parts.items():
                 if unknown := int(((codes == 0) & (texts[s] != "")).sum()):
                     self.notes.append(
-                        f"'{name}': {unknown} of {len(codes)} rows of {s} hold a value that no training row has: "
-                        "unknown, 0."
+                        f"'{name}': {unknown} of {len(codes)} rows of {s} hold a value of no training row: unknown, 0."
                     )
         for s, v in parts.items():
             below(self.paths[s], name, v, 2**31, "codes")
@@ -213,9 +210,7 @@ class ClassicFields:
         """Without a feature map nobody has said which columns are numbers and which are categories."""
         taken = {name: parts["train"] for name, parts in columns.items() if parts and name not in self.specs}
         numeric = [f"'{name}'" for name, values in taken.items() if values.dtype.kind == "f"]
-        categorical = [
-            f"'{name}' ({len(np.unique(values))} values)" for name, values in taken.items() if values.dtype.kind != "f"
-        ]
+        categorical = [f"'{n}' ({len(np.unique(v))} values)" for n, v in taken.items() if v.dtype.kind != "f"]
         if numeric:
             self.notes.append(f"Taken as numeric, for their fractions: {', '.join(numeric)}.")
         if categorical:
@@ -245,9 +240,7 @@ class _Codes:
         if all(part.dtype.kind in "iu" for part in parts):
             least = min(int(part.min(initial=0)) for part in parts)
             if least < 0:
-                raise DataError(
-                    f"{folder}, field '{name}': expected ids of 0 and more, found {least}. Encode it again."
-                )
+                raise DataError(f"{folder}, field '{name}': expected ids from 0 on, found {least}. Encode it again.")
             known = np.unique(np.concatenate(parts))
             self.size = max(size, 1 + int(known.max(initial=0)))
             if not size and is_sparse(self.size, len(known)):

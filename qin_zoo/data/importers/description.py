@@ -38,9 +38,9 @@ ROLES = {
 }
 ABOUT = (*ROLES, "vectors")
 _ONCE = ("user", "item", "time", "title")
-_NEEDED = {"interactions": ("user", "item"), "items": ("item",), "users": ("user",)}
+_NEEDED = ("user", "item")
 _ROLE = re.compile(r"\s*([a-z ]+?)\s*(?:\((.+)\))?\s*", re.DOTALL)
-_HOW = {"time": "unit", "list": "separator", "number": "decimal comma", "vector": "separator"}
+_HOW = ("time", "list", "number", "vector")  # roles that say more in brackets
 
 
 @dataclass(frozen=True)
@@ -231,20 +231,17 @@ def _entry(content: object, where: str) -> Entry:
         raise DataError(f"{where}, about: expected one of {', '.join(ABOUT)}, found {about!r}.{suggest(about, ABOUT)}")
     ids, vectors = (part.get(key, "") for key in ("ids", "vectors"))
     if not isinstance(ids, str) or not isinstance(vectors, str) or (about == "vectors") != bool(ids):
-        raise DataError(
-            f"{where}, ids: expected, for vectors and for them only, the file or dataset of their ids, found {ids!r}."
-        )
+        raise DataError(f"{where}, ids: expected, for vectors alone, the file or dataset of their ids, found {ids!r}.")
     if about == "vectors":
         return Entry(tuple(names), about, {}, ids, vectors)
     columns = _mapping(part.get("columns", {}), f"{where}, columns", None)
-    entry = Entry(
-        tuple(names), about, {str(n): _column(r, about, f"{where}, column '{n}'") for n, r in columns.items()}
-    )
+    found = {str(name): _column(role, about, f"{where}, column '{name}'") for name, role in columns.items()}
+    entry = Entry(tuple(names), about, found)
     for role in _ONCE:
-        found = entry.all_of(role)
-        if len(found) > 1 or (not found and role in _NEEDED[about]):
+        several = entry.all_of(role)
+        if len(several) > 1 or (not several and role in _NEEDED and role in ROLES[about]):
             raise DataError(
-                f"{where}: expected one column as {role}, found {', '.join(found) or 'none'}. Say which it is, for "
+                f"{where}: expected one column as {role}, found {', '.join(several) or 'none'}. Say which it is, for "
                 f"example 'id: {role}', and leave out the others."
             )
     return entry

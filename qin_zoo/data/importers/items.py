@@ -9,9 +9,8 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.histories import gather_lists
-from qin_zoo.data.importers.before import Before
+from qin_zoo.data.importers.before import Before, Words
 from qin_zoo.data.importers.log import InteractionLog, Numbering, Side
-from qin_zoo.data.importers.words import Words
 from qin_zoo.data.importers.write import EMBEDDING_DIM, Output
 from qin_zoo.errors import DataError, suggest
 
@@ -166,8 +165,8 @@ class Merge:
 
     def kept(self, file: str) -> dict[str, np.ndarray]:
         """The columns (items + 1, …) of an earlier file, but the item table's embedding, which is put there anew."""
-        names = self._before.names(file) if self._before else []
-        return {n: self._before.column(file, n, self._size) for n in names if not n.startswith("item_emb_d")}
+        columns = self._before.columns(file, self._size) if self._before else {}
+        return {name: values for name, values in columns.items() if not name.startswith("item_emb_d")}
 
     def over(self, base: np.ndarray | None, values: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """(items + 1, …) ``values`` in the rows of their items, where they are known; by default where any is not 0."""
@@ -226,9 +225,7 @@ def _write_texts(out: Output, side: Side, place: np.ndarray, before: Before | No
     """item_id, item_title and text: all texts and tags in one."""
     texts = before.frame("item_text.parquet") if before else None
     if side.texts:
-        frame = pl.DataFrame(
-            {f"text{n}": values.cast(pl.String).fill_null("") for n, values in enumerate(side.texts.values())}
-        )
+        frame = pl.DataFrame({f"text{n}": v.cast(pl.String).fill_null("") for n, v in enumerate(side.texts.values())})
         words = [values.list.join(", ").fill_null("").alias(f"list{n}") for n, values in enumerate(side.lists.values())]
         frame = frame.with_columns(*words)
         parts = [pl.when(pl.col(c) != "").then(pl.col(c)) for c in frame.columns]

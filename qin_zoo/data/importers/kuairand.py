@@ -50,7 +50,7 @@ def read(path: str | Path) -> InteractionLog:
         rows["video_id"],
         _times(file, rows, recovered),
         order=order,
-        columns={name: _numbers(rows[name]) for name in _LABELS},
+        columns={name: (lambda values=rows[name]: values.to_numpy().astype(np.float64)) for name in _LABELS},
         others=[name for name in rows.columns if name not in (*_WHOLE, *_LABELS, "part", "duration_ms")],
         given=np.where(recovered, 0, np.where(rows["date"].to_numpy() < _TEST_BEGINS, 1, 2)).astype(np.int8),
         cut_in_time=True,
@@ -70,10 +70,6 @@ def read(path: str | Path) -> InteractionLog:
     if left_out := [name for name in users.columns if name not in (*known, "user_id")]:
         notes.append(f"users.parquet: {', '.join(left_out)} left out: their ranges are there, or they hold one value.")
     return log
-
-
-def _numbers(values: pl.Series):
-    return lambda: values.to_numpy().astype(np.float64)
 
 
 def _times(path: Path, rows: pl.DataFrame, recovered: np.ndarray) -> np.ndarray:
@@ -114,8 +110,4 @@ def _videos(path: Path, log: InteractionLog, rows: pl.DataFrame) -> Side:
     )
     kept = (*_VIDEO_COLUMNS, "author_id", "music_id", "duration", "shape")
     tags = videos["tag"].fill_null("").str.split(",").list.eval(pl.element().filter(pl.element() != ""))
-    return Side(
-        videos["video_id"],
-        categories={name: videos[name].cast(pl.String) for name in kept},
-        lists={"tag": tags},
-    )
+    return Side(videos["video_id"], {name: videos[name].cast(pl.String) for name in kept}, lists={"tag": tags})

@@ -165,11 +165,6 @@ def moments(log: InteractionLog) -> np.ndarray:
     return pl.Series(log.time).rank("dense").to_numpy().astype(np.int64) - 1
 
 
-def unordered(user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) a fixed random order of the rows, from their content and the seed alone."""
-    return np.argsort(hashed(seed, user, item), kind="stable")
-
-
 def sorted_by_item(user: np.ndarray, item: np.ndarray) -> bool:
     """Whether every user's items (n,) ascend in the file, so that its order says nothing of when they came."""
     if len(user) < 2:

@@ -75,9 +75,7 @@ def places(path: Path, rows: pl.DataFrame, notes: list[str]) -> np.ndarray:
 def given(path: Path, split: pl.Series) -> np.ndarray:
     """(n,) int8 of a column that says train, valid or test; DataError for anything else."""
     text = split.cast(pl.String)
-    wrong = text.is_in(SPLITS).fill_null(False).not_()
-    if wrong.any():
-        raise DataError(
-            f"{path}, column 'split': expected {', '.join(SPLITS)}, found '{text.filter(wrong)[0]}'. Fetch it again."
-        )
+    wrong = text.filter(text.is_in(SPLITS).fill_null(False).not_())
+    if len(wrong):
+        raise DataError(f"{path}, column 'split': expected {', '.join(SPLITS)}, found '{wrong[0]}'. Fetch it again.")
     return text.replace_strict(dict(zip(SPLITS, range(3))), return_dtype=pl.Int8).to_numpy()

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from qin_zoo.errors import DataError, suggest
 
-HISTORIES = ("clicks", "all")
-SPLITS = ("time", "leave-one-out", "given")
-KNOWN = ("levels", "all")
+_SPLITS = ("time", "leave-one-out", "given")
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,11 @@ class ImportOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name, possible in (("history", HISTORIES), ("split", SPLITS), ("known", KNOWN)):
+        for name, possible in (("history", ("clicks", "all")), ("split", _SPLITS), ("known", ("levels", "all"))):
             value = getattr(self, name)
             if value not in (None, *possible):
-                raise DataError(
-                    f"--{name}: expected one of {', '.join(possible)}, found '{value}'.{suggest(value, possible)}"
-                )
+                near = suggest(value, possible)
+                raise DataError(f"--{name}: expected one of {', '.join(possible)}, found '{value}'.{near}")
         if self.only_new and self.extend is None:
             raise DataError("--only-new: expected the import that is extended, found none. Give --extend DIR.")
         for name, least in (("max_history", 1), ("seed", 0), ("negatives", 0), ("max_rows_per_user", 1)):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from qin_zoo.data.importers.tables import Table, read_parquet, require, require_file
-from qin_zoo.data.sources import each_once
+from qin_zoo.data.importers.tables import Table, read_parquet, require
+from qin_zoo.data.sources import check_file, each_once
 from qin_zoo.errors import DataError
 
 TEXT = (".csv", ".tsv", ".txt")
@@ -48,7 +48,7 @@ class OwnFile:
             self.form = "parquet"
             self.frame = read_parquet(path).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
         else:
-            require_file(path)
+            check_file(path)
             separator = _separator(path)
             self._table = Table(path, separator, quoted=True, encoding="cp1252", lenient=True)
             self.form = f"{_SEPARATORS[separator]}, {self._table.encoding}"
@@ -111,7 +111,7 @@ def _separator(path: Path) -> str:
             line = file.readline(_LONGEST_HEADER)
             if not line:
                 raise DataError(
-                    f"{path}: expected a line of column names, found an empty file. Take it out, or write it again."
+                    f"{path}: expected a line of column names, found an empty file. Take it out or write it anew."
                 )
     found = next((said for begin, said in _NO_CSV.items() if line.startswith(begin)), None)
     if found is None and b"\0" in line:

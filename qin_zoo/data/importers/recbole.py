@@ -122,9 +122,7 @@ class _Atomic(Table):
         near = [name for name in tokens if which in name.lower()]
         if len(near) == 1:
             return near[0]
-        raise DataError(
-            f"{self.path}: expected a column '{which}_id:token', found {', '.join(self.types)}. Rename it in a copy."
-        )
+        raise DataError(f"{self.path}: expected a column '{which}_id:token', found {', '.join(self.types)}. Rename it.")
 
     def time_column(self, notes: list[str]) -> str | None:
         """The column of times: ``timestamp``, else a float column whose name says time."""

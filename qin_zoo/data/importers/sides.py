@@ -25,7 +25,7 @@ class SideTable:
 
     Attributes:
         path: the file.
-        ids: of its rows.
+        ids: of its rows; at first as the file writes them.
         columns: name -> what it was taken for, and its values.
     """
 
@@ -119,35 +119,31 @@ def read_vector_files(description: Description, account: Account) -> list[SideTa
 
 
 def joined(
-    tables: Sequence[SideTable],
-    ids: Sequence[pl.Series],
-    notes: list[str],
-    vectors: Sequence[SideTable] = (),
-    of: Sequence[pl.Series] = (),
-    known: pl.Series | None = None,
+    tables: Sequence[SideTable], notes: list[str], vectors: Sequence[SideTable] = (), known: pl.Series | None = None
 ) -> Side:
     """All tables of items or users as one; where there is no table, an item is what has a vector.
 
     Args:
-        tables, ids: their ids in one form.
+        tables: their ids in one form.
         notes: receives what is left out.
-        vectors, of: files of vectors, and their ids.
+        vectors: files of vectors, their ids in this form, too.
         known: items of the log.
     """
-    parts = [*ids, *(part.filter(part.is_in(pl.concat([known, *ids]).implode())) for part in of)] if ids else [*of]
-    if not parts:
+    ids, of_vectors = [table.ids.values for table in tables], [table.ids.values for table in vectors]
+    if ids:
+        of_vectors = [part.filter(part.is_in(pl.concat([known, *ids]).implode())) for part in of_vectors]
+    if not ids + of_vectors:
         return Side()
-    side = Side(pl.concat(parts).unique(maintain_order=True))
+    side = Side(pl.concat(ids + of_vectors).unique(maintain_order=True))
     kinds = {"category": side.categories, "number": side.numbers, "list": side.lists, "vector": side.embeddings}
-    for table, own in zip([*tables, *vectors], [*ids, *of]):
+    for table in (*tables, *vectors):
+        own = table.ids.values
         if strange := len(own) - int(own.is_in(side.ids.implode()).sum()):
             notes.append(f"{table.path.name}: {strange:,} of {len(own):,} ids are no items of the tables; left out.")
         for name, (role, values) in table.columns.items():
             into = kinds.get(role, side.texts)
             if name in into:
-                raise DataError(
-                    f"{table.path}: a column '{name}' is in another table, too. Leave one of them out, or rename it."
-                )
+                raise DataError(f"{table.path}: '{name}' is a column of another table, too. Leave out or rename one.")
             into[name] = _gathered(side.ids, own, values)
     titles = [name for table in tables for name, (role, _) in table.columns.items() if role == "title"]
     side.texts = dict(sorted(side.texts.items(), key=lambda pair: pair[0] not in titles))

@@ -45,14 +45,49 @@ def read(description: Description, before: Before | None = None, label: str | No
     old = before.frame("log.parquet") if before else None
     if before and old is None:
         raise DataError(
-            f"--extend {before.path}: expected log.parquet there, which `data import table` writes. Import it again."
+            f"--extend {before.path}: expected log.parquet, as `data import table` writes it. Import again."
         )
     if old is None and new is None:
         raise DataError(f"{description.folder}: expected a file about interactions, found none of those described.")
     items = [read_side(entry, description.folder, "item", account) for entry in description.about("items")]
     users = [read_side(entry, description.folder, "user", account) for entry in description.about("users")]
     vectors = read_vector_files(description, account)
-    return _put_together(description, before, rule, _joined(old, new), items, users, vectors, account)
+    rows, notes = _joined(old, new), account.notes
+    item, known_items = _aligned("item", rows, [*items, *vectors], before, notes)
+    user, known_users = _aligned("user", rows, users, before, notes)
+    frame = rows.frame.with_columns(user=user, item=item)
+    once = frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+    if "time" in frame.columns and not once.all():
+        _say_repeated(frame, rows.old, once, notes)
+        frame = frame.filter(once)
+    if "time" in frame.columns:
+        other = frame.height - frame.select(pl.struct("user", "item", "time").n_unique()).item()
+        if other:
+            notes.append(f"{other:,} rows have user, item and time of another row, but not its label: all are taken.")
+    first = description.about("interactions")
+    log = InteractionLog(
+        description.folder / (first[0].files[0] if first else ""),
+        frame["user"],
+        frame["item"],
+        frame["time"].to_numpy() if "time" in frame.columns else None,
+        {n: (lambda v=v: v) for n, v in _of(frame, "label").items()},
+        default_label=rule,
+        items=joined(items, notes, vectors, pl.concat([frame["item"], *known_items])),
+        users=joined(users, notes),
+        context={name: frame[f"category:{name}"] for name in _names(frame, "category")},
+        context_numbers=_of(frame, "number"),
+        new=np.arange(frame.height) >= rows.old,
+        kept=frame,
+        set_aside=account.frame(),
+        taken=account.taken,
+        notes=notes,
+    )
+    if items:
+        look_up("item", log.item, items[0].path, pl.concat([log.items.ids, *known_items]), notes)
+    if users:
+        look_up("user", log.user, users[0].path, pl.concat([log.users.ids, *known_users]), notes)
+    notes[:0] = account.counts()
+    return log
 
 
 class _Rows(NamedTuple):
@@ -98,9 +133,7 @@ def _interactions(description: Description, rule: str, account: Account) -> _Row
         for name in entry.files:
             parts[name] = _part(OwnFile(description.folder / name), entry, rule, account)
     if len({"time" in part.columns for part in parts.values()}) > 1:
-        raise DataError(
-            "Some files of interactions have a time and others have none. Describe one for each, or for none."
-        )
+        raise DataError("Some files of interactions have a time, others have none. Describe one for each, or for none.")
     sizes = {name: part.height for name, part in parts.items()}
     return _Rows(pl.concat([*parts.values()], how="diagonal_relaxed"), 0, sizes) if parts else None
 
@@ -153,63 +186,17 @@ def _require_clicks(table: OwnFile, name: str, rule: str, values: np.ndarray, wr
         )
 
 
-def _put_together(
-    description: Description,
-    before: Before | None,
-    rule: str,
-    rows: _Rows,
-    items: list[SideTable],
-    users: list[SideTable],
-    vectors: list[SideTable],
-    account: Account,
-) -> InteractionLog:
-    notes = account.notes
-    frame, first = rows.frame, description.about("interactions")
-    path = description.folder / (first[0].files[0] if first else "")
-
-    def form(owner: str, sides: Sequence[SideTable]) -> tuple[pl.Series, list[pl.Series], list[pl.Series]]:
-        known = [Ids(f"{before.path.name}/ids_{owner}.parquet", before.ids[owner].cast(pl.String))] if before else []
-        logs = rows.ids(owner)
-        found = aligned([*known, *logs, *(side.ids for side in sides)], notes)
-        behind = len(known) + len(logs)
-        return pl.concat(found[len(known) : behind]), found[behind:], found[: len(known)]
-
-    item, of_items, known_items = form("item", [*items, *vectors])
-    user, of_users, known_users = form("user", users)
-    frame = frame.with_columns(user=user, item=item)
-    once = frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-    if "time" in frame.columns and not once.all():
-        _say_repeated(frame, rows.old, once, notes)
-        frame = frame.filter(once)
-    if "time" in frame.columns:
-        other = frame.height - frame.select(pl.struct("user", "item", "time").n_unique()).item()
-        if other:
-            notes.append(f"{other:,} rows have user, item and time of another row, but not its label: all are taken.")
-    log = InteractionLog(
-        path,
-        frame["user"],
-        frame["item"],
-        frame["time"].to_numpy() if "time" in frame.columns else None,
-        {n: (lambda v=v: v) for n, v in _of(frame, "label").items()},
-        default_label=rule,
-        context={name: frame[f"category:{name}"] for name in _names(frame, "category")},
-        context_numbers=_of(frame, "number"),
-        new=np.arange(frame.height) >= rows.old,
-        kept=frame,
-        notes=notes,
-    )
-    catalogue = pl.concat([log.item, *known_items])
-    log.items = joined(items, of_items[: len(items)], notes, vectors, of_items[len(items) :], catalogue)
-    log.users = joined(users, of_users, notes)
-    for owner, wanted, sides, known in (
-        ("item", log.item, items, [log.items.ids, *known_items]),
-        ("user", log.user, users, [log.users.ids, *known_users]),
-    ):
-        if sides:
-            look_up(owner, wanted, sides[0].path, pl.concat(known), notes)
-    log.set_aside, log.taken = account.frame(), account.taken
-    notes[:0] = account.counts()
-    return log
+def _aligned(
+    owner: str, rows: _Rows, sides: Sequence[SideTable], before: Before | None, notes: list[str]
+) -> tuple[pl.Series, list[pl.Series]]:
+    """The ids of the log, and those that an earlier import knows, in one form, to which those of the tables come."""
+    known = [Ids(f"{before.path.name}/ids_{owner}.parquet", before.ids[owner].cast(pl.String))] if before else []
+    logs = rows.ids(owner)
+    found = aligned([*known, *logs, *(side.ids for side in sides)], notes)
+    log, tables = found[len(known) :][: len(logs)], found[len(known) + len(logs) :]
+    for side, ids in zip(sides, tables):
+        side.ids = side.ids._replace(values=ids)
+    return pl.concat(log), found[: len(known)]
 
 
 def _say_repeated(frame: pl.DataFrame, old: int, once: pl.Series, notes: list[str]) -> None:

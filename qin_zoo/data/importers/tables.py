@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.sources import each_once, readable
+from qin_zoo.data.sources import check_file, each_once, readable
 from qin_zoo.errors import DataError, first_line, suggest
-from qin_zoo.files import found_in
 
 _LONGEST_HEADER = 1 << 20
 _LONGEST_VALUE = 2**31 - 1  # csv takes 128 KiB otherwise
@@ -28,28 +27,6 @@ def folder_of(path: str | Path, expected: str) -> Path:
     return path
 
 
-def only(folder: Path, pattern: str, expected: str) -> Path:
-    """The one file of a folder that fits the pattern; DataError where there is not one."""
-    files = sorted(folder.glob(pattern))
-    if len(files) != 1:
-        raise DataError(
-            f"{folder}: expected {expected}: one file {pattern}, found {len(files)} of them "
-            f"(the folder holds {found_in(folder)}). Give the folder of one data set."
-        )
-    return files[0]
-
-
-def require_file(path: Path) -> None:
-    """Raises DataError unless ``path`` is a file: a named pipe or a device might be read without end."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file. Fetch the data set again, or correct the folder.")
-    if not path.is_file():
-        raise DataError(
-            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'a named pipe or a device'}. Put a file "
-            "in its place."
-        )
-
-
 def require(path: Path, names: Sequence[str], wanted: str) -> None:
     """Raises DataError unless the column is there."""
     if wanted not in names:
@@ -61,7 +38,7 @@ def require(path: Path, names: Sequence[str], wanted: str) -> None:
 
 def read_parquet(path: Path, *columns: str, whole: Sequence[str] = ()) -> pl.DataFrame:
     """A parquet file with these columns, those of ``whole`` as int64 without gaps; DataError for any other file."""
-    require_file(path)
+    check_file(path)
     with readable(path, "Fetch it again."):
         frame = pl.read_parquet(path, glob=False)
     for name in (*whole, *columns):
@@ -110,7 +87,7 @@ class Table:
         encoding: str | None = None,
         lenient: bool = False,
     ) -> None:
-        require_file(path)
+        check_file(path)
         self.path, self.notes = path, []
         self.left_out: list[tuple[int, str]] = []
         self.encoding, self._lenient = "UTF-8", lenient
@@ -120,8 +97,7 @@ class Table:
         self._first, text = self._first_line()
         names = self._header(text) if names is None else list(names)
         self.frame = self._read(names)
-        self._rows: np.ndarray | None = None
-        self._drop_blank()
+        self._rows = self._drop_blank()
         if len(self.left_out) > self.frame.height:
             raise DataError(
                 f"{path}, line {self.left_out[0][0]}: expected {len(names)} value{'s' * (len(names) > 1)}, as many as "
@@ -142,7 +118,7 @@ class Table:
     def line(self, row: int) -> int:
         """The number of the line, from 1, where a row begins."""
         inside = int(self._inside[row]) if self._quoted else 0
-        return self._first + inside + (row if self._rows is None else int(self._rows[row]))
+        return self._first + inside + int(self._rows[row])
 
     @cached_property
     def _inside(self) -> np.ndarray:
@@ -214,11 +190,8 @@ class Table:
         raise DataError(f"{self.path}: expected a line of text, found an empty file. Fetch the file again.")
 
     def _header(self, text: str) -> list[str]:
-        if self._quoted:
-            _, self._first, names = next(self._records(), (0, 0, [text]))
-        else:
-            names = text.split(self._separator)
-        self._first += 1
+        _, end, names = next(self._records(), (0, self._first, [text]))
+        self._first = end + 1
         return each_once(self.path, names)
 
     def _read(self, names: list[str]) -> pl.DataFrame:
@@ -258,31 +231,28 @@ class Table:
             last = end
         return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
-    def _drop_blank(self) -> None:
+    def _drop_blank(self) -> np.ndarray:
+        """(rows,) the places of the rows that stay."""
         first, *others = (pl.col(name) for name in self.names)
         blank = self.frame.select(
             pl.all_horizontal(first.is_null() | (first.str.strip_chars() == ""), *(c.is_null() for c in others))
         ).to_series()
-        if blank.any():
-            self._rows = np.flatnonzero(~blank.to_numpy())
-            self.frame = self.frame.filter(~blank)
-            if (skipped := int(blank.sum()) - sum(text.count("\n") + 1 for _, text in self.left_out)) > 0:
-                self.notes.append(f"{self.path.name}: {skipped} blank lines skipped.")
+        self.frame = self.frame.filter(~blank)
+        if (skipped := int(blank.sum()) - sum(text.count("\n") + 1 for _, text in self.left_out)) > 0:
+            self.notes.append(f"{self.path.name}: {skipped} blank lines skipped.")
+        return np.flatnonzero(~blank.to_numpy())
 
     def _counted(self) -> Iterator[tuple[int, int]]:
         """Each line's number and how many values it has; not of blank lines."""
-        if self._quoted:
-            yield from ((begin, len(values)) for begin, _, values in self._records())
-            return
-        texts = (line.decode("utf-8", errors="replace") for line in self._lines())
-        yield from ((n, text.count(self._separator) + 1) for n, text in enumerate(texts, 1) if text.strip("\r\n "))
+        return ((begin, len(values)) for begin, _, values in self._records())
 
     def _records(self, strict: bool = False) -> Iterator[tuple[int, int, list[str]]]:
-        """First line, last line and values of the rows with quotes, of those that are not blank."""
+        """First line, last line and values of the rows that are not blank."""
         csv.field_size_limit(_LONGEST_VALUE)
         lines = (line.decode("utf-8", errors="replace").removeprefix("\ufeff") for line in self._lines())
         texts = (line.replace("\r\n", "\n").replace("\r", " ") for line in lines)  # csv ends lines at either
-        reader, begin = csv.reader(texts, delimiter=self._separator, strict=strict), 1
+        quoting = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
+        reader, begin = csv.reader(texts, delimiter=self._separator, strict=strict, quoting=quoting), 1
         try:
             for values in reader:
                 if any(value.strip() for value in values):

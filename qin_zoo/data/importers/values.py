@@ -78,8 +78,7 @@ def lists(table: OwnFile, name: str, column: Column) -> tuple[pl.Series, np.ndar
     if isinstance(values.dtype, pl.List):
         if isinstance(values.dtype.inner, NO_TEXT):
             raise DataError(
-                f"{table.path}, column '{name}': expected lists of numbers or texts, found {values.dtype}. Leave it "
-                "out."
+                f"{table.path}, column '{name}': expected lists of numbers or text, found {values.dtype}. Leave it out."
             )
         inner = values.cast(pl.List(pl.String))
     elif column.how == "json":

@@ -118,7 +118,8 @@ class Output:
     def _require_replaceable(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path}: expected a new or an empty folder, found a file. Give another path.")
-        names = sorted(entry.name for entry in self.path.iterdir() if not _is_lock(entry)) if self.path.exists() else []
+        names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
+        names = [name for name in names if not fnmatch.fnmatchcase(name, ".*.lock")]
         foreign = [name for name in names if name not in FILES and not fnmatch.fnmatchcase(name, FITTED)]
         imported = not names or is_import(self.path / SUMMARY_FILE)
         if foreign or not imported or (names and not self._force):
@@ -145,7 +146,7 @@ class Output:
         except OSError as error:
             raise DataError(f"Cannot write {self.path}: {error.strerror}. Choose a folder you may write to.") from error
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Takes away what was written and not finished."""
         if self._work.name:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -285,7 +286,3 @@ def is_import(file: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"schema_version", "format", "splits"} <= content.keys()
-
-
-def _is_lock(file: Path) -> bool:
-    return file.name.startswith(".") and file.suffix == ".lock"
