@@ -7,7 +7,7 @@ The command line prints its message and exits with a status other than 0; anythi
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from unicodedata import category
 
 
@@ -72,3 +72,8 @@ def first_line(error: BaseException) -> str:
     """The kind and the first line of an exception's text, for quoting it in a message of ours."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def listed(names: Sequence[object], most: int = 8) -> str:
+    """The first ``most`` of some names, for messages."""
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qin_zoo.errors import QinZooError, first_line
+from qin_zoo.errors import QinZooError, first_line, listed
 
 try:
     import fcntl
@@ -81,6 +81,11 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def found_in(folder: Path) -> str:
+    """The names in a folder, for messages."""
+    return listed(sorted(entry.name for entry in folder.iterdir())) or "an empty folder"
 
 
 def discard_leftovers(folder: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from tqdm import tqdm
 
 SECONDS = 30.0  # between two lines
+_LONG = 200_000  # rows of a file that take long enough to be read for a bar
+_reading: dict[str, Progress] = {}
 
 
 class Progress(tqdm):
@@ -62,3 +64,14 @@ class Progress(tqdm):
         left = (self.total - self.n) * (now - self._began) / max(self.n - self._first, 1)
         share = f"{self.n:,} of {self.total:,} {self._of}, {self.n / self.total:.0%}"
         return f"{self._what}: {share}, {tqdm.format_interval(left)} to go"
+
+
+def show_reading(name: str, done: int, total: int) -> None:
+    """A bar while a large data file is read for the first time."""
+    if total < _LONG:
+        return
+    if name not in _reading:
+        _reading[name] = Progress(total=total, desc=f"reading {name}", unit=" rows", leave=True)
+    _reading[name].update(done - _reading[name].n)
+    if done >= total:
+        _reading.pop(name).close()

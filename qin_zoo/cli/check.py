@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qin_zoo.cli import options
-from qin_zoo.cli.table import print_json, print_table
+from qin_zoo.cli.table import print_json, print_lines, print_table
 from qin_zoo.errors import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from qin_zoo.data.check import Report
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -28,9 +26,7 @@ def check(
     fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a mended copy; a new or empty folder.")] = None,
     tags: Annotated[
         int | None,
-        typer.Option(
-            help="Tag ids lie below this; 0 allows any.", show_default="11740 in the challenge's layout", min=0
-        ),
+        typer.Option(help="Tag ids lie below; 0 allows any.", show_default="11740 in the challenge's layout", min=0),
     ] = None,
 ) -> None:
     """Check every file of a dataset against its layout and print all findings at once.
@@ -39,68 +35,61 @@ def check(
     --fix leaves out rows with wrong values, contradictory labels, duplicates and users with extreme numbers of
     rows, and replaces broken embeddings by the mean; the test split keeps its rows.
     """
-    from rich.console import Console
-
     from qin_zoo.data.check import check_folder
 
     report = check_folder(folder, tags=tags, progress=True)
-    console = Console(highlight=False)
-    _print_report(report, console)
+    _print_report(report)
     if html is not None:
         from qin_zoo.data.check.page import write_page
 
         write_page(report, html)
-        console.print(f"page: {html}", markup=False, soft_wrap=True)
+        print_lines(f"page: {html}")
     if fix is not None:
         from qin_zoo.data.check.fix import fix_folder
 
         mended = fix_folder(report, fix, tags=tags, progress=True)
-        console.print(f"\nmended copy: {mended.path}", markup=False, soft_wrap=True)
+        print_lines(f"\nmended copy: {mended.path}")
         if mended.limit:
-            console.print(f"  users of at most {mended.limit:,} training rows were kept")
-        for file, what, count in mended.changes:
-            console.print(f"  {file}: {what}: {count:,}", markup=False, soft_wrap=True)
-        if not mended.changes:
-            console.print("  nothing had to be changed")
+            print_lines(f"  users of at most {mended.limit:,} training rows were kept")
+        changes = [f"  {file}: {what}: {count:,}" for file, what, count in mended.changes]
+        print_lines(*(changes or ["  nothing had to be changed"]))
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _print_report(report: Report, console: Console) -> None:
+def _print_report(report: Report) -> None:
+    from rich.console import Console
     from rich.markup import escape
 
     from qin_zoo.data.check.page import split_figures, vector_figures, verdict
 
+    console = Console(highlight=False)
     if report.statistics.splits:
         header = ["", *report.statistics.splits]
         rows = [[heading, *cells] for heading, cells in split_figures(report)]
         print_table(header, rows, numbers=range(1, len(header)), title=str(report.path))
     if report.statistics.items is not None:
-        console.print(f"items: {report.statistics.items:,}")
+        print_lines(f"items: {report.statistics.items:,}")
     for name, dim, *norms in vector_figures(report):
         words = ", ".join(f"{w} {n}" for w, n in zip(("least", "median", "mean", "greatest"), norms))
-        console.print(f"{printable(name)}: {dim} numbers; norms: {words}", markup=False)
-    console.print()
+        print_lines(f"{name}: {dim} numbers; norms: {words}")
+    print_lines("")
     for f in report.findings:
         place = f.file + (f", {f.column}" if f.column else "")
         count = f", {f.count:,} {'row' if f.count == 1 else 'rows'}" if f.count else ""
         console.print(f"[{_STYLES[f.severity]}]{f.severity}[/] [bold]{f.code}[/] {escape(printable(place + count))}")
-        console.print(f"  {printable(f.message)}.", markup=False, soft_wrap=True)
+        print_lines(f"  {f.message}.")
         if f.rows and f.severity != "note":
-            more = ", …" if f.count > len(f.rows) else ""
-            console.print(
-                f"  {'row' if f.count == 1 else 'rows'} {', '.join(map(str, f.rows))}{more}",
-                markup=False,
-                soft_wrap=True,
-            )
+            rows = ", ".join(map(str, f.rows)) + (", …" if f.count > len(f.rows) else "")
+            print_lines(f"  {'row' if f.count == 1 else 'rows'} {rows}")
         if f.severity != "note":
-            console.print(f"  {printable(f.mend)}", markup=False, soft_wrap=True)
-    console.print(verdict(report))
+            print_lines(f"  {f.mend}")
+    print_lines(verdict(report))
 
 
 def stats(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE_OR_DIR", help="parquet, npz, npy, hdf5, or a folder.", show_default=False)
+        Path, typer.Argument(metavar="FILE_OR_DIR", help="parquet, npz, npy, hdf5, a folder.", show_default=False)
     ],
     as_json: options.AsJson = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +11,14 @@ import typer
 
 def download(
     dataset: Annotated[str, typer.Argument(help="Name, such as MicroLens_1M_x1.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Argument(help="Folder for the files; default: data/DATASET.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Argument(help="Folder; default: data/DATASET.", show_default=False)] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Also the raw titles, embeddings and sequences.")] = False,
     mirror: Annotated[
-        str | None, typer.Option(metavar="URL", help="Fetch from this folder instead of the dataset's own.")
+        str | None, typer.Option(metavar="URL", help="Fetch from this folder instead of its own.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Files fetched at a time.")] = 4,
     force: Annotated[
-        bool, typer.Option("--force", help="Download again a file that does not match its checksum.")
+        bool, typer.Option("--force", help="Fetch a file again that does not match its checksum.")
     ] = False,
 ) -> None:
     """Download a public dataset; run it again to go on after an interruption.
@@ -42,9 +41,7 @@ def download(
             tasks[name] = bars.add_task(name, total=None)
         bars.update(tasks[name], completed=done, total=total)
 
-    def note(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     try:
         with bars:
             results = download_dataset(

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from qin_zoo.cli import embed_learn
-from qin_zoo.cli.table import print_table
+from qin_zoo.cli.table import print_lines, print_table
 
 app = typer.Typer(help="Encode items, fuse, align and quantize their embeddings.", no_args_is_help=True)
 app.command()(embed_learn.align)
 app.command()(embed_learn.quantize)
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)]
-
-
-Refit = Annotated[
-    bool,
-    typer.Option("--refit", help="Fit anew in a folder that extends another import, whose fit is used by default."),
-]
-
 
 @app.command()
 def encode(
-    folder: Folder,
+    folder: embed_learn.Folder,
     encoder: Annotated[
         str,
         typer.Option(
@@ -34,39 +26,31 @@ def encode(
         ),
     ] = "tfidf-svd",
     modality: Annotated[
-        Optional[str],  # noqa: UP045  (typer on Python 3.10 reads annotations at run time)
+        str | None,
         typer.Option(help="Name of the vectors in the store. Default: image with --images, else text.", metavar="NAME"),
     ] = None,
     text: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="Column of text, of item_text, item_kg, item_feature or item_info.parquet; repeat it. Default: text.",
             metavar="COLUMN",
         ),
     ] = None,
-    images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of images named by item id (1.jpg).", metavar="FOLDER"),
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, named by item id.", metavar="FOLDER")] = None,
     original: Annotated[
-        bool, typer.Option("--original-ids", help="The images are named by the ids from before the import.")
+        bool, typer.Option("--original-ids", help="The images are named by ids before the import.")
     ] = False,
     source: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Take the columns from this parquet file with item_id.", metavar="FILE"),
+        Path | None, typer.Option(help="Parquet file with item_id and the columns.", metavar="FILE")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Items per batch; after each the rows are safe.", min=1)] = 256,
-    force: Annotated[
-        bool, typer.Option("--force/--resume", help="Encode all again, or only what is not done yet.")
-    ] = False,
-    refit: Refit = False,
+    force: Annotated[bool, typer.Option("--force/--resume", help="Encode all again, or what is not done yet.")] = False,
+    refit: embed_learn.Refit = False,
 ) -> None:
     """Encode the items of a dataset into DIR/item_embeddings.h5.
 
     A command that was stopped goes on where it stopped when it is given again.
     """
-    from rich.console import Console
-
     from qin_zoo.embed.encode import encode_items
     from qin_zoo.embed.encoders import make_encoder
     from qin_zoo.embed.items import ImageInputs, count_items, original_ids, read_texts
@@ -89,23 +73,22 @@ def encode(
     name = modality or ("text" if images is None else "image")
     done = encode_items(folder, made, inputs, name, batch_size=batch_size, force=force, progress=True, refit=refit)
 
-    console, stored = Console(highlight=False, soft_wrap=True), done.stored
+    stored = done.stored
     for note in done.notes:
-        console.print(f"Note: {note}", markup=False)
+        print_lines(f"Note: {note}")
     if done.started_at == stored.rows:
-        console.print(f"{name}: all {stored.rows:,} rows were encoded before; nothing to do.", markup=False)
+        print_lines(f"{name}: all {stored.rows:,} rows were encoded before; nothing to do.")
     else:
-        console.print(
+        print_lines(
             f"{name}: rows {done.started_at:,} to {stored.rows - 1:,} encoded with {stored.encoder} "
             f"({stored.version}), {stored.dim} numbers each, in {done.seconds:.1f} s; "
-            f"{done.without_input:,} items without an input.",
-            markup=False,
+            f"{done.without_input:,} items without an input."
         )
 
 
 @app.command()
 def fuse(
-    folder: Folder,
+    folder: embed_learn.Folder,
     strategy: Annotated[
         str, typer.Option(help="text_only, image_only, concat_then_pca or pca_then_concat.")
     ] = "pca_then_concat",
@@ -113,11 +96,9 @@ def fuse(
     image: Annotated[str, typer.Option(help="The image's name in the store.", metavar="NAME")] = "image",
     dim: Annotated[int, typer.Option(help="Numbers per item.", min=1)] = 128,
     whiten: Annotated[bool, typer.Option(help="Scale each number to variance 1.")] = False,
-    refit: Refit = False,
+    refit: embed_learn.Refit = False,
 ) -> None:
     """Fuse stored embeddings into DIR/item_info_STRATEGY.parquet, with a report in JSON beside it."""
-    from rich.console import Console
-
     from qin_zoo.embed.strategies import fuse as fuse_embeddings
 
     report, rows = fuse_embeddings(folder, strategy, text=text, image=image, dim=dim, whiten=whiten, refit=refit), []
@@ -127,14 +108,13 @@ def fuse(
     header = ("PCA of", "numbers", "kept", "items fitted", "items left out", "explained variance")
     title = f"{report.column} by {report.strategy}{', whitened' if whiten else ''}"
     print_table(header, rows, numbers=range(1, 6), folded={0}, title=title)
-    console = Console(highlight=False)
     if any(part.reused for part in report.parts):
-        console.print("Fitted to the items of the import that this one extends, and used as it is (--refit: anew).")
-    console.print(f"{report.path} (report: {report.path.with_suffix('.json').name})", markup=False, soft_wrap=True)
+        print_lines("Fitted to the items of the import that this one extends, and used as it is (--refit: anew).")
+    print_lines(f"{report.path} (report: {report.path.with_suffix('.json').name})")
 
 
 @app.command("list")
-def list_store(folder: Folder) -> None:
+def list_store(folder: embed_learn.Folder) -> None:
     """List the embeddings in DIR's store; their checksums are checked."""
     from qin_zoo.embed.store import EmbeddingStore
 

@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qin_zoo.cli.table import print_table
+from qin_zoo.cli.table import print_lines, print_table
 
 
 def enrich(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with item_info.parquet.", show_default=False)],
     source: Annotated[
         str, typer.Option("--from", metavar="FILE", help="Parquet or csv with item numbers; npy, row i being item i.")
     ] = "item_feature.parquet",
@@ -43,8 +41,6 @@ def enrich(
     likes_level and views_level. A column that was counted over a whole log knows what came after each click: such
     columns are announced, unless --known-before says that they do not.
     """
-    from rich.console import Console
-
     from qin_zoo.data.enrich import enrich as join
 
     done = join(
@@ -58,18 +54,14 @@ def enrich(
     header = ("column", "kind", "items with it", "without", "least", "greatest")
     title = f"{done.source}: {done.rows:,} rows, {done.strangers:,} of no item"
     print_table(header, rows, numbers=range(2, 6), folded={0}, title=title)
-    console = Console(highlight=False, soft_wrap=True)
     if done.left_out:
-        console.print(f"left out: {', '.join(done.left_out)}", markup=False)
+        print_lines(f"left out: {', '.join(done.left_out)}")
     counted = [joined.name for joined in done.columns if joined.known_before is False]
     if counted:
-        console.print(
+        print_lines(
             f"WARNING: {', '.join(counted)}: by the name, counted over a log. If that went on after the clicks of the "
             "training rows, a model learns from what nobody could know, and promises too much. Once you know that it "
-            "did not: --known-before NAME.",
-            markup=False,
+            "did not: --known-before NAME."
         )
-    console.print(f"{done.path} (report: {Path(done.path).with_suffix('.json').name})", markup=False)
-    console.print("In a dataset configuration, with this item_info:", markup=False)
-    for joined in done.columns:
-        console.print(f"  - {joined.feature}", markup=False)
+    print_lines(f"{done.path} (report: {Path(done.path).with_suffix('.json').name})")
+    print_lines("In a dataset configuration, with this item_info:", *(f"  - {c.feature}" for c in done.columns))

@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from qin_zoo.cli.table import print_lines, print_table
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.files import replace_text
+
+if TYPE_CHECKING:
+    from qin_zoo.data.importers import ImportSummary
+    from qin_zoo.data.importers.before import Before
+    from qin_zoo.data.importers.description import Description
 
 _DESCRIPTIONS = (".yaml", ".yml")
 
 
-def table(paths: Sequence[Path], describe: Path | None, given: set[str], options: dict) -> None:
-    """Describes or imports.
+def described(sources: Sequence[Path], before: Before | None, label: str | None) -> Description:
+    """What the sources are taken for: as a yaml says, as the earlier ones were, or as they look.
 
     Args:
-        paths: sources, and behind them the folder to write, unless ``describe`` is given.
-        describe: the description to write.
-        given: names of the options that were given.
-        options: all of them.
+        sources: a description, a folder, or files.
+        before: the import that is extended.
+        label: the rule of the clicks, where it is given: then it is in no doubt.
     """
-    from qin_zoo.data.importers import ImportOptions, import_table
-    from qin_zoo.data.importers.before import Before
-    from qin_zoo.data.importers.guess import describe as guess
-
-    if describe is not None:
-        _describe(guess(paths), describe, options["force"])
-        return
-    if len(paths) < 2:
-        raise DataError(
-            f"{paths[0]}: expected files and the folder to write, found one path. Give RAW OUT, or --describe."
-        )
-    *sources, out = paths
-    chosen = ImportOptions(**options)
-    before = Before.open(chosen.extend) if chosen.extend else None
-    description = _description(sources, before, chosen.label)
-    if before is not None:
-        chosen = before.options(given, chosen)
-    show(import_table(description, out, chosen, before))
-
-
-def _description(sources: Sequence[Path], before, label: str | None):
-    """What the sources are taken for: as a yaml says, as the earlier ones were, or as they look."""
     from qin_zoo.config.safe_yaml import read_yaml
     from qin_zoo.data.importers.description import read_description
     from qin_zoo.data.importers.guess import describe, extension
@@ -70,72 +55,54 @@ def _description(sources: Sequence[Path], before, label: str | None):
     return description
 
 
-def _describe(description, path: Path, force: bool) -> None:
-    from rich.console import Console
+def write_description(sources: Sequence[Path], path: Path, force: bool) -> None:
+    """Writes and prints what the sources look like."""
+    from qin_zoo.data.importers.guess import describe
 
+    description = describe(sources)
     if path.suffix.lower() not in _DESCRIPTIONS:
         raise DataError(f"--describe {path}: expected a file to write, NAME.yaml.")
     if path.exists() and not force:
         raise DataError(f"{path} is there already. Name another file, or --force to replace it.")
-    files = [str((description.folder / name).resolve()) for entry in description.entries for name in entry.files]
+    files = {(description.folder / name).resolve() for entry in description.entries for name in entry.files}
     if path.resolve().parent != description.folder.resolve():
         description = description.moved(path.resolve().parent)
     replace_text(path, description.as_yaml())
-    rows = [
-        (Path(entry.files[0]).name, name, str(column), column.because)
-        for entry in description.entries
-        for name, column in entry.columns.items()
-    ]
-    rows += [(Path(e.files[0]).name, "", f"ids: {e.ids}", e.because) for e in description.about("vectors")]
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    _columns(rows, "why")
-    console.print(f"label: {description.label} ({description.because})")
-    for doubt in description.doubts:
-        console.print(f"DECIDE: {doubt}")
-    for note in description.notes:
-        console.print(f"Note: {note}")
-    console.print(f"{len(files)} files described in {path}. Correct it, then: qin-zoo data import table {path} OUT")
+    rows = []
+    for entry in description.entries:
+        file = Path(entry.files[0]).name
+        rows += [(file, name, str(column), column.because) for name, column in entry.columns.items()]
+        rows += [(file, "", f"ids: {entry.ids}", entry.because)] if entry.about == "vectors" else []
+    _print_columns(rows, "why")
+    print_lines(
+        f"label: {description.label} ({description.because})",
+        *(f"DECIDE: {doubt}" for doubt in description.doubts),
+        *(f"Note: {note}" for note in description.notes),
+        f"{len(files)} files described in {path}. Correct it, then: qin-zoo data import table {path} OUT",
+    )
 
 
-def _columns(rows: Sequence[tuple[str, str, str, str]], last: str) -> None:
-    """What each column is taken for, in 80 columns."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(width=80)
-    for heading in ("column", "taken as", last):
-        shown.add_column(heading, overflow="fold")
-    file = ""
-    for name, column, role, found in rows:
-        if name != file:
-            shown.add_row(Text(name, style="bold"), end_section=False)
-            file = name
-        shown.add_row(*(Text(cell) for cell in (f"  {column}", role, found)))
-    Console(width=80, highlight=False).print(shown)
+def _print_columns(rows: Sequence[tuple[str, str, str, str]], last: str) -> None:
+    """What each column is taken for, file by file."""
+    for file, columns in groupby(rows, key=lambda row: row[0]):
+        print_table(("column", "taken as", last), [row[1:] for row in columns], folded=range(3), title=file)
 
 
-def show(summary) -> None:
+def show(summary: ImportSummary) -> None:
     """What an import wrote."""
-    from rich.console import Console
-    from rich.table import Table
-
-    if summary.columns:
-        _columns(summary.columns, "holds")
-    table = Table(width=80)
-    table.add_column("split")
-    for heading in ("rows", "users", "click rate", "median history", "new users", "new items"):
-        table.add_column(heading, justify="right")
+    _print_columns(summary.columns, "holds")
+    rows = []
     for name, counts in summary.splits.items():
         cold = (f"{share:.1%}" for share in (counts.cold_users, counts.cold_items))
-        row = (f"{counts.rows:,}", f"{counts.users:,}", f"{counts.click_rate:.4f}", f"{counts.history:g}", *cold)
-        table.add_row(name, *row)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print(f"{summary.path}: {summary.users:,} users, {summary.items:,} items")
-    Console(width=80, highlight=False).print(table)
-    console.print("New: share of the rows whose user, or item, has no training row, nor one of before (--only-new).")
-    for note in summary.notes:
-        console.print(f"Note: {note}")
-    console.print(f"Dataset configuration: {summary.path / 'dataset_config.yaml'}")
-    console.print(f"A model on it: qin-zoo run QIN --data {summary.path}")
-    console.print(f"What to beat:  qin-zoo baseline {summary.path}")
+        numbers = (f"{counts.rows:,}", f"{counts.users:,}", f"{counts.click_rate:.4f}", f"{counts.history:g}")
+        rows.append((name, *numbers, *cold))
+    header = ("split", "rows", "users", "click rate", "median history", "new users", "new items")
+    title = f"{summary.path}: {summary.users:,} users, {summary.items:,} items"
+    print_table(header, rows, numbers=range(1, 7), title=title)
+    print_lines(
+        "New: share of the rows whose user, or item, has no training row, nor one of before (--only-new).",
+        *(f"Note: {note}" for note in summary.notes),
+        f"Dataset configuration: {summary.path / 'dataset_config.yaml'}",
+        f"A model on it: qin-zoo run QIN --data {summary.path}",
+        f"What to beat:  qin-zoo baseline {summary.path}",
+    )

@@ -49,6 +49,11 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+def print_lines(*lines: str) -> None:
+    """Prints lines as they are, however long."""
+    print(*map(printable, lines), sep="\n")
+
+
 def print_text(what: object, style: str = "", indent: int = 0) -> None:
     """Prints a text as it is: names in it are no markup."""
     from rich.console import Console

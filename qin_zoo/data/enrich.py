@@ -15,7 +15,7 @@ import polars as pl
 
 from qin_zoo.data.item_files import ITEM_FILE, check_output, in_folder, index_column, write_columns, write_report
 from qin_zoo.data.raw_files import reading
-from qin_zoo.data.sources import ParquetSource, at, check_file, open_source
+from qin_zoo.data.sources import ParquetSource, at, check_file, open_source, readable
 from qin_zoo.errors import DataError, suggest
 
 FEATURE_FILE = "item_feature.parquet"
@@ -118,8 +118,7 @@ def enrich(
         DataError: a file, column or number that cannot be used, an item given twice, or an output that exists.
     """
     info, output, source = (in_folder(folder, file) for file in (info, output, source))
-    for file in (info, source):
-        check_file(file)
+    check_file(source)
     index, count = index_column(info), open_source(info).num_rows
     known = set(open_source(info).names)
     wanted = {new: name or new for new, _, name in (part.partition("=") for part in columns)}  # new name -> name
@@ -184,10 +183,8 @@ def _read_array(path: Path, wanted: list[str], count: int) -> pl.DataFrame:
     """The same of an array whose row i is item i; it is called as the file, or as it is wanted."""
     if len(wanted) > 1:
         raise DataError(f"{path}: an npy file is one column, expected one name, found {', '.join(wanted)}.")
-    try:
+    with readable(path, "Write it with numpy.save."):
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an array ({error}). Write it with numpy.save.") from None
     if values.ndim not in (1, 2) or values.dtype.kind not in "iuf" or len(values) != count:
         raise DataError(
             f"{path}: expected {count:,} rows of numbers, or of vectors, one for each row of the item table, padding "

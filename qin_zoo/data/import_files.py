@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.sources import readable
 from qin_zoo.data.vocabulary import FittedEncoder
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.errors import DataError
 from qin_zoo.files import read_object, replace_file
 
 if TYPE_CHECKING:
@@ -173,11 +173,8 @@ def kept(folder: Path, name: str, expected: Mapping[str, object]) -> dict[str, n
     file = _file(folder, name)
     if not file.is_file() or not _extends(folder):
         return None
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            arrays = dict(found)
-    except (OSError, ValueError, BadZipFile) as error:
-        raise DataError(f"{file}: cannot be read ({first_line(error)}). Fit it anew with --refit.") from None
+    with readable(file, "Fit it anew with --refit."), np.load(file, allow_pickle=False) as found:
+        arrays = dict(found)
     for key, value in expected.items():
         then = arrays[key].tolist() if key in arrays else None
         if then != value:

@@ -9,22 +9,28 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qin_zoo.errors import DataError
+from qin_zoo.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import h5py
 
 # Rows decoded at a time: 16,384 histories of 100 ids are 13 MB, small beside any cache, large beside any call.
 CHUNK_ROWS = 16_384
+_READ_ERRORS = (
+    ValueError, TypeError, KeyError, EOFError, OSError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile,
+    zlib.error, pa.ArrowException, pl.exceptions.PolarsError,
+)  # fmt: skip
 _NPZ_ERRORS = (ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
 _NPY_PREFIX = 1 << 17  # more than the header of a .npy file ever takes
 
@@ -58,7 +64,6 @@ def open_source(path: Path) -> Source:
     Raises:
         DataError: no such file, a folder, an empty or damaged file, no rows.
     """
-    check_file(path)
     source = NpzSource(path) if path.suffix == ".npz" else ParquetSource(path)
     if source.num_rows == 0:
         raise DataError(f"{path}: expected at least one row, found none: the split is empty. Write it again.")
@@ -69,14 +74,11 @@ def check_file(path: Path) -> None:
     """Raises DataError unless ``path`` is a file with something in it."""
     if path.is_dir():
         raise DataError(
-            f"{path}: expected one parquet or npz file, found a folder. Name the file itself; a "
-            "data set cut into blocks has to be joined into one file per split."
+            f"{path}: expected a file, found a folder. Name the file itself; a data set cut into blocks has to be "
+            "joined into one file per split."
         )
     if not path.exists():
-        raise DataError(
-            f"{path}: no such file. Check the path in the dataset configuration, relative to the "
-            f"working directory ({Path.cwd()})."
-        )
+        raise DataError(f"{path}: no such file. Check the path, relative to the working directory ({Path.cwd()}).")
     if not path.is_file():  # a named pipe or a device, of which nobody knows where it ends
         raise DataError(
             f"{path}: expected a file, found something that is none, such as a named pipe or a device. Write what "
@@ -92,6 +94,15 @@ def ends(path: Path) -> tuple[bytes, bytes]:
         head = file.read(24)
         file.seek(max(0, path.stat().st_size - 4))
         return head, file.read(4)
+
+
+@contextmanager
+def readable(path: Path, mend: str = "Fetch or write it again.") -> Iterator[None]:
+    """Raises DataError, which ends with ``mend``, in place of what libraries raise for a file that they cannot read."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)}). {mend}") from error
 
 
 def each_once(path: Path, names: Iterable[str]) -> list[str]:
@@ -121,6 +132,7 @@ class ParquetSource:
     """
 
     def __init__(self, path: Path) -> None:
+        check_file(path)
         self.path = path
         try:
             # pre_buffer would keep every row group read so far in memory: the whole file by the end.
@@ -171,37 +183,26 @@ class ParquetSource:
                 return False
         return seen.isdisjoint({0, 1})
 
-    def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(
+        self, names: Sequence[str] | None, rows: int | None = None, threads: bool = True
+    ) -> Iterator[pa.RecordBatch]:
         row = 0
         try:
-            for batch in self._file.iter_batches(CHUNK_ROWS, columns=names):
+            for batch in self._file.iter_batches(rows or CHUNK_ROWS, columns=names, use_threads=threads):
                 yield batch
                 row += batch.num_rows
             pa.default_memory_pool().release_unused()  # decoding is over; training wants the memory
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                f"{self.path}: damaged after row {row} in column(s) {', '.join(names)}: {error}. "
+                f"{self.path}: damaged after row {row} in column(s) {', '.join(names or self.names)}: {error}. "
                 "Fetch or write the file again."
             ) from None
 
     def _chunk(self, name: str, row: int, array: pa.Array) -> Chunk:
-        if array.null_count:
-            null = row + int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-            raise self._null(name, null)
-        kind = array.type
-        if pa.types.is_fixed_size_list(kind):
-            width, array = kind.list_size, array.flatten()
-            offsets = np.arange(0, len(array) + 1, width, dtype=np.int64)
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            offsets = array.offsets.to_numpy().astype(np.int64)
-            array = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-            offsets -= offsets[0]
-        else:
-            offsets = None
-        if array.null_count:
-            null = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-            raise self._null(name, row + Chunk(np.empty(0), offsets).row_of(null), " inside the list")
-        values = array.to_numpy(zero_copy_only=False) if len(array) else np.empty(0, np.int64)
+        values, offsets, null = decoded(array)
+        if null.any():
+            first = int(np.argmax(null))
+            raise self._null(name, row + first, " inside the list" if array[first].is_valid else "")
         return Chunk(values, offsets)
 
     def _null(self, name: str, row: int, where: str = "") -> DataError:
@@ -211,10 +212,41 @@ class ParquetSource:
         )
 
 
+def decoded(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """A column's values, or the entries of its lists end to end, 0 for nulls; the offsets; and where there is a null.
+
+    Offsets are (rows + 1,) int64, as of :class:`Chunk`; ``null`` is (rows,) bool, for an entry of a list, too.
+    """
+    null, kind, offsets = np.zeros(len(array), bool), array.type, None
+    if array.null_count:
+        null = array.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        if array.null_count or pa.types.is_fixed_size_list(kind):
+            lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+            offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        else:
+            offsets = array.offsets.to_numpy().astype(np.int64)
+            offsets -= offsets[0]
+        array = array.flatten()  # leaves out what stands under null lists
+        if array.null_count:
+            inside = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+            null[np.searchsorted(offsets, inside, side="right") - 1] = True
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.int64())
+    if array.null_count and (pa.types.is_boolean(array.type) or _is_number(array.type)):
+        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
+    return array.to_numpy(zero_copy_only=False) if len(array) else np.empty(0, np.int64), offsets, null
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
 class NpzSource:
     """An npz archive of arrays (N,) or (N, width), as FuxiCTR writes its encoded data; as :class:`ParquetSource`."""
 
     def __init__(self, path: Path) -> None:
+        check_file(path)
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:

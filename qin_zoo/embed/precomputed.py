@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from qin_zoo.data.sources import Chunk, ParquetSource, at, check_file, hdf5_datasets
+from qin_zoo.data.sources import Chunk, ParquetSource, at, check_file, hdf5_datasets, readable
 from qin_zoo.embed.items import Inputs, check_ids
-from qin_zoo.errors import DataError, first_line, suggest
+from qin_zoo.errors import DataError, suggest
 from qin_zoo.files import file_digest
 
 
@@ -33,9 +33,16 @@ class Precomputed:
     def __init__(self, argument: str = "", modality: str = "vector") -> None:
         self._path, self._column = _split(argument)
         if self._path.suffix in (".h5", ".hdf5"):
-            self._table: Any = self._open_hdf5()
+            with readable(self._path):
+                file = h5py.File(self._path, "r")
+                tables = hdf5_datasets(file)
+            self._column = _choose(self._path, self._column, tables)
+            self._table: Any = file[self._column]
         elif self._path.suffix == ".npy":
-            self._table = self._open_npy()
+            if self._column:
+                raise DataError(f"{self._path}: an npy file has no columns, found ':{self._column}'. Leave it out.")
+            with readable(self._path, "Write it again with numpy.save."):
+                self._table = np.load(self._path, mmap_mode="r", allow_pickle=False)
         else:
             self._table = None  # read by fit, which knows the number of items
             self._column, self.dim = self._parquet_column()
@@ -71,33 +78,8 @@ class Precomputed:
     def encode(self, batch: Sequence[int]) -> np.ndarray:
         """The vectors (B, D) of ids that follow each other; DataError where the file is damaged."""
         start, stop = int(batch[0]), int(batch[-1]) + 1  # every id between: see _RowInputs
-        try:
+        with readable(self._path, f"It is damaged near row {start}: write it again."):
             return np.asarray(self._table[start:stop], np.float32)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{self._path}: damaged near row {start} ({first_line(error)}). Write it again.") from error
-
-    def _open_npy(self) -> np.ndarray:
-        if self._column:
-            raise DataError(f"{self._path}: an npy file has no columns, found ':{self._column}'. Leave it out.")
-        try:
-            return np.load(self._path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(
-                f"{self._path}: expected an npy table of numbers, found something else or a damaged file "
-                f"({first_line(error)}). Write it again with numpy.save."
-            ) from error
-
-    def _open_hdf5(self) -> h5py.Dataset:
-        try:
-            file = h5py.File(self._path, "r")
-            tables = hdf5_datasets(file)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DataError(
-                f"{self._path}: expected an HDF5 file, found something else or a damaged one ({first_line(error)}). "
-                "Write it again."
-            ) from error
-        self._column = _choose(self._path, self._column, tables)
-        return file[self._column]
 
     def _parquet_column(self) -> tuple[str, int]:
         source = ParquetSource(self._path)
@@ -113,25 +95,19 @@ class Precomputed:
         with tempfile.TemporaryFile(dir=self._path.parent if os.access(self._path.parent, os.W_OK) else None) as file:
             table = np.memmap(file, np.float32, "w+", shape=(num_items, self.dim))  # zeros where nothing is written
         seen: list[np.ndarray] = []
-        for ids, vectors in self._parquet_rows():
-            seen.append(ids)
-            check_ids(self._path, ids, num_items)
-            table[ids] = vectors
-        check_ids(self._path, np.concatenate(seen), num_items)
-        return table
-
-    def _parquet_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        ids = np.empty(0)
         for name, row, chunk in ParquetSource(self._path).chunks(["item_id", self._column]):
             if name == "item_id":
-                ids = chunk.values
-                if chunk.offsets is not None or ids.dtype.kind not in "iu":
-                    raise DataError(f"{at(self._path, name)}: expected whole numbers, found {ids.dtype}.")
+                if chunk.offsets is not None or chunk.values.dtype.kind not in "iu":
+                    raise DataError(f"{at(self._path, name)}: expected whole numbers, found {chunk.values.dtype}.")
+                seen.append(chunk.values.astype(np.int64))
+                check_ids(self._path, seen[-1], num_items)
                 continue
             width = _width(self._path, name, row, chunk)
             if width != self.dim:
                 raise DataError(f"{at(self._path, name, row)}: expected {self.dim} numbers, found {width}.")
-            yield ids.astype(np.int64), chunk.values.reshape(-1, width)
+            table[seen[-1]] = chunk.values.reshape(-1, width)
+        check_ids(self._path, np.concatenate(seen), num_items)
+        return table
 
 
 class _RowInputs:
@@ -162,9 +138,7 @@ def _split(argument: str) -> tuple[Path, str]:
         file, _, column = argument.rpartition(":")
         path = Path(file)
     if not argument:
-        raise DataError(
-            "Encoder precomputed: expected a file, as in precomputed:item_feature.parquet:img_emb_CLIPRN50."
-        )
+        raise DataError("Encoder precomputed: expected a file: precomputed:item_feature.parquet:img_emb_CLIPRN50.")
     check_file(path)
     if path.suffix not in (".parquet", ".npy", ".h5", ".hdf5"):
         raise DataError(f"{path}: expected a .parquet, .npy, .h5 or .hdf5 file, found '{path.suffix}'. Convert it.")

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from qin_zoo.errors import DataError, first_line, suggest
 from qin_zoo.files import replace_file
 
 STORE_FILE = "item_embeddings.h5"
-READ_ROWS = 16_384
+ABOUT = ("encoder", "version", "fingerprint")  # what is said of vectors beside their numbers
 _CHUNK_BYTES = 1 << 20
 # This version of the format has checksums on its metadata, and no "open for writing" mark that a kill would leave.
 _LIBVER = ("v108", "v108")
@@ -71,35 +71,6 @@ class Stored:
         return zlib.crc32(json.dumps(about).encode())
 
 
-class Writer:
-    """Appends rows to one modality of an open store."""
-
-    def __init__(self, dataset: h5py.Dataset, stored: Stored) -> None:
-        self._dataset = dataset
-        self._progress = np.array([stored.rows_done, stored.checksum], np.uint64)
-
-    @property
-    def rows_done(self) -> int:
-        """Rows that are safe."""
-        return int(self._progress[0])
-
-    def write(self, rows: np.ndarray) -> None:
-        """Appends rows (B, D), and only then says that they are there; DataError where they cannot be written."""
-        rows = np.ascontiguousarray(rows, np.float32)
-        start, file = self.rows_done, self._dataset.file
-        try:
-            self._dataset[start : start + len(rows)] = rows
-            file.flush()
-            self._progress[:] = start + len(rows), zlib.crc32(rows, int(self._progress[1]))
-            self._dataset.attrs.modify("progress", self._progress)
-            file.flush()
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{file.filename}: could not be written: {first_line(error)}. Rows written before are kept; free "
-                "space and give the same command again."
-            ) from error
-
-
 class EmbeddingStore:
     """The embeddings of a dataset folder.
 
@@ -133,14 +104,13 @@ class EmbeddingStore:
         Raises:
             DataError: it is missing, unfinished or damaged.
         """
-        listed = self.entries()
-        stored = next((s for s in listed if s.name == name), None)
-        if stored is None:
-            names = [s.name for s in listed]
+        listed = {stored.name: stored for stored in self.entries()}
+        if name not in listed:
             raise DataError(
-                f"{self.path}: expected embeddings called '{name}', found {', '.join(names) or 'none'}."
-                f"{suggest(name, names)} Make them: qin-zoo embed encode {self.path.parent} --modality {name}."
+                f"{self.path}: expected embeddings called '{name}', found {', '.join(listed) or 'none'}."
+                f"{suggest(name, listed)} Make them: qin-zoo embed encode {self.path.parent} --modality {name}."
             )
+        stored = listed[name]
         if not stored.finished:
             raise DataError(
                 f"{self.path}, '{name}': only {stored.rows_done:,} of {stored.rows:,} rows are encoded. "
@@ -165,7 +135,7 @@ class EmbeddingStore:
             return False
         return checksum == stored.checksum
 
-    def blocks(self, name: str, stop: int | None = None, rows: int = READ_ROWS) -> Iterator[np.ndarray]:
+    def blocks(self, name: str, stop: int | None = None, rows: int = 16_384) -> Iterator[np.ndarray]:
         """Yields the rows before ``stop`` in blocks (≤ rows, D)."""
         with self._open("r") as file:
             with self._reading():
@@ -197,12 +167,32 @@ class EmbeddingStore:
         return stored
 
     @contextmanager
-    def writing(self, stored: Stored) -> Iterator[Writer]:
-        """A :class:`Writer` that goes on after the rows done."""
+    def writing(self, stored: Stored) -> Iterator[Callable[[np.ndarray], None]]:
+        """What appends rows (B, D) behind those done, and only then says that they are there.
+
+        Raises:
+            DataError: of the function, where they cannot be written.
+        """
+        progress = np.array([stored.rows_done, stored.checksum], np.uint64)
+
+        def write(rows: np.ndarray) -> None:
+            rows, start = np.ascontiguousarray(rows, np.float32), int(progress[0])
+            try:
+                dataset[start : start + len(rows)] = rows
+                file.flush()
+                progress[:] = start + len(rows), zlib.crc32(rows, int(progress[1]))
+                dataset.attrs.modify("progress", progress)
+                file.flush()
+            except (OSError, RuntimeError) as error:
+                raise DataError(
+                    f"{self.path}: could not be written: {first_line(error)}. Rows written before are kept; free space "
+                    "and give the same command again."
+                ) from error
+
         with self._open("r+") as file:
             with self._reading():
-                writer = Writer(file[stored.name], stored)
-            yield writer
+                dataset = file[stored.name]
+            yield write
 
     def set_aside(self) -> Path | None:
         """Renames a store that cannot be opened; returns its new path, or None if it can be opened."""
@@ -221,9 +211,7 @@ class EmbeddingStore:
         try:
             file = h5py.File(self.path, mode, libver=_LIBVER)
         except BlockingIOError as error:
-            raise _InUseError(
-                f"{self.path}: another process is writing it. Wait until that has ended, or end it."
-            ) from error
+            raise _InUseError(f"{self.path}: another process writes it. Wait until it has ended, or end it.") from error
         except PermissionError as error:
             raise DataError(f"{self.path}: no permission to open it. Change its permissions (chmod u+rw).") from error
         except _H5_ERRORS as error:
@@ -265,7 +253,7 @@ def _create_dataset(file: h5py.File, stored: Stored) -> None:
     space = h5py.h5s.create_simple((stored.rows, stored.dim))
     h5py.h5d.create(file.id, stored.name.encode(), h5py.h5t.IEEE_F32LE, space, creation)
     attributes = file[stored.name].attrs
-    for key in ("encoder", "version", "fingerprint"):
+    for key in ABOUT:
         # of fixed length, thus inside the header and its checksum: a damaged heap of strings may hang the library
         value = getattr(stored, key).encode()
         attributes.create(key, value, dtype=h5py.string_dtype("utf-8", max(1, len(value))))
@@ -280,5 +268,5 @@ def _stored(dataset: h5py.Dataset) -> Stored:
     rows, dim = dataset.shape
     if rows_done > rows:
         raise ValueError(f"'{dataset.name}' claims {rows_done} of {rows} rows")
-    texts = (bytes(attributes[key]).decode() for key in ("encoder", "version", "fingerprint"))
+    texts = (bytes(attributes[key]).decode() for key in ABOUT)
     return Stored(dataset.name.lstrip("/"), rows, dim, *texts, rows_done, checksum)

@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data.import_files import keep, kept
 from qin_zoo.data.item_files import ITEM_FILE, list_array, write_report
-from qin_zoo.data.sources import ParquetSource, at, check_file
-from qin_zoo.embed.store import EmbeddingStore, Stored
+from qin_zoo.data.sources import ParquetSource, at
+from qin_zoo.embed.store import ABOUT, EmbeddingStore, Stored
 from qin_zoo.errors import DataError, suggest
 from qin_zoo.files import replace_file
 
+Arrays = Mapping[str, np.ndarray]
 STRATEGIES = ("text_only", "image_only", "concat_then_pca", "pca_then_concat")
 SCHEMA_VERSION = 1
 _BLOCK_ROWS = 2048  # rows that are fitted or projected at a time
@@ -109,18 +110,17 @@ def fuse(
         raise DataError(
             f"Unknown strategy '{strategy}'.{suggest(strategy, STRATEGIES)} One of {', '.join(STRATEGIES)}."
         )
-    if dim < (2 if strategy == "pca_then_concat" else 1):
-        raise DataError(f"Strategy {strategy}: expected a size of at least 1 per modality, found {dim}. Correct --dim.")
     groups = {
         "text_only": [([text], dim)],
         "image_only": [([image], dim)],
         "concat_then_pca": [([text, image], dim)],
         "pca_then_concat": [([text], dim - dim // 2), ([image], dim // 2)],
     }[strategy]
-    if text == image and len(groups[0][0]) + len(groups) > 2:
+    if min(size for _, size in groups) < 1:
+        raise DataError(f"Strategy {strategy}: expected a size of at least 1 per modality, found {dim}. Correct --dim.")
+    if text == image and not strategy.endswith("_only"):
         raise DataError(f"Strategy {strategy}: expected two embeddings, found '{text}' twice. Correct --image.")
     table = folder / ITEM_FILE
-    check_file(table)
     store, num_items = EmbeddingStore(folder), ParquetSource(table).num_rows
     stored = {name: store.get(name) for names, _ in groups for name in names}
     for found in stored.values():
@@ -134,26 +134,11 @@ def fuse(
         kept_as = f"pca_{'_'.join(names)}_{size}{'_whitened' if whiten else ''}"
         expected = {"widths": [stored[name].dim for name in names]}
         axes = None if refit else kept(folder, kept_as, expected)
-        projection = Projection(store, [stored[name] for name in names], size, whiten, axes)
-        keep(folder, kept_as, {**projection.arrays(), **expected})
-        projections.append(projection)
-    report = FuseReport(
-        path=folder / f"item_info_{strategy}.parquet",
-        column=f"item_emb_d{dim}",
-        strategy=strategy,
-        dim=dim,
-        whiten=whiten,
-        parts=[projection.part for projection in projections],
-        encoders={
-            s.name: {
-                "encoder": s.encoder,
-                "version": s.version,
-                "fingerprint": s.fingerprint,
-                "checksum": f"{s.checksum:08x}",
-            }
-            for s in stored.values()
-        },
-    )
+        projections.append(Projection(store, [stored[name] for name in names], size, whiten, axes))
+        keep(folder, kept_as, {**projections[-1].arrays(), **expected})
+    path, parts = folder / f"item_info_{strategy}.parquet", [projection.part for projection in projections]
+    encoders = {n: {k: getattr(s, k) for k in ABOUT} | {"checksum": f"{s.checksum:08x}"} for n, s in stored.items()}
+    report = FuseReport(path, f"item_emb_d{dim}", strategy, dim, whiten, parts, encoders)
     sidecar = report.path.with_suffix(".json")
     with replace_file(report.path) as file:
         _write_table(table, file, report.column, projections)
@@ -177,12 +162,7 @@ class Projection:
     """
 
     def __init__(
-        self,
-        store: EmbeddingStore,
-        stored: Sequence[Stored],
-        dim: int,
-        whiten: bool,
-        axes: Mapping[str, np.ndarray] | None = None,
+        self, store: EmbeddingStore, stored: Sequence[Stored], dim: int, whiten: bool, axes: Arrays | None = None
     ) -> None:
         self._store, self._stored, self._widths = store, list(stored), [s.dim for s in stored]
         names, width = [s.name for s in stored], sum(self._widths)

@@ -29,7 +29,7 @@ from qin_zoo.experiment.from_data import compose, is_model, telling_where_data_c
 from qin_zoo.experiment.record import require_record
 from qin_zoo.experiment.tasks import check_labels, check_task, task_defaults
 from qin_zoo.metrics import default_monitor, mode_of_monitor
-from qin_zoo.progress import Progress
+from qin_zoo.progress import show_reading
 from qin_zoo.registry import get_model
 
 # What a configuration may leave out; models give the defaults of their own parameters.
@@ -117,7 +117,7 @@ class Prepared:
             params = apply_overrides(params, {"sample_weight": None})
         as_fuxictr = not ours or params["shuffle"] == "fuxictr"
         with telling_where_data_come_from(params):
-            dataset = Dataset(params, "index" if ours else "triple", _show_conversion, as_fuxictr)
+            dataset = Dataset(params, "index" if ours else "triple", show_reading, as_fuxictr)
         if self.trained:
             old, recorded = self.trained["params"].get("train_data"), self.trained.get("numbering")
             encoded = has_item_table(params) or not is_raw(params)  # raw files get the vocabularies of the weights
@@ -291,17 +291,3 @@ def _tell_other_tables(then: dict, now: dict, same_items: bool) -> None:
                 f"{new['file']} differs from the {old['file']} that the weights were trained with ({old['rows']:,} "
                 f"rows then, {new['rows']:,} now): where its rows are numbered otherwise, predictions are wrong."
             )
-
-
-_bars: dict[str, Progress] = {}
-
-
-def _show_conversion(name: str, done: int, total: int) -> None:
-    """A bar while a data file is read for the first time; only large files take long enough for one."""
-    if total < 200_000:
-        return
-    if name not in _bars:
-        _bars[name] = Progress(total=total, desc=f"reading {name}", unit=" rows", leave=True)
-    _bars[name].update(done - _bars[name].n)
-    if done >= total:
-        _bars.pop(name).close()

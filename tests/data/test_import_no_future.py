@@ -40,7 +40,7 @@ def imported(log, split, history, timed, with_given, negatives=0):
     out = []
     for number in range(3):
         rows = rows_of(events, np.flatnonzero(split == number), negatives, seed=3)
-        for chunk in known.chunks(rows, LENGTH):
+        for chunk in known.chunks(rows, LENGTH, {}, {}):
             columns = {name: values.tolist() for name, values in chunk.items()}
             out += [dict(zip(columns, row)) for row in zip(*columns.values())]
         for row, source in zip(out[len(out) - len(rows.source) :], rows.source):

@@ -263,7 +263,7 @@ def test_vectors_of_no_item(raw, tmp_path):
 def test_a_doubled_header(raw, tmp_path):
     text = (raw / "log.csv").read_text().replace("user_id,item_id,time,click", "user_id,item_id,item_id ,click")
     (raw / "log.csv").write_text(text)
-    with pytest.raises(DataError, match=r"log.csv: the column 'item_id' is there twice"):
+    with pytest.raises(DataError, match=r"log.csv: expected columns of different names, found 'item_id' 2 times"):
         brought(raw, tmp_path / "out")
 
 
@@ -279,7 +279,7 @@ def test_an_item_that_is_described_twice(raw, tmp_path):
 @pytest.mark.parametrize("content", ["", "\n\n", "item_id,brand\n"])
 def test_an_empty_file(raw, tmp_path, content):
     (raw / "items.csv").write_text(content)
-    with pytest.raises(DataError, match=r"items.csv: expected .* found"):
+    with pytest.raises(DataError, match=r"items.csv: (expected .* found|the file is empty)"):
         brought(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -295,7 +295,7 @@ def test_missing_columns(raw, tmp_path):
     assert (
         "which of its columns are user and item? It may be log.csv, with item_id, time, click" in description.doubts[0]
     )
-    with pytest.raises(DataError, match=r"log.csv\): expected a column as user, found none"):
+    with pytest.raises(DataError, match=r"log.csv\): expected one column as user, found none"):
         read_description(description.as_json(), "x.yaml", raw)
 
 
@@ -364,8 +364,11 @@ NO_TABLES = {
     "a comma behind": (as_text().replace("\n", ",\n").replace("click,", "click").encode(), "4 values.*20 of 20 rows"),
     "an open quote": (as_text().replace("sku-0", '"sku-0', 1).encode(), "line 2: .* quotes that are closed"),
     "text behind a quote": (as_text().replace("sku-2", '"sku-2" x', 1).encode(), "line 3: .*within quotes twice"),
-    "two encodings": ((as_text() + "u1,é,1,1\n").encode() + b"u1,\xe9,2,1\n", "line 23: expected text in UTF-8, as 1"),
-    "no name": (as_text().replace("item_id", "").replace("click", "column 2").encode(), "'column 2' is there twice"),
+    "two encodings": (
+        (as_text() + "u1,é,1,1\n").encode() + b"u1,\xe9,2,1\n",
+        "line 23: expected text in UTF-8, found other bytes. 1 other lines",
+    ),
+    "no name": (as_text().replace("item_id", "").replace("click", "column 2").encode(), "found 'column 2' 2 times"),
 }
 
 
@@ -644,8 +647,8 @@ def test_described_corrected_imported_and_trainable(raw, tmp_path, monkeypatch, 
     assert content["files"][0]["columns"]["device"] == "leave out"
     file.write_text(file.read_text().replace("device: leave out", "device: category"))
     succeed(["data", "import", "table", str(file), str(tmp_path / "shop"), "--max-history", "5"])
-    lines = capsys.readouterr().out.splitlines()
-    assert max(len(line) for line in lines if line[:1] in "┃│┏┡└├") <= 80
+    tables, _, _ = capsys.readouterr().out.partition("New:")
+    assert max(len(line) for line in tables.splitlines() if str(tmp_path) not in line) <= 80
     train = pl.read_parquet(tmp_path / "shop/train.parquet")
     vocabularies = json.loads((tmp_path / "shop/vocabularies.json").read_text())
     assert [vocabularies["context_device"][code - 1] for code in train["context_device"]] == ["phone", "desk"] * 8

@@ -113,7 +113,7 @@ def test_blank_lines_are_said_and_counted(tmp_path):
         (b"a\tb\n1\t2\n\n3\t4\t5\n", "line 4: expected 2 values, found 3"),
         (b"a\tb\n1\t2\n3\tcaf\xe9\n", r"line 3: expected text in UTF-8, .*iconv -f latin1 -t utf-8"),
         (b"\xff\xfea\x00\t\x00b\x00\n\x00", "iconv -f utf-16"),
-        (b"a\tb\ta\n1\t2\t3\n", "column 'a' is there twice"),
+        (b"a\tb\ta\n1\t2\t3\n", "found 'a' 2 times"),
         (b"a\tb\tc\n1\t2\t3\n3\t4", "line 3: expected 3 values, found 2 and the end of the file"),
         (b"\n", "found an empty file"),
         (b"a\tb\n\n", "expected at least one row"),
@@ -168,7 +168,7 @@ def test_a_pipe_or_a_device_is_no_file(tmp_path, place, kind):
         os.mkfifo(folder / place)
     else:
         (folder / place).symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=rf"{place}: expected a file, found a named pipe or a device"):
+    with pytest.raises(DataError, match=rf"{place}: expected a file, found something that is none"):
         import_folder("recbole", folder, tmp_path / "o")
 
 
@@ -177,7 +177,7 @@ def test_a_pipe_among_embeddings_and_tables(tmp_path):
     folder.mkdir()
     (folder / "x.inter").write_text("userID\titemID\tx_label\n0\t0\t0\n0\t1\t1\n0\t2\t2\n")
     os.mkfifo(folder / "image_feat.npy")
-    with pytest.raises(DataError, match="found a named pipe"):
+    with pytest.raises(DataError, match="such as a named pipe"):
         import_folder("mmrec", folder, tmp_path / "o")
     for split in ("train", "valid", "test"):
         pl.DataFrame({"user_index": [0], "item_index": [1], "seq_len": [0], "label": [1]}).write_parquet(
@@ -185,7 +185,7 @@ def test_a_pipe_among_embeddings_and_tables(tmp_path):
         )
     pl.DataFrame({"full_item_seq": [[1]]}).write_parquet(folder / "user_info.parquet")
     os.mkfifo(folder / "item_info.parquet")
-    with pytest.raises(DataError, match="found a named pipe"):
+    with pytest.raises(DataError, match="such as a named pipe"):
         import_folder("fuxictr", folder, tmp_path / "o")
 
 
@@ -210,7 +210,7 @@ def test_a_column_of_clicks_is_the_label(tmp_path, kind, one, zero):
     folder = recbole(tmp_path / "s", lines, HEADER.replace("rating:float", f"clicked:{kind}"))
     summary = import_folder("recbole", folder, tmp_path / "o")
     assert written(tmp_path / "o") == expected()
-    assert any("column 'clicked'; with --label implicit" in note for note in summary.notes)
+    assert any("column 'clicked'; with --label implicit," in note for note in summary.notes)
     summary = import_folder("recbole", folder, tmp_path / "p", ImportOptions(label="implicit", negatives=0))
     assert {c.click_rate for c in summary.splits.values()} == {1}
 
@@ -236,7 +236,7 @@ def test_mmrec_with_a_column_of_clicks(tmp_path):
 
 def test_a_column_twice(tmp_path):
     folder = recbole(tmp_path / "s", [f"{line}\t1" for line in lines_of()], HEADER + "\trating:token")
-    with pytest.raises(DataError, match="column 'rating' is there twice"):
+    with pytest.raises(DataError, match="found 'rating' 2 times"):
         import_folder("recbole", folder, tmp_path / "o")
 
 

@@ -27,9 +27,9 @@ def filled(folder, name="text", table=None, upto=None, batch=7):
     table = vectors() if table is None else table
     store = EmbeddingStore(folder)
     stored = store.create(name, *table.shape, **ABOUT)
-    with store.writing(stored) as writer:
+    with store.writing(stored) as write:
         for start in range(0, upto or len(table), batch):
-            writer.write(table[start : start + batch])
+            write(table[start : start + batch])
     return store
 
 
@@ -93,9 +93,9 @@ def test_writing_rows_changes_rows_and_progress_only(tmp_path):
     store = EmbeddingStore(tmp_path)
     stored = store.create("text", *table.shape, **ABOUT)
     before = np.frombuffer(store.path.read_bytes(), np.uint8)
-    with store.writing(stored) as writer:
+    with store.writing(stored) as write:
         for start in range(0, 2000, 500):
-            writer.write(table[start : start + 500])
+            write(table[start : start + 500])
     after = np.frombuffer(store.path.read_bytes(), np.uint8)
     assert len(after) == len(before)
     runs = np.flatnonzero(before != after)

@@ -20,8 +20,8 @@ ITEMS = 400
 def put(folder, name, table):
     store = EmbeddingStore(folder)
     stored = store.create(name, *table.shape, encoder=f"toy:{name}", version="1", fingerprint="f" * 64)
-    with store.writing(stored) as writer:
-        writer.write(table)
+    with store.writing(stored) as write:
+        write(table)
 
 
 def correlated(g, items, dim):

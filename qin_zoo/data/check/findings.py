@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -92,11 +92,12 @@ class Finding:
     mend: str
 
 
-@dataclass
 class Findings:
-    """Collects findings."""
+    """Collects findings of files that are read piece by piece."""
 
-    found: list[Finding] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._found: list[Finding] = []
+        self._wrong: dict[tuple[str, ...], tuple[int, list[str]]] = {}  # place among the findings, and what came
 
     def add(
         self,
@@ -104,49 +105,50 @@ class Findings:
         file: str,
         column: str | None,
         message: str,
-        tally: Tally | None = None,
+        mask: np.ndarray | None = None,
         severity: str | None = None,
     ) -> None:
-        """Adds one; ``severity`` where it is another than usual, ``tally`` where single rows are concerned."""
+        """Adds one; ``severity`` where it is another than usual, ``mask`` (rows,) where single rows are concerned."""
         usual, mend = CODES[code]
         if severity == "note" and usual != "note":
             mend = "Nothing to do."  # so few, or so ordinary, that it is only said
-        tally = tally or Tally()
-        self.found.append(Finding(code, severity or usual, file, column, tally.count, tuple(tally.rows), message, mend))
+        rows = np.flatnonzero(mask) if mask is not None else np.empty(0, np.int64)
+        shown = tuple(rows[:EXAMPLES].tolist())
+        self._found.append(Finding(code, severity or usual, file, column, len(rows), shown, message, mend))
 
-    def add_tally(self, code: str, file: str, column: str | None, expected: str, tally: Tally) -> None:
-        """Adds the rows of ``tally``, if there are any."""
-        if tally.count:
-            came = ", ".join(tally.values)
-            self.add(code, file, column, f"expected {expected}; found {came or 'none'}", tally)
+    def wrong(
+        self,
+        code: str,
+        file: str,
+        column: str,
+        expected: str,
+        mask: np.ndarray,
+        values: np.ndarray | str = "null",
+        first: int = 0,
+    ) -> None:
+        """Adds the rows of a piece, if there are any, to those of earlier pieces.
+
+        Args:
+            code, file, column: what and where.
+            expected: what those rows do not hold.
+            mask: (n,) which they are.
+            values: (n,) what stands there; or what stands in all of them.
+            first: the piece's first row.
+        """
+        rows = np.flatnonzero(mask)
+        if not rows.size:
+            return
+        place, came = self._wrong.setdefault((code, file, column, expected), (len(self._found), []))
+        if place == len(self._found):
+            self.add(code, file, column, "")
+        before = self._found[place]
+        some = rows[: EXAMPLES - len(before.rows)]
+        here = [values] if isinstance(values, str) else values[some].tolist()
+        came += [f"{value:.6g}" if isinstance(value, float) else str(value) for value in here]
+        message = f"expected {expected}; found {', '.join(dict.fromkeys(came))}"
+        shown = (*before.rows, *(first + some).tolist())
+        self._found[place] = replace(before, count=before.count + len(rows), rows=shown, message=message)
 
     def sorted(self) -> list[Finding]:
         """The worst first; otherwise as they were found."""
-        return sorted(self.found, key=lambda f: SEVERITIES.index(f.severity))
-
-
-class Tally:
-    """Counts rows and keeps the first few with what they hold."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.rows: list[int] = []
-        self.values: list[str] = []
-
-    def add(self, rows: np.ndarray, values: np.ndarray | None = None) -> None:
-        """Adds row numbers (n,), ascending and each once, and what stands there, (n,)."""
-        room = EXAMPLES - len(self.rows)
-        self.count += len(rows)
-        self.rows += [int(r) for r in rows[:room]]
-        if values is not None:
-            for value in values[:room]:
-                text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
-                if text not in self.values:
-                    self.values.append(text)
-
-
-def tally_of(mask: np.ndarray, values: np.ndarray | None = None) -> Tally:
-    """The tally of a whole column's mask, (rows,) bool, and values, (rows,)."""
-    tally, rows = Tally(), np.flatnonzero(mask)
-    tally.add(rows, None if values is None else values[rows[:EXAMPLES]])
-    return tally
+        return sorted(self._found, key=lambda f: SEVERITIES.index(f.severity))

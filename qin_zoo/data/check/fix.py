@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qin_zoo.data.check.across import contradictions, duplicates, extreme_limit
+from qin_zoo.data.check.across import contradictions, duplicates, extremes
 from qin_zoo.data.check.findings import FIX
 from qin_zoo.data.check.folder import Report, tag_limit
 from qin_zoo.data.check.items import USER_FILE
@@ -69,29 +70,31 @@ def fix_folder(report: Report, out: str | Path, tags: int | None = None, progres
     if structural:
         listed = "; ".join(f"{f.file}: {f.message} ({f.code})" for f in structural[:5])
         raise DataError(f"{report.path} cannot be mended by leaving out rows: {listed}. Mend that first.")
-    parts, mended = report.parts, Mended(out)
-    rules = Rules(parts.items.rows if parts.items else None, parts.users)
-    files = [f"{n}.parquet" for n in parts.splits] + [ITEM_FILE] + ([USER_FILE] if report.per_user else [])
+    mended = Mended(out)
+    rules = Rules(report.items.rows if report.items else None, report.users)
+    files = [f"{n}.parquet" for n in report.splits] + [ITEM_FILE] + ([USER_FILE] if report.per_user else [])
     tables = {file: ParquetTable(report.path / file) for file in files}
     total = sum(table.num_rows for table in tables.values())
     with Progress(total=total, desc="fix", shown=progress, unit=" rows", unit_scale=True) as bar:
         for file, table in tables.items():
-            touched = {f.code for f in report.findings if f.file == file}
-            counts: dict[str, int] = {}
-            if file == ITEM_FILE:
-                change = (
-                    _item_change(table, parts.items.dims, tag_limit(tags, parts.layout), counts) if touched else None
-                )
-            elif file == USER_FILE:
-                change = _user_change(rules, counts) if touched else None
-            else:
-                change = _split_change(parts.splits[table.path.stem], report.per_user, rules, touched, counts, mended)
+            touched, counts = {f.code for f in report.findings if f.file == file}, Counter()
+            change: Change | None = None
+            if table.path.stem in report.splits:
+                change = _split_change(report.splits[table.path.stem], report.per_user, rules, touched, counts, mended)
+            elif touched and file == ITEM_FILE:
+                change = _item_change(table, report.items.dims, tag_limit(tags, report.layout), counts)
+            elif touched:
+                change = _user_change(rules, counts)
             _write(table, out / file, change, bar.update)
             mended.changes += [(file, what, n) for what, n in counts.items() if n]
     return mended
 
 
 Change = Callable[[int, pa.RecordBatch], pa.RecordBatch]
+_VALUES = {
+    "null-value", "negative-id", "unknown-item", "unknown-history-item", "level-out-of-range", "padding-not-left",
+    "padding-inside",
+}  # fmt: skip
 
 
 def _new_folder(folder: Path, out: Path) -> Path:
@@ -112,78 +115,59 @@ def _write(table: ParquetTable, path: Path, change: Change | None, advance: Call
             advance(table.num_rows)
             return
         with pq.ParquetWriter(temporary, table.schema_arrow, compression="zstd") as writer:
-            held: list[pa.RecordBatch] = []
-            for row, batch in table.batches():
-                held.append(change(row, batch))
-                if sum(b.num_rows for b in held) >= 3 * BATCH_ROWS:
-                    writer.write_table(pa.Table.from_batches(held))
-                    held = []
+            for row, batch in table.batches(rows=3 * BATCH_ROWS):
+                writer.write_batch(change(row, batch))
                 advance(batch.num_rows)
-            if held:
-                writer.write_table(pa.Table.from_batches(held))
 
 
 def _split_change(
-    split: Split, per_user: bool, rules: Rules, touched: set[str], counts: dict[str, int], mended: Mended
+    split: Split, per_user: bool, rules: Rules, touched: set[str], counts: Counter[str], mended: Mended
 ) -> Change | None:
     keep = np.ones(split.rows, bool)
-    if split.name in ("train", "valid"):
+    if split.name != "test":
         masks = {"wrong values": split.bad, "contradictory labels": contradictions(split)}
         for rule, mask in (masks | {"duplicates": duplicates(split)}).items():
             counts[f"rows left out: {rule}"] = int((keep & mask).sum())
             keep &= ~mask
     if split.name == "train":
-        before = keep.sum()
-        mended.limit = _drop_extremes(split.user, keep)
-        counts["rows left out: extreme users"] = int(before - keep.sum())
+        kept = np.flatnonzero(keep)
+        while (found := extremes(split.user[kept]))[0].any():  # with them gone, the median user has fewer rows
+            kept = kept[~found[0]]
+        mended.limit = found[1]
+        counts["rows left out: extreme users"] = int(keep.sum()) - len(kept)
+        keep = np.isin(np.arange(split.rows), kept)
     if not keep.any():
         raise DataError(f"{split.file}: no row would be left. Look at the findings and mend the file by hand.")
-    values = {"null-value", "negative-id", "unknown-item", "unknown-history-item", "level-out-of-range"}
-    if keep.all() and not touched & (values | {"padding-not-left", "padding-inside"}):
+    if keep.all() and not touched & _VALUES:
         return None
 
     def change(row: int, batch: pa.RecordBatch) -> pa.RecordBatch:
         batch = batch.filter(pa.array(keep[row : row + batch.num_rows]))
-        if not batch.num_rows:
-            return batch
-        if not per_user:
+        if batch.num_rows and not per_user:
             batch = _repad(batch, rules, counts)
-        if split.name == "test":
-            batch = _clean_test(batch, per_user, rules, counts)
-        return batch
+        return _mend_test(batch, per_user, rules, counts) if split.name == "test" else batch
 
     return change
 
 
-def _drop_extremes(user: np.ndarray, keep: np.ndarray) -> int:
-    """Clears ``keep`` for extreme users, until none is left; returns the last limit."""
-    while True:
-        _, place, counts = np.unique(user[keep], return_inverse=True, return_counts=True)
-        limit = extreme_limit(counts)
-        over = counts[place] > limit
-        if not over.any():
-            return limit
-        keep[np.flatnonzero(keep)[over]] = False
-
-
-def _repad(batch: pa.RecordBatch, rules: Rules, counts: dict[str, int]) -> pa.RecordBatch:
+def _repad(batch: pa.RecordBatch, rules: Rules, counts: Counter[str]) -> pa.RecordBatch:
     """Puts zeros, and ids that are none, in front of each history."""
     history = lists(batch.column(HISTORY))
     wrong = (history.values < 0) | rules.beyond(history.values)
     values = np.where(wrong, 0, history.values)
-    owner = np.repeat(np.arange(batch.num_rows), history.lengths)
+    owner = history.owner
     gap = np.zeros(len(values), bool)
     gap[1:] = (values[:-1] != 0) & (values[1:] == 0) & (owner[:-1] == owner[1:])
     moved = np.union1d(owner[gap], owner[wrong])
     if not len(moved) and not batch.column(HISTORY).null_count and not history.null.any():
         return batch
-    _count(counts, "histories padded on the left", len(moved))
-    _count(counts, "null histories made empty", int(history.null.sum()))
+    counts["histories padded on the left"] += len(moved)
+    counts["null histories made empty"] += int(history.null.sum())
     values = values[np.lexsort((values != 0, owner))]
     return _set(batch, HISTORY, Lists(values, history.offsets, history.null))
 
 
-def _clean_test(batch: pa.RecordBatch, per_user: bool, rules: Rules, counts: dict[str, int]) -> pa.RecordBatch:
+def _mend_test(batch: pa.RecordBatch, per_user: bool, rules: Rules, counts: Counter[str]) -> pa.RecordBatch:
     """Puts 0 for ids that are none and clips levels."""
     user, item = id_columns(PER_USER if per_user else PER_ROW)
     for column in (user, item, *LEVELS):
@@ -196,36 +180,32 @@ def _clean_test(batch: pa.RecordBatch, per_user: bool, rules: Rules, counts: dic
             new = np.where((values < 0) | (rules.beyond(values) if column == item else False), 0, values)
         changed = null | (new != values)
         if changed.any():
-            _count(counts, f"{column}: values replaced", int(changed.sum()))
-            batch = batch.set_column(
-                batch.schema.get_field_index(column),
-                batch.schema.field(column),
-                pa.array(new).cast(batch.schema.field(column).type),
-            )
+            counts[f"{column}: values replaced"] += int(changed.sum())
+            batch = _set(batch, column, pa.array(new))
     return batch
 
 
-def _user_change(rules: Rules, counts: dict[str, int]) -> Change:
+def _user_change(rules: Rules, counts: Counter[str]) -> Change:
     def change(row: int, batch: pa.RecordBatch) -> pa.RecordBatch:
         history = lists(batch.column(USER_HISTORY))
         wrong = (history.values < 0) | rules.beyond(history.values)
-        _count(counts, "history entries set to 0", int(wrong.sum()))
-        _count(counts, "null histories made empty", int(history.null.sum()))
+        counts["history entries set to 0"] += int(wrong.sum())
+        counts["null histories made empty"] += int(history.null.sum())
         return _set(batch, USER_HISTORY, history._replace(values=np.where(wrong, 0, history.values)))
 
     return change
 
 
-def _item_change(table: ParquetTable, dims: dict[str, int], tags: int, counts: dict[str, int]) -> Change:
+def _item_change(table: ParquetTable, dims: dict[str, int], tags: int, counts: Counter[str]) -> Change:
     kinds = {name: table.element(name) for name in table.names}
     means = {name: _mean(table, name, dim) for name, dim in dims.items()}
 
     def change(row: int, batch: pa.RecordBatch) -> pa.RecordBatch:
         for name in table.names:
             if dims.get(name):
-                batch = _clean_vectors(batch, row, name, means[name], counts)
+                batch = _mend_vectors(batch, row, name, means[name], counts)
             elif kinds[name] == (True, "int"):
-                batch = _clean_tags(batch, row, name, tags, counts)
+                batch = _mend_tags(batch, row, name, tags, counts)
         return batch
 
     return change
@@ -254,9 +234,7 @@ def _mean(table: ParquetTable, name: str, dim: int) -> np.ndarray:
     return (total / max(count, 1)).astype(np.float32)
 
 
-def _clean_vectors(
-    batch: pa.RecordBatch, row: int, name: str, mean: np.ndarray, counts: dict[str, int]
-) -> pa.RecordBatch:
+def _mend_vectors(batch: pa.RecordBatch, row: int, name: str, mean: np.ndarray, counts: Counter[str]) -> pa.RecordBatch:
     column = lists(batch.column(name), np.float32)
     vectors, good = _vectors(column, len(mean))
     padding = 0
@@ -266,35 +244,29 @@ def _clean_vectors(
     if good.all() and not padding:
         return batch
     vectors[~good] = mean
-    _count(counts, f"{name}: broken embeddings replaced by the mean", int((~good).sum()))
-    _count(counts, f"{name}: padding row set to zeros", padding)
+    counts[f"{name}: broken embeddings replaced by the mean"] += int((~good).sum())
+    counts[f"{name}: padding row set to zeros"] += padding
     offsets = np.arange(len(good) + 1, dtype=np.int64) * len(mean)
     return _set(batch, name, Lists(vectors.ravel(), offsets, np.zeros(len(good), bool)))
 
 
-def _clean_tags(batch: pa.RecordBatch, row: int, name: str, limit: int, counts: dict[str, int]) -> pa.RecordBatch:
+def _mend_tags(batch: pa.RecordBatch, row: int, name: str, limit: int, counts: Counter[str]) -> pa.RecordBatch:
     column = lists(batch.column(name))
-    values, owner = column.values.copy(), np.repeat(np.arange(batch.num_rows), column.lengths)
-    wrong = values < 0
-    if limit:
-        wrong |= values >= limit
-    values[wrong] = 0
+    values, owner = column.values.copy(), column.owner
+    values[(values < 0) | (values >= (limit or np.inf))] = 0
     if row == 0:
         values[owner == 0] = 0
     values = values[np.lexsort((values == 0, owner))]
     changed = np.unique(owner[values != column.values])
     if not len(changed) and not column.null.any():
         return batch
-    _count(counts, f"{name}: lists of tags mended", len(changed))
+    counts[f"{name}: lists of tags mended"] += len(changed)
     return _set(batch, name, column._replace(values=values))
 
 
-def _set(batch: pa.RecordBatch, name: str, column: Lists) -> pa.RecordBatch:
-    """The batch with a list column replaced, of the type it had."""
+def _set(batch: pa.RecordBatch, name: str, column: Lists | pa.Array) -> pa.RecordBatch:
+    """The batch with a column replaced, of the type it had."""
     place, kind = batch.schema.get_field_index(name), batch.schema.field(name)
-    made = pa.LargeListArray.from_arrays(pa.array(column.offsets), pa.array(column.values))
-    return batch.set_column(place, kind, made.cast(kind.type))
-
-
-def _count(counts: dict[str, int], what: str, n: int) -> None:
-    counts[what] = counts.get(what, 0) + n
+    if isinstance(column, Lists):
+        column = pa.LargeListArray.from_arrays(pa.array(column.offsets), pa.array(column.values))
+    return batch.set_column(place, kind, column.cast(kind.type))

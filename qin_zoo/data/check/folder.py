@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from qin_zoo.data.check.tables import Lists, ParquetTable
 from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.item_layout import PER_ROW, PER_USER, Layout
 from qin_zoo.errors import DataError
+from qin_zoo.files import found_in
 from qin_zoo.progress import Progress
 
 
@@ -26,16 +27,24 @@ class Report:
 
     Attributes:
         path: the folder.
-        per_user: whether histories stand once per user.
         findings: the worst first.
         statistics: the numbers a person wants to know.
+        layout: where histories stand.
+        splits, items, users: what was read: the splits, the item table and the users' histories.
     """
 
     path: Path
-    per_user: bool
     findings: list[Finding]
     statistics: Statistics
-    parts: Parts = field(repr=False)
+    layout: Layout
+    splits: dict[str, Split] = field(repr=False)
+    items: Items | None = field(repr=False)
+    users: Lists | None = field(repr=False)
+
+    @property
+    def per_user(self) -> bool:
+        """Whether histories stand once per user."""
+        return self.layout is PER_USER
 
     @property
     def errors(self) -> list[Finding]:
@@ -51,16 +60,6 @@ class Report:
     def ok(self) -> bool:
         """Whether there is no error."""
         return not self.errors
-
-
-@dataclass
-class Parts:
-    """What was read: the splits, the item table and the users' histories."""
-
-    layout: Layout
-    splits: dict[str, Split]
-    items: Items | None
-    users: Lists | None
 
 
 def check_folder(folder: str | Path, tags: int | None = None, progress: bool = False) -> Report:
@@ -82,38 +81,35 @@ def check_folder(folder: str | Path, tags: int | None = None, progress: bool = F
     tags = tag_limit(tags, layout)
     findings = Findings()
     files = [f"{name}.parquet" for name in SPLITS] + [ITEM_FILE] + ([USER_FILE] if layout is PER_USER else [])
-    there, total = [], 0
+    tables: dict[str, ParquetTable] = {}
     for file in files:
         if not (folder / file).exists():
             severity = "warning" if file == "test.parquet" else None
             findings.add("missing-file", file, None, f"expected {file} in {folder}, found none", severity=severity)
             continue
         with _unreadable(file, findings):
-            total += ParquetTable(folder / file).num_rows
-            there.append(file)
-    splits, items, users = {}, None, None
+            tables[file] = ParquetTable(folder / file)
+    splits: dict[str, Split] = {}
+    items = users = None
+    total = sum(table.num_rows for table in tables.values())
     with Progress(total=total, desc="check", shown=progress, unit=" rows", unit_scale=True) as bar:
-        advance: Callable[[int], object] = bar.update
-        if ITEM_FILE in there:
+        if ITEM_FILE in tables:
             with _unreadable(ITEM_FILE, findings):
-                items = read_items(folder / ITEM_FILE, layout, tags, findings, advance)
+                items = read_items(tables[ITEM_FILE], layout, tags, findings, bar.update)
         count = items.rows if items and items.rows else None
-        if USER_FILE in there:
+        if USER_FILE in tables:
             with _unreadable(USER_FILE, findings):
-                users = read_users(folder / USER_FILE, count, findings, advance)
-        rules = Rules(count, users)
+                users = read_users(tables[USER_FILE], count, findings, bar.update)
         for name in SPLITS:
             file = f"{name}.parquet"
-            if file in there:
+            if file in tables:
                 with _unreadable(file, findings):
-                    split = read_split(folder / file, name, layout, rules, findings, advance)
-                    if split is not None:
-                        splits[name] = split
+                    split = read_split(tables[file], name, layout, Rules(count, users), findings, bar.update)
+                    splits |= {name: split} if split else {}
     for split in splits.values():
         check_rows(split, findings)
     check_splits(splits, findings)
-    statistics = statistics_of(splits, items)
-    return Report(folder, layout is PER_USER, findings.sorted(), statistics, Parts(layout, splits, items, users))
+    return Report(folder, findings.sorted(), statistics_of(splits, items), layout, splits, items, users)
 
 
 def tag_limit(tags: int | None, layout: Layout) -> int:
@@ -131,15 +127,12 @@ def open_folder(folder: str | Path) -> Path:
         raise DataError(f"{folder}: no such folder; {expected}. Check the path.")
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: {expected}, found a file. Name its folder, or look at the one file with "
-            f"`qin-zoo data stats {folder}`."
+            f"{folder}: {expected}, found a file. Name its folder, or look at it with `qin-zoo data stats {folder}`."
         )
-    names = sorted(entry.name for entry in folder.iterdir())
-    if not {f"{name}.parquet" for name in SPLITS} & set(names) and ITEM_FILE not in names:
-        found = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    if not any((folder / name).exists() for name in (*(f"{split}.parquet" for split in SPLITS), ITEM_FILE)):
         raise DataError(
-            f"{folder}: {expected}, found {found or 'an empty folder'}. Name the folder that holds these files; "
-            "`qin-zoo data sample DIR` makes one."
+            f"{folder}: {expected}, found {found_in(folder)}. Name the folder that holds these files; `qin-zoo data "
+            "sample DIR` makes one."
         )
     return folder.resolve()
 

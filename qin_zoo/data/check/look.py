@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data.check.tables import ParquetTable, lists
-from qin_zoo.data.sources import check_file, hdf5_datasets
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.sources import check_file, hdf5_datasets, readable
+from qin_zoo.errors import DataError
 
 SUFFIXES = (".parquet", ".npz", ".npy", ".h5", ".hdf5")
 _STEP = 1 << 22
@@ -57,9 +55,7 @@ def data_files(path: Path) -> list[Path]:
         return [path]
     files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
     if not files:
-        raise DataError(
-            f"{path}: expected a folder with data files ({', '.join(SUFFIXES)}), found none. Check the path."
-        )
+        raise DataError(f"{path}: expected data files in it ({', '.join(SUFFIXES)}), found none. Check the path.")
     return files
 
 
@@ -96,8 +92,7 @@ def first_rows(path: Path, n: int = 5) -> tuple[list[str], list[list[object]], i
             values = np.atleast_1d(array[:n] if array.ndim else array[()])
             columns[name] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values.tolist()]
             longest = max(longest, array.shape[0] if array.ndim else 1)
-    rows = [[c[i] if i < len(c) else None for c in columns.values()] for i in range(min(n, longest or 1))]
-    return list(columns), rows, longest
+    return list(columns), [list(row) for row in zip_longest(*columns.values())], longest
 
 
 def abbreviated(value: object, entries: int = 6) -> str:
@@ -116,9 +111,6 @@ def abbreviated(value: object, entries: int = 6) -> str:
 
 
 def _known(path: Path) -> str:
-    if not path.exists():
-        expected = f"expected a data file ({', '.join(SUFFIXES)})"
-        raise DataError(f"{path}: no such file; {expected}. Check the path, relative to {Path.cwd()}.")
     check_file(path)
     suffix = ".h5" if path.suffix == ".hdf5" else path.suffix
     if suffix in SUFFIXES:
@@ -126,16 +118,14 @@ def _known(path: Path) -> str:
     with open(path, "rb") as file:  # a parquet file by any other name
         if file.read(4) == b"PAR1":
             return ".parquet"
-    raise DataError(
-        f"{path}: expected one of {', '.join(SUFFIXES)}, found '{path.suffix or path.name}'. Convert the file."
-    )
+    raise DataError(f"{path}: expected one of {', '.join(SUFFIXES)}, found '{path.suffix or path.name}'. Convert it.")
 
 
 @contextmanager
 def _arrays(path: Path) -> Iterator[Iterator[tuple[str, object]]]:
     """The named arrays of an npy, npz or hdf5 file, one after the other; None for one of Python objects."""
     suffix = _known(path)
-    try:
+    with readable(path, "Write it again; files that need pickle are not read."):
         if suffix == ".npy":
             yield iter([("(array)", np.load(path, mmap_mode="r", allow_pickle=False))])
         elif suffix == ".npz":
@@ -146,11 +136,6 @@ def _arrays(path: Path) -> Iterator[Iterator[tuple[str, object]]]:
 
             with h5py.File(path, "r") as file:
                 yield ((name, file[name]) for name in hdf5_datasets(file))
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: expected a {suffix[1:]} file of numbers, found something else or a damaged file "
-            f"({first_line(error)}). Write it again; files that need pickle are not read."
-        ) from None
 
 
 def _member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
@@ -165,18 +150,14 @@ def _member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
 def _array_stats(name: str, array: object) -> ColumnStats:
     if array is None:
         return ColumnStats(name, "objects, not read", 0)
-    shape = array.shape
-    out = ColumnStats(name, f"{array.dtype} {tuple(shape)}", shape[0] if shape else 1)
-    if len(shape) > 1:
-        width = int(np.prod(shape[1:]))
-        out.lengths = (width, width)
+    kind = f"{array.dtype} {tuple(array.shape)}"
+    single, array = not array.shape, array if array.shape else np.atleast_1d(array[()])
+    rows, width = array.shape[0], int(np.prod(array.shape[1:]))
+    out = ColumnStats(name, kind, rows, lengths=(width, width) if array.ndim > 1 else None)
     if array.dtype.kind in "biuf" and array.size:
-        step = max(1, _STEP // max(1, int(np.prod(shape[1:])))) if shape else 1
-        parts = (
-            (np.asarray(array[i : i + step]) for i in range(0, shape[0], step)) if shape else [np.asarray(array[()])]
-        )
-        _accumulate(out, parts, array.dtype.kind)
-    if len(shape) == 1 and array.dtype.kind in "biufSU" and array.size:
+        step = max(1, _STEP // width)
+        _accumulate(out, (np.asarray(array[i : i + step]) for i in range(0, rows, step)), array.dtype.kind)
+    if array.ndim == 1 and not single and array.dtype.kind in "biufSU" and array.size:
         out.distinct = len(np.unique(array[:]))
     return out
 
@@ -217,10 +198,8 @@ def _parquet_column(table: ParquetTable, name: str) -> ColumnStats:
         return out
     if listed or pa.types.is_nested(table.schema_arrow.field(name).type):
         return out
-    try:
+    with readable(table.path):
         values = pl.from_arrow(pq.read_table(table.path, columns=[name], pre_buffer=False).column(0))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{table.path}: damaged in column '{name}' ({first_line(error)}). Write it again.") from None
     out.nulls = values.null_count()
     out.distinct = values.n_unique() - (1 if out.nulls else 0)
     if out.distinct:

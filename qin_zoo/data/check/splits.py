@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from qin_zoo.data.check.findings import Findings, Tally
-from qin_zoo.data.check.tables import (
-    Lists,
-    ParquetTable,
-    combined,
-    lists,
-    matrices,
-    matrix_hash,
-    scalars,
-)
+from qin_zoo.data.check.findings import Findings
+from qin_zoo.data.check.tables import Lists, ParquetTable, combined, lists, matrices, matrix_hash, scalars
 from qin_zoo.data.item_layout import HISTORY, PER_USER, Layout
 
 LEVELS = ("likes_level", "views_level")
@@ -67,25 +59,20 @@ class Split:
         return len(self.user)
 
 
-class Rules:
+class Rules(NamedTuple):
     """Where a value of a split is wrong: the same rules for finding such rows and for mending them.
 
-    Args:
+    Attributes:
         items: rows of the item table, or None if unknown.
         users: the users' histories in the layout that has them.
     """
 
-    def __init__(self, items: int | None, users: Lists | None = None) -> None:
-        self.items, self.users = items, users
+    items: int | None
+    users: Lists | None = None
 
     def beyond(self, ids: np.ndarray) -> np.ndarray:
         """(n,) bool, where ids name no row of the item table."""
         return np.zeros(len(ids), bool) if self.items is None else ids >= self.items
-
-
-def label_of(names: list[str]) -> str | None:
-    """The label's column among ``names``."""
-    return next((name for name in LABELS if name in names), None)
 
 
 def id_columns(layout: Layout) -> tuple[str, str]:
@@ -97,49 +84,40 @@ def check_columns(table: ParquetTable, layout: Layout, name: str, findings: Find
     """Checks the columns' presence and types; returns whether the rows can be read."""
     user, item = id_columns(layout)
     wanted = [user, item, "seq_len"] if layout is PER_USER else [user, item, *LEVELS]
-    good = True
+    good = layout is PER_USER or has_ids(table, HISTORY, findings, listed=True)
     for column in wanted:
-        good &= has_column(table, column, "int", findings, fatal=column not in LEVELS)
-    if layout is not PER_USER:
-        if HISTORY not in table.names:
-            findings.add("missing-column", table.name, HISTORY, f"expected a list of item ids, found {_names(table)}")
-            good = False
-        elif table.element(HISTORY) != (True, "int"):
-            came = table.type_name(HISTORY)
-            findings.add("history-not-ids", table.name, HISTORY, f"expected a list of integers, found the type {came}")
-            good = False
-    label = label_of(table.names)
+        good &= has_ids(table, column, findings, fatal=column not in LEVELS)
+    label = next((name for name in LABELS if name in table.names), None)
     if label is None and name != "test":
         findings.add("label-missing", table.name, LABELS[0], f"expected a column of labels, found {_names(table)}")
-    if label and name != "test" and table.element(label) not in ((False, "int"), (False, "float"), (False, "bool")):
-        came = table.type_name(label)
-        findings.add("wrong-type", table.name, label, f"expected labels, 0 or 1, found the type {came}")
+    elif label and name != "test" and table.element(label) not in ((False, "int"), (False, "float"), (False, "bool")):
+        message = f"expected labels, 0 or 1, found the type {table.type_name(label)}"
+        findings.add("wrong-type", table.name, label, message)
     return good
 
 
-def has_column(table: ParquetTable, column: str, element: str, findings: Findings, fatal: bool = True) -> bool:
-    """Checks that a column of single values is there and of a type; returns whether reading can go on."""
+def has_ids(table: ParquetTable, column: str, findings: Findings, listed: bool = False, fatal: bool = True) -> bool:
+    """Checks that a column of integers, or of lists of them, is there; returns whether reading can go on."""
     if column not in table.names:
-        severity = None if fatal else "warning"
         message = f"expected a column '{column}', found {_names(table)}"
-        findings.add("missing-column", table.name, column, message, severity=severity)
-        return not fatal
-    if table.element(column) != (False, element):
-        came = table.type_name(column)
-        findings.add("wrong-type", table.name, column, f"expected one {element} in each row, found the type {came}")
-        return not fatal
-    return True
+        findings.add("missing-column", table.name, column, message, severity=None if fatal else "warning")
+    elif table.element(column) != (listed, "int"):
+        code, expected = ("history-not-ids", "a list of integers") if listed else ("wrong-type", "one int")
+        message = f"expected {expected} in each row, found the type {table.type_name(column)}"
+        findings.add(code, table.name, column, message)
+    else:
+        return True
+    return not fatal
 
 
 def read_split(
-    path: Path, name: str, layout: Layout, rules: Rules, findings: Findings, advance: Callable[[int], object]
+    table: ParquetTable, name: str, layout: Layout, rules: Rules, findings: Findings, advance: Callable[[int], object]
 ) -> Split | None:
     """Checks a split's values in one pass; None where its columns do not let it be read.
 
     Raises:
         DataError: a damaged file.
     """
-    table = ParquetTable(path)
     if table.num_rows == 0:
         findings.add("empty-file", table.name, None, "expected at least one row, found none")
         return None
@@ -158,13 +136,13 @@ class _Reader:
     def __init__(self, table: ParquetTable, name: str, layout: Layout, rules: Rules, findings: Findings) -> None:
         self.table, self.name, self.layout, self.rules, self.findings = table, name, layout, rules, findings
         self.user, self.item = id_columns(layout)
-        label = label_of(table.names)
+        label = next((name for name in LABELS if name in table.names), None)
         readable = label is not None and table.element(label)[1] != "other"
         self.label = label if readable and name != "test" else None
         self.levels = [c for c in LEVELS if c in table.names and table.element(c) == (False, "int")]
         known = {self.user, self.item, label, HISTORY, "seq_len", *self.levels}
         self.others = [c for c in table.names if c not in known]
-        self.tallies: dict[tuple[str, str, str], Tally] = {}
+        self.known_items = f"ids below {rules.items:,}, the rows of the item table" if rules.items else ""
         self.parts: dict[str, list[np.ndarray]] = {}
         self.widths = [2**31, 0]
 
@@ -173,8 +151,7 @@ class _Reader:
         self.bad = np.zeros(n, bool)
         columns = {c: batch.column(c) for c in batch.schema.names}
         user, item = self._ids(self.user, columns), self._ids(self.item, columns)
-        table = f"ids below {self.rules.items:,}, the rows of the item table" if self.rules.items else ""
-        self._wrong("unknown-item", self.item, table, self.rules.beyond(item), item)
+        self._wrong("unknown-item", self.item, self.known_items, self.rules.beyond(item), item)
         self._wrong("padding-target", self.item, "the id of an item", (item == 0) & ~self.bad, item)
         label = self._label(columns) if self.label else None
         levels = []
@@ -197,12 +174,9 @@ class _Reader:
         for part, array in values.items():
             self.parts.setdefault(part, []).append(array)
 
-    def _wrong(self, code: str, column: str, expected: str, mask: np.ndarray, values: np.ndarray | None = None) -> None:
-        rows = np.flatnonzero(mask)
-        if rows.size:
-            tally = self.tallies.setdefault((code, column, expected), Tally())
-            tally.add(self.row + rows, np.array(["null"]) if values is None else values[rows[:5]])
-            self.bad[rows] = True
+    def _wrong(self, code: str, column: str, expected: str, mask: np.ndarray, came: np.ndarray | str = "null") -> None:
+        self.findings.wrong(code, self.table.name, column, expected, mask, came, self.row)
+        self.bad |= mask
 
     def _ids(self, column: str, columns: dict[str, pa.Array]) -> np.ndarray:
         ids, null = scalars(columns[column])
@@ -227,67 +201,49 @@ class _Reader:
         if not history.null.all():
             there = widths[~history.null]
             self.widths = [min(self.widths[0], there.min()), max(self.widths[1], there.max())]
-        starts, ends = history.offsets[:-1], history.offsets[1:]
         n = len(widths)
         length, past, repeats = np.zeros(n, np.int32), np.zeros(n, np.uint64), np.zeros(n, bool)
-        low, high, right, inside = (np.zeros(n, bool) for _ in range(4))
-        for part, matrix in matrices(history.values, starts, ends):
+        right, inside = np.zeros(n, bool), np.zeros(n, bool)
+        for part, matrix in matrices(history.values, history.offsets[:-1], history.offsets[1:]):
             filled = matrix != 0
             length[part] = np.count_nonzero(filled, axis=1)
             past[part] = matrix_hash(matrix)
             repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
-            if matrix.size and (matrix.min() < 0 or (self.rules.items and matrix.max() >= self.rules.items)):
-                low[part] = (matrix < 0).any(axis=1)
-                high[part] = self.rules.beyond(matrix.ravel()).reshape(matrix.shape).any(axis=1)
-            if matrix.shape[1] > 1:
-                gap = (filled[:, :-1] > filled[:, 1:]).any(axis=1)  # an item and then a zero
-                if gap.any():
-                    trailing = np.argmax(filled[:, ::-1], axis=1) * filled.any(axis=1)
-                    first = np.argmax(filled, axis=1)
-                    right[part] = trailing > 0
-                    inside[part] = filled.any(axis=1) & (length[part] < matrix.shape[1] - trailing - first)
-        self._wrong("negative-id", HISTORY, "ids from 0 on", low)
-        table = f"ids below {self.rules.items:,}, the rows of the item table" if self.rules.items else ""
-        self._wrong("unknown-history-item", HISTORY, table, high, self._worst(history, high))
-        bad = self.bad.copy()
-        self._wrong("padding-not-left", HISTORY, "padding in front of the items, newest last", right, length)
-        self._wrong("padding-inside", HISTORY, "zeros only in front of the items", inside, length)
-        self.bad = bad  # loaders drop zeros wherever they stand: nothing to take out
+            if matrix.shape[1]:
+                last, falls = filled[:, -1], np.count_nonzero(filled[:, :-1] > filled[:, 1:], axis=1)  # item, then zero
+                right[part] = ~last & (length[part] > 0)
+                inside[part] = falls + last > 1
+        self._wrong("negative-id", HISTORY, "ids from 0 on", *history.first(history.values < 0))
+        beyond = history.first(self.rules.beyond(history.values))
+        self._wrong("unknown-history-item", HISTORY, self.known_items, *beyond)
+        for code, expected, mask in (
+            ("padding-not-left", "padding in front of the items, newest last", right),
+            ("padding-inside", "zeros only in front of the items", inside),
+        ):  # loaders drop zeros wherever they stand: nothing to take out
+            self.findings.wrong(code, self.table.name, HISTORY, expected, mask, "others", self.row)
         return length, past, repeats
-
-    @staticmethod
-    def _worst(history: Lists, mask: np.ndarray) -> np.ndarray:
-        """(n,) the greatest id of the marked rows."""
-        worst = np.zeros(len(mask), np.int64)
-        for row in np.flatnonzero(mask)[:5]:
-            worst[row] = history.values[history.offsets[row] : history.offsets[row + 1]].max()
-        return worst
 
     def _user_history(self, columns: dict[str, pa.Array], user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, ...]:
         seen = self._ids("seq_len", columns)
         repeats, users = np.zeros(len(user), bool), self.rules.users
-        if users is None:
-            return seen.astype(np.int32), seen.astype(np.uint64), repeats
-        count = len(users.offsets) - 1
+        count = 0 if users is None else len(users.null)
         unknown = user >= count
-        self._wrong("unknown-user", self.user, f"users below {count:,}, the rows of user_info.parquet", unknown, user)
-        safe = np.where((user >= 0) & ~unknown, user, 0)
-        has = users.lengths[safe] if count else np.zeros(len(user), np.int64)
-        short = ~unknown & (seen > has)
-        self._wrong("history-too-short", "seq_len", "at most the length of the user's full_item_seq", short, seen)
-        starts = users.offsets[:-1][safe] if count else np.zeros(len(user), np.int64)
-        ends = starts + np.where(unknown, 0, np.clip(seen, 0, has))
-        for part, matrix in matrices(users.values, starts, ends):
-            repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
+        if users is not None:
+            expected = f"users below {count:,}, the rows of user_info.parquet"
+            self._wrong("unknown-user", self.user, expected, unknown, user)
+        if count:
+            safe = np.where((user >= 0) & ~unknown, user, 0)
+            starts, has = users.offsets[safe], users.lengths[safe]
+            short = ~unknown & (seen > has)
+            self._wrong("history-too-short", "seq_len", "at most the length of the user's full_item_seq", short, seen)
+            ends = starts + np.where(unknown, 0, np.clip(seen, 0, has))
+            for part, matrix in matrices(users.values, starts, ends):
+                repeats[part] = (matrix == item[part, None]).any(axis=1) & (item[part] > 0)
         return seen.astype(np.int32), seen.astype(np.uint64), repeats
 
     def finish(self) -> Split:
         """The findings of the pass and the split."""
         file, findings = self.table.name, self.findings
-        for (code, column, expected), tally in self.tallies.items():
-            if code in ("negative-id", "padding-not-left", "padding-inside") and column == HISTORY:
-                tally.values = [f"others, as in row {tally.rows[0]:,}"]
-            findings.add_tally(code, file, column, expected, tally)
         data = {part: np.concatenate(arrays) for part, arrays in self.parts.items()}
         split = Split(self.name, file, self.label, **data)
         if split.label is not None and (split.label >= 0).any():
@@ -295,35 +251,27 @@ class _Reader:
             if len(present) == 1:
                 message = f"expected labels 0 and 1, found {present[0]} in every row"
                 findings.add("label-one-class", file, self.label, message)
-        self._history_findings(split)
-        return split
-
-    def _history_findings(self, split: Split) -> None:
-        file, findings = split.file, self.findings
         column = "seq_len" if self.layout is PER_USER else HISTORY
         if not split.length.any():
             findings.add("no-history", file, column, "expected histories, found every one empty")
         low, high = self.widths
-        if self.layout is not PER_USER and low < high:
+        if low < high:
             message = f"expected lists of one length, found {low} to {high} entries"
             findings.add("history-length-varies", file, column, message)
-        if self.layout is not PER_USER and high > HISTORY_LENGTH:
+        if high > HISTORY_LENGTH:
             message = f"expected up to {HISTORY_LENGTH} entries, found lists of {high}"
             findings.add("long-history", file, column, message)
-        rows = np.flatnonzero(split.repeats)
-        if rows.size:
-            tally, told = Tally(), ""
-            tally.add(rows)
-            severity = "note"
+        if split.repeats.any():
+            told, severity = "", "note"
             if split.label is not None:
                 inside, rest = split.label[split.repeats], split.label[~split.repeats]
                 rate, other = (float((x == 1).mean()) if x.size else 0.0 for x in (inside, rest))
                 told = f"; {rate:.1%} of them are clicks, {other:.1%} of the others"
-                if rows.size >= 20 and rate >= SURE and other < SURE - 0.2:
+                if len(inside) >= 20 and rate >= SURE and other < SURE - 0.2:
                     severity, told = "warning", told + ": the history gives the label away"
-            share = rows.size / split.rows
-            message = f"the target stands in its own history in {share:.2%} of the rows{told}"
-            findings.add("target-in-history", file, column, message, tally, severity)
+            message = f"the target stands in its own history in {split.repeats.mean():.2%} of the rows{told}"
+            findings.add("target-in-history", file, column, message, split.repeats, severity)
+        return split
 
 
 def _hashable(kind: pa.DataType) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qin_zoo.data.check.across import click_rate, duplicates, rows_per_user
+from qin_zoo.data.check.across import click_rate, duplicates
 from qin_zoo.data.check.items import Items
 from qin_zoo.data.check.splits import TOP_LEVEL, Split
 
@@ -57,35 +57,30 @@ def statistics_of(splits: dict[str, Split], items: Items | None) -> Statistics:
             out.norms[name] = real = norms[norms > 0]
             spread = (real.min(), np.median(real), real.mean(), real.max()) if real.size else (np.nan,) * 4
             out.vectors[name] = VectorFigures(items.dims[name], len(norms), tuple(float(x) for x in spread))
-    train = splits.get("train")
-    known = (np.unique(train.item), np.unique(train.user)) if train else None
     for name, split in splits.items():
-        out.splits[name] = _figures(split, None if name == "train" else known)
+        out.splits[name] = _figures(split, None if name == "train" else splits.get("train"))
         out.lengths[name] = np.bincount(np.clip(split.length, 0, 1_000_000))
     if splits:
         _series(next(iter(splits.values())), out)
     return out
 
 
-def _figures(split: Split, known: tuple[np.ndarray, np.ndarray] | None) -> dict[str, tuple[float, str]]:
-    length = split.length
-    users, place, rows = rows_per_user(split)
+def _figures(split: Split, train: Split | None) -> dict[str, tuple[float, str]]:
+    length, cold = split.length, (np.nan, np.nan)
+    users, place, rows = np.unique(split.user, return_inverse=True, return_counts=True)
     order = np.argsort(-rows, kind="stable")
     top = np.isin(place, order[: -(-len(users) // 100)])  # the hundredth of the users, rounded up, with most rows
-    clicked = None if split.label is None else split.label == 1
-    cold = (np.nan, np.nan)
-    if known is not None:
-        cold = tuple(float((~np.isin(ids, seen)).mean()) for ids, seen in zip((split.item, split.user), known))
+    of_clicks = np.empty(0) if split.label is None else top[split.label == 1]
+    if train is not None:
+        pairs = ((split.item, train.item), (split.user, train.user))
+        cold = [np.isin(ids, known, invert=True).mean() for ids, known in pairs]
     return {
         "rows": (split.rows, ",d"),
         "users": (len(users), ",d"),
         "items as target": (len(np.unique(split.item)), ",d"),
         "click rate": (click_rate(split), ".2%"),
         "rows of the top 1% of users": (top.mean(), ".2%"),
-        "clicks of the top 1% of users": (
-            top[clicked].mean() if clicked is not None and clicked.any() else np.nan,
-            ".2%",
-        ),
+        "clicks of the top 1% of users": (of_clicks.mean() if of_clicks.size else np.nan, ".2%"),
         "users with half of the rows": (int(np.searchsorted(np.cumsum(rows[order]), split.rows / 2)) + 1, ",d"),
         "history, least": (length.min(), ",d"),
         "history, quarter": (np.quantile(length, 0.25), ",.0f"),
@@ -103,7 +98,7 @@ def _figures(split: Split, known: tuple[np.ndarray, np.ndarray] | None) -> dict[
 
 def _series(split: Split, out: Statistics) -> None:
     """What the plots are drawn from."""
-    rows = rows_per_user(split)[2]
+    _, rows = np.unique(split.user, return_counts=True)
     out.held, out.per_user = np.sort(rows)[::-1], np.bincount(rows)
     _, place, counts = np.unique(split.item, return_inverse=True, return_counts=True)
     out.popularity = np.sort(counts)[::-1]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from qin_zoo.data.sources import ParquetSource, check_file
-from qin_zoo.errors import DataError
+from qin_zoo.data.sources import ParquetSource, decoded
 
 BATCH_ROWS = 32_768
 """Rows decoded at a time: histories of 100 ids are 26 MB."""
@@ -37,6 +35,19 @@ class Lists(NamedTuple):
         """(rows,) entries of each."""
         return np.diff(self.offsets)
 
+    @property
+    def owner(self) -> np.ndarray:
+        """(entries,) the row of each."""
+        return np.repeat(np.arange(len(self.null)), self.lengths)
+
+    def first(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rows,) bool, which lists have an entry in ``mask`` (entries,), and (rows,) the first of those entries."""
+        entries = np.flatnonzero(mask)
+        rows, place = np.unique(np.searchsorted(self.offsets, entries, side="right") - 1, return_index=True)
+        there, entry = np.zeros(len(self.null), bool), np.zeros(len(self.null), self.values.dtype)
+        there[rows], entry[rows] = True, self.values[entries[place]]
+        return there, entry
+
 
 class ParquetTable(ParquetSource):
     """A parquet file's schema and batches.
@@ -46,62 +57,31 @@ class ParquetTable(ParquetSource):
     """
 
     def __init__(self, path: Path) -> None:
-        check_file(path)
         super().__init__(path)
         self.name = path.name
 
-    def batches(
-        self, names: Sequence[str] | None = None, rows: int = BATCH_ROWS
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def batches(self, names: list[str] | None = None, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yields ``(first row, batch)``.
 
         Raises:
             DataError: a damaged file.
         """
         row = 0
-        try:
-            # one thread: no batch is decoded ahead, and memory stays that of one
-            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
-                for batch in file.iter_batches(rows, columns=names, use_threads=False):
-                    yield row, batch
-                    row += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{self.path}: damaged after row {row} ({first}). Fetch or write it again.") from None
+        # one thread: no batch is decoded ahead, and memory stays that of one
+        for batch in self._batches(names, rows, threads=False):
+            yield row, batch
+            row += batch.num_rows
 
 
 def scalars(array: pa.Array, dtype: type[np.generic] = np.int64) -> tuple[np.ndarray, np.ndarray]:
     """(n,) values, 0 for nulls, and (n,) bool where the nulls are."""
-    null = np.zeros(len(array), bool)
-    if array.null_count:
-        null = array.is_null().to_numpy(zero_copy_only=False)
-        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
-    values = array.to_numpy(zero_copy_only=False)
+    values, _, null = decoded(array)
     return values.astype(dtype, copy=False), null
 
 
 def lists(array: pa.Array, dtype: type[np.generic] = np.int64) -> Lists:
     """The lists of a list column; a null list counts as empty."""
-    null = np.zeros(len(array), bool)
-    if array.null_count:
-        null = array.is_null().to_numpy(zero_copy_only=False)
-    if pa.types.is_fixed_size_list(array.type):
-        lengths = np.where(null, 0, array.type.list_size)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-    elif array.null_count:
-        lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-    else:
-        offsets = array.offsets.to_numpy()
-    offsets = offsets.astype(np.int64) - offsets[0]
-    entries = array.flatten()  # leaves out what stands under null lists
-    if pa.types.is_null(entries.type):
-        entries = entries.cast(pa.int64())
-    if entries.null_count:
-        inside = np.flatnonzero(entries.is_null().to_numpy(zero_copy_only=False))
-        null[np.searchsorted(offsets, inside, side="right") - 1] = True
-        entries = entries.fill_null(0)
-    values = entries.to_numpy(zero_copy_only=False) if len(entries) else np.empty(0, dtype)
+    values, offsets, null = decoded(array)
     return Lists(values.astype(dtype, copy=False), offsets, null)
 
 

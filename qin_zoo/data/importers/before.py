@@ -1,9 +1,9 @@
-"""An earlier import that a new one extends: its numbers stay, and what it knows of ids that are gone stays, too."""
+"""An earlier import that a new one extends: its numbers stay, its words, and what it knows of ids that are gone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.importers.log import categories
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.write import SUMMARY_FILE, is_import
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.importers.write import SUMMARY_FILE, Output, is_import
+from qin_zoo.data.sources import readable
+from qin_zoo.errors import DataError
 from qin_zoo.files import read_json
 
-Scale = tuple[float, float]  # what is subtracted from a number, and what it is then divided by
 _OWNERS = ("user", "item")
 _OF_THE_CALL = ("force", "extend", "only_new")  # options that an extension does not take over
 
@@ -49,81 +50,90 @@ class Before:
         """``user`` and ``item`` -> original ids by number, from 1; DataError where the files do not hold them."""
         originals = {}
         for owner in _OWNERS:
-            frame = self._read(f"ids_{owner}.parquet")
+            frame = self.frame(f"ids_{owner}.parquet")
             number = frame[f"{owner}_id"] if f"{owner}_id" in frame.columns else pl.Series([0])
             if "original_id" not in frame.columns or number.to_list() != list(range(1, len(number) + 1)):
-                raise DataError(
-                    f"{self.path / f'ids_{owner}.parquet'}: expected {owner}_id from 1 on, and original_id."
-                )
+                raise DataError(f"{self.path / f'ids_{owner}.parquet'}: expected {owner}_id from 1, and original_id.")
             originals[owner] = frame["original_id"]
         return originals
 
-    @cached_property
-    def vocabularies(self) -> dict[str, list[str]]:
-        """Column -> words; word i has the code i + 1."""
-        return self._json("vocabularies.json")
-
-    @cached_property
-    def scales(self) -> dict[str, Scale]:
-        """Column -> what its numbers were scaled by."""
-        return {name: (scale["mean"], scale["deviation"]) for name, scale in self._json("scales.json").items()}
-
     def names(self, file: str) -> list[str]:
         """The columns of a table, but for the one that numbers its rows; none where there is no such table."""
-        return self._read(file).columns[1:] if (self.path / file).is_file() else []
+        frame = self.frame(file)
+        return [] if frame is None else frame.columns[1:]
 
-    def column(self, file: str, name: str, rows: int) -> np.ndarray:
-        """(rows, …) a column of a table whose row i is number i, zeros behind its end."""
-        values = self._read(file)[name]
-        if isinstance(values.dtype, pl.List):
-            values = values.list.to_array(len(values[0]))
-        array = values.to_numpy()
-        out = np.zeros((rows, *array.shape[1:]), array.dtype)
-        out[: len(array)] = array
-        return out
+    def columns(self, file: str, rows: int) -> dict[str, np.ndarray]:
+        """(rows, …) those columns, row i being number i, zeros behind their end."""
+        columns, frame = {}, self.frame(file)
+        for values in [] if frame is None else frame.get_columns()[1:]:
+            if isinstance(values.dtype, pl.List):
+                values = values.list.to_array(len(values[0]))
+            array = values.to_numpy()
+            columns[values.name] = np.zeros((rows, *array.shape[1:]), array.dtype)
+            columns[values.name][: len(array)] = array
+        return columns
 
     def frame(self, file: str) -> pl.DataFrame | None:
         """A table; None where there is none."""
-        return self._read(file) if (self.path / file).is_file() else None
+        if not (self.path / file).is_file():
+            return None
+        with readable(self.path / file, "Import again."):
+            return pl.read_parquet(self.path / file, glob=False)
 
     def options(self, given: Iterable[str], options: ImportOptions) -> ImportOptions:
         """The options of the earlier import, but for those that are given now."""
-        kept = set(given) | set(_OF_THE_CALL)
         then = self.summary.get("options", {})
-        values = {f.name: getattr(options, f.name) for f in fields(options)}
-        return ImportOptions(
-            **{name: value if name in kept else then.get(name, value) for name, value in values.items()}
-        )
+        taken_over = {field.name for field in fields(options)} & then.keys() - {*given, *_OF_THE_CALL}
+        return replace(options, **{name: then[name] for name in taken_over})
 
-    def _read(self, file: str) -> pl.DataFrame:
-        try:
-            return pl.read_parquet(self.path / file, glob=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{self.path / file}: cannot be read ({first_line(error)}). Import again.") from None
-
-    def _json(self, file: str) -> dict[str, Any]:
-        try:
+    def json(self, file: str) -> dict[str, Any]:
+        """What a file holds by names; nothing where there is none."""
+        with readable(self.path / file, "Import again."):
             content = read_json(self.path / file) if (self.path / file).is_file() else {}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path / file}: cannot be read ({first_line(error)}). Import again.") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.path / file}: expected names and what they stand for, found others. Import again.")
         return content
 
 
-def fit_scale(values: np.ndarray) -> Scale:
-    """Mean and deviation (of the whole, as scikit-learn's StandardScaler has it; 1 for a constant) of known numbers."""
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return 0.0, 1.0
-    return float(known.mean()), float(known.std()) or 1.0
+class Words:
+    """Vocabularies and scales of a folder: those of an earlier import stay, new words come behind.
 
+    Args:
+        before: the earlier import, or None.
 
-def scaled(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """(n,) float32; an unknown number counts as the mean."""
-    return np.nan_to_num((values - scale[0]) / scale[1]).astype(np.float32)
+    Attributes:
+        vocabularies: column -> words; word i has the code i + 1.
+        scales: column -> ``mean``, which is subtracted from its numbers, and ``deviation``, by which they are divided.
+    """
 
+    def __init__(self, before: Before | None) -> None:
+        self.before = before
+        self.vocabularies = before.json("vocabularies.json") if before else {}
+        self.scales = before.json("scales.json") if before else {}
 
-def as_scales(scales: Mapping[str, Scale]) -> dict[str, Any]:
-    """What ``scales.json`` holds."""
-    return {name: {"mean": mean, "deviation": deviation} for name, (mean, deviation) in scales.items()}
+    def codes(self, name: str, values: pl.Series) -> np.ndarray:
+        """(n,) int32 codes of text; 0 for null or empty text."""
+        codes, self.vocabularies[name] = categories(values, self.vocabularies.get(name, ()))
+        return codes
+
+    def scaled(self, name: str, values: np.ndarray) -> np.ndarray:
+        """(n,) float32 of mean 0 and deviation 1 among the numbers that the first import knew; 0 for NaN."""
+        known = values[~np.isnan(values)]
+        # of the whole, as scikit-learn's StandardScaler has it; 1 for a constant
+        mean, deviation = (float(known.mean()), float(known.std()) or 1.0) if known.size else (0.0, 1.0)
+        scale = self.scales.setdefault(name, {"mean": mean, "deviation": deviation})
+        return np.nan_to_num((values - scale["mean"]) / scale["deviation"]).astype(np.float32)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.vocabularies or name in self.scales
+
+    def size(self, name: str) -> int:
+        """One more than the greatest code of a column."""
+        return len(self.vocabularies[name]) + 1
+
+    def write(self, out: Output) -> None:
+        """Writes the files that a later import reads."""
+        if self.vocabularies:
+            out.write_json("vocabularies.json", self.vocabularies)
+        if self.scales:
+            out.write_json("scales.json", self.scales)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -115,18 +114,14 @@ class PointInTime:
             self.vocabularies |= {"likes_level": _TOP_LEVEL + 1, "views_level": _TOP_LEVEL + 1}
             for name, members in (("likes", likes), ("views", views)):
                 self._keys[name], _ = self._sorted(events.item[members], events.moment[members])
+            counts, clicked = (np.bincount(events.moment[m], minlength=events.moments + 1) for m in (views, likes))
+            self._before = np.cumsum(counts) - counts, np.cumsum(clicked) - clicked
         self._all = known == "all"
         if self._all:
             if events.timed:
                 self.vocabularies["rate_level"] = _RATE_STEPS + 1
-                counts = np.bincount(events.moment[views], minlength=events.moments + 1)
-                clicked = np.bincount(events.moment[likes], minlength=events.moments + 1)
-                self._before = np.cumsum(counts) - counts, np.cumsum(clicked) - clicked
-            self.vocabularies |= {
-                "user_views_level": _TOP_LEVEL + 1,
-                "user_rate_level": _RATE_STEPS + 1,
-                "user": int(events.user.max()) + 1,
-            }
+            self.vocabularies |= {"user_views_level": _TOP_LEVEL + 1, "user_rate_level": _RATE_STEPS + 1}
+            self.vocabularies["user"] = int(events.user.max()) + 1
             for name, members in (("user_likes", likes), ("user_views", views)):
                 self._keys[name], _ = self._sorted(events.user[members], place[members])
             self._trained = np.zeros(int(events.user.max()) + 1, np.int32)
@@ -166,34 +161,33 @@ class PointInTime:
 
     def levels(self, source: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
         """(rows,) columns of :attr:`vocabularies`."""
-        out = {}
-        user, moment = self._events.user[source], self._events.moment[source]
+        user, out = self._events.user[source], {}
         if self._events.timed:
-            views, likes = (self._count(name, item, moment) for name in ("views", "likes"))
-            out = {"likes_level": _digits(likes), "views_level": _digits(views)}
+            out = self._levels("", item, self._events.moment[source], self._prior(source))
         if self._all:
-            if self._events.timed:
-                out["rate_level"] = _rate(likes, views, self._prior(source))
             as_of = self._as_of[source]
-            views, likes = (self._count(name, user, self._now[as_of]) for name in ("user_views", "user_likes"))
-            out |= {"user_views_level": _digits(views), "user_rate_level": _rate(likes, views, self._prior(as_of))}
+            out |= self._levels("user_", user, self._now[as_of], self._prior(as_of))
             out["user"] = self._trained[user]
         return out
+
+    def _levels(
+        self, whose: str, owner: np.ndarray, now: np.ndarray, prior: np.ndarray | float | None = None
+    ) -> dict[str, np.ndarray]:
+        """Those of :attr:`vocabularies` that are of items, or of users (``user_``); ``prior`` by default of all."""
+        views, likes = (self._count(f"{whose}{name}", owner, now) for name in ("views", "likes"))
+        if prior is None:
+            prior = likes.sum() / max(views.sum(), 1) if self._events.timed else 0.5
+        levels = {"likes": _digits(likes), "views": _digits(views), "rate": _rate(likes, views, prior)}
+        named = {f"{whose}{name}_level": values for name, values in levels.items()}
+        return {name: values for name, values in named.items() if name in self.vocabularies}
 
     def item_levels(self, items: int) -> dict[str, np.ndarray]:
         """(items + 1,) what a row after the whole log says of its item; item 0, padding, has zeros.
 
         That is what the next day's rows begin with, and what a service knows of a candidate.
         """
-        if not self._events.timed:
-            return {}
         item = np.arange(items + 1)
-        views, likes = (self._count(name, item, np.full(len(item), self._span - 1)) for name in ("views", "likes"))
-        levels = {"likes_level": _digits(likes), "views_level": _digits(views)}
-        if self._all:
-            seen = max(views.sum(), 1)
-            levels["rate_level"] = _rate(likes, views, np.full(len(item), likes.sum() / seen))
-        return levels
+        return self._levels("", item, np.full(len(item), self._span - 1)) if self._events.timed else {}
 
     def user_state(self, users: int, length: int) -> dict[str, np.ndarray | pl.Series]:
         """(users + 1,) what a row after the whole log says of its user; user 0, nobody, has zeros and empty lists.
@@ -208,12 +202,9 @@ class PointInTime:
         begins = np.concatenate([[0], np.cumsum(ends - starts)])
         entries = np.repeat(starts - begins[:-1], ends - starts) + np.arange(begins[-1])
         lists = {n: pa.LargeListArray.from_arrays(begins, pa.array(v[entries])) for n, v in self._history.items()}
-        state: dict = {name: pl.Series(name, values) for name, values in lists.items()}
+        state = {name: pl.Series(name, values) for name, values in lists.items()}
         if self._all:
-            views, likes = (self._count(name, user, now) for name in ("user_views", "user_likes"))
-            of_all = likes.sum() / max(views.sum(), 1) if self._events.timed else 0.5
-            rate = _rate(likes, views, np.full(len(user), of_all))
-            state |= {"user_views_level": _digits(views), "user_rate_level": rate}
+            state |= self._levels("user_", user, now)
             state["user"] = np.pad(self._trained, (0, users + 1 - len(self._trained)))
         return state
 
@@ -225,11 +216,7 @@ class PointInTime:
         return np.divide(clicked, seen, out=np.full(len(source), 0.5), where=seen > 0)
 
     def chunks(
-        self,
-        rows: Rows,
-        length: int,
-        of_users: Mapping[str, np.ndarray] = MappingProxyType({}),
-        context: Mapping[str, np.ndarray] = MappingProxyType({}),
+        self, rows: Rows, length: int, of_users: Mapping[str, np.ndarray], context: Mapping[str, np.ndarray]
     ) -> Iterator[dict[str, np.ndarray]]:
         """The rows' columns, ``ROWS_PER_CHUNK`` at a time.
 
@@ -257,6 +244,6 @@ def _digits(count: np.ndarray) -> np.ndarray:
     return np.minimum(np.frexp(count)[1], _TOP_LEVEL).astype(np.int8)
 
 
-def _rate(clicks: np.ndarray, count: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def _rate(clicks: np.ndarray, count: np.ndarray, prior: np.ndarray | float) -> np.ndarray:
     rate = (clicks + _PRIOR_WEIGHT * prior) / (count + _PRIOR_WEIGHT)
     return np.where(count > 0, 1 + np.minimum(rate * _RATE_STEPS, _RATE_STEPS - 1), 0).astype(np.int8)

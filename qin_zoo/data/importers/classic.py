@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.histories import gather_lists
-from qin_zoo.data.importers.encoded import below, floats, is_sparse, labels, own, require, too_sparse
+from qin_zoo.data.importers.encoded import below, floats, is_sparse, labels, own, too_sparse
 from qin_zoo.data.importers.ids import Ids, aligned, whole
-from qin_zoo.data.importers.log import Numbering, categories
+from qin_zoo.data.importers.log import Numbering, categories, codes_of, padded
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.tables import Table
+from qin_zoo.data.importers.tables import Table, require
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.data.item_layout import USERS
+from qin_zoo.data.sources import readable
 from qin_zoo.errors import DataError, first_line
 from qin_zoo.files import read_json
 
@@ -39,10 +38,9 @@ class ClassicFields:
         user: str | None,
         notes: list[str],
     ) -> None:
-        self.folder = folder
+        self.folder, self.paths, self.notes = folder, splits, notes
         specs, named = _feature_map(folder)
         self.specs = specs
-        self.paths = splits
         if specs and not sequence:
             sequence = [n for n, s in specs.items() if s.get("type") == "sequence" and s.get("share_embedding")]
             if target:
@@ -55,53 +53,50 @@ class ClassicFields:
                 f"{', '.join(filter(None, target)) or 'none'} and {', '.join(filter(None, sequence)) or 'none'}. Give, "
                 "for example, --target-field item_id --sequence-field click_history."
             )
-        self.target, self.sequence = target, sequence
-        self.notes = notes
+        self.target, self.sequence, self.label = target, sequence, label or (named[0] if named else "label")
         self.vocabularies: dict[str, list[str]] = {}
         loaded = {path: _load(path, sequence, notes) for path in dict.fromkeys(splits.values())}
         self.tables = {name: dict(loaded[path]) for name, path in splits.items()}
-        first, path = self.tables["train"], splits["train"]
-        self.label = label or (named[0] if named else "label")
-        for name, table in self.tables.items():
-            for wanted in (*target, *sequence, self.label):
-                require(splits[name], list(table), wanted)
-        for name in (*target, self.label):
-            if first[name].ndim != 1:
-                raise DataError(f"{path}, column '{name}': expected one value in each row, found lists. Name another.")
-        for name in sequence:
-            if first[name].ndim != 2:
-                raise DataError(f"{path}, column '{name}': expected a sequence in each row, found single values.")
+        for split, path in splits.items():
+            for name in (*target, *sequence, self.label):
+                require(path, list(self.tables[split]), name)
+                listed = self.tables[split][name].ndim > 1
+                if listed != (name in sequence):
+                    expected, found = ("one value", "lists") if listed else ("a sequence", "single values")
+                    raise DataError(f"{path}, column '{name}': expected {expected} a row, found {found}. Name another.")
+        first = self.tables["train"]
         self.user = user or next((n for n in USERS if n in first and first[n].ndim == 1), None)
         if self.user:
-            require(path, list(first), self.user)
+            require(splits["train"], list(first), self.user)
 
     def write(self, out: Output, options: ImportOptions, about: dict) -> ImportSummary:
         """Writes the rows and the items."""
-        numbers = [self._number(t, s) for t, s in zip(self.target, self.sequence)]
+        numbers = []
+        for pair in zip(self.target, self.sequence):
+            size = max(self.specs.get(name, {}).get("vocab_size", 0) for name in pair)
+            numbers.append(self._codes(*pair, size=size))
         tables = self.tables
+        size = numbers[0].size
         items = {name: numbers[0](tables[name][self.target[0]]) for name in SPLITS}
         histories = {name: numbers[0](tables[name][self.sequence[0]]) for name in SPLITS}
         for name in SPLITS:
-            below(self.paths[name], self.target[0], items[name], numbers[0].size, "items", least=1)
-        properties = {
-            self.target[n]: self._property(n, numbers[n], items, histories, numbers[0].size)
-            for n in range(1, len(self.target))
-        }
-        users = self._ids(self.user) if self.user else None
-        user_count = 0 if users is None else users.size - 1
+            below(self.paths[name], self.target[0], items[name], size, "items", least=1)
+        further = range(1, len(self.target))
+        properties = {self.target[n]: self._property(n, numbers[n], items, histories, size) for n in further}
+        users = self._codes(self.user) if self.user else None
 
         out.begin()
         out.feature(["user_id", "item_seq"] if users else "item_seq", "meta")
         columns = {name: self._row_column(name, out) for name in tables["train"] if self._is_feature(name)}
         self._say_what_was_taken(columns)
         for name in SPLITS:
-            rows = {"user_id": users(tables[name][self.user])} if users and self.user else {}
+            rows = {"user_id": users(tables[name][self.user])} if users else {}
             rows |= {"item_id": items[name], "item_seq": _right(histories[name], options.max_history)}
             rows |= {own(key): values[name] for key, values in columns.items() if values}
             rows["label"] = labels(self.paths[name], self.label, tables[name][self.label])
             out.write_split(name, [rows])
-        out.feature("item_id", "categorical", source="item", vocab_size=numbers[0].size)
-        table = {"item_id": np.arange(numbers[0].size, dtype=np.int32)}
+        out.feature("item_id", "categorical", source="item", vocab_size=size)
+        table = {"item_id": np.arange(size, dtype=np.int32)}
         for n, (name, values) in enumerate(properties.items(), 1):
             table[own(name)] = values
             out.feature(own(name), "categorical", source="item", vocab_size=numbers[n].size)
@@ -111,28 +106,19 @@ class ClassicFields:
             out.write_json("vocabularies.json", self.vocabularies)
         out.write_table("item_info.parquet", table)
         out.write_table("ids_item.parquet", numbers[0].table("item_id"))
-        out.write_table(
-            "ids_user.parquet", users.table("user_id") if users else pl.DataFrame({"user_id": [], "original_id": []})
-        )
-        return out.finish(about, user_count, numbers[0].size - 1, self.notes)
+        nobody = pl.DataFrame({"user_id": [], "original_id": []})
+        out.write_table("ids_user.parquet", users.table("user_id") if users else nobody)
+        return out.finish(about, users.size - 1 if users else 0, size - 1, self.notes)
 
     def _is_feature(self, name: str) -> bool:
-        taken = {*self.target, *self.sequence, self.label}
-        return (
-            name not in taken
-            and (not self.specs or name in self.specs)
-            and all(name in t for t in self.tables.values())
-        )
+        known = [self.specs or self.tables["train"], *self.tables.values()]
+        return all(name in names for names in known) and name not in (*self.target, *self.sequence, self.label)
 
-    def _number(self, target: str, sequence: str) -> _Codes:
-        self._to_one_form(target, sequence)
-        parts = [table[name].reshape(-1) for table in self.tables.values() for name in (target, sequence)]
-        sizes = [self.specs.get(name, {}).get("vocab_size", 0) for name in (target, sequence)]
-        return _Codes(self.folder, target, parts, max(sizes), self.notes)
-
-    def _ids(self, name: str) -> _Codes:
-        self._to_one_form(name)
-        return _Codes(self.folder, name, [t[name] for t in self.tables.values()], 0, self.notes)
+    def _codes(self, *names: str, size: int = 0) -> _Codes:
+        """The numbers of what stands in columns that go together."""
+        self._to_one_form(*names)
+        parts = [table[name].reshape(-1) for table in self.tables.values() for name in names]
+        return _Codes(self.folder, names[0], parts, size, self.notes)
 
     def _to_one_form(self, *names: str) -> None:
         """Brings the ids of columns that go together to one form, in all splits: all numbers, or all text."""
@@ -201,13 +187,12 @@ class ClassicFields:
         if parts["train"].dtype.kind not in "iu":
             # the vocabulary is that of the training rows; what comes later only is unknown, 0
             _, known = categories(pl.Series(parts["train"]))
-            texts, parts = parts, {s: _Vocabulary(known)(v) for s, v in parts.items()}
+            texts, parts = parts, {s: codes_of(pl.Series(v, dtype=pl.String), known) for s, v in parts.items()}
             size, self.vocabularies[own(name)] = len(known) + 1, known
             for s, codes in parts.items():
                 if unknown := int(((codes == 0) & (texts[s] != "")).sum()):
                     self.notes.append(
-                        f"'{name}': {unknown} of {len(codes)} rows of {s} hold a value that no training row has: "
-                        "unknown, 0."
+                        f"'{name}': {unknown} of {len(codes)} rows of {s} hold a value of no training row: unknown, 0."
                     )
         for s, v in parts.items():
             below(self.paths[s], name, v, 2**31, "codes")
@@ -225,9 +210,7 @@ class ClassicFields:
         """Without a feature map nobody has said which columns are numbers and which are categories."""
         taken = {name: parts["train"] for name, parts in columns.items() if parts and name not in self.specs}
         numeric = [f"'{name}'" for name, values in taken.items() if values.dtype.kind == "f"]
-        categorical = [
-            f"'{name}' ({len(np.unique(values))} values)" for name, values in taken.items() if values.dtype.kind != "f"
-        ]
+        categorical = [f"'{n}' ({len(np.unique(v))} values)" for n, v in taken.items() if v.dtype.kind != "f"]
         if numeric:
             self.notes.append(f"Taken as numeric, for their fractions: {', '.join(numeric)}.")
         if categorical:
@@ -257,9 +240,7 @@ class _Codes:
         if all(part.dtype.kind in "iu" for part in parts):
             least = min(int(part.min(initial=0)) for part in parts)
             if least < 0:
-                raise DataError(
-                    f"{folder}, field '{name}': expected ids of 0 and more, found {least}. Encode it again."
-                )
+                raise DataError(f"{folder}, field '{name}': expected ids from 0 on, found {least}. Encode it again.")
             known = np.unique(np.concatenate(parts))
             self.size = max(size, 1 + int(known.max(initial=0)))
             if not size and is_sparse(self.size, len(known)):
@@ -274,10 +255,10 @@ class _Codes:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         if self._numbering is None:
             return values.astype(np.int32)
-        if self._numbering.ids.dtype == pl.Int64:
-            codes = self._numbering(pl.Series(values.reshape(-1))).reshape(values.shape)
-            return np.where(values == 0, 0, codes).astype(np.int32)
-        return _Vocabulary(self._numbering.ids.to_list())(values)
+        whole_numbers = self._numbering.ids.dtype == pl.Int64
+        flat = pl.Series(values.reshape(-1), dtype=None if whole_numbers else pl.String)
+        codes = self._numbering(flat).reshape(values.shape)
+        return np.where(values == 0, 0, codes).astype(np.int32) if whole_numbers else codes
 
     @property
     def terms(self) -> list[str]:
@@ -290,21 +271,9 @@ class _Codes:
         return pl.DataFrame({name: ids, "original_id": original})
 
 
-class _Vocabulary:
-    """Text -> code from 1, 0 for what is not among the terms."""
-
-    def __init__(self, terms: list[str]) -> None:
-        self._enum = pl.Enum(terms)
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        series = pl.Series(values.reshape(-1).astype(object), dtype=pl.String).cast(self._enum, strict=False)
-        codes = series.to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
-        return codes.astype(np.int32).reshape(values.shape)
-
-
 def _load(path: Path, sequences: list[str], notes: list[str]) -> dict[str, np.ndarray]:
     """column -> (n,), or (n, width) for sequences; text for csv, what the file holds otherwise."""
-    try:
+    with readable(path):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 table = {name: archive[name] for name in archive.files}
@@ -315,33 +284,17 @@ def _load(path: Path, sequences: list[str], notes: list[str]) -> dict[str, np.nd
             text = Table(path, ",", quoted=True)
             notes += text.notes
             table = {name: _array(text.frame[name], True, name in sequences) for name in text.names}
-    except (ValueError, EOFError, OSError, MemoryError, BadZipFile, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch or write it again.") from None
     if not table or not all(len(v) for v in table.values()):
         raise DataError(f"{path}: expected at least one row, found none. Fetch or write it again.")
     return table
 
 
 def _array(series: pl.Series, text: bool, sequence: bool) -> np.ndarray:
-    if text:
-        series = series.fill_null("")
-        if not sequence and not series.str.contains("^", literal=True).any():
-            return series.to_numpy().astype(object)
-        series = series.str.split("^")  # FuxiCTR's separator within a sequence
-    if series.dtype == pl.String:
-        return series.fill_null("").to_numpy().astype(object)
-    inner = getattr(series.dtype, "inner", None)
-    if inner is None:
-        return series.to_numpy()
-    lists = series.cast(pl.List(inner))
-    width = max(int(lists.list.len().max() or 0), 1)
-    ends = np.cumsum(lists.list.len().to_numpy().astype(np.int64))
-    starts = ends - lists.list.len().to_numpy()
-    flat = lists.explode(empty_as_null=False, keep_nulls=False)
-    index = gather_lists(np.arange(1, len(flat) + 1), starts, ends, width)
-    entries = flat.to_numpy()
-    padding = np.array([""], object) if inner == pl.String else np.zeros(1, entries.dtype)
-    return np.concatenate([padding, entries])[index]
+    if text and (sequence or series.str.contains("^", literal=True).any()):
+        series = series.fill_null("").str.split("^")  # FuxiCTR's separator within a sequence
+    if isinstance(series.dtype, (pl.List, pl.Array)):
+        return padded(series, "right")
+    return series.fill_null("").to_numpy().astype(object) if series.dtype == pl.String else series.to_numpy()
 
 
 def _right(sequences: np.ndarray, width: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,9 +38,9 @@ ROLES = {
 }
 ABOUT = (*ROLES, "vectors")
 _ONCE = ("user", "item", "time", "title")
-_NEEDED = {"interactions": ("user", "item"), "items": ("item",), "users": ("user",)}
+_NEEDED = ("user", "item")
 _ROLE = re.compile(r"\s*([a-z ]+?)\s*(?:\((.+)\))?\s*", re.DOTALL)
-_HOW = {"time": "unit", "list": "separator", "number": "decimal comma", "vector": "separator"}
+_HOW = ("time", "list", "number", "vector")  # roles that say more in brackets
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,12 @@ class Description:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, which :func:`read_description` takes."""
-        return {"label": self.label, "files": [_plain(entry) for entry in self.entries]}
+        files = [
+            {"file": list(entry.files), "about": entry.about, "ids": entry.ids, "vectors": entry.vectors}
+            | {"columns": {name: str(column) for name, column in entry.columns.items()}}
+            for entry in self.entries
+        ]
+        return {"label": self.label, "files": [{key: v for key, v in file.items() if v} for file in files]}
 
     def as_yaml(self) -> str:
         """The same for people, with what it was guessed from."""
@@ -142,11 +148,7 @@ class Description:
             "#   qin-zoo data import table THIS_FILE OUT",
             *(f"# DECIDE: {printable(doubt)}" for doubt in self.doubts),
             *(f"# {printable(note)}" for note in self.notes),
-            _line(
-                "label",
-                self.label,
-                self.because or "a column of 0 and 1, a rule (rating>=4), or implicit: all are clicks",
-            ),
+            _line("label", self.label, self.because or "a column of 0 and 1, a rule (rating>=4), or implicit"),
             "files:",
         ]
         for entry in self.entries:
@@ -173,9 +175,9 @@ def read_description(content: object, where: str, folder: Path) -> Description:
     if not isinstance(files, list) or not files:
         raise DataError(f"{where}, files: expected a list of files, found {files!r:.80}.")
     entries = tuple(_entry(part, f"{where}, files[{n}]") for n, part in enumerate(files, 1))
-    names = [name for entry in entries for name in entry.files]
-    if twice := next((name for n, name in enumerate(names) if name in names[:n]), None):
-        raise DataError(f"{where}: '{twice}' is there twice. Leave one of them out.")
+    files = Counter(name for entry in entries for name in entry.files)
+    if twice := [name for name, count in files.items() if count > 1]:
+        raise DataError(f"{where}: '{twice[0]}' is there twice. Leave one of them out.")
     description = Description(folder, entries, label)
     if not description.about("interactions"):
         raise DataError(f"{where}: expected a file about interactions, found none. Say which it is.")
@@ -224,34 +226,23 @@ def _entry(content: object, where: str) -> Entry:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}, file: expected a name or a list of names, found {names!r:.80}.")
-    about = part.get("about")
+    about, where = part.get("about"), f"{where} ({names[0]})"
     if about not in ABOUT:
-        raise DataError(
-            f"{where} ({names[0]}), about: expected one of {', '.join(ABOUT)}, found {about!r}.{suggest(about, ABOUT)}"
-        )
-    where = f"{where} ({names[0]})"
+        raise DataError(f"{where}, about: expected one of {', '.join(ABOUT)}, found {about!r}.{suggest(about, ABOUT)}")
     ids, vectors = (part.get(key, "") for key in ("ids", "vectors"))
     if not isinstance(ids, str) or not isinstance(vectors, str) or (about == "vectors") != bool(ids):
-        raise DataError(
-            f"{where}, ids: expected, for vectors and for them only, the file or dataset of their ids, found {ids!r}."
-        )
-    columns = part.get("columns", {})
+        raise DataError(f"{where}, ids: expected, for vectors alone, the file or dataset of their ids, found {ids!r}.")
     if about == "vectors":
         return Entry(tuple(names), about, {}, ids, vectors)
-    found = {
-        str(name): _column(role, about, f"{where}, column '{name}'")
-        for name, role in _mapping(columns, f"{where}, columns", None).items()
-    }
+    columns = _mapping(part.get("columns", {}), f"{where}, columns", None)
+    found = {str(name): _column(role, about, f"{where}, column '{name}'") for name, role in columns.items()}
     entry = Entry(tuple(names), about, found)
     for role in _ONCE:
-        if len(several := entry.all_of(role)) > 1:
+        several = entry.all_of(role)
+        if len(several) > 1 or (not several and role in _NEEDED and role in ROLES[about]):
             raise DataError(
-                f"{where}: expected one column as {role}, found {', '.join(several)}. Leave out the others."
-            )
-    for role in _NEEDED[about]:
-        if entry.of(role) is None:
-            raise DataError(
-                f"{where}: expected a column as {role}, found none. Say which it is, for example 'id: {role}'."
+                f"{where}: expected one column as {role}, found {', '.join(several) or 'none'}. Say which it is, for "
+                f"example 'id: {role}', and leave out the others."
             )
     return entry
 
@@ -278,12 +269,6 @@ def _mapping(content: object, where: str, known: Sequence[str] | None) -> Mappin
         if known is not None and key not in known:
             raise DataError(f"{where}: unknown key {key!r}.{suggest(key, known)} Known: {', '.join(known)}.")
     return content
-
-
-def _plain(entry: Entry) -> dict[str, Any]:
-    more = {key: getattr(entry, key) for key in ("ids", "vectors") if getattr(entry, key)}
-    columns = {"columns": {name: str(column) for name, column in entry.columns.items()}} if entry.columns else {}
-    return {"file": list(entry.files), "about": entry.about, **more, **columns}
 
 
 def _line(key: str, value: object, comment: str = "") -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from qin_zoo.errors import DataError, suggest
+from qin_zoo.errors import DataError
 
 
 def labels(path: Path, name: str, values: np.ndarray, first: int = 0) -> np.ndarray:
@@ -40,12 +40,6 @@ def below(path: Path, name: str, values: np.ndarray, limit: int, what: str, firs
             f"{path}, column '{name}', row {first + wrong[0]}: expected {least} to {limit - 1}, the {what}, found "
             f"{values.reshape(-1)[wrong[0]]}. Fetch the files of one data set again."
         )
-
-
-def require(path: Path, names: list[str], wanted: str) -> None:
-    """Raises DataError unless the column is there."""
-    if wanted not in names:
-        raise DataError(f"{path}: expected a column '{wanted}', found: {', '.join(names)}.{suggest(wanted, names)}")
 
 
 def own(name: str) -> str:

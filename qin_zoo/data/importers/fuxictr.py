@@ -22,9 +22,10 @@ from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.classic import ClassicFields
 from qin_zoo.data.importers.longctr import convert_users
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.tables import folder_of, found_in
+from qin_zoo.data.importers.tables import folder_of
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.errors import DataError
+from qin_zoo.files import found_in
 
 EXPECTED = (
     "LongCTR's train, valid, test, user_info and item_info.parquet, or train, valid and test as npz, parquet or csv "
@@ -55,34 +56,26 @@ def convert(
         DataError: a file, field or option that cannot be used.
     """
     folder = folder_of(path, EXPECTED)
-    _refuse(options)
-    notes: list[str] = []
-    splits = {name: _split_file(folder, name, notes) for name in SPLITS}
-    options_used = {**asdict(options), "split": "given", "negatives": 0}
-    if (folder / "user_info.parquet").exists():
-        if target or sequence or user:
-            raise DataError(
-                f"{folder}: --target-field, --sequence-field and --user-field are for classic fields; a folder with "
-                "user_info.parquet names them by its layout. Leave them out."
-            )
-        return convert_users(
-            folder, splits, out, options, {**about, "layout": "per user", "options": options_used}, notes
-        )
-    fields = ClassicFields(folder, splits, options.label, target, sequence, user, notes)
-    options_used |= {"target_field": fields.target, "sequence_field": fields.sequence, "label": fields.label}
-    return fields.write(out, options, {**about, "layout": "classic fields", "options": options_used})
-
-
-def _refuse(options: ImportOptions) -> None:
     default = ImportOptions()
     for name in ("history", "history_column", "negatives", "known", "max_rows_per_user", "embedding"):
         if getattr(options, name) != getattr(default, name):
             option = name.replace("_", "-")
             raise DataError(f"--{option}: FuxiCTR's data sets bring their own rows and histories. Leave it out.")
     if options.split not in (None, "given"):
-        raise DataError(
-            f"--split {options.split}: FuxiCTR's data sets bring their own splits. Use given, or leave it out."
-        )
+        raise DataError(f"--split {options.split}: FuxiCTR's data sets bring their own. Use given, or leave it out.")
+    notes: list[str] = []
+    splits = {name: _split_file(folder, name, notes) for name in SPLITS}
+    used = {**asdict(options), "split": "given", "negatives": 0}
+    if (folder / "user_info.parquet").exists():
+        if target or sequence or user:
+            raise DataError(
+                f"{folder}: --target-field, --sequence-field and --user-field are for classic fields; a folder with "
+                "user_info.parquet names them by its layout. Leave them out."
+            )
+        return convert_users(folder, splits, out, options, {**about, "layout": "per user", "options": used}, notes)
+    fields = ClassicFields(folder, splits, options.label, target, sequence, user, notes)
+    used |= {"target_field": fields.target, "sequence_field": fields.sequence, "label": fields.label}
+    return fields.write(out, options, {**about, "layout": "classic fields", "options": used})
 
 
 def _split_file(folder: Path, name: str, notes: list[str]) -> Path:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from qin_zoo.data.importers.description import LEFT_OUT, Column, Description, Entry, for_files
+from qin_zoo.data.importers.description import ABOUT, LEFT_OUT, Column, Description, Entry, for_files
 from qin_zoo.data.importers.guess_column import guess_column, tokens
 from qin_zoo.data.importers.guess_log import guess_log
 from qin_zoo.data.importers.own_files import SUFFIXES, VECTORS, OwnFile
-from qin_zoo.data.importers.tables import found_in
 from qin_zoo.data.importers.vectors import guess_ids
-from qin_zoo.errors import DataError
+from qin_zoo.errors import DataError, listed
+from qin_zoo.files import found_in
 
 _USERS = {
     "user", "users", "member", "customer", "customers", "client", "visitor", "account", "uid", "buyer", "reader",
@@ -24,20 +25,18 @@ _ITEMS = {
     "track", "song", "asin", "goods", "news", "book", "books", "content", "document", "page", "poi", "business",
     "listing", "offer", "ad", "photo", "recipe", "game", "app",
 }  # fmt: skip
-_PLAIN_USERS = {"user", "users", "uid"}  # what wins where several columns may be it
-_PLAIN_ITEMS = {"item", "items", "iid"}
+_PLAIN = {"user", "users", "uid", "item", "items", "iid"}  # what wins where several columns may be it
 _ID = {"id", "ids", "no", "nr", "number", "key", "code", "hash", "uuid", "index"}
 _IDS_THEMSELVES = {"uid", "iid", "sku", "asin"}
 _KNOWN = 0.5  # of the log's ids that a column has to hold before it is taken for ids
 
 
 class _Kind(NamedTuple):
-    """What a table is about, why, its columns of ids, and whether others may be them."""
+    """What a table is about, why, its columns of ids (``user``, ``item``), and whether others may be them."""
 
     about: str
     why: str
-    user: str | None = None
-    item: str | None = None
+    ids: Mapping[str, str] = MappingProxyType({})
     doubts: tuple[str, ...] = ()
 
 
@@ -60,7 +59,7 @@ def describe(sources: Sequence[Path]) -> Description:
     for kind, group in _groups(tables, kinds):
         table = tables[group[0]]
         if kind.about == "interactions":
-            columns, label, because = guess_log(table, kind.user, kind.item, doubts)
+            columns, label, because = guess_log(table, kind.ids["user"], kind.ids["item"], doubts)
         else:
             columns = _side(table, kind)
         names = tuple(path.name for path in group)
@@ -68,7 +67,12 @@ def describe(sources: Sequence[Path]) -> Description:
     if not any(entry.about == "interactions" for entry in entries):
         entries = [_unknown_log(tables, kinds, doubts), *entries]
     doubts += [doubt for kind in kinds.values() for doubt in kind.doubts if kind.about == "interactions"]
-    entries, used = _with_vectors(entries, paths, folder, tables, doubts)
+    items = [entry for entry in entries if entry.about == "items"]
+    found = (guess_ids(p, folder, items, tables, doubts) for p in paths if p.suffix.lower() in VECTORS)
+    vectors = [entry for entry in found if entry]
+    used = {entry.ids for entry in vectors}
+    # a file that holds nothing but the ids of vectors is no table of items
+    entries = [e for e in entries if e.about != "items" or len(e.columns) > 1 or not used & set(e.files)] + vectors
     logs = [entry.files[0] for entry in entries if entry.about == "interactions"]
     if len(logs) > 1:
         doubts.append(f"{', '.join(logs)}: which are the interactions? Their columns differ; leave out the others.")
@@ -83,19 +87,6 @@ def describe(sources: Sequence[Path]) -> Description:
     return Description(folder, tuple(entries), label, because, tuple(doubts), tuple(notes))
 
 
-def _with_vectors(
-    entries: list[Entry], paths: Sequence[Path], folder: Path, tables: Mapping[Path, OwnFile], doubts: list[str]
-) -> tuple[list[Entry], set[str]]:
-    """The entries with those of files of vectors, and the files that tell their ids."""
-    items = [entry for entry in entries if entry.about == "items"]
-    found = (guess_ids(p, folder, items, tables, doubts) for p in paths if p.suffix.lower() in VECTORS)
-    vectors = [entry for entry in found if entry]
-    used = {entry.ids for entry in vectors}
-    # a file that holds nothing but the ids of vectors is no table of items
-    kept = [e for e in entries if e.about != "items" or len(e.columns) > 1 or not used & set(e.files)]
-    return kept + vectors, used
-
-
 def _unknown_log(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind], doubts: list[str]) -> Entry:
     """The largest table that is about nothing known, or at all, as interactions whose columns nobody knows."""
     path = max(tables, key=lambda path: (not kinds[path].about, tables[path].frame.height))
@@ -104,7 +95,7 @@ def _unknown_log(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind], doubt
         f"{', '.join(tables[path].names)[:200]}. The first line of a csv file has to name the columns, with commas, "
         "semicolons, tabs or bars between them."
     )
-    columns = {name: Column(LEFT_OUT, because="a user, an item, a time?") for name in tables[path].names}
+    columns = dict.fromkeys(tables[path].names, Column(LEFT_OUT, because="a user, an item, a time?"))
     return Entry((path.name,), "interactions", columns, because="no column is called like users, and one like items")
 
 
@@ -121,8 +112,7 @@ def _not_read(sources: Sequence[Path], paths: Sequence[Path]) -> list[str]:
     if not sources[0].is_dir():
         return []
     names = sorted({p.name for p in sources[0].iterdir() if not p.name.startswith(".")} - {p.name for p in paths})
-    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return [f"Not read, since they are no files {', '.join((*SUFFIXES, *VECTORS))}: {listed}."] if names else []
+    return [f"Not read, since they are no files {', '.join((*SUFFIXES, *VECTORS))}: {listed(names)}."] if names else []
 
 
 def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
@@ -147,13 +137,12 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
     return folder, sorted(folder / path.name for path in sources)
 
 
-def _id_columns(names: Iterable[str], words: set[str], plain: set[str]) -> list[str]:
+def _id_columns(names: Iterable[str], words: set[str]) -> list[str]:
     """The columns whose names say, equally well, that they hold ids of users or items; the likeliest first."""
     named = [(name, {part for word in tokens(name) for part in _parts(word, words)}) for name in names]
     near = [(name, t) for name, t in named if t & words and (t <= words | _ID or t & (_ID | _IDS_THEMSELVES))]
-    rank = {name: (not t <= words | _ID, not t & _ID, not t <= plain | _ID) for name, t in near}
-    best = [name for name in rank if rank[name] == min(rank.values())]
-    return sorted(best, key=len)
+    rank = {name: (not t <= words | _ID, not t & _ID, not t <= (_PLAIN & words) | _ID) for name, t in near}
+    return sorted((name for name in rank if rank[name] == min(rank.values())), key=len)
 
 
 def _parts(word: str, words: set[str]) -> set[str]:
@@ -167,28 +156,25 @@ def _kinds(tables: Mapping[Path, OwnFile]) -> dict[Path, _Kind]:
     kinds = {}
     for path, table in tables.items():
         single = [name for name in table.names if table.is_single(name)]
-        users = _id_columns(single, _USERS, _PLAIN_USERS)
-        items = _id_columns([name for name in single if name not in users], _ITEMS, _PLAIN_ITEMS)
-        user, item = (next(iter(names), None) for names in (users, items))
-        if user and item:
-            doubts = [
-                f"{role}: is it {', '.join(names)}? '{names[0]}' is taken."
-                for role, names in (("user", users), ("item", items))
-                if len(names) > 1
-            ]
-            kinds[path] = _Kind("interactions", f"'{user}' and '{item}' are there", user, item, tuple(doubts))
-        elif item:
-            kinds[path] = _Kind("items", f"'{item}' is there, and no user", item=item)
-        elif user:
-            kinds[path] = _Kind("users", f"'{user}' is there, and no item", user=user)
+        users = _id_columns(single, _USERS)
+        items = _id_columns([name for name in single if name not in users], _ITEMS)
+        named = {owner: names for owner, names in (("user", users), ("item", items)) if names}
+        ids = {owner: names[0] for owner, names in named.items()}
+        if len(ids) == 2:
+            several = {owner: names for owner, names in named.items() if len(names) > 1}
+            doubts = [f"{owner}: is it {', '.join(n)}? '{n[0]}' is taken." for owner, n in several.items()]
+            kinds[path] = _Kind("interactions", f"'{ids['user']}' and '{ids['item']}' are there", ids, tuple(doubts))
+        elif ids:
+            ((owner, name),) = ids.items()
+            kinds[path] = _Kind(f"{owner}s", f"'{name}' is there, and no {'item' if users else 'user'}", ids)
         else:
             kinds[path] = _by_file_name(path, single)
     logs = [path for path in kinds if kinds[path].about == "interactions"]
     for path in logs:
-        item = kinds[path].item
+        item = kinds[path].ids["item"]
         others = [p for p in logs if {*tables[p].names} != {*tables[path].names} and kinds[p].about == "interactions"]
         if others and tables[path].frame.height > 1 and tables[path].text(item).is_unique().all():
-            kinds[path] = _Kind("items", f"every '{item}' is there once", item=item)
+            kinds[path] = _Kind("items", f"every '{item}' is there once", {"item": item})
     log = next((path for path in logs if kinds[path].about == "interactions"), None)
     for path, kind in kinds.items():
         if not kind.about and log is not None:
@@ -197,26 +183,24 @@ def _kinds(tables: Mapping[Path, OwnFile]) -> dict[Path, _Kind]:
 
 
 def _by_file_name(path: Path, names: Sequence[str]) -> _Kind:
-    words = tokens(path.stem)
     key = next((name for name in names if tokens(name) <= _ID), None)
-    if key and words & _ITEMS:
-        return _Kind("items", f"the file's name, and '{key}'", item=key)
-    if key and words & _USERS:
-        return _Kind("users", f"the file's name, and '{key}'", user=key)
+    for owner, words in (("item", _ITEMS), ("user", _USERS)):
+        if key and tokens(path.stem) & words:
+            return _Kind(f"{owner}s", f"the file's name, and '{key}'", {owner: key})
     return _Kind("", "no column is called like users or items, or holds their ids")
 
 
 def _by_values(table: OwnFile, log: OwnFile, kind: _Kind) -> _Kind | None:
     """A table of which a column holds ids of the log, each once."""
-    for role, column in (("item", kind.item), ("user", kind.user)):
-        wanted = log.text(column).drop_nulls().unique()
+    for role in ("item", "user"):
+        wanted = log.text(kind.ids[role]).drop_nulls().unique()
         for name in table.names:
             if not table.is_single(name):
                 continue
             values = table.text(name).drop_nulls()
             share = float(wanted.is_in(values.implode()).mean() or 0)
             if share >= _KNOWN and values.n_unique() > 0.9 * len(values):
-                return _Kind(f"{role}s", f"'{name}' holds {share:.0%} of the log's {role}s", **{role: name})
+                return _Kind(f"{role}s", f"'{name}' holds {share:.0%} of the log's {role}s", {role: name})
     return None
 
 
@@ -226,22 +210,14 @@ def _groups(tables: Mapping[Path, OwnFile], kinds: dict[Path, _Kind]) -> list[tu
     for path, kind in kinds.items():
         if kind.about:
             groups.setdefault((kind.about, frozenset(tables[path].names)), []).append(path)
-    order = ("interactions", "items", "users")
-    ranked = sorted(groups.items(), key=lambda pair: order.index(pair[0][0]))
-    return [(kinds[group[0]], group) for _, group in ranked]
+    ranked = sorted(groups, key=lambda key: ABOUT.index(key[0]))
+    return [(kinds[groups[key][0]], groups[key]) for key in ranked]
 
 
 def _side(table: OwnFile, kind: _Kind) -> dict[str, Column]:
     """The columns of items or users."""
-    key = kind.item or kind.user
-    columns = {}
-    for name in table.names:
-        if name == key:
-            role = "item" if kind.item else "user"
-            columns[name] = Column(role, because=f"{table.text(name).n_unique():,} different ones")
-        else:
-            columns[name] = guess_column(table, name, kind.about)
+    ((owner, key),) = kind.ids.items()
+    columns = {key: Column(owner, because=f"{table.text(key).n_unique():,} different ones")}
+    columns = {name: columns.get(name) or guess_column(table, name, kind.about) for name in table.names}
     titles = [name for name, column in columns.items() if column.role == "title"]
-    for name in titles[1:]:
-        columns[name] = Column("text", because=columns[name].because)
-    return columns
+    return columns | {name: replace(columns[name], role="text") for name in titles[1:]}

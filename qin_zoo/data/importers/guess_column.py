@@ -43,21 +43,20 @@ def _native(table: OwnFile, name: str) -> Column:
     if not isinstance(values.dtype, (pl.List, pl.Array)) or isinstance(values.dtype.inner, NO_TEXT):
         return Column(LEFT_OUT, because=f"its type {values.dtype} is not read")
     lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
-    return _of_lists(lists, "")
+    return _listed(lists.list.len().drop_nulls(), lists.dtype.inner.is_float(), "")
 
 
-def _of_lists(lists: pl.Series, how: str) -> Column:
-    lengths = lists.list.len().drop_nulls()
+def _listed(lengths: pl.Series, floats: bool, how: str) -> Column:
+    """Lists (n,) of these lengths: vectors where they hold fractions and most are equally long."""
     common = int(lengths.mode()[0]) if len(lengths) else 0
-    if lists.dtype.inner.is_float() and common >= _SHORTEST_VECTOR and (lengths == common).mean() > 0.5:
+    if floats and common >= _SHORTEST_VECTOR and (lengths == common).mean() > 0.5:
         return Column("vector", how, f"{common} numbers each")
     return Column("list", how, f"{lengths.min()} to {lengths.max()} entries" if len(lengths) else "no entries")
 
 
 def _single(table: OwnFile, name: str, about: str) -> Column:
-    text = table.text(name)
-    text = text.drop_nulls().head(_HEAD)
-    words = tokens(name)
+    text = table.text(name).drop_nulls().head(_HEAD)
+    words, prose = tokens(name), "text" if about == "items" else LEFT_OUT
     if not len(text):
         return Column(LEFT_OUT, because="it is empty")
     if table.frame[name].dtype.is_temporal():
@@ -66,8 +65,7 @@ def _single(table: OwnFile, name: str, about: str) -> Column:
         lists, bad = json_lists(text)
         if bad.mean() < 0.1:
             return _of_json(lists)
-    number = _number(text, words)
-    if number is not None:
+    if number := _number(text, words):
         return number
     distinct = text.n_unique()
     if words & _TITLES and about == "items":
@@ -77,28 +75,20 @@ def _single(table: OwnFile, name: str, about: str) -> Column:
     if text.str.contains(_ADDRESS).mean() > 0.8:
         return Column(LEFT_OUT, because="addresses or files")
     length = float(np.mean([len(value.split()) for value in text.head(2000)]))
-    listed = _separated(text, length)
-    if listed is not None:
+    if listed := _separated(text, length):
         return listed
     if length >= 4 and distinct > len(text) / 2:
-        return Column(
-            "text" if about == "items" else LEFT_OUT, because=f"{length:.0f} words on average, hardly any twice"
-        )
+        return Column(prose, because=f"{length:.0f} words on average, hardly any twice")
     if distinct > _FEW and distinct > 0.9 * len(text):
-        role = "text" if length >= 2 and about == "items" else LEFT_OUT
-        return Column(role, because="hardly any value is there twice")
+        return Column(prose if length >= 2 else LEFT_OUT, because="hardly any value is there twice")
     return Column("category", because=f"{distinct:,} different values")
 
 
 def _of_json(lists: list) -> Column:
     known = [entry for entry in lists if entry]
-    numbers = [all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in entry) for entry in known]
-    if known and all(numbers) and any(isinstance(x, float) for entry in known for x in entry):
-        lengths = [len(entry) for entry in known]
-        common = max(set(lengths), key=lengths.count)
-        if common >= _SHORTEST_VECTOR and lengths.count(common) > len(known) / 2:
-            return Column("vector", "json", f"{common} numbers each, as JSON")
-    return Column("list", "json", "JSON texts of lists")
+    kinds = {type(x) for entry in known for x in entry}
+    lengths = pl.Series([len(entry) for entry in known], dtype=pl.Int64)
+    return _listed(lengths, float in kinds and kinds <= {float, int}, "json")
 
 
 def _number(text: pl.Series, words: set[str]) -> Column | None:

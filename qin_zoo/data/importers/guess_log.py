@@ -148,12 +148,8 @@ def _time(table: OwnFile, names: list[str], doubts: list[str]) -> tuple[str | No
     if not found:
         return None, Column(LEFT_OUT)
     rank = ("timestamp", "time", "datetime", "ts", "unixtime")
-    found.sort(
-        key=lambda pair: (
-            next((n for n, word in enumerate(rank) if word in tokens(pair[0])), 9),
-            pair[1].name == "order",
-        )
-    )
+    first = {name: next((n for n, word in enumerate(rank) if word in tokens(name)), 9) for name, _ in found}
+    found.sort(key=lambda pair: (first[pair[0]], pair[1].name == "order"))
     name, unit = found[0]
     if not (nanoseconds(table.text(name).head(_HEAD), unit.name)[0] % _DAY).any():
         for clock in (n for n in names if table.is_single(n)):

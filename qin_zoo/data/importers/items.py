@@ -9,9 +9,8 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.histories import gather_lists
-from qin_zoo.data.importers.before import Before
-from qin_zoo.data.importers.log import ItemSide, Numbering
-from qin_zoo.data.importers.words import Words
+from qin_zoo.data.importers.before import Before, Words
+from qin_zoo.data.importers.log import InteractionLog, Numbering, Side
 from qin_zoo.data.importers.write import EMBEDDING_DIM, Output
 from qin_zoo.errors import DataError, suggest
 
@@ -22,7 +21,7 @@ _OURS = {  # names that an import itself gives
 }
 
 
-def check_embedding(side: ItemSide, embedding: str | None, before: Before | None = None) -> None:
+def check_embedding(side: Side, embedding: str | None, before: Before | None = None) -> None:
     """Raises DataError unless the embedding asked for is there."""
     known = [*side.embeddings, *(before.names("item_feature.parquet") if before else ())]
     if embedding is not None and embedding not in known:
@@ -33,7 +32,7 @@ def check_embedding(side: ItemSide, embedding: str | None, before: Before | None
 
 
 def write_items(
-    out: Output, side: ItemSide, number: Numbering, embedding: str | None, words: Words, notes: list[str]
+    out: Output, side: Side, number: Numbering, embedding: str | None, words: Words, notes: list[str]
 ) -> dict[str, str]:
     """Writes the item files and adds the items' features to the dataset configuration.
 
@@ -52,26 +51,18 @@ def write_items(
         DataError: vectors of another length than an earlier import has.
     """
     size, before = len(number) + 1, words.before
-    place = number(side.ids) if len(side.ids) else np.empty(0, np.int32)
-    merge = Merge(before, place, size)
-    columns = {"item_id": np.arange(size, dtype=np.int32), **merge.kept("item_info.parquet")}
+    merge = Merge(before, number, side.ids)
     tags = (before.summary.get("item_tags") if before else None) or next(iter(side.lists), None)
-    own = own_names([*(n for n in side.lists if n != tags), *side.categories, *side.numbers])
-    for original, values in side.lists.items():
-        name = "item_tags" if original == tags else own[original]
-        columns[name] = merge.over(columns.get(name), _codes(values, words, name, notes))
-    for original, values in side.categories.items():
-        name = own[original]
-        columns[name] = merge.over(columns.get(name), words.codes(name, values))
-        if before is None and words.size(name) - 1 > len(number) / 2:
-            notes.append(f"{name}: nearly as many values as items; not active in dataset_config.yaml.")
-    for original, values in side.numbers.items():
-        name = own[original]
-        columns[name] = merge.over(columns.get(name), words.scaled(name, values), ~np.isnan(values))
+    columns = merge.columns("item_info.parquet", side, "item", words, notes, tags)
     columns.setdefault("item_tags", np.zeros((size, 1), np.int32))
     for name, values in columns.items():
-        if name == "item_id" or name in words.vocabularies or name in words.scales:
-            _feature(out, name, values, words, size)
+        if name == "item_id":
+            out.feature(name, "categorical", source="item", vocab_size=size)
+        elif values.ndim == 2 and name in words.vocabularies:
+            length = values.shape[1]
+            out.feature(name, "sequence", source="item", vocab_size=words.size(name), max_len=length)
+        elif values.ndim == 1 and name in words:
+            single_feature(out, name, words, size - 1, source="item")
 
     embeddings = merge.kept("item_feature.parquet")
     for name, values in side.embeddings.items():
@@ -82,29 +73,100 @@ def write_items(
             )
         embeddings[name] = merge.over(embeddings.get(name), values.astype(np.float32))
     if embeddings:
-        chosen = embedding or next((name for name in embeddings if "image" in name), next(iter(embeddings)))
-        width = embeddings[chosen].shape[1]
-        columns[f"item_emb_d{width}"] = embeddings[chosen]
+        embedding = embedding or next((name for name in embeddings if "image" in name), next(iter(embeddings)))
+        width = embeddings[embedding].shape[1]
+        columns[f"item_emb_d{width}"] = embeddings[embedding]
         dim = min(EMBEDDING_DIM, width)
         out.feature(f"item_emb_d{width}", "embedding", source="item", embedding_dim=dim, pretrain_dim=width)
-        notes.append(f"item_emb_d{width} is {chosen}; item_feature.parquet holds {', '.join(embeddings)}.")
+        notes.append(f"item_emb_d{width} is {embedding}; item_feature.parquet holds {', '.join(embeddings)}.")
         out.write_table("item_feature.parquet", {"item_id": columns["item_id"], **embeddings})
     out.write_table("item_info.parquet", columns)
-    _write_texts(out, side, place, before)
+    _write_texts(out, side, merge.place, before)
     _write_graph(out, side, number, before)
-    return {"item_tags": tags, "embedding": chosen if embeddings else embedding}
+    return {"item_tags": tags, "embedding": embedding}
+
+
+def user_features(
+    log: InteractionLog, users: Numbering, out: Output, words: Words, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """column -> (users + 1,) codes or scaled numbers; writes them, row i being user i."""
+    file = "user_features.parquet"
+    columns = Merge(words.before, users, log.users.ids).columns(file, log.users, "user", words, notes)
+    features = {name: values for name, values in columns.items() if name != "user_id"}
+    for name in features:
+        single_feature(out, name, words, len(users))
+    if features:
+        out.write_table(file, columns)
+    return features
+
+
+def context_features(log: InteractionLog, out: Output, words: Words) -> dict[str, np.ndarray]:
+    """Column -> (n,) codes or scaled numbers of what was known of each interaction before its click."""
+    own = own_names([*log.context, *log.context_numbers], "context")
+    columns = {own[name]: words.codes(own[name], text) for name, text in log.context.items()}
+    columns |= {own[name]: words.scaled(own[name], numbers) for name, numbers in log.context_numbers.items()}
+    for name in columns:
+        single_feature(out, name, words, len(log.user))
+    return columns
+
+
+def single_feature(out: Output, name: str, words: Words, many: int, **more: str) -> None:
+    """Adds a scaled number, or a category; one of more than half as many values as ``many`` is not active."""
+    if name in words.scales:
+        out.feature(name, "numeric", **more)
+    else:
+        size = words.size(name)
+        out.feature(name, "categorical", active=size - 1 <= many / 2, **more, vocab_size=size)
 
 
 class Merge:
-    """What is known of items now, over what an earlier import knew."""
+    """What is known of items or users now, over what an earlier import knew.
 
-    def __init__(self, before: Before | None, place: np.ndarray, size: int) -> None:
-        self._before, self._place, self._size = before, place, size
+    Args:
+        before: the earlier import.
+        number: of all of them.
+        ids: of those that are known now.
+
+    Attributes:
+        place: (n,) their numbers.
+    """
+
+    def __init__(self, before: Before | None, number: Numbering, ids: pl.Series) -> None:
+        self._before, self._size = before, len(number) + 1
+        self.place = number(ids) if len(ids) else np.empty(0, np.int32)
+
+    def columns(
+        self, file: str, side: Side, owner: str, words: Words, notes: list[str], tags: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Columns (items + 1, …) of numbers, codes and scaled values over those of an earlier import's file.
+
+        Args:
+            file: its name.
+            side: what is known now.
+            owner: ``item`` or ``user``.
+            words: of the folder.
+            notes: receives what was left out or decided.
+            tags: the list that becomes ``item_tags``.
+        """
+        columns = {f"{owner}_id": np.arange(self._size, dtype=np.int32), **self.kept(file)}
+        own = own_names([*(n for n in side.lists if n != tags), *side.categories, *side.numbers], owner)
+        for original, values in side.lists.items():
+            name = "item_tags" if original == tags else own[original]
+            columns[name] = self.over(columns.get(name), _codes(values, words, name, notes))
+        for original, values in side.categories.items():
+            name = own[original]
+            columns[name] = self.over(columns.get(name), words.codes(name, values))
+            if self._before is None and words.size(name) > (self._size + 1) / 2:
+                notes.append(f"{name}: nearly as many values as {owner}s; not active in dataset_config.yaml.")
+        for original, values in side.numbers.items():
+            name = own[original]
+            columns[name] = self.over(columns.get(name), words.scaled(name, values), ~np.isnan(values))
+        return columns
 
     def kept(self, file: str) -> dict[str, np.ndarray]:
         """The columns (items + 1, …) of an earlier file, but the item table's embedding, which is put there anew."""
-        names = self._before.names(file) if self._before else []
-        return {n: self._before.column(file, n, self._size) for n in names if not n.startswith("item_emb_d")}
+        columns = self._before.columns(file, self._size) if self._before else {}
+        return {name: values for name, values in columns.items() if not name.startswith("item_emb_d")}
 
     def over(self, base: np.ndarray | None, values: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """(items + 1, …) ``values`` in the rows of their items, where they are known; by default where any is not 0."""
@@ -116,22 +178,10 @@ class Merge:
         out = np.zeros((self._size, *width), values.dtype)
         if base is not None:
             out[(slice(None), *(slice(n) for n in base.shape[1:]))] = base
-        rows = self._place[known]
+        rows = self.place[known]
         out[rows] = 0
         out[(rows, *(slice(n) for n in values.shape[1:]))] = values[known]
         return out
-
-
-def _feature(out: Output, name: str, values: np.ndarray, words: Words, size: int) -> None:
-    if name == "item_id":
-        out.feature(name, "categorical", source="item", vocab_size=size)
-    elif name in words.scales:
-        out.feature(name, "numeric", source="item")
-    elif values.ndim == 2:
-        out.feature(name, "sequence", source="item", vocab_size=words.size(name), max_len=values.shape[1])
-    else:
-        many = words.size(name) - 1 > (size - 1) / 2
-        out.feature(name, "categorical", active=not many, source="item", vocab_size=words.size(name))
 
 
 def prefixed(name: str, prefix: str = "item") -> str:
@@ -171,13 +221,11 @@ def _codes(values: pl.Series, words: Words, name: str, notes: list[str]) -> np.n
     return gather_lists(codes, ends - lengths, ends, width, align="left", dtype=np.int32)
 
 
-def _write_texts(out: Output, side: ItemSide, place: np.ndarray, before: Before | None) -> None:
+def _write_texts(out: Output, side: Side, place: np.ndarray, before: Before | None) -> None:
     """item_id, item_title and text: all texts and tags in one."""
     texts = before.frame("item_text.parquet") if before else None
     if side.texts:
-        frame = pl.DataFrame(
-            {f"text{n}": values.cast(pl.String).fill_null("") for n, values in enumerate(side.texts.values())}
-        )
+        frame = pl.DataFrame({f"text{n}": v.cast(pl.String).fill_null("") for n, v in enumerate(side.texts.values())})
         words = [values.list.join(", ").fill_null("").alias(f"list{n}") for n, values in enumerate(side.lists.values())]
         frame = frame.with_columns(*words)
         parts = [pl.when(pl.col(c) != "").then(pl.col(c)) for c in frame.columns]
@@ -191,7 +239,7 @@ def _write_texts(out: Output, side: ItemSide, place: np.ndarray, before: Before 
         out.write_table("item_text.parquet", texts.sort("item_id"))
 
 
-def _write_graph(out: Output, side: ItemSide, number: Numbering, before: Before | None) -> None:
+def _write_graph(out: Output, side: Side, number: Numbering, before: Before | None) -> None:
     facts = before.frame("item_kg.parquet") if before else None
     if side.graph is not None:
         known = side.graph.filter(pl.col("id").cast(number.ids.dtype, strict=False).is_in(number.ids.implode()))

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.ids import look_up
-from qin_zoo.data.importers.log import InteractionLog, ItemSide
+from qin_zoo.data.importers.log import InteractionLog, Side
 from qin_zoo.data.importers.ml1m import places
 from qin_zoo.data.importers.tables import folder_of, read_parquet
 from qin_zoo.errors import DataError
@@ -50,7 +50,7 @@ def read(path: str | Path) -> InteractionLog:
         rows["video_id"],
         _times(file, rows, recovered),
         order=order,
-        columns={name: _numbers(rows[name]) for name in _LABELS},
+        columns={name: (lambda values=rows[name]: values.to_numpy().astype(np.float64)) for name in _LABELS},
         others=[name for name in rows.columns if name not in (*_WHOLE, *_LABELS, "part", "duration_ms")],
         given=np.where(recovered, 0, np.where(rows["date"].to_numpy() < _TEST_BEGINS, 1, 2)).astype(np.int8),
         cut_in_time=True,
@@ -65,16 +65,11 @@ def read(path: str | Path) -> InteractionLog:
     log.items = _videos(folder / "videos.parquet", log, rows)
     users = read_parquet(folder / "users.parquet", *_USER_COLUMNS, whole=("user_id",))
     look_up("user", log.user, folder / "users.parquet", users["user_id"], notes)
-    log.user_ids = users["user_id"]
     known = [*_USER_COLUMNS, *(name for name in users.columns if name.startswith("onehot_feat"))]
-    log.user_columns = {name: users[name].cast(pl.String) for name in known}
+    log.users = Side(users["user_id"], {name: users[name].cast(pl.String) for name in known})
     if left_out := [name for name in users.columns if name not in (*known, "user_id")]:
         notes.append(f"users.parquet: {', '.join(left_out)} left out: their ranges are there, or they hold one value.")
     return log
-
-
-def _numbers(values: pl.Series):
-    return lambda: values.to_numpy().astype(np.float64)
 
 
 def _times(path: Path, rows: pl.DataFrame, recovered: np.ndarray) -> np.ndarray:
@@ -95,7 +90,7 @@ def _times(path: Path, rows: pl.DataFrame, recovered: np.ndarray) -> np.ndarray:
     return np.where(recovered, estimate, rows["time_ms"].to_numpy())
 
 
-def _videos(path: Path, log: InteractionLog, rows: pl.DataFrame) -> ItemSide:
+def _videos(path: Path, log: InteractionLog, rows: pl.DataFrame) -> Side:
     names = ("author_id", "music_id", *_VIDEO_COLUMNS, "video_duration", "server_width", "server_height", "tag")
     videos = read_parquet(path, *names, whole=("video_id",))
     look_up("item", log.item, path, videos["video_id"], log.notes)
@@ -115,8 +110,4 @@ def _videos(path: Path, log: InteractionLog, rows: pl.DataFrame) -> ItemSide:
     )
     kept = (*_VIDEO_COLUMNS, "author_id", "music_id", "duration", "shape")
     tags = videos["tag"].fill_null("").str.split(",").list.eval(pl.element().filter(pl.element() != ""))
-    return ItemSide(
-        videos["video_id"],
-        categories={name: videos[name].cast(pl.String) for name in kept},
-        lists={"tag": tags},
-    )
+    return Side(videos["video_id"], {name: videos[name].cast(pl.String) for name in kept}, lists={"tag": tags})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 import re
+from operator import eq, ge, gt, le, lt, ne
 
 import numpy as np
 
@@ -13,14 +13,7 @@ from qin_zoo.errors import DataError, QinZooError, suggest
 _CLICKS = ("click", "label", "like")
 _RULE = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 _NAME = re.compile(r"\s*([^<>=!]+?)\s*")
-_COMPARE = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+_COMPARE = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 
 
 def clicks(log: InteractionLog, rule: str | None) -> tuple[np.ndarray, str]:
@@ -35,10 +28,17 @@ def clicks(log: InteractionLog, rule: str | None) -> tuple[np.ndarray, str]:
         name, found, rule = "", np.ones(len(log.user), bool), "implicit"
     elif match := _RULE.fullmatch(rule):
         name, sign, number = match.groups()
-        found, rule = _COMPARE[sign](_column(log, name), float(number)), f"{name}{sign}{number}"
+        found, rule = _COMPARE[sign](number_column(log, name), float(number)), f"{name}{sign}{number}"
     elif match := _NAME.fullmatch(rule):
         rule = name = match.group(1)
-        found = _of_one_and_zero(log, name)
+        values = number_column(log, name)
+        wrong = np.flatnonzero((values != 0) & (values != 1))
+        if wrong.size:
+            raise DataError(
+                f"{log.at(name, wrong[0])}: expected a label, 0 or 1, found {values[wrong[0]]:g}. Say which values are "
+                f"clicks, for example --label '{name}>=4'."
+            )
+        found = values == 1
     else:
         raise DataError(
             f"--label: expected a rule such as 'rating>=4', a column of 0 and 1, or 'implicit', found '{rule}'. "
@@ -68,7 +68,7 @@ def _default(log: InteractionLog) -> str:
         return log.default_label
     if len(flags) == 1 and (rated or _sounds_like_clicks(flags[0])):
         log.notes.append(
-            f"Clicks are the rows with 1 in the column '{flags[0]}'; with --label implicit every row would be one."
+            f"Clicks are the rows with 1 in the column '{flags[0]}'; with --label implicit, every row is one."
         )
         return flags[0]
     raise DataError(
@@ -97,22 +97,7 @@ def _sounds_like_clicks(name: str) -> bool:
     return any(word in name.lower() for word in _CLICKS)
 
 
-def _of_one_and_zero(log: InteractionLog, name: str) -> np.ndarray:
-    values = _column(log, name)
-    wrong = np.flatnonzero((values != 0) & (values != 1))
-    if wrong.size:
-        raise DataError(
-            f"{log.at(name, wrong[0])}: expected a label, 0 or 1, found {values[wrong[0]]:g}. Say which "
-            f"values are clicks, for example --label '{name}>=4'."
-        )
-    return values == 1
-
-
-def _column(log: InteractionLog, name: str) -> np.ndarray:
-    return number_column(log, name, "--label", "implicit")
-
-
-def number_column(log: InteractionLog, name: str, option: str, other: str) -> np.ndarray:
+def number_column(log: InteractionLog, name: str, option: str = "--label", other: str = "implicit") -> np.ndarray:
     """(n,) float64, a column of the log without gaps; ``option`` asked for it, and takes ``other`` besides.
 
     Raises:
@@ -127,7 +112,6 @@ def number_column(log: InteractionLog, name: str, option: str, other: str) -> np
     bad = np.flatnonzero(np.isnan(values))
     if bad.size:
         raise DataError(
-            f"{log.at(name, bad[0])}: expected a number, found none. Fill it in, drop the row, or choose "
-            f"another {option}."
+            f"{log.at(name, bad[0])}: expected a number, found none. Fill it in, drop the row, or change {option}."
         )
     return values

@@ -9,23 +9,25 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.histories import gather_lists
+
 
 @dataclass
-class ItemSide:
-    """What a source says of its items, one entry per item in the order of ``ids``.
+class Side:
+    """What a source says of its items, or of its users, one entry for each in the order of ``ids``.
 
     Attributes:
         ids: original ids, without repetition.
         categories: column -> text values, null where unknown.
         lists: column -> lists of text values.
-        numbers: column -> (items,) float64, NaN where unknown.
+        numbers: column -> (n,) float64, NaN where unknown.
         texts: column -> text for people, the title first.
-        embeddings: modality -> (items, width).
+        embeddings: modality -> (n, width).
         graph: None, or the columns ``id`` and ``fact`` ("relation:entity", "~relation:entity" where the item is
             the relation's tail).
     """
 
-    ids: pl.Series
+    ids: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Int64))
     categories: dict[str, pl.Series] = field(default_factory=dict)
     lists: dict[str, pl.Series] = field(default_factory=dict)
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
@@ -50,13 +52,12 @@ class InteractionLog:
         order: None, or (n,) each row's place among its user's, where the source is surer of it than of the times.
         default_label: the label rule that suits the source.
         defaults: options that suit the source, where none is asked for.
-        items: what is known of the items.
-        user_ids, user_columns, user_numbers: the users' side: original ids, column -> text values, and column ->
-            (users,) float64, NaN where unknown.
-        context, context_numbers: the same of what was known of each interaction before its click.
+        items, users: what is known of them; of users categories and numbers alone.
+        context, context_numbers: such columns of what was known of each interaction before its click.
         new: None, or (n,) which interactions an earlier import does not hold.
         kept: None, or the interactions as a later import needs them.
         set_aside: None, or the rows that could not be used: file, line, reason, row.
+        taken: of one's own files: file, column, what it was taken for, and what it holds.
         notes: what was left out, or decided, while reading.
     """
 
@@ -71,15 +72,14 @@ class InteractionLog:
     order: np.ndarray | None = None
     default_label: str = "implicit"
     defaults: dict[str, str] = field(default_factory=dict)
-    items: ItemSide = field(default_factory=lambda: ItemSide(pl.Series([], dtype=pl.Int64)))
-    user_ids: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Int64))
-    user_columns: dict[str, pl.Series] = field(default_factory=dict)
-    user_numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    items: Side = field(default_factory=Side)
+    users: Side = field(default_factory=Side)
     context: dict[str, pl.Series] = field(default_factory=dict)
     context_numbers: dict[str, np.ndarray] = field(default_factory=dict)
     new: np.ndarray | None = None
     kept: pl.DataFrame | None = None
     set_aside: pl.DataFrame | None = None
+    taken: list[tuple[str, str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def at(self, column: str, row: int) -> str:
@@ -148,7 +148,7 @@ class Numbering:
         if self.ids.dtype == pl.Int64:
             place = np.searchsorted(self.ids.to_numpy(), series.to_numpy(), sorter=self._order)
             return (self._order[place] + 1).astype(np.int32)
-        return (series.cast(pl.Enum(self.ids)).to_physical().to_numpy() + 1).astype(np.int32)
+        return codes_of(series, self.ids)
 
     def written(self, before: pl.Series | None) -> pl.Series:
         """The ids by number, those of an earlier import as it has written them."""
@@ -163,11 +163,6 @@ def moments(log: InteractionLog) -> np.ndarray:
     if log.time is None:
         return np.arange(len(log.user), dtype=np.int64)
     return pl.Series(log.time).rank("dense").to_numpy().astype(np.int64) - 1
-
-
-def unordered(user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) a fixed random order of the rows, from their content and the seed alone."""
-    return np.argsort(hashed(seed, user, item), kind="stable")
 
 
 def sorted_by_item(user: np.ndarray, item: np.ndarray) -> bool:
@@ -199,5 +194,21 @@ def categories(values: pl.Series, known: Sequence[str] = ()) -> tuple[np.ndarray
     words = pl.Series(known, dtype=pl.String)
     others = text.drop_nulls().unique().sort()
     words = pl.concat([words, others.filter(~others.is_in(words.implode()))])
-    codes = text.cast(pl.Enum(words)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
-    return codes.astype(np.int32), words.to_list()
+    return codes_of(text, words), words.to_list()
+
+
+def codes_of(text: pl.Series, words: pl.Series | Sequence[str]) -> np.ndarray:
+    """(n,) int32 codes, from 1 on; 0 for what is none of the words."""
+    codes = text.cast(pl.Enum(words), strict=False).to_physical().cast(pl.Int64)
+    return (codes.fill_null(-1).to_numpy() + 1).astype(np.int32)
+
+
+def padded(lists: pl.Series, align: str) -> np.ndarray:
+    """(n, longest) the entries of lists, filled up with 0 or empty text; ``align`` as of ``gather_lists``."""
+    lists = lists.arr.to_list() if isinstance(lists.dtype, pl.Array) else lists
+    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    entries = lists.explode(empty_as_null=False, keep_nulls=False).to_numpy()
+    ends, width = np.cumsum(lengths), max(int(lengths.max(initial=0)), 1)
+    index = gather_lists(np.arange(1, len(entries) + 1), ends - lengths, ends, width, align=align)
+    nothing = np.array([""], object) if entries.dtype == object else np.zeros(1, entries.dtype)
+    return np.concatenate([nothing, entries])[index]

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.build import ROWS_PER_CHUNK
-from qin_zoo.data.importers.encoded import below, is_sparse, labels, require, too_sparse
+from qin_zoo.data.importers.encoded import below, is_sparse, labels, too_sparse
 from qin_zoo.data.importers.ids import whole
+from qin_zoo.data.importers.log import padded
 from qin_zoo.data.importers.options import ImportOptions
-from qin_zoo.data.importers.tables import read_parquet
+from qin_zoo.data.importers.tables import read_parquet, require
 from qin_zoo.data.importers.write import EMBEDDING_DIM, ImportSummary, Output
 from qin_zoo.data.sources import open_source
 from qin_zoo.errors import DataError
@@ -47,20 +48,13 @@ def convert_users(
     for name in [n for n in integers if any(r[n][0] for r in ranges)]:
         integers.remove(name)
         notes.append(f"column '{name}' left out: rows without a value.")
-    info = folder / "user_info.parquet"
-    require(info, open_source(info).names, "full_item_seq")
-
     item_file = folder / "item_info.parquet"
-    if not item_file.exists():
-        raise DataError(
-            f"{folder}: expected item_info.parquet beside user_info.parquet, found none. Fetch the data set again."
-        )
-    items = read_parquet(item_file)
-    require(item_file, items.columns, "item_index")
+    items = read_parquet(item_file, "item_index")
     size = items.height
     _numbered(item_file, items["item_index"])
 
-    users_table = read_parquet(info)
+    info = folder / "user_info.parquet"
+    users_table = read_parquet(info, "full_item_seq")
     if "user_index" in users_table.columns:
         _numbered(info, users_table["user_index"])
     lists = users_table["full_item_seq"]
@@ -119,16 +113,18 @@ def convert_users(
         if name == "item_index" or (name == "item_id" and (items[name] == items["item_index"]).all()):
             continue
         new = "source_item_id" if name == "item_id" else name
-        values, kind = _item_column(item_file, items[name], notes)
-        if values is not None and kind:
-            columns[new] = values
-            sizes = {}
-            if kind == "embedding":
-                sizes = {"embedding_dim": min(EMBEDDING_DIM, values.shape[1]), "pretrain_dim": values.shape[1]}
-            sparse = kind == "categorical" and is_sparse(1 + int(values.max()), len(values))
-            if sparse:
-                notes.append(too_sparse(new, 1 + int(values.max())))
-            out.feature(new, kind, active=not sparse, source="item", **sizes)
+        if (column := _item_column(item_file, items[name], notes)) is None:
+            continue
+        columns[new], kind = column
+        sizes = {}
+        if kind == "embedding":
+            width = columns[new].shape[1]
+            sizes = {"embedding_dim": min(EMBEDDING_DIM, width), "pretrain_dim": width}
+        codes = 1 + int(columns[new].max()) if kind == "categorical" else 0
+        sparse = is_sparse(codes, size)
+        if sparse:
+            notes.append(too_sparse(new, codes))
+        out.feature(new, kind, active=not sparse, source="item", **sizes)
     out.write_table("item_info.parquet", columns)
     users = np.arange(len(lengths), dtype=np.int32)
     out.write_table("ids_user.parquet", {"user_id": users + shift, "original_id": users})
@@ -136,27 +132,22 @@ def convert_users(
     return out.finish(about, len(users), size - 1, notes)
 
 
-def _item_column(path: Path, values: pl.Series, notes: list[str]) -> tuple[np.ndarray | None, str | None]:
+def _item_column(path: Path, values: pl.Series, notes: list[str]) -> tuple[np.ndarray, str] | None:
+    """The values of a column and its feature type; None where it is left out."""
+    inner = getattr(values.dtype, "inner", None)
     if values.null_count():
         notes.append(f"{path.name}: column '{values.name}' left out: {values.null_count()} rows without a value.")
-        return None, None
-    inner = getattr(values.dtype, "inner", None)
-    if values.dtype.is_integer():
+    elif values.dtype.is_integer():
         return values.to_numpy(), "categorical"
-    if values.dtype.is_float():
+    elif values.dtype.is_float():
         return values.to_numpy().astype(np.float32), "numeric"
-    if inner is not None and inner.is_numeric():
-        lengths = values.cast(pl.List(inner)).list.len()
-        width = max(int(lengths.max() or 0), 1)
-        flat = values.cast(pl.List(inner)).explode(empty_as_null=False, keep_nulls=False).to_numpy()
-        ends = np.cumsum(lengths.to_numpy().astype(np.int64))
-        starts = ends - lengths.to_numpy()
-        dtype = np.float32 if inner.is_float() else np.int32
-        return gather_lists(flat, starts, ends, width, align="left", dtype=dtype), (
-            "embedding" if inner.is_float() else "sequence"
-        )
-    notes.append(f"{path.name}: column '{values.name}' ({values.dtype}) left out.")
-    return None, None
+    elif inner is not None and inner.is_float():
+        return padded(values, "left").astype(np.float32), "embedding"
+    elif inner is not None and inner.is_integer():
+        return padded(values, "left").astype(np.int32), "sequence"
+    else:
+        notes.append(f"{path.name}: column '{values.name}' ({values.dtype}) left out.")
+    return None
 
 
 def _numbered(path: Path, index: pl.Series) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 
 from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.ids import look_up
-from qin_zoo.data.importers.log import InteractionLog, ItemSide
+from qin_zoo.data.importers.log import InteractionLog, Side
 from qin_zoo.data.importers.tables import folder_of, read_parquet
 from qin_zoo.errors import DataError
 
@@ -52,7 +52,7 @@ def read(path: str | Path) -> InteractionLog:
     movies = read_parquet(folder / "movies.parquet", "title", "genres", "overview", whole=("movie_id",))
     look_up("item", log.item, folder / "movies.parquet", movies["movie_id"], notes)
     genres = movies["genres"].fill_null("").str.split("|").list.eval(pl.element().filter(pl.element() != ""))
-    log.items = ItemSide(
+    log.items = Side(
         movies["movie_id"],
         categories={"year": movies["title"].str.extract(r"\((\d{4})\)\s*$")},
         lists={"genres": genres},
@@ -60,8 +60,7 @@ def read(path: str | Path) -> InteractionLog:
     )
     users = read_parquet(folder / "users.parquet", *_USER_COLUMNS, whole=("user_id",))
     look_up("user", log.user, folder / "users.parquet", users["user_id"], notes)
-    log.user_ids = users["user_id"]
-    log.user_columns = {name: users[name].cast(pl.String) for name in _USER_COLUMNS}
+    log.users = Side(users["user_id"], {name: users[name].cast(pl.String) for name in _USER_COLUMNS})
     return log
 
 
@@ -76,9 +75,7 @@ def places(path: Path, rows: pl.DataFrame, notes: list[str]) -> np.ndarray:
 def given(path: Path, split: pl.Series) -> np.ndarray:
     """(n,) int8 of a column that says train, valid or test; DataError for anything else."""
     text = split.cast(pl.String)
-    wrong = text.is_in(SPLITS).fill_null(False).not_()
-    if wrong.any():
-        raise DataError(
-            f"{path}, column 'split': expected {', '.join(SPLITS)}, found '{text.filter(wrong)[0]}'. Fetch it again."
-        )
+    wrong = text.filter(text.is_in(SPLITS).fill_null(False).not_())
+    if len(wrong):
+        raise DataError(f"{path}, column 'split': expected {', '.join(SPLITS)}, found '{wrong[0]}'. Fetch it again.")
     return text.replace_strict(dict(zip(SPLITS, range(3))), return_dtype=pl.Int8).to_numpy()

@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from qin_zoo.data.importers.ids import aligned, column, look_up
-from qin_zoo.data.importers.log import InteractionLog, ItemSide
+from qin_zoo.data.importers.log import InteractionLog, Side
 from qin_zoo.data.importers.moments import read_times
-from qin_zoo.data.importers.tables import Table, folder_of, found_in
+from qin_zoo.data.importers.tables import Table, folder_of
 from qin_zoo.errors import DataError
+from qin_zoo.files import found_in
 
 EXPECTED = "a MovieLens data set: u.data and u.item (100K), ratings.dat and movies.dat (1M, 10M), or ratings.csv and movies.csv (20M, 25M, 32M, latest)"  # fmt: skip  # noqa: E501
 _USER_100K = ("id", "age", "gender", "occupation", "zip_code")
@@ -28,14 +29,21 @@ def read(path: str | Path) -> InteractionLog:
     """The log of a MovieLens folder; genres are the items' tags. DataError for a folder of another form."""
     folder = folder_of(path, EXPECTED)
     if (folder / "u.data").exists():
-        return _of_100k(folder)
-    if (folder / "ratings.dat").exists():
-        return _of_dat(folder)
-    if (folder / "ratings.csv").exists():
-        ratings = Table(folder / "ratings.csv", ",", quoted=True)
-        movies = Table(folder / "movies.csv", ",", quoted=True)
+        ratings, separator, names, users = Table(folder / "u.data", "\t", _COLUMNS), "|", _USER_100K, folder / "u.user"
+        columns = ("id", "title", "released", "video", "url", *_GENRES)
+        movies = Table(folder / "u.item", separator, columns, encoding="latin-1")
+        has = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES]
+        movies.frame = movies.frame.with_columns(pl.concat_str(has, separator="|", ignore_nulls=True).alias("genres"))
+    elif (folder / "ratings.dat").exists():
+        separator, names, users = "::", _USER_1M, folder / "users.dat"
+        ratings = Table(folder / "ratings.dat", separator, _COLUMNS)
+        movies = Table(folder / "movies.dat", separator, ("id", "title", "genres"), encoding="latin-1")
+    elif (folder / "ratings.csv").exists():
+        ratings, movies = (Table(folder / f"{name}.csv", ",", quoted=True) for name in ("ratings", "movies"))
         return _log(ratings, movies, "movieId", None)
-    raise DataError(f"{folder}: expected {EXPECTED}; found {found_in(folder)}. Give the unpacked folder itself.")
+    else:
+        raise DataError(f"{folder}: expected {EXPECTED}; found {found_in(folder)}. Give the unpacked folder itself.")
+    return _log(ratings, movies, "id", Table(users, separator, names, encoding="latin-1") if users.exists() else None)
 
 
 def _log(ratings: Table, movies: Table, movie: str, users: Table | None) -> InteractionLog:
@@ -54,34 +62,10 @@ def _log(ratings: Table, movies: Table, movie: str, users: Table | None) -> Inte
     )
     lists = movies.frame["genres"].fill_null("").str.split("|")
     genres = lists.list.eval(pl.element().filter(~pl.element().is_in(_NO_GENRE)))
-    log.items = ItemSide(of_movies, lists={"genres": genres}, texts={"title": movies.frame["title"]})
+    log.items = Side(of_movies, lists={"genres": genres}, texts={"title": movies.frame["title"]})
     if users:
-        (log.user_ids,) = known
-        look_up("user", user, users.path, log.user_ids, notes)
-        log.user_columns = {name: users.frame[name] for name in users.names if name != "id"}
+        look_up("user", user, users.path, *known, notes)
+        log.users = Side(*known, {name: users.frame[name] for name in users.names if name != "id"})
     for table in (ratings, movies, users):
         notes += table.notes if table else []
     return log
-
-
-def _of_100k(folder: Path) -> InteractionLog:
-    users = folder / "u.user"
-    movies = Table(folder / "u.item", "|", ("id", "title", "released", "video", "url", *_GENRES), encoding="latin-1")
-    has = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES]
-    movies.frame = movies.frame.with_columns(pl.concat_str(has, separator="|", ignore_nulls=True).alias("genres"))
-    return _log(
-        Table(folder / "u.data", "\t", _COLUMNS),
-        movies,
-        "id",
-        Table(users, "|", _USER_100K, encoding="latin-1") if users.exists() else None,
-    )
-
-
-def _of_dat(folder: Path) -> InteractionLog:
-    users = folder / "users.dat"
-    return _log(
-        Table(folder / "ratings.dat", "::", _COLUMNS),
-        Table(folder / "movies.dat", "::", ("id", "title", "genres"), encoding="latin-1"),
-        "id",
-        Table(users, "::", _USER_1M, encoding="latin-1") if users.exists() else None,
-    )

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from qin_zoo.errors import DataError, suggest
 
-HISTORIES = ("clicks", "all")
-SPLITS = ("time", "leave-one-out", "given")
-KNOWN = ("levels", "all")
+_SPLITS = ("time", "leave-one-out", "given")
 
 
 @dataclass(frozen=True)
@@ -55,34 +53,22 @@ class ImportOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, possible in (
-            ("--history", self.history, HISTORIES),
-            ("--split", self.split, SPLITS),
-            ("--known", self.known, KNOWN),
-        ):
-            if value is not None:
-                _one_of(name, value, possible)
+        for name, possible in (("history", ("clicks", "all")), ("split", _SPLITS), ("known", ("levels", "all"))):
+            value = getattr(self, name)
+            if value not in (None, *possible):
+                near = suggest(value, possible)
+                raise DataError(f"--{name}: expected one of {', '.join(possible)}, found '{value}'.{near}")
         if self.only_new and self.extend is None:
             raise DataError("--only-new: expected the import that is extended, found none. Give --extend DIR.")
-        _at_least("--max-history", self.max_history, 1)
-        _at_least("--seed", self.seed, 0)
-        if self.negatives is not None:
-            _at_least("--negatives", self.negatives, 0)
-        if self.max_rows_per_user is not None:
-            _at_least("--max-rows-per-user", self.max_rows_per_user, 1)
+        for name, least in (("max_history", 1), ("seed", 0), ("negatives", 0), ("max_rows_per_user", 1)):
+            value = getattr(self, name)
+            wrong = isinstance(value, bool) or not isinstance(value, int) or value < least
+            if wrong and (value is not None or name in ("max_history", "seed")):
+                option = name.replace("_", "-")
+                raise DataError(f"--{option}: expected a whole number of at least {least}, found {value!r}.")
         shares = (self.valid_share, self.test_share)
         if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
             raise DataError(
                 "--valid-share, --test-share: expected two shares above 0 that leave something for training, "
                 f"found {self.valid_share} and {self.test_share}. Their sum has to be below 1, for example 0.1 and 0.1."
             )
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise DataError(f"{name}: expected one of {', '.join(known)}, found '{value}'.{suggest(value, known)}")
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DataError(f"{name}: expected a whole number of at least {least}, found {value!r}.")

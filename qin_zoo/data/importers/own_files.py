@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
-from qin_zoo.data.importers.tables import Table, is_utf8, named_twice, require, require_file
-from qin_zoo.data.sources import each_once
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.importers.tables import Table, read_parquet, require
+from qin_zoo.data.sources import check_file, each_once
+from qin_zoo.errors import DataError
 
 TEXT = (".csv", ".tsv", ".txt")
 SUFFIXES = (*TEXT, ".parquet")
@@ -42,22 +41,22 @@ class OwnFile:
     """
 
     def __init__(self, path: Path) -> None:
-        require_file(path)
         self.path, self.left_out, self.notes = path, [], []
         self._table: Table | None = None
+        self._texts: dict[str, pl.Series] = {}
         if path.suffix.lower() == ".parquet":
-            self.form, self.frame = "parquet", _read_parquet(path)
+            self.form = "parquet"
+            self.frame = read_parquet(path).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
         else:
-            separator, encoding = _separator(path), _encoding(path)
+            check_file(path)
+            separator = _separator(path)
             self._table = Table(path, separator, quoted=True, encoding="cp1252", lenient=True)
-            self.form = f"{_SEPARATORS[separator]}, {encoding}"
+            self.form = f"{_SEPARATORS[separator]}, {self._table.encoding}"
             self.frame, self.left_out, self.notes = self._table.frame, self._table.left_out, self._table.notes
-            if encoding != "UTF-8":
-                self.notes.append(f"{path.name}: no text in UTF-8; read as {encoding}.")
+            if self._table.encoding != "UTF-8":
+                self.notes.append(f"{path.name}: no text in UTF-8; read as {self._table.encoding}.")
         names = [name.strip() or f"column {n}" for n, name in enumerate(self.frame.columns, 1)]
-        if twice := next((name for n, name in enumerate(names) if name in names[:n]), None):
-            raise named_twice(path, twice)
-        self.frame = self.frame.rename(dict(zip(self.frame.columns, names)))
+        self.frame = self.frame.rename(dict(zip(self.frame.columns, each_once(path, names))))
         if self.frame.height == 0:
             raise DataError(f"{path}: expected at least one row, found none. Write the file again, or take it out.")
 
@@ -66,17 +65,9 @@ class OwnFile:
         """The columns."""
         return self.frame.columns
 
-    @cached_property
-    def _texts(self) -> dict[str, pl.Series]:
-        return {}
-
     def line(self, row: int) -> int:
         """The number of the line of a row (csv, from 1), or of the row (parquet, from 1)."""
         return self._table.line(row) if self._table else row + 1
-
-    def at(self, row: int) -> str:
-        """The place of a row, for messages."""
-        return f"{self.path.name}:{self.line(row)}"
 
     def require(self, names: Sequence[str]) -> None:
         """Raises DataError unless the columns are there."""
@@ -112,15 +103,6 @@ class OwnFile:
         return ",".join("" if value is None else str(value) for value in values)[:200]
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)}). Write it again.") from None
-    each_once(path, frame.columns)
-    return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
-
-
 def _separator(path: Path) -> str:
     """What the first line has most of, outside quotes."""
     with open(path, "rb") as file:
@@ -129,7 +111,7 @@ def _separator(path: Path) -> str:
             line = file.readline(_LONGEST_HEADER)
             if not line:
                 raise DataError(
-                    f"{path}: expected a line of column names, found an empty file. Take it out, or write it again."
+                    f"{path}: expected a line of column names, found an empty file. Take it out or write it anew."
                 )
     found = next((said for begin, said in _NO_CSV.items() if line.startswith(begin)), None)
     if found is None and b"\0" in line:
@@ -141,20 +123,3 @@ def _separator(path: Path) -> str:
     outside = b"".join(line.split(b'"')[::2])
     counts = {separator: outside.count(separator.encode()) for separator in _SEPARATORS}
     return max(counts, key=lambda separator: counts[separator])
-
-
-def _encoding(path: Path) -> str:
-    raw = path.read_bytes()
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        strange = [(n, is_utf8(line)) for n, line in enumerate(raw.split(b"\n"), 1) if not line.isascii()]
-        others = sum(right for _, right in strange)
-        if others:
-            number = next(n for n, right in strange if not right)
-            raise DataError(
-                f"{path}, line {number}: expected text in UTF-8, as {others:,} other lines hold, found other bytes. "
-                "Mend or drop the line."
-            ) from None
-        return "Latin-1"
-    return "UTF-8"

@@ -16,10 +16,12 @@ import polars as pl
 
 from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.ids import Ids, aligned, column, look_up
-from qin_zoo.data.importers.log import InteractionLog, ItemSide
+from qin_zoo.data.importers.log import InteractionLog, Side
 from qin_zoo.data.importers.moments import read_times
-from qin_zoo.data.importers.tables import Table, folder_of, found_in, named_twice
+from qin_zoo.data.importers.tables import Table, folder_of
+from qin_zoo.data.sources import each_once
 from qin_zoo.errors import DataError
+from qin_zoo.files import found_in
 
 EXPECTED = "RecBole's atomic files: NAME.inter, and perhaps NAME.item, NAME.user, NAME.kg, NAME.link"
 _TEXT = ("title", "name", "text", "description", "abstract", "summary", "plot", "body")
@@ -60,12 +62,10 @@ def read(path: str | Path) -> InteractionLog:
         look_up("item", log.item, items.path, ids, notes)
         log.items = _items(items, item_id, ids, notes)
     if users:
-        log.user_ids = user[len(frames)]
-        look_up("user", log.user, users.path, log.user_ids, notes)
-        log.user_columns = {n: users.frame[n] for n, kind in users.types.items() if kind == "token" and n != user_id}
-        for name, kind in users.types.items():
-            if kind != "token":
-                notes.append(f"{users.path.name}: column '{name}' ({kind}) left out.")
+        look_up("user", log.user, users.path, user[-1], notes)
+        log.users = Side(user[-1], {n: users.frame[n] for n, kind in users.types.items() if kind == "token"})
+        log.users.categories.pop(user_id)
+        notes += [f"{users.path.name}: column '{n}' ({k}) left out." for n, k in users.types.items() if k != "token"]
     if graph and link:
         look_up("item", log.item, link.path, item[-1], notes)
         log.items.graph = _graph(graph, link, item[-1], notes)
@@ -104,9 +104,8 @@ class _Atomic(Table):
                     f"{path}: expected a header of NAME:TYPE with types {', '.join(_TYPES)}, tab-separated, found "
                     f"'{header}'. This is no atomic file of RecBole; see recbole.io/docs for their form."
                 )
-            if name in self.types:
-                raise named_twice(path, name)
             self.types[name] = kind
+        each_once(path, [header.partition(":")[0] for header in self.names])
         self.frame = self.frame.rename(dict(zip(self.names, self.types)))
 
     @classmethod
@@ -123,9 +122,7 @@ class _Atomic(Table):
         near = [name for name in tokens if which in name.lower()]
         if len(near) == 1:
             return near[0]
-        raise DataError(
-            f"{self.path}: expected a column '{which}_id:token', found {', '.join(self.types)}. Rename it in a copy."
-        )
+        raise DataError(f"{self.path}: expected a column '{which}_id:token', found {', '.join(self.types)}. Rename it.")
 
     def time_column(self, notes: list[str]) -> str | None:
         """The column of times: ``timestamp``, else a float column whose name says time."""
@@ -145,8 +142,8 @@ def _numbers(frames: list[_Atomic], name: str) -> np.ndarray:
     return np.concatenate([frame.numbers(name) for frame in frames])
 
 
-def _items(file: _Atomic, id_name: str, ids: pl.Series, notes: list[str]) -> ItemSide:
-    side = ItemSide(ids)
+def _items(file: _Atomic, id_name: str, ids: pl.Series, notes: list[str]) -> Side:
+    side = Side(ids)
     for name, kind in file.types.items():
         values = file.frame[name]
         if name == id_name:
@@ -172,15 +169,15 @@ def _graph(graph: _Atomic, link: _Atomic, items: pl.Series, notes: list[str]) ->
     h, t, e = (ids.cast(pl.String) for ids in aligned(columns, notes))
     facts = pl.DataFrame([h.alias("h"), graph.frame[relation].alias("r"), t.alias("t")])
     links = pl.DataFrame([items.alias("id"), e.alias("e")])
-    there = links.join(facts, left_on="e", right_on="h", maintain_order="left_right").select(
-        "id", (pl.col("r") + ":" + pl.col("t")).alias("fact")
-    )
-    back = links.join(facts, left_on="e", right_on="t", maintain_order="left_right").select(
-        "id", ("~" + pl.col("r") + ":" + pl.col("h")).alias("fact")
-    )
-    if there.is_empty() and back.is_empty():
+    found = [
+        links.join(facts, left_on="e", right_on=near, maintain_order="left_right").select(
+            "id", (sign + pl.col("r") + ":" + pl.col(far)).alias("fact")
+        )
+        for near, far, sign in (("h", "t", ""), ("t", "h", "~"))
+    ]
+    if all(part.is_empty() for part in found):
         raise DataError(
             f"{graph.path}: expected the entities of {link.path.name}, found none of them. Write them in one form, or "
             "take the file out of the folder."
         )
-    return pl.concat([there, back])
+    return pl.concat(found)

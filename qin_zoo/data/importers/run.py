@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,17 +14,15 @@ import polars as pl
 from qin_zoo.data import SPLITS
 from qin_zoo.data.import_files import ITEM_LEVELS, USER_STATE
 from qin_zoo.data.importers import fuxictr, kuairand, ml1m, mmrec, movielens, recbole, table
-from qin_zoo.data.importers.before import Before
+from qin_zoo.data.importers.before import Before, Words
 from qin_zoo.data.importers.build import PointInTime, rows_of
 from qin_zoo.data.importers.description import Description
-from qin_zoo.data.importers.features import context_features, user_features
 from qin_zoo.data.importers.ids import Ids, aligned
-from qin_zoo.data.importers.items import check_embedding, prefixed, write_items
+from qin_zoo.data.importers.items import check_embedding, context_features, prefixed, user_features, write_items
 from qin_zoo.data.importers.labels import clicks, number_column
-from qin_zoo.data.importers.log import Events, InteractionLog, Numbering, moments, sorted_by_item, unordered
+from qin_zoo.data.importers.log import Events, InteractionLog, Numbering, hashed, moments, sorted_by_item
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.splits import split_chosen
-from qin_zoo.data.importers.words import Words
 from qin_zoo.data.importers.write import ImportSummary, Output
 from qin_zoo.errors import DataError, suggest
 
@@ -73,14 +72,11 @@ def import_folder(
     if options.extend is not None and format == "fuxictr":
         raise DataError("--extend: FuxiCTR's data sets bring their own numbers, which nothing extends. Leave it out.")
     before = Before.open(options.extend) if options.extend is not None else None
-    output = Output(out, options.force)
     about = {"format": format, "source": str(Path(folder).expanduser().resolve())}
-    try:
+    with closing(Output(out, options.force)) as output:
         if format == "fuxictr":
             return fuxictr.convert(folder, output, options, about, list(target_field), list(sequence_field), user_field)
         return write_log(READERS[format](folder), output, options, about, before)
-    finally:
-        output.discard()
 
 
 def import_table(
@@ -98,26 +94,13 @@ def import_table(
         DataError: a file, line, option or ``out`` that cannot be used.
     """
     options = options or ImportOptions()
-    output = Output(out, options.force)
-    own = table.read(description, before, options.label)
-    about = {
-        "format": "table",
-        "source": str(description.folder.resolve()),
-        "description": description.as_json(),
-    }
-    try:
-        return write_log(own.log, output, options, about, before, own.taken)
-    finally:
-        output.discard()
+    about = {"format": "table", "source": str(description.folder.resolve()), "description": description.as_json()}
+    with closing(Output(out, options.force)) as output:
+        return write_log(table.read(description, before, options.label), output, options, about, before)
 
 
 def write_log(
-    log: InteractionLog,
-    out: Output,
-    options: ImportOptions,
-    about: dict,
-    before: Before | None = None,
-    columns: list[tuple[str, str, str, str]] | None = None,
+    log: InteractionLog, out: Output, options: ImportOptions, about: dict, before: Before | None = None
 ) -> ImportSummary:
     """Writes a log as rows in the challenge's layout.
 
@@ -127,7 +110,6 @@ def write_log(
         options: what becomes a click, a history, a split and a negative.
         about: what ``import.json`` says of the source.
         before: an earlier import, whose numbers stay.
-        columns: of one's own table, what each was taken for.
     """
     label, rule = clicks(log, options.label)
     options = _suited(log, options, not label.all())
@@ -135,7 +117,7 @@ def write_log(
     check_embedding(log.items, options.embedding, before)
     users = _numbered(log, "user", before)
     items = _numbered(log, "item", before)
-    events, notes, order = _events(log, label, users, items, options.seed)
+    events, order = _events(log, label, users, items, options.seed)
     chosen = np.ones(len(label), bool) if log.new is None or not options.only_new else log.new
     if order is not None:
         chosen = chosen[order]
@@ -143,13 +125,11 @@ def write_log(
     split, method = split_chosen(events, chosen, options, log.path)
     if method != "given" or log.cut_in_time:
         events = replace(events, given=None)
-    negatives = options.negatives
-    if negatives is None:
-        negatives = 1 if events.click.all() else 0
-    known = PointInTime(events, split, options.history, options.known, beside and (beside.name, beside.codes))
+    negatives = int(events.click.all()) if options.negatives is None else options.negatives
+    known = PointInTime(events, split, options.history, options.known, beside and beside[:2])
 
     out.begin()
-    words = Words(before)
+    words, notes = Words(before), log.notes
     if before is not None:
         out.keep_features(before.summary.get("features", []))
     out.feature(["user_id", "item_seq"], "meta")
@@ -160,8 +140,7 @@ def write_log(
     if order is not None:
         context = {name: values[order] for name, values in context.items()}
     for size in dict.fromkeys(known.vocabularies.values()):
-        names = [name for name, other in known.vocabularies.items() if other == size]
-        out.feature(names, "categorical", vocab_size=size)
+        out.feature([n for n, other in known.vocabularies.items() if other == size], "categorical", vocab_size=size)
     if not events.timed:
         notes.append("No times: no likes_level and views_level, which count what came before a row.")
     out.keep_rows(events.user[~chosen], events.item[~chosen])
@@ -187,10 +166,10 @@ def write_log(
         out.write_csv("set_aside.csv", log.set_aside)
     resolved = {**asdict(options), "label": rule, "split": method, "negatives": negatives}
     resolved |= {"embedding": kept["embedding"], "extend": before and str(before.path)}
-    about = {**about, "options": resolved, "rules": _RULES, "interactions": len(events.user), **kept}
+    about |= {"options": resolved, "rules": _RULES, "interactions": len(events.user), **kept}
     if before is not None and (fitted := out.take_along(before.path)):
         notes.append(f"{', '.join(fitted)}: taken along, so that new items are put where the old ones are.")
-    return out.finish(about, len(users), len(items), notes, columns)
+    return out.finish(about, len(users), len(items), notes, log.taken)
 
 
 def _suited(log: InteractionLog, options: ImportOptions, told_apart: bool) -> ImportOptions:
@@ -213,17 +192,15 @@ def _suited(log: InteractionLog, options: ImportOptions, told_apart: bool) -> Im
 
 def _numbered(log: InteractionLog, owner: str, before: Before | None) -> Numbering:
     """The numbering of users or items; ids of before keep their numbers, whatever form the log has them in."""
-    columns = {"user": (log.user, log.user_ids), "item": (log.item, log.items.ids)}[owner]
+    side = log.users if owner == "user" else log.items
+    columns = (getattr(log, owner), side.ids)
     if before is None:
         return Numbering(*columns)
     where = (f"{before.path / f'ids_{owner}.parquet'}", f"{log.path.name}, {owner}", f"{owner} table")
     texts = [Ids(name, ids.cast(pl.String)) for name, ids in zip(where, (before.ids[owner], *columns))]
-    known, in_log, in_table = aligned(texts, log.notes)
-    if owner == "user":
-        log.user, log.user_ids = in_log, in_table
-    else:
-        log.item, log.items.ids = in_log, in_table
-    return Numbering(in_log, in_table, known=known)
+    known, in_log, side.ids = aligned(texts, log.notes)
+    setattr(log, owner, in_log)
+    return Numbering(in_log, side.ids, known=known)
 
 
 class _Beside(NamedTuple):
@@ -269,15 +246,13 @@ def _newest(events: Events, chosen: np.ndarray, most: int, notes: list[str]) -> 
 
 def _events(
     log: InteractionLog, label: np.ndarray, users: Numbering, items: Numbering, seed: int
-) -> tuple[Events, list[str], np.ndarray | None]:
-    """The numbered interactions, what is to be said, and the order that replaces the file's, where one has to."""
-    user, item, given = users(log.user), items(log.item), log.given
-    notes, order = list(log.notes), None
+) -> tuple[Events, np.ndarray | None]:
+    """The numbered interactions, and the order that replaces the file's, where one has to."""
+    user, item, given, order = users(log.user), items(log.item), log.given, None
     if log.time is None and log.order is None and sorted_by_item(user, item):
         # Each history would hold smaller ids than its target, which a model learns instead of interests.
-        order = unordered(user, item, seed)
+        order = np.argsort(hashed(seed, user, item), kind="stable")
         user, item, label = user[order], item[order], label[order]
         given = None if given is None else given[order]
-        notes.append("Every user's items ascend in the file: its order is no order in time, a random one replaces it.")
-    events = Events(user, item, label, moments(log), log.time is not None, given, len(items), log.order)
-    return events, notes, order
+        log.notes.append("Every user's items ascend in the file: its order is no order in time, a random one is taken.")
+    return Events(user, item, label, moments(log), log.time is not None, given, len(items), log.order), order

@@ -8,7 +8,6 @@ taken. Of an earlier import that is extended, the interactions come first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,8 @@ from qin_zoo.data.importers.ids import Ids, aligned, is_missing, look_up
 from qin_zoo.data.importers.labels import rule_column
 from qin_zoo.data.importers.log import InteractionLog
 from qin_zoo.data.importers.own_files import OwnFile
-from qin_zoo.data.importers.set_aside import HEADER_AGAIN, SetAside
-from qin_zoo.data.importers.sides import Seen, read_side, read_vector_files
+from qin_zoo.data.importers.set_aside import HEADER_AGAIN, Account
+from qin_zoo.data.importers.sides import SideTable, joined, read_side, read_vector_files
 from qin_zoo.data.importers.units import nanoseconds
 from qin_zoo.data.importers.values import numbers
 from qin_zoo.errors import DataError
@@ -29,20 +28,7 @@ from qin_zoo.errors import DataError
 _KINDS = ("label", "category", "number")
 
 
-@dataclass(frozen=True)
-class OwnLog:
-    """A log and what is to be said of it.
-
-    Attributes:
-        log: the interactions.
-        taken: file, column, what it was taken for, and what it holds.
-    """
-
-    log: InteractionLog
-    taken: list[tuple[str, str, str, str]]
-
-
-def read(description: Description, before: Before | None = None, label: str | None = None) -> OwnLog:
+def read(description: Description, before: Before | None = None, label: str | None = None) -> InteractionLog:
     """Reads the files.
 
     Args:
@@ -54,19 +40,54 @@ def read(description: Description, before: Before | None = None, label: str | No
         DataError: a file or column that is missing or cannot be read, ids of tables that do not meet, or rows most of
             which cannot be used.
     """
-    rule, aside, seen = label or description.label, SetAside(), Seen(notes=list(description.notes))
-    new = _interactions(description, rule, aside, seen)
+    rule, account = label or description.label, Account(description.notes)
+    new = _interactions(description, rule, account)
     old = before.frame("log.parquet") if before else None
     if before and old is None:
         raise DataError(
-            f"--extend {before.path}: expected log.parquet there, which `data import table` writes. Import it again."
+            f"--extend {before.path}: expected log.parquet, as `data import table` writes it. Import again."
         )
     if old is None and new is None:
         raise DataError(f"{description.folder}: expected a file about interactions, found none of those described.")
-    items = [read_side(entry, description.folder, "item", aside, seen) for entry in description.about("items")]
-    users = [read_side(entry, description.folder, "user", aside, seen) for entry in description.about("users")]
-    vectors = read_vector_files(description, aside, seen)
-    return _put_together(description, before, rule, _joined(old, new), items, users, vectors, aside, seen)
+    items = [read_side(entry, description.folder, "item", account) for entry in description.about("items")]
+    users = [read_side(entry, description.folder, "user", account) for entry in description.about("users")]
+    vectors = read_vector_files(description, account)
+    rows, notes = _joined(old, new), account.notes
+    item, known_items = _aligned("item", rows, [*items, *vectors], before, notes)
+    user, known_users = _aligned("user", rows, users, before, notes)
+    frame = rows.frame.with_columns(user=user, item=item)
+    once = frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+    if "time" in frame.columns and not once.all():
+        _say_repeated(frame, rows.old, once, notes)
+        frame = frame.filter(once)
+    if "time" in frame.columns:
+        other = frame.height - frame.select(pl.struct("user", "item", "time").n_unique()).item()
+        if other:
+            notes.append(f"{other:,} rows have user, item and time of another row, but not its label: all are taken.")
+    first = description.about("interactions")
+    log = InteractionLog(
+        description.folder / (first[0].files[0] if first else ""),
+        frame["user"],
+        frame["item"],
+        frame["time"].to_numpy() if "time" in frame.columns else None,
+        {n: (lambda v=v: v) for n, v in _of(frame, "label").items()},
+        default_label=rule,
+        items=joined(items, notes, vectors, pl.concat([frame["item"], *known_items])),
+        users=joined(users, notes),
+        context={name: frame[f"category:{name}"] for name in _names(frame, "category")},
+        context_numbers=_of(frame, "number"),
+        new=np.arange(frame.height) >= rows.old,
+        kept=frame,
+        set_aside=account.frame(),
+        taken=account.taken,
+        notes=notes,
+    )
+    if items:
+        look_up("item", log.item, items[0].path, pl.concat([log.items.ids, *known_items]), notes)
+    if users:
+        look_up("user", log.user, users[0].path, pl.concat([log.users.ids, *known_users]), notes)
+    notes[:0] = account.counts()
+    return log
 
 
 class _Rows(NamedTuple):
@@ -106,32 +127,28 @@ def _joined(old: pl.DataFrame | None, new: _Rows | None) -> _Rows:
     return _Rows(pl.concat([old, new.frame], how="diagonal_relaxed"), old.height, new.files)
 
 
-def _interactions(description: Description, rule: str, aside: SetAside, seen: Seen) -> _Rows | None:
+def _interactions(description: Description, rule: str, account: Account) -> _Rows | None:
     parts: dict[str, pl.DataFrame] = {}
     for entry in description.about("interactions"):
         for name in entry.files:
-            table = OwnFile(description.folder / name)
-            table.require(entry.used)
-            parts[name] = _part(table, entry, rule, aside, seen)
+            parts[name] = _part(OwnFile(description.folder / name), entry, rule, account)
     if len({"time" in part.columns for part in parts.values()}) > 1:
-        raise DataError(
-            "Some files of interactions have a time and others have none. Describe one for each, or for none."
-        )
+        raise DataError("Some files of interactions have a time, others have none. Describe one for each, or for none.")
     sizes = {name: part.height for name, part in parts.items()}
     return _Rows(pl.concat([*parts.values()], how="diagonal_relaxed"), 0, sizes) if parts else None
 
 
-def _part(table: OwnFile, entry: Entry, rule: str, aside: SetAside, seen: Seen) -> pl.DataFrame:
+def _part(table: OwnFile, entry: Entry, rule: str, account: Account) -> pl.DataFrame:
     """The rows of a file that can be used."""
-    aside.lines(table)
-    seen.notes += table.notes
+    account.open(table, entry)
     wrong = np.zeros(table.frame.height, bool)
 
     def leave(mask: np.ndarray, reason: str) -> None:
-        aside.add(table, mask & ~wrong, reason)
+        account.add(table, mask & ~wrong, reason)
         wrong[mask] = True
 
     columns: dict[str, pl.Series] = {}
+    names = {entry.of(role): role for role in ("user", "item", "time")}  # of the file -> of the log
     for role in ("user", "item"):
         columns[role] = table.text(entry.of(role))
         leave((columns[role] == entry.of(role)).fill_null(False).to_numpy(), HEADER_AGAIN)
@@ -140,21 +157,22 @@ def _part(table: OwnFile, entry: Entry, rule: str, aside: SetAside, seen: Seen) 
         values, bad = nanoseconds(table.text(time), entry.columns[time].how)
         leave(bad, f"no time in '{time}' ({entry.columns[time].how})")
         columns["time"] = pl.Series(values)
-    for kind in _KINDS:
-        for name in entry.all_of(kind):
-            if kind == "category":
-                columns[f"{kind}:{name}"] = table.text(name)
-                continue
-            found, bad = numbers(table, name, entry.columns[name].how)
-            if kind == "number":
-                aside.add(table, bad & ~wrong, f"'{name}' is no number; taken as unknown")
-            elif name == rule_column(rule):
-                leave(np.isnan(found), f"no label in '{name}'")
-                _require_clicks(table, name, rule, found, wrong)
-            columns[f"{kind}:{name}"] = pl.Series(found)
-    aside.require_most(table, wrong)
+    for name in (name for kind in _KINDS for name in entry.all_of(kind)):
+        kind = entry.columns[name].role
+        names[name] = f"{kind}:{name}"
+        if kind == "category":
+            columns[names[name]] = table.text(name)
+            continue
+        found, bad = numbers(table, name, entry.columns[name].how)
+        if kind == "number":
+            account.add(table, bad & ~wrong, f"'{name}' is no number; taken as unknown")
+        elif name == rule_column(rule):
+            leave(np.isnan(found), f"no label in '{name}'")
+            _require_clicks(table, name, rule, found, wrong)
+        columns[names[name]] = pl.Series(found)
+    account.require_most(table, wrong)
     frame = pl.DataFrame(columns).filter(~wrong)
-    seen.log(table, entry, frame)
+    account.columns(table, entry, {name: frame[key] for name, key in names.items() if key in frame.columns})
     return frame
 
 
@@ -168,64 +186,17 @@ def _require_clicks(table: OwnFile, name: str, rule: str, values: np.ndarray, wr
         )
 
 
-def _put_together(
-    description: Description,
-    before: Before | None,
-    rule: str,
-    rows: _Rows,
-    items: list,
-    users: list,
-    vectors: list,
-    aside: SetAside,
-    seen: Seen,
-) -> OwnLog:
-    notes = seen.notes
-    frame, first = rows.frame, description.about("interactions")
-    path = description.folder / (first[0].files[0] if first else "")
-
-    def form(owner: str, sides: Sequence) -> tuple[pl.Series, list[pl.Series], list[pl.Series]]:
-        known = [Ids(f"{before.path.name}/ids_{owner}.parquet", before.ids[owner].cast(pl.String))] if before else []
-        logs = rows.ids(owner)
-        found = aligned([*known, *logs, *(side.ids for side in sides)], notes)
-        behind = len(known) + len(logs)
-        return pl.concat(found[len(known) : behind]), found[behind:], found[: len(known)]
-
-    item, of_items, known_items = form("item", [*items, *vectors])
-    user, of_users, known_users = form("user", users)
-    frame = frame.with_columns(user=user, item=item)
-    once = frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-    if "time" in frame.columns and not once.all():
-        _say_repeated(frame, rows.old, once, notes)
-        frame = frame.filter(once)
-    if "time" in frame.columns:
-        other = frame.height - frame.select(pl.struct("user", "item", "time").n_unique()).item()
-        if other:
-            notes.append(f"{other:,} rows have user, item and time of another row, but not its label: all are taken.")
-    log = InteractionLog(
-        path,
-        frame["user"],
-        frame["item"],
-        frame["time"].to_numpy() if "time" in frame.columns else None,
-        {n: (lambda v=v: v) for n, v in _of(frame, "label", np.float64).items()},
-        default_label=rule,
-        context={name: frame[f"category:{name}"] for name in _names(frame, "category")},
-        context_numbers=_of(frame, "number", np.float64),
-        new=np.arange(frame.height) >= rows.old,
-        kept=frame,
-        notes=notes,
-    )
-    catalogue = pl.concat([log.item, *known_items])
-    log.items = seen.items(items, of_items[: len(items)], vectors, of_items[len(items) :], catalogue)
-    (log.user_ids, log.user_columns, log.user_numbers) = seen.users(users, of_users)
-    for owner, wanted, sides, known in (
-        ("item", log.item, items, [log.items.ids, *known_items]),
-        ("user", log.user, users, [log.user_ids, *known_users]),
-    ):
-        if sides:
-            look_up(owner, wanted, sides[0].path, pl.concat(known), notes)
-    log.set_aside = aside.frame()
-    notes[:0] = aside.notes()
-    return OwnLog(log, seen.taken)
+def _aligned(
+    owner: str, rows: _Rows, sides: Sequence[SideTable], before: Before | None, notes: list[str]
+) -> tuple[pl.Series, list[pl.Series]]:
+    """The ids of the log, and those that an earlier import knows, in one form, to which those of the tables come."""
+    known = [Ids(f"{before.path.name}/ids_{owner}.parquet", before.ids[owner].cast(pl.String))] if before else []
+    logs = rows.ids(owner)
+    found = aligned([*known, *logs, *(side.ids for side in sides)], notes)
+    log, tables = found[len(known) :][: len(logs)], found[len(known) + len(logs) :]
+    for side, ids in zip(sides, tables):
+        side.ids = side.ids._replace(values=ids)
+    return pl.concat(log), found[: len(known)]
 
 
 def _say_repeated(frame: pl.DataFrame, old: int, once: pl.Series, notes: list[str]) -> None:
@@ -242,5 +213,5 @@ def _names(frame: pl.DataFrame, kind: str) -> list[str]:
     return [name.partition(":")[2] for name in frame.columns if name.startswith(f"{kind}:")]
 
 
-def _of(frame: pl.DataFrame, kind: str, dtype: type) -> dict[str, np.ndarray]:
-    return {n: frame[f"{kind}:{n}"].fill_null(float("nan")).to_numpy().astype(dtype) for n in _names(frame, kind)}
+def _of(frame: pl.DataFrame, kind: str) -> dict[str, np.ndarray]:
+    return {n: frame[f"{kind}:{n}"].fill_null(float("nan")).to_numpy().astype(float) for n in _names(frame, kind)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from qin_zoo.data.sources import check_file, each_once, readable
 from qin_zoo.errors import DataError, first_line, suggest
 
 _LONGEST_HEADER = 1 << 20
@@ -26,34 +27,6 @@ def folder_of(path: str | Path, expected: str) -> Path:
     return path
 
 
-def found_in(folder: Path) -> str:
-    """The names in a folder, for messages."""
-    names = sorted(entry.name for entry in folder.iterdir())
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "an empty folder"
-
-
-def only(folder: Path, pattern: str, expected: str) -> Path:
-    """The one file of a folder that fits the pattern; DataError where there is not one."""
-    files = sorted(folder.glob(pattern))
-    if len(files) != 1:
-        raise DataError(
-            f"{folder}: expected {expected}: one file {pattern}, found {len(files)} of them "
-            f"(the folder holds {found_in(folder)}). Give the folder of one data set."
-        )
-    return files[0]
-
-
-def require_file(path: Path) -> None:
-    """Raises DataError unless ``path`` is a file: a named pipe or a device might be read without end."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file. Fetch the data set again, or correct the folder.")
-    if not path.is_file():
-        raise DataError(
-            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'a named pipe or a device'}. Put a file "
-            "in its place."
-        )
-
-
 def require(path: Path, names: Sequence[str], wanted: str) -> None:
     """Raises DataError unless the column is there."""
     if wanted not in names:
@@ -63,18 +36,11 @@ def require(path: Path, names: Sequence[str], wanted: str) -> None:
         )
 
 
-def named_twice(path: Path, name: str) -> DataError:
-    """The error for a header with one name in two places."""
-    return DataError(f"{path}: the column '{name}' is there twice. Rename or drop one in a copy of the file.")
-
-
 def read_parquet(path: Path, *columns: str, whole: Sequence[str] = ()) -> pl.DataFrame:
     """A parquet file with these columns, those of ``whole`` as int64 without gaps; DataError for any other file."""
-    require_file(path)
-    try:
+    check_file(path)
+    with readable(path, "Fetch it again."):
         frame = pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)}). Fetch it again.") from None
     for name in (*whole, *columns):
         require(path, frame.columns, name)
     for name in whole:
@@ -105,6 +71,7 @@ class Table:
         frame: the values, all columns of text.
         notes: what is odd, but was read.
         left_out: number and text of each line that was left out.
+        encoding: of the file, UTF-8 or Latin-1.
 
     Raises:
         DataError: no file, not UTF-8, no row, a column named twice, or a line with too many values.
@@ -120,18 +87,17 @@ class Table:
         encoding: str | None = None,
         lenient: bool = False,
     ) -> None:
-        require_file(path)
+        check_file(path)
         self.path, self.notes = path, []
         self.left_out: list[tuple[int, str]] = []
-        self._lenient = lenient
+        self.encoding, self._lenient = "UTF-8", lenient
         self._quoted, self._separator, self._content = quoted, separator, None
         if encoding or len(separator) > 1:
             self._content = self._decode(encoding)
         self._first, text = self._first_line()
         names = self._header(text) if names is None else list(names)
         self.frame = self._read(names)
-        self._rows: np.ndarray | None = None
-        self._drop_blank()
+        self._rows = self._drop_blank()
         if len(self.left_out) > self.frame.height:
             raise DataError(
                 f"{path}, line {self.left_out[0][0]}: expected {len(names)} value{'s' * (len(names) > 1)}, as many as "
@@ -152,7 +118,7 @@ class Table:
     def line(self, row: int) -> int:
         """The number of the line, from 1, where a row begins."""
         inside = int(self._inside[row]) if self._quoted else 0
-        return self._first + inside + (row if self._rows is None else int(self._rows[row]))
+        return self._first + inside + int(self._rows[row])
 
     @cached_property
     def _inside(self) -> np.ndarray:
@@ -191,7 +157,9 @@ class Table:
         except UnicodeDecodeError:
             if not encoding:
                 raise self._no_utf8() from None
-            text = _of_one_byte(raw, encoding)
+            if others := sum(is_utf8(line) for line in raw.split(b"\n") if not line.isascii()):
+                raise self._no_utf8(f"{others:,} other lines are in UTF-8: mend or drop the line.") from None
+            text, self.encoding = _of_one_byte(raw, encoding), "Latin-1"
         if len(self._separator) > 1:
             if _STAND_IN in text:
                 line = text[: text.index(_STAND_IN)].count("\n") + 1
@@ -211,7 +179,7 @@ class Table:
         """Number and text of the first line that is not blank."""
         for number, line in enumerate(self._lines(), 1):
             if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise self._no_utf8("utf-16")
+                raise self._no_utf8("Convert the file (iconv -f utf-16 -t utf-8).")
             if line.strip():
                 if len(line) >= _LONGEST_HEADER:
                     raise DataError(f"{self.path}, line {number}: expected lines of text, found no end of the line.")
@@ -222,19 +190,13 @@ class Table:
         raise DataError(f"{self.path}: expected a line of text, found an empty file. Fetch the file again.")
 
     def _header(self, text: str) -> list[str]:
-        if self._quoted:
-            _, self._first, names = next(self._records(), (0, 0, [text]))
-        else:
-            names = text.split(self._separator)
-        self._first += 1
-        twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
-        if twice is not None:
-            raise named_twice(self.path, twice)
-        return names
+        _, end, names = next(self._records(), (0, self._first, [text]))
+        self._first = end + 1
+        return each_once(self.path, names)
 
     def _read(self, names: list[str]) -> pl.DataFrame:
         try:
-            frame = pl.read_csv(
+            return pl.read_csv(
                 self.path if self._content is None else self._content,
                 separator=self._separator,
                 has_header=False,
@@ -250,7 +212,6 @@ class Table:
             if self._lenient and "utf-8" not in str(error).lower():
                 return self._read_leniently(names)
             raise self._unreadable(len(names), first_line(error)) from None
-        return frame
 
     def _read_leniently(self, names: list[str]) -> pl.DataFrame:
         """The rows as csv reads them, which takes 27" where no quote begins; blank where lines have too many values."""
@@ -270,31 +231,28 @@ class Table:
             last = end
         return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
-    def _drop_blank(self) -> None:
+    def _drop_blank(self) -> np.ndarray:
+        """(rows,) the places of the rows that stay."""
         first, *others = (pl.col(name) for name in self.names)
         blank = self.frame.select(
             pl.all_horizontal(first.is_null() | (first.str.strip_chars() == ""), *(c.is_null() for c in others))
         ).to_series()
-        if blank.any():
-            self._rows = np.flatnonzero(~blank.to_numpy())
-            self.frame = self.frame.filter(~blank)
-            if (skipped := int(blank.sum()) - sum(text.count("\n") + 1 for _, text in self.left_out)) > 0:
-                self.notes.append(f"{self.path.name}: {skipped} blank lines skipped.")
+        self.frame = self.frame.filter(~blank)
+        if (skipped := int(blank.sum()) - sum(text.count("\n") + 1 for _, text in self.left_out)) > 0:
+            self.notes.append(f"{self.path.name}: {skipped} blank lines skipped.")
+        return np.flatnonzero(~blank.to_numpy())
 
     def _counted(self) -> Iterator[tuple[int, int]]:
         """Each line's number and how many values it has; not of blank lines."""
-        if self._quoted:
-            yield from ((begin, len(values)) for begin, _, values in self._records())
-            return
-        texts = (line.decode("utf-8", errors="replace") for line in self._lines())
-        yield from ((n, text.count(self._separator) + 1) for n, text in enumerate(texts, 1) if text.strip("\r\n "))
+        return ((begin, len(values)) for begin, _, values in self._records())
 
     def _records(self, strict: bool = False) -> Iterator[tuple[int, int, list[str]]]:
-        """First line, last line and values of the rows with quotes, of those that are not blank."""
+        """First line, last line and values of the rows that are not blank."""
         csv.field_size_limit(_LONGEST_VALUE)
         lines = (line.decode("utf-8", errors="replace").removeprefix("\ufeff") for line in self._lines())
         texts = (line.replace("\r\n", "\n").replace("\r", " ") for line in lines)  # csv ends lines at either
-        reader, begin = csv.reader(texts, delimiter=self._separator, strict=strict), 1
+        quoting = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
+        reader, begin = csv.reader(texts, delimiter=self._separator, strict=strict, quoting=quoting), 1
         try:
             for values in reader:
                 if any(value.strip() for value in values):
@@ -340,13 +298,10 @@ class Table:
             return DataError(f"{self.path}, line {number}: expected {width} values, found {count}. Mend or drop it.")
         return DataError(f"{self.path}: a line cannot be read ({reason}). Mend or drop it.")
 
-    def _no_utf8(self, encoding: str = "latin1") -> DataError:
+    def _no_utf8(self, mend: str = "Convert the file (iconv -f latin1 -t utf-8).") -> DataError:
         with open(self.path, "rb") as file:
             number = next((n for n, line in enumerate(file, 1) if not is_utf8(line)), 1)
-        return DataError(
-            f"{self.path}, line {number}: expected text in UTF-8, found other bytes. Convert the file "
-            f"(iconv -f {encoding} -t utf-8)."
-        )
+        return DataError(f"{self.path}, line {number}: expected text in UTF-8, found other bytes. {mend}")
 
 
 def as_numbers(text: pl.Series) -> pl.Series:

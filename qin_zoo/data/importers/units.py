@@ -58,7 +58,6 @@ def guess_unit(text: pl.Series) -> Unit | None:
     known = known.filter(known != "")
     if not len(known):
         return None
-    found: list[tuple[str, int]] = []
     numbers = _with_point(known).cast(pl.Float64, strict=False)
     if numbers.is_finite().sum() >= _MOST * len(known):
         for name, digits in (("%Y%m%d", 8), ("%Y%m%d%H%M%S", 14)):
@@ -66,14 +65,12 @@ def guess_unit(text: pl.Series) -> Unit | None:
             if (~bad).mean() >= _MOST and (known.str.len_chars() == digits).mean() >= _MOST:
                 return Unit(name, _said(known, times, bad))
         return _of_numbers(known)
-    for name in ("ISO", *(f"{day}{clock}" for day in _FORMATS for clock in _CLOCKS)):
-        times, bad = nanoseconds(known, name)
-        if (~bad).mean() >= _MOST:
-            found.append((name, int(bad.sum())))
-    if not found:
+    formats = ("ISO", *(f"{day}{clock}" for day in _FORMATS for clock in _CLOCKS))
+    wrong = {name: int(nanoseconds(known, name)[1].sum()) for name in formats}
+    least = min(wrong.values())
+    if 1 - least / len(known) < _MOST:
         return None
-    least = min(bad for _, bad in found)
-    names = [name for name, bad in found if bad == least]
+    names = [name for name in formats if wrong[name] == least]
     return Unit(names[0], _said(known, *nanoseconds(known, names[0])), tuple(names[1:]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
@@ -76,8 +78,7 @@ def lists(table: OwnFile, name: str, column: Column) -> tuple[pl.Series, np.ndar
     if isinstance(values.dtype, pl.List):
         if isinstance(values.dtype.inner, NO_TEXT):
             raise DataError(
-                f"{table.path}, column '{name}': expected lists of numbers or texts, found {values.dtype}. Leave it "
-                "out."
+                f"{table.path}, column '{name}': expected lists of numbers or text, found {values.dtype}. Leave it out."
             )
         inner = values.cast(pl.List(pl.String))
     elif column.how == "json":
@@ -90,32 +91,28 @@ def lists(table: OwnFile, name: str, column: Column) -> tuple[pl.Series, np.ndar
     return inner.list.eval(stripped.filter(stripped != "")), bad
 
 
-def vectors(table: OwnFile, name: str, column: Column) -> tuple[np.ndarray, np.ndarray, int]:
-    """(n, width) float32, zeros where there is none; (n,) bool where there is something else; and the width.
+def vectors(table: OwnFile, name: str, column: Column) -> tuple[np.ndarray, np.ndarray]:
+    """(n, width) float32, zeros where there is none; and (n,) bool where there is something else.
 
-    The width is what most have; vectors of another length, or with NaN, are something else.
+    The width is what most have; vectors of another length, or with NaN, are something else. DataError for none at all.
     """
     values, bad = table.frame[name], np.zeros(table.frame.height, bool)
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     elif not isinstance(values.dtype, pl.List):
-        if column.how and column.how != "json":
-            texts = table.text(name).str.split(column.how).list.eval(pl.element().str.strip_chars())
-        else:
-            found, bad = json_lists(table.text(name))
-            written = [None if e is None else [str(x) for x in e] for e in found]
-            texts = pl.Series(name, written, dtype=pl.List(pl.String))
-        values = texts
+        values, bad = lists(table, name, replace(column, how=column.how or "json"))
     lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
     known = lengths[lengths > 0]
-    width = int(np.bincount(known).argmax()) if known.size else 0
-    out = np.zeros((len(lengths), width), np.float32)
-    right = (lengths == width) & (width > 0)
+    if not known.size:
+        raise DataError(f"{table.path}, column '{name}': expected vectors, found none. Leave it out.")
+    width = int(np.bincount(known).argmax())
+    right = lengths == width
     flat = values.filter(pl.Series(right)).explode(empty_as_null=False, keep_nulls=False)
-    rows = flat.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy().reshape(-1, max(width, 1))
+    rows = flat.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy().reshape(-1, width)
     finite = np.isfinite(rows).all(axis=1)
     place = np.flatnonzero(right)
+    out = np.zeros((len(lengths), width), np.float32)
     out[place[finite]] = rows[finite]
     bad |= (lengths > 0) & ~right
     bad[place[~finite]] = True
-    return out, bad, width
+    return out, bad

@@ -11,14 +11,12 @@ import polars as pl
 
 from qin_zoo.data.importers.description import Entry
 from qin_zoo.data.importers.own_files import SUFFIXES, OwnFile
-from qin_zoo.data.importers.tables import require_file
-from qin_zoo.data.sources import hdf5_datasets
-from qin_zoo.errors import DataError, first_line
+from qin_zoo.data.sources import check_file, hdf5_datasets, readable
+from qin_zoo.errors import DataError
 
 _IDS = ("id", "ids", "item_id", "item_ids", "keys", "sku", "skus", "names")
 _ENDINGS = ("_ids", "_id", ".ids", "-ids", "_index", "_keys")
 _H5 = (".h5", ".hdf5")
-_ERRORS = (ValueError, OSError, EOFError, RuntimeError, KeyError, TypeError)
 
 
 def guess_ids(
@@ -31,16 +29,14 @@ def guess_ids(
     values = _npy(path)
     if values.ndim != 2:
         return None  # ids of another file
-    for ending in _ENDINGS:
-        for suffix in (*SUFFIXES, ".npy"):
-            beside = path.with_name(f"{path.stem}{ending}{suffix}")
-            if beside.is_file():
-                because = f"{len(values):,} vectors of {values.shape[1]}; {beside.name} is called so"
-                return Entry((name,), "vectors", ids=beside.name, because=because)
+    about = f"{len(values):,} vectors of {values.shape[1]}"
+    names = [f"{path.stem}{ending}{suffix}" for ending in _ENDINGS for suffix in (*SUFFIXES, ".npy")]
+    if ids := next((other for other in names if path.with_name(other).is_file()), None):
+        return Entry((name,), "vectors", ids=ids, because=f"{about}; {ids} is called so")
     for entry in items:
-        if len(entry.files) == 1 and tables[folder / entry.files[0]].frame.height == len(values):
-            because = f"{len(values):,} vectors of {values.shape[1]}, as many as {entry.files[0]} has rows"
-            return Entry((name,), "vectors", ids=entry.files[0], because=because)
+        file = entry.files[0]
+        if len(entry.files) == 1 and tables[folder / file].frame.height == len(values):
+            return Entry((name,), "vectors", ids=file, because=f"{about}, as many as {file} has rows")
     doubts.append(
         f"{name} is left out: nothing tells which items its {len(values):,} rows are. Write their ids, one a line, to "
         f"{path.stem}_ids.txt with the first line item_id."
@@ -80,23 +76,15 @@ def _ids_of(path: Path, items: Sequence[Entry], name: str) -> tuple[pl.Series, s
 
 
 def _npy(path: Path) -> np.ndarray:
-    require_file(path)
-    try:
+    check_file(path)
+    with readable(path, "Write it with numpy.save, texts as str and no objects."):
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except _ERRORS as error:
-        raise DataError(
-            f"{path}: cannot be read as an array ({first_line(error)}). Write it with numpy.save, texts as str and no "
-            "objects."
-        ) from None
 
 
 def _datasets(path: Path) -> dict[str, np.ndarray]:
-    require_file(path)
-    try:
-        with h5py.File(path, "r") as file:
-            return {name: file[name][()] for name in hdf5_datasets(file)}
-    except _ERRORS as error:
-        raise DataError(f"{path}: cannot be read as HDF5 ({first_line(error)}). Write it again.") from None
+    check_file(path)
+    with readable(path), h5py.File(path, "r") as file:
+        return {name: file[name][()] for name in hdf5_datasets(file)}
 
 
 def _in_hdf5(path: Path, name: str, doubts: list[str]) -> Entry | None:
@@ -117,9 +105,7 @@ def _of_hdf5(path: Path, entry: Entry) -> tuple[np.ndarray, pl.Series, str]:
     vectors = entry.vectors or next((key for key, values in datasets.items() if values.ndim == 2), "")
     for key in (vectors, entry.ids):
         if key not in datasets:
-            raise DataError(
-                f"{path}: expected a dataset '{key}', found {', '.join(datasets) or 'none'}. Name another one."
-            )
+            raise DataError(f"{path}: expected a dataset '{key}', found {', '.join(datasets) or 'none'}. Name another.")
     return datasets[vectors], _as_text(datasets[entry.ids]), f"{path.name}, dataset '{entry.ids}'"
 
 
@@ -127,7 +113,6 @@ def _as_text(values: np.ndarray) -> pl.Series:
     """Ids as text."""
     flat = values.reshape(-1)
     if flat.dtype.kind in "SO":
-        return pl.Series(
-            [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in flat], dtype=pl.String
-        )
+        texts = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in flat]
+        return pl.Series(texts, dtype=pl.String)
     return pl.Series(flat.astype(str) if flat.dtype.kind == "U" else flat).cast(pl.String)

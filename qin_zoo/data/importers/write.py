@@ -26,7 +26,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,32 +38,18 @@ import pyarrow.parquet as pq
 
 from qin_zoo.data import SPLITS
 from qin_zoo.data.import_files import FITTED, ITEM_LEVELS, USER_STATE, take_along
+from qin_zoo.data.item_files import list_array
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, replace_text, sole_writer
 
 SCHEMA_VERSION = 1
 SUMMARY_FILE = "import.json"
 _OPTIONAL = (
-    "item_feature.parquet",
-    "item_text.parquet",
-    "item_kg.parquet",
-    "user_features.parquet",
-    "vocabularies.json",
-    "scales.json",
-    "log.parquet",
-    "set_aside.csv",
-    ITEM_LEVELS,
-    USER_STATE,
-)
-FILES = (
-    *(f"{name}.parquet" for name in SPLITS),
-    "item_info.parquet",
-    "ids_user.parquet",
-    "ids_item.parquet",
-    "dataset_config.yaml",
-    SUMMARY_FILE,
-    *_OPTIONAL,
-)
+    "item_feature.parquet", "item_text.parquet", "item_kg.parquet", "user_features.parquet", "vocabularies.json",
+    "scales.json", "log.parquet", "set_aside.csv", ITEM_LEVELS, USER_STATE,
+)  # fmt: skip
+_TABLES = tuple(f"{name}.parquet" for name in (*SPLITS, "item_info", "ids_user", "ids_item"))
+FILES = (*_TABLES, "dataset_config.yaml", SUMMARY_FILE, *_OPTIONAL)
 EMBEDDING_DIM = 32
 
 Columns = Mapping[str, np.ndarray]
@@ -131,7 +117,8 @@ class Output:
     def _require_replaceable(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path}: expected a new or an empty folder, found a file. Give another path.")
-        names = sorted(entry.name for entry in self.path.iterdir() if not _is_lock(entry)) if self.path.exists() else []
+        names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
+        names = [name for name in names if not fnmatch.fnmatchcase(name, ".*.lock")]
         foreign = [name for name in names if name not in FILES and not fnmatch.fnmatchcase(name, FITTED)]
         imported = not names or is_import(self.path / SUMMARY_FILE)
         if foreign or not imported or (names and not self._force):
@@ -158,7 +145,7 @@ class Output:
         except OSError as error:
             raise DataError(f"Cannot write {self.path}: {error.strerror}. Choose a folder you may write to.") from error
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Takes away what was written and not finished."""
         if self._work.name:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -181,25 +168,27 @@ class Output:
 
     def write_split(self, name: str, chunks: Iterable[Columns]) -> None:
         """Writes the rows of a split, a row group for each chunk."""
-        rows = clicked = 0
-        ids: dict[str, list[np.ndarray]] = {"user_id": [], "item_id": []}
-        lengths: list[np.ndarray] = []
-        with self._table(f"{name}.parquet") as write:
+        parts: dict[str, list[np.ndarray]] = {"user_id": [], "item_id": [], "label": [], "lengths": []}
+
+        def counted() -> Iterator[Columns]:
             for chunk in chunks:
-                write(chunk)
-                rows, clicked = rows + len(chunk["label"]), clicked + int(chunk["label"].sum())
-                lengths.append((chunk["item_seq"] != 0).sum(axis=1))
-                for key, values in ids.items():
-                    values.append(chunk.get(key, np.empty(0, np.int32)))
+                counts = {"user_id": np.empty(0, np.int32), **chunk, "lengths": (chunk["item_seq"] != 0).sum(axis=1)}
+                for key, values in parts.items():
+                    values.append(counts[key])
+                yield chunk
+
+        self._write(f"{name}.parquet", counted())
+        rows = sum(map(len, parts["label"]))
         if rows == 0:
             raise DataError(f"{self.path}: the {name} split would have no rows. Choose another --split or --label.")
-        found = {key: np.concatenate(values) for key, values in ids.items()}
+        found = {key: np.concatenate(values) for key, values in parts.items()}
+        label, lengths = found.pop("label"), found.pop("lengths")
         distinct = {key: np.unique(values) for key, values in found.items()}
         if not self._trained:  # the training rows are written first
             self._trained = {key: np.union1d(distinct[key], self._earlier_rows.get(key, [])) for key in distinct}
         cold = (round(float((~np.isin(found[key], self._trained[key])).sum() / rows), 6) for key in found)
-        history = float(np.median(np.concatenate(lengths)))
-        self._counts[name] = SplitCounts(rows, len(distinct["user_id"]), round(clicked / rows, 6), history, *cold)
+        clicks = round(int(label.sum()) / rows, 6)
+        self._counts[name] = SplitCounts(rows, len(distinct["user_id"]), clicks, float(np.median(lengths)), *cold)
 
     def write_table(self, name: str, columns: Columns | pl.DataFrame) -> None:
         """Writes a table in one piece."""
@@ -207,8 +196,7 @@ class Output:
             with replace_file(self._work / name) as file:
                 columns.write_parquet(file)
             return
-        with self._table(name) as write:
-            write(columns)
+        self._write(name, [columns])
 
     def take_along(self, before: Path) -> list[str]:
         """Copies what was fitted to the items of an import that this one extends; the files' names."""
@@ -277,25 +265,17 @@ class Output:
         self._publish()
         return summary
 
-    @contextmanager
-    def _table(self, name: str) -> Iterator[Any]:
-        with replace_file(self._work / name) as file:
-            writer: pq.ParquetWriter | None = None
-
-            def write(columns: Columns) -> None:
-                nonlocal writer
-                table = pa.table({key: _column(values) for key, values in columns.items()})
-                if writer is None:
-                    writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+    def _write(self, name: str, chunks: Iterable[Columns]) -> None:
+        """Writes a table, a row group for each chunk."""
+        writer: pq.ParquetWriter | None = None
+        with replace_file(self._work / name) as file, ExitStack() as opened:
+            for columns in chunks:
+                arrays = {key: pa.array(v) if v.ndim == 1 else list_array(v) for key, v in columns.items()}
+                table = pa.table(arrays)
+                writer = writer or opened.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
-
-            try:
-                yield write
-            finally:
-                if writer is not None:
-                    writer.close()
-                else:
-                    file.touch()  # a split without a row: an error follows
+            if writer is None:
+                file.touch()  # a split without a row: an error follows
 
 
 def is_import(file: Path) -> bool:
@@ -305,15 +285,3 @@ def is_import(file: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"schema_version", "format", "splits"} <= content.keys()
-
-
-def _is_lock(file: Path) -> bool:
-    return file.name.startswith(".") and file.suffix == ".lock"
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    """An Arrow array of (n,) values, or of n lists for (n, m)."""
-    if values.ndim == 1:
-        return pa.array(values)
-    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).reshape(-1)))
