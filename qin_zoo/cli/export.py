@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def export(
     run: Run,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, NAME.onnx, or a folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, NAME.onnx (or NAME.pt2, for torch), or a folder.")],
     config: options.Config = None,
     data: options.Data = None,
     checkpoint: Checkpoint = None,
