@@ -24,7 +24,9 @@ Histories = Annotated[
 
 def export(
     run: options.Run,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, NAME.onnx, or a folder.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="File to write, NAME.onnx (or NAME.pt2, for torch), or a folder.")
+    ],
     config: options.Config = None,
     data: options.Data = None,
     checkpoint: options.Checkpoint = None,

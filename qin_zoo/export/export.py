@@ -27,6 +27,7 @@ from qin_zoo.export.item_table import Catalogue, update_items
 from qin_zoo.export.manifest import make_manifest
 from qin_zoo.export.onnx import to_onnx
 from qin_zoo.export.plain import Doubts, PlainFieldsModel, PlainModel, plain_scores
+from qin_zoo.export.program import ProgramScorer, to_program
 from qin_zoo.export.request import RequestModel, numbering
 from qin_zoo.feature_types import type_of
 from qin_zoo.files import parse_json, replace_file, replace_text
@@ -39,6 +40,7 @@ from qin_zoo.serving.items import ITEMS
 from qin_zoo.serving.scorer import Scorer
 
 TABLES = ("fp32", "fp16", "int8")
+TARGETS = (".onnx", ".pt2")
 _Scores = Callable[[Scorer], tuple[np.ndarray, np.ndarray]]  # trained and exported ones of the same requests
 _REQUESTS = 24  # that every export is checked with
 
@@ -72,7 +74,8 @@ def export_run(
     """Exports a trained experiment.
 
     Args:
-        out: file to write, ``NAME.onnx``; or a folder, for ``<expid>.onnx`` in it.
+        out: file to write, ``NAME.onnx``, or ``NAME.pt2`` for a program of ``torch.export``, which torch runs and
+            the service does not; or a folder, for ``<expid>.onnx`` in it.
         checkpoint: weights. Default: the experiment's own.
         table: how item representations are kept: ``fp32``, ``fp16`` or ``int8``.
         items: parquet file with catalogue rows to add or replace.
@@ -103,7 +106,7 @@ def export_model(
     Raises:
         ConfigError: ``table`` or ``new_items`` for a dataset of named fields.
     """
-    out = out if out.suffix == ".onnx" else out / f"{prepared.expid}.onnx"
+    out = out if out.suffix in TARGETS else out / f"{prepared.expid}.onnx"
     if has_item_table(prepared.params):
         form = _of_items(prepared, dataset, model, table, new_items, echo)
     elif table != "fp32" or new_items is not None:
@@ -128,6 +131,8 @@ def export_model(
             if auc is not None:
                 manifest["items"]["valid_auc"] = {"fp32": auc[0], table: auc[1]}
                 data, manifest = seal(graph, manifest)
+        if out.suffix == ".pt2":
+            data = _program(form, manifest, compressed if table != "fp32" else plain)
     with replace_file(out) as temporary:
         temporary.write_bytes(data)
     replace_text(out.with_name(f"{out.name}.json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -243,6 +248,23 @@ def _sealed(graph: bytes, manifest: dict, path: Path) -> tuple[bytes, dict]:
     data, manifest = seal(graph, manifest)
     path.write_bytes(data)
     return data, manifest
+
+
+def _program(form: _Form, manifest: dict, graph: Path) -> bytes:
+    """The same as a program, whose scores of random requests are those of the graph.
+
+    Raises:
+        QinZooError: rounding does not explain a difference.
+    """
+    program = to_program(form.request, *form.traced, manifest)
+    scores = (form.score(scorer)[1] for scorer in (Scorer(graph), ProgramScorer(graph, program, form.traced[0])))
+    largest, same = compare(*scores, manifest["task"], "the program")
+    if not same:
+        raise QinZooError(
+            "The program's scores are not those of the ONNX graph on random requests: they differ by up to "
+            f"{largest:.1e}, more than rounding explains. Export NAME.onnx."
+        )
+    return program
 
 
 def _original_ids(folder: Path, count: int, new_items: Path | None) -> list | None:

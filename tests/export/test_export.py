@@ -20,6 +20,7 @@ from qin_zoo.experiment.prepare import build_model
 from qin_zoo.export.export import export_model
 from qin_zoo.export.item_table import update_items
 from qin_zoo.export.request import RequestModel
+from qin_zoo.feature_types import type_of
 from qin_zoo.models import ZooModel
 from qin_zoo.serving import Scorer
 
@@ -397,3 +398,28 @@ class TestModelsOfSomebody:
         with pytest.raises(QinZooError, match="cannot be exported: tracing"):
             export(self.made(self.Decides, sample), tmp_path / "m.onnx")
         assert not (tmp_path / "m.onnx").exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", ["QIN", pytest.param("DIN", marks=pytest.mark.slow)])
+def test_a_program_of_torch_is_called_as_its_page_says(model, sample, tmp_path):
+    made = make(model, sample)
+    done = export(made, tmp_path / "one.pt2")
+    extra = {"manifest.json": ""}
+    program = torch.export.load(done.path, extra_files=extra).module()
+    assert json.loads(extra["manifest.json"]) == done.manifest == json.loads((tmp_path / "one.pt2.json").read_text())
+    inputs, items, max_len = done.manifest["inputs"], items_of(made), made[0].params["max_len"]
+    new = {d["name"]: torch.from_numpy(type_of(d).zeros(1, d)) for d in inputs["new"]}
+    for request in random_requests(inputs["context"], len(items["item_id"]), max_len, 40, unknown=False):
+        history = request["history"][request["history"] > 0]
+        history = torch.from_numpy(np.append(0, history)[-max_len:])
+        context = {name: torch.from_numpy(values) for name, values in request["context"].items()}
+        candidates = torch.from_numpy(request["candidates"])
+        got = program(history=history, candidates=candidates, context=context, new=new, beside={})
+        np.testing.assert_allclose(got, expected(made[2], items, request, max_len), atol=1e-5)
+
+
+def test_a_compressed_table_travels_in_a_program(sample, tmp_path):
+    done = export(make("QIN", sample), tmp_path / "one.pt2", table="int8")
+    assert done.manifest["items"]["table"] == "int8"
+    assert torch.int8 in {values.dtype for values in torch.export.load(done.path).state_dict.values()}
