@@ -67,22 +67,29 @@ def product_contender(contender: Contender) -> Contender:
     return replace(contender, overrides=(f"precision={precision}",), **product)
 
 
-def _products(contender: Contender):
-    device = torch.device("cpu" if contender.gpu < 0 else f"cuda:{contender.gpu}")
-    dtype = torch.bfloat16 if "precision=bf16" in contender.overrides else torch.float32
+def product(precision: str, device: torch.device) -> tuple[Callable[[], None], int]:
+    """A matrix product of the size of a layer of QIN, as often as it is called, and its operations."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if "precision=tf32" in contender.overrides else "highest")
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     rows, inputs, outputs = _PRODUCT
     a, b = torch.randn(rows, inputs, device=device).to(dtype), torch.randn(inputs, outputs, device=device).to(dtype)
     out = torch.empty(rows, outputs, dtype=dtype, device=device)
+    return lambda: torch.mm(a, b, out=out), 2 * rows * inputs * outputs
+
+
+def _products(contender: Contender):
+    device = torch.device("cpu" if contender.gpu < 0 else f"cuda:{contender.gpu}")
+    precision = next(text.partition("=")[2] for text in contender.overrides if text.startswith("precision="))
+    multiply, flops = product(precision, device)
 
     def measure() -> int:
         for _ in range(contender.batches):
-            torch.mm(a, b, out=out)
+            multiply()
         wait(device)
         return contender.batches
 
-    return measure, {"flops": 2 * rows * inputs * outputs}
+    return measure, {"flops": flops}
 
 
 def _loading(contender: Contender):

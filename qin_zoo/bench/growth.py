@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from qin_zoo.bench.contenders import wait
+from qin_zoo.bench.contenders import product, wait
 from qin_zoo.bench.synthetic import DISTINCT, random_batch
 from qin_zoo.data.dataset import open_feature_map
 from qin_zoo.experiment.prepare import prepare
@@ -37,6 +40,9 @@ class Point:
         gradient: seconds of forward and backward pass.
         update: seconds of penalty, clipping and optimiser, which pass over every weight.
         score: seconds of a scoring pass.
+        step_products: seconds that the matrix products of a training step take alone, at the rate at which the machine
+            multiplied in between.
+        score_products: the same of a scoring pass.
     """
 
     axis: str
@@ -45,6 +51,8 @@ class Point:
     gradient: float
     update: float
     score: float
+    step_products: float
+    score_products: float
 
     @property
     def step(self) -> float:
@@ -86,14 +94,20 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
     model = get_model(params["model"])(feature_map, **params)
     model._max_gradient_norm = params["max_gradient_norm"]
     batch = random_batch(feature_map, params["batch_size"], params["max_len"], DISTINCT, model.device)
-    seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": []}
+    multiply, flops = product(params.get("precision", "fp32"), model.device)
+    seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": [], "product": []}
+    counted: Counter[str] = Counter()
 
     def timed(part: str, function: Callable[[], object]) -> None:
         wait(model.device)
-        begin = time.perf_counter()
-        function()
+        first = not seconds[part]  # slower anyway
+        with FlopCounterMode(display=False) if first else contextlib.nullcontext() as counter:
+            begin = time.perf_counter()
+            function()
         wait(model.device)
         seconds[part].append(time.perf_counter() - begin)
+        if first:
+            counted[part] = counter.get_total_flops()
 
     def update() -> None:
         penalty = model.regularization_loss()
@@ -108,8 +122,11 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
         model.eval()
         with torch.no_grad():
             timed("score", lambda: model.forward(batch))
-    medians = {part: statistics.median(values[1:]) for part, values in seconds.items()}  # the first is slower
-    return Point(axis, value, len(batch), **medians)
+        timed("product", multiply)
+    medians = {part: statistics.median(values[1:]) for part, values in seconds.items()}
+    alone = medians.pop("product") / flops
+    products = (alone * (counted["gradient"] + counted["update"]), alone * counted["score"])
+    return Point(axis, value, len(batch), *medians.values(), *products)
 
 
 def draw_growth(points: list[Point], path: Path, title: str) -> None:

@@ -338,16 +338,17 @@ def _print_summary(summary: dict, title: str) -> None:
 
 
 def _print_growth(points: list[Point], title: str) -> None:
-    """The growth of a step: gradient is forward and backward pass, update the rest."""
+    """The growth of a step, of which update is what passes over every weight; ×: of its matrix products alone."""
     rows = [
         (
-            p.axis, f"{p.value:,}", *(f"{seconds:.3f} s" for seconds in (p.gradient, p.update, p.step)),
-            f"{p.rows / p.step:,.0f}", f"{p.score:.3f} s", f"{p.rows / p.score:,.0f}",
+            p.axis, f"{p.value:,}", f"{p.update:.3f} s", f"{p.step:.3f} s", f"{p.step / p.step_products:.2f}",
+            f"{p.rows / p.step:,.0f}", f"{p.score:.3f} s", f"{p.score / p.score_products:.2f}",
+            f"{p.rows / p.score:,.0f}",
         )
         for p in points
     ]  # fmt: skip
-    header = ("varied", "value", "gradient", "update", "step", "rows/s", "score", "rows/s")
-    print_table(header, rows, numbers=range(1, 8), title=title)
+    header = ("varied", "value", "update", "step", "×", "rows/s", "score", "×", "rows/s")
+    print_table(header, rows, numbers=range(1, 9), title=f"{title}; ×: of its matrix products alone")
 
 
 def print_latency(measured: list[Latency], title: str) -> None:

@@ -1,0 +1,68 @@
+"""Every model's step beside its own matrix products, in float32 and bfloat16: python experiments/speed.py OUT.md
+
+Published sizes on random batches (`qin-zoo bench growth`), each model and precision in a process of its own. What is
+measured is kept in OUT.md.jsonl, and again goes on from there. A batch whose products alone would take longer than 15
+seconds is left out.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+SIZES, LONGEST, ROUNDS = (1024, 2048, 8192), 15.0, 3
+
+
+def experiments() -> list[str]:
+    names = []
+    for file in sorted(HERE.glob("*/model_config.yaml")):
+        names += [name for name in yaml.safe_load(file.read_text()) if name.endswith("_MicroLens_1M_x1")]
+    return names
+
+
+def measure(name: str, precision: str, size: int) -> dict:
+    command = ["bench", "growth", name, "--axis", f"batch_size={size}", "--rounds", str(ROUNDS), "--json"]
+    run = [sys.executable, "-m", "qin_zoo", *command, "--set", f"precision={precision}"]
+    done = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True)
+    return {"name": name, "precision": precision} | json.loads(done.stdout)["points"][0]
+
+
+def table(points: list[dict]) -> str:
+    lines = ["| model | precision | rows | step | × products | rows/s | scoring | × products | rows/s |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for p in sorted(points, key=lambda p: (p["name"], p["precision"] != "fp32", p["rows"])):
+        step = p["gradient"] + p["update"]
+        rates = [f"{seconds:.3f} s | {seconds / alone:.2f} | {p['rows'] / seconds:,.0f}" for seconds, alone in (
+            (step, p["step_products"]), (p["score"], p["score_products"])
+        )]  # fmt: skip
+        lines.append(
+            f"| {p['name'].removesuffix('_MicroLens_1M_x1')} | {p['precision']} | {p['rows']:,} | {' | '.join(rates)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(out: Path) -> None:
+    kept = out.with_name(f"{out.name}.jsonl")
+    points = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = {(p["name"], p["precision"], p["value"]): p for p in points}
+    for name in experiments():
+        for precision in ("fp32", "bf16"):
+            alone = 0.0  # seconds of products of the size before
+            for before, size in zip((SIZES[0], *SIZES), SIZES):
+                if (name, precision, size) not in done:
+                    if alone * size / before > LONGEST:
+                        print(f"{name} {precision} {size}: left out", flush=True)
+                        break
+                    done[name, precision, size] = measure(name, precision, size)
+                    with kept.open("a") as file:
+                        file.write(json.dumps(done[name, precision, size]) + "\n")
+                    print(table([done[name, precision, size]]).splitlines()[-1], flush=True)
+                alone = done[name, precision, size]["step_products"]
+    out.write_text(table(list(done.values())))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
