@@ -144,8 +144,8 @@ def _times(groups: int, draws: int, rows: int) -> Iterator[np.ndarray]:
     rng = np.random.Generator(np.random.PCG64(_SEED))
     block = max(1, _AT_ONCE // max(rows, 1))
     for begin in range(0, draws, block):
-        rows = range(min(block, draws - begin))
-        yield np.stack([np.bincount(rng.integers(0, groups, groups), minlength=groups) for _ in rows]).astype(float)
+        some = range(min(block, draws - begin))
+        yield np.stack([np.bincount(rng.integers(0, groups, groups), minlength=groups) for _ in some]).astype(float)
 
 
 class _WeightedAUC:

@@ -70,7 +70,7 @@ def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo:
         return replace(prepared, trained=record)
     told = ", ".join(f"{key} {then.get(key)!r:.40} (configured: {now.get(key)!r:.40})" for key in other)
     echo(f"{checkpoint.name} was trained with {told}: that is what is used.")
-    params = {key: value for key, value in prepared.params.items() if key not in other}
+    params = {key: value for key, value in prepared.params.items() if key not in other or key in record["params"]}
     params |= {key: record["params"][key] for key in other if key in record["params"]}
     return replace(prepared, params=params, trained=record)
 
