@@ -13,13 +13,9 @@ def download(
     dataset: Annotated[str, typer.Argument(help="Name, such as MicroLens_1M_x1.", show_default=False)],
     out: Annotated[Path | None, typer.Argument(help="Folder; default: data/DATASET.", show_default=False)] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Also the raw titles, embeddings and sequences.")] = False,
-    mirror: Annotated[
-        str | None, typer.Option(metavar="URL", help="Fetch from this folder instead of its own.")
-    ] = None,
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Fetch from this folder, not its own.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Files fetched at a time.")] = 4,
-    force: Annotated[
-        bool, typer.Option("--force", help="Fetch a file again that does not match its checksum.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what does not match its checksum.")] = False,
 ) -> None:
     """Download a public dataset; run it again to go on after an interruption.
 

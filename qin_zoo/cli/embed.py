@@ -37,12 +37,8 @@ def encode(
         ),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images, named by item id.", metavar="FOLDER")] = None,
-    original: Annotated[
-        bool, typer.Option("--original-ids", help="The images are named by ids before the import.")
-    ] = False,
-    source: Annotated[
-        Path | None, typer.Option(help="Parquet file with item_id and the columns.", metavar="FILE")
-    ] = None,
+    original: Annotated[bool, typer.Option("--original-ids", help="Images are named as before the import.")] = False,
+    source: Annotated[Path | None, typer.Option(help="Parquet file with item_id and columns.", metavar="FILE")] = None,
     batch_size: Annotated[int, typer.Option(help="Items per batch; after each the rows are safe.", min=1)] = 256,
     force: Annotated[bool, typer.Option("--force/--resume", help="Encode all again, or what is not done yet.")] = False,
     refit: embed_learn.Refit = False,

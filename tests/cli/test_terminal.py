@@ -47,6 +47,17 @@ def test_names_and_values_from_files_do_not_steer_the_terminal(command, tmp_path
     assert "[red]b" in out
 
 
+def test_columns_of_ones_own_table_do_not_steer_the_terminal(tmp_path, capfd):
+    rows = {"user_id": [1, 2, 3], "item_id": [4, 5, 4], "click": [0, 1, 1], EVIL: [1, 2, 3]}
+    pl.DataFrame(rows).write_csv(tmp_path / "log.csv")
+    with pytest.raises(SystemExit) as end:
+        main(["data", "import", "table", str(tmp_path / "log.csv"), "--describe", str(tmp_path / "log.yaml")])
+    assert not end.value.code
+    out = capfd.readouterr().out
+    assert not set(out) & set("\x1b\x07\x9b\u202e")
+    assert "owned" in out
+
+
 def test_an_error_quotes_names_without_their_escapes(tmp_path, capfd):
     pl.DataFrame({EVIL: [1], "label": [0.0]}).write_parquet(tmp_path / "train.parquet")
     with pytest.raises(SystemExit) as end:

@@ -17,7 +17,7 @@ from qin_zoo.data.check.findings import FIX
 from qin_zoo.data.check.folder import Report, tag_limit
 from qin_zoo.data.check.items import USER_FILE
 from qin_zoo.data.check.splits import LEVELS, TOP_LEVEL, Rules, Split, id_columns
-from qin_zoo.data.check.tables import BATCH_ROWS, Lists, ParquetTable, lists, matrices, scalars
+from qin_zoo.data.check.tables import BATCH_ROWS, Advance, Lists, ParquetTable, lists, matrices, scalars
 from qin_zoo.data.item_files import ITEM_FILE
 from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER, USER_HISTORY
 from qin_zoo.errors import DataError
@@ -108,7 +108,7 @@ def _new_folder(folder: Path, out: Path) -> Path:
     return out
 
 
-def _write(table: ParquetTable, path: Path, change: Change | None, advance: Callable[[int], object]) -> None:
+def _write(table: ParquetTable, path: Path, change: Change | None, advance: Advance) -> None:
     with replace_file(path) as temporary:
         if change is None:
             shutil.copyfile(table.path, temporary)

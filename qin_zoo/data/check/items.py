@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from qin_zoo.data.check.across import repeated
 from qin_zoo.data.check.findings import Findings
 from qin_zoo.data.check.splits import has_ids, id_columns
-from qin_zoo.data.check.tables import Lists, ParquetTable, lists, matrices, matrix_hash, scalars
+from qin_zoo.data.check.tables import Advance, Lists, ParquetTable, lists, matrices, matrix_hash, scalars
 from qin_zoo.data.item_layout import PER_USER, USER_HISTORY, Layout
 
 USER_FILE = "user_info.parquet"
@@ -37,9 +36,7 @@ class Items:
     dims: dict[str, int] = field(default_factory=dict)
 
 
-def read_items(
-    table: ParquetTable, layout: Layout, vocabulary: int, findings: Findings, advance: Callable[[int], object]
-) -> Items:
+def read_items(table: ParquetTable, layout: Layout, vocabulary: int, findings: Findings, advance: Advance) -> Items:
     """Checks the item table.
 
     Args:
@@ -178,9 +175,7 @@ class _Tags:
             self.padding = "tags"
 
 
-def read_users(
-    table: ParquetTable, items: int | None, findings: Findings, advance: Callable[[int], object]
-) -> Lists | None:
+def read_users(table: ParquetTable, items: int | None, findings: Findings, advance: Advance) -> Lists | None:
     """Checks the users' table; returns their histories, or None where they cannot be read.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from qin_zoo.data.check.findings import Findings
-from qin_zoo.data.check.tables import Lists, ParquetTable, combined, lists, matrices, matrix_hash, scalars
+from qin_zoo.data.check.tables import Advance, Lists, ParquetTable, combined, lists, matrices, matrix_hash, scalars
 from qin_zoo.data.item_layout import HISTORY, PER_USER, Layout
 
 LEVELS = ("likes_level", "views_level")
@@ -111,7 +110,7 @@ def has_ids(table: ParquetTable, column: str, findings: Findings, listed: bool =
 
 
 def read_split(
-    table: ParquetTable, name: str, layout: Layout, rules: Rules, findings: Findings, advance: Callable[[int], object]
+    table: ParquetTable, name: str, layout: Layout, rules: Rules, findings: Findings, advance: Advance
 ) -> Split | None:
     """Checks a split's values in one pass; None where its columns do not let it be read.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from qin_zoo.data.sources import ParquetSource, decoded
 BATCH_ROWS = 32_768
 """Rows decoded at a time: histories of 100 ids are 26 MB."""
 _MATRIX_ENTRIES = 4 << 20
+Advance = Callable[[int], object]  # is told the rows that were read
 
 
 class Lists(NamedTuple):

@@ -13,9 +13,7 @@ from qin_zoo.data.importers.tables import as_numbers
 from qin_zoo.data.importers.units import guess_unit, nanoseconds
 from qin_zoo.data.importers.values import is_nothing
 
-_TIMES = {
-    "time", "timestamp", "ts", "date", "datetime", "created", "at", "when", "day", "unixtime", "moment",
-}  # fmt: skip
+_TIMES = {"time", "timestamp", "ts", "date", "datetime", "created", "at", "when", "day", "unixtime", "moment"}
 _CLICKS = {
     "label", "click", "clicks", "clicked", "like", "liked", "purchase", "purchased", "bought", "converted",
     "conversion", "target",

@@ -11,7 +11,7 @@ import polars as pl
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.before import Before, Words
 from qin_zoo.data.importers.log import InteractionLog, Numbering, Side
-from qin_zoo.data.importers.write import EMBEDDING_DIM, Output
+from qin_zoo.data.importers.write import EMBEDDING_DIM, Columns, Output
 from qin_zoo.errors import DataError, suggest
 
 _LONGEST_LIST = 20
@@ -86,9 +86,7 @@ def write_items(
     return {"item_tags": tags, "embedding": embedding}
 
 
-def user_features(
-    log: InteractionLog, users: Numbering, out: Output, words: Words, notes: list[str]
-) -> dict[str, np.ndarray]:
+def user_features(log: InteractionLog, users: Numbering, out: Output, words: Words, notes: list[str]) -> Columns:
     """column -> (users + 1,) codes or scaled numbers; writes them, row i being user i."""
     file = "user_features.parquet"
     columns = Merge(words.before, users, log.users.ids).columns(file, log.users, "user", words, notes)

@@ -67,9 +67,7 @@ def _default(log: InteractionLog) -> str:
     if not flags or log.default_label in log.columns:
         return log.default_label
     if len(flags) == 1 and (rated or _sounds_like_clicks(flags[0])):
-        log.notes.append(
-            f"Clicks are the rows with 1 in the column '{flags[0]}'; with --label implicit, every row is one."
-        )
+        log.notes.append(f"Clicks are rows with 1 in the column '{flags[0]}'; with --label implicit, every row is one.")
         return flags[0]
     raise DataError(
         f"{log.path}: expected one column of 0 and 1 that is called label or click, found {', '.join(flags)}. "

@@ -110,9 +110,7 @@ def _separator(path: Path) -> str:
         while not line.strip():
             line = file.readline(_LONGEST_HEADER)
             if not line:
-                raise DataError(
-                    f"{path}: expected a line of column names, found an empty file. Take it out or write it anew."
-                )
+                raise DataError(f"{path}: expected a line of column names, found an empty file. Drop or rewrite it.")
     found = next((said for begin, said in _NO_CSV.items() if line.startswith(begin)), None)
     if found is None and b"\0" in line:
         found = ("bytes that are none, or UTF-16", "Convert it (iconv -f utf-16le -t utf-8), or take it out")

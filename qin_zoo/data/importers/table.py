@@ -44,9 +44,7 @@ def read(description: Description, before: Before | None = None, label: str | No
     new = _interactions(description, rule, account)
     old = before.frame("log.parquet") if before else None
     if before and old is None:
-        raise DataError(
-            f"--extend {before.path}: expected log.parquet, as `data import table` writes it. Import again."
-        )
+        raise DataError(f"--extend {before.path}: expected the log.parquet of `data import table`. Import again.")
     if old is None and new is None:
         raise DataError(f"{description.folder}: expected a file about interactions, found none of those described.")
     items = [read_side(entry, description.folder, "item", account) for entry in description.about("items")]

@@ -259,9 +259,8 @@ class Output:
         summary = ImportSummary(self.path, users, items, dict(self._counts), notes, columns or [])
         written = {k: v for k, v in asdict(summary).items() if k != "path"}
         files = {"user_ids": "ids_user.parquet", "item_ids": "ids_item.parquet", "dataset": "dataset_config.yaml"}
-        self.write_json(
-            SUMMARY_FILE, {"schema_version": SCHEMA_VERSION, **about, **written, "features": features, "files": files}
-        )
+        content = {"schema_version": SCHEMA_VERSION, **about, **written, "features": features, "files": files}
+        self.write_json(SUMMARY_FILE, content)
         self._publish()
         return summary
 
