@@ -366,8 +366,8 @@ FAULTS = [
     ),
     Fault(
         "training/state.py",
-        '        model.optimizer.load_state_dict(tensors["optimizer"])\n',
-        "",
+        '            model.optimizer.load_state_dict(tensors["optimizer"])\n',
+        "            pass\n",
         "experiment/test_resume.py::test_killed_while_saving",
         "checkpoint: Adam's moments are forgotten",
     ),

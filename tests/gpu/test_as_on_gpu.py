@@ -57,7 +57,7 @@ def test_the_branches_for_a_gpu_give_the_same_numbers(name, vocab, as_on_gpu):
     torch.testing.assert_close(again, loss)
     assert found.keys() == expected.keys()
     for key, values in expected.items():
-        torch.testing.assert_close(found[key], values, atol=1e-6, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(found[key], values, atol=2e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @pytest.mark.parametrize("loss", ["binary_crossentropy", "published", "pairwise", "focal", "jrc"])

@@ -37,17 +37,17 @@ def inputs(length=L):
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_equals_the_reference(convention, form, seats, monkeypatch):
     monkeypatch.setattr(_Seats, "of", getattr(_Seats, seats))
-    layer = make(convention)
+    layer = make(convention).double()
     target, table, index, mask = inputs()
-    target.requires_grad_()
+    target, table = (x.detach().double().requires_grad_() for x in (target, table))
     plain = reference.target_transformer(layer, target, table[index], mask, convention)
     fast = layer(target, ItemRows(table, index) if form == "rows" else table[index], mask)
-    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
-    weights = torch.randn(plain.shape, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(fast, plain, atol=1e-12, rtol=1e-10)
+    weights = torch.randn(plain.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     over = [target, table, *layer.parameters()]
     want, got = (torch.autograd.grad((out * weights).sum(), over) for out in (plain, fast))
     for g, w in zip(got, want):
-        torch.testing.assert_close(g, w, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(g, w, atol=1e-11, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("first_k_cols", "concat_max_pool"), [(2, False), (6, True), (0, True)])

@@ -101,6 +101,9 @@ def test_every_row_once(rows, size):
     from qin_zoo.data.loader import ColumnLoader
 
     class Loader(ColumnLoader):
+        def _open(self, data_path, task, weight):
+            return Table(), {}
+
         def batch(self, rows):
             return rows
 
@@ -108,10 +111,10 @@ def test_every_row_once(rows, size):
         num_rows, columns, fingerprint = rows, {}, {}
 
     class Map:
-        labels = ()
+        labels, features = (), {}
 
     def shares(split):
-        loaders = [Loader(Map, Table(), split, 128, True, 7) for _ in range(size)]
+        loaders = [Loader(Map, "", split, 128, True, 7) for _ in range(size)]
         for rank, loader in enumerate(loaders):
             loader.take_share(rank, size)
         return [list(loader) for loader in loaders]
