@@ -45,6 +45,41 @@ class Fault(NamedTuple):
 FAULTS = [
     # ---- layers and models
     Fault(
+        "layers/cross_mix.py",
+        "low = torch.tanh(torch.einsum(\"ber,esr->bes\", low, c)) * share.unsqueeze(2)",
+        "low = torch.tanh(torch.einsum(\"ber,ers->bes\", low, c)) * share.unsqueeze(2)",
+        "layers/test_cross_mix.py",
+        "axes: an expert's own map is the transposed one",
+    ),
+    Fault(
+        "layers/target_transformer.py",
+        ".masked_fill(seats.empty, -math.inf)",
+        "",
+        "layers/test_target_transformer.py",
+        "mask: the attention sees seats that nobody has",
+    ),
+    Fault(
+        "layers/target_transformer.py",
+        "x = x.masked_fill(hidden.flatten()[seats.places].unsqueeze(1), 0.0)",
+        "x = x + 0 * hidden.sum()",
+        "layers/test_target_transformer.py",
+        "mask: a row without items yields what its dummy place does",
+    ),
+    Fault(
+        "models/inputs.py",
+        "        counts[:, table.padding_idx] = 0\n",
+        "        pass\n",
+        "models/test_inputs.py",
+        "padding: it counts in the mean of a long list",
+    ),
+    Fault(
+        "models/uncompiled.py",
+        "del sys.modules[_COMPILER], torch._dynamo",
+        "pass",
+        "models/test_uncompiled.py",
+        "torch: its compiler stays away for good",
+    ),
+    Fault(
         "layers/asta.py",
         "self.scale = attention_dim**-0.5",
         "self.scale = -(attention_dim**-0.5)",

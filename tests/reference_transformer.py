@@ -51,11 +51,11 @@ def target_transformer(layer, target, history, mask, convention):
                 sequence = [_layer_norm(block.norm1, x + a) for x, a in zip(sequence, attended)]
                 forward = [_linear(block.linear2, torch.relu(_linear(block.linear1, x))) for x in sequence]
                 sequence = [_layer_norm(block.norm2, x + f) for x, f in zip(sequence, forward)]
-            outputs = [x if s else torch.zeros(width) for x, s in zip(sequence, shown)]
+            outputs = [x if s else target.new_zeros(width) for x, s in zip(sequence, shown)]
             highest = torch.stack([x for x, s in zip(sequence, shown) if s]).max(0).values
         else:
-            outputs, highest = [torch.zeros(width) for _ in m], torch.zeros(width)
-        outputs = [torch.zeros(width)] * max(layer.first_k_cols - len(outputs), 0) + outputs
+            outputs, highest = [target.new_zeros(width) for _ in m], target.new_zeros(width)
+        outputs = [target.new_zeros(width)] * max(layer.first_k_cols - len(outputs), 0) + outputs
         parts = outputs[len(outputs) - layer.first_k_cols :]
         if layer.out_linear is not None:
             parts = [*parts, _linear(layer.out_linear, highest)]
