@@ -75,6 +75,7 @@ FEATURE_TYPES: dict[str, FeatureType] = {
     "embedding": FeatureType("floats", sizes={"dim": "pretrain_dim"}, width="dim"),
     "numeric": FeatureType("float"),
     "cyclic": FeatureType("float", sizes={"period": "period"}),
+    "autodis": FeatureType("float", sizes={"bins": "bins"}),
 }
 
 

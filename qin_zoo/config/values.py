@@ -449,6 +449,7 @@ class FeatureColumn(_Keys):
     emb_output_dim: Size = _key("Size of what its feature_encoder returns.")
     pretrain_dim: Size = _key("Size of its vectors in the files.")
     period: Size = _key("Of type cyclic: after how much its numbers begin again, 24 of an hour of the day.")
+    bins: Size = _key("Of type autodis: how many soft bins its numbers are shared among.")
     pretrained_emb: Pretrained = _key("File of pretrained vectors.")
     pretrain_usage: one_of("init", "sum", "concat") = _key("How pretrained vectors enter.")
     freeze_emb: Flag = _key("Whether pretrained vectors stay as they are.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qin_zoo.errors import ModelError
 from qin_zoo.fuxi import FeatureEmbeddingDict, FeatureMap
@@ -32,7 +33,31 @@ class CyclicEmbedding(nn.Module):
         return self.projection(torch.stack([angle.sin(), angle.cos()], dim=-1))
 
 
-EMBEDDERS: dict[str, type[nn.Module]] = {"cyclic": CyclicEmbedding}
+class AutoDisEmbedding(nn.Module):
+    """A number's soft share of bins that are learnt with their vectors (AutoDis: Guo et al., KDD 2021, section 3.2).
+
+    ``h = LeakyReLU(w x)``, ``p = softmax(W h + h / 10)``, and the embedding is ``Σ_j p_j e_j``: unlike a number times
+    one vector, it need not grow with the number, and unlike buckets it has no edges. Give numbers of a moderate size
+    (a ``normalizer``).
+
+    Args:
+        spec: has the number of ``bins``.
+        dim: size of the embedding.
+    """
+
+    def __init__(self, spec: Mapping, dim: int):
+        super().__init__()
+        self.score = nn.Linear(1, spec["bins"], bias=False)
+        self.mix = nn.Linear(spec["bins"], spec["bins"], bias=False)
+        self.vectors = nn.Linear(spec["bins"], dim, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N,) numbers to (N, dim)."""
+        hidden = F.leaky_relu(self.score(values.float().unsqueeze(1)))  # (N, bins)
+        return self.vectors((self.mix(hidden) + hidden / 10).softmax(dim=1))
+
+
+EMBEDDERS: dict[str, type[nn.Module]] = {"cyclic": CyclicEmbedding, "autodis": AutoDisEmbedding}
 """Feature type -> the class of its embedder, built with a feature's specification and the size of its embedding; it
 takes the values of N rows, (N,) or (N, width), and gives (N, dim)."""
 

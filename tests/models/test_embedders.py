@@ -9,10 +9,12 @@ from named_fields import EXAMPLE, as_request, export, made
 
 from qin_zoo.errors import ConfigError, ModelError
 from qin_zoo.experiment.prepare import build_model, prepare
-from qin_zoo.models.embedders import CyclicEmbedding, check_types
+from qin_zoo.models.embedders import AutoDisEmbedding, CyclicEmbedding, check_types
 from qin_zoo.registry import create_model
 
 HOUR = {"type": "cyclic", "source": "", "period": 24}
+SHARED = {"type": "autodis", "source": "", "bins": 5}
+TYPES = pytest.mark.parametrize("spec", [HOUR, SHARED], ids=["cyclic", "autodis"])
 
 
 def test_a_place_on_a_circle():
@@ -23,6 +25,17 @@ def test_a_place_on_a_circle():
     found = embedder(torch.from_numpy(hours)).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(found[0] - found[3]).max() < 0.01 < np.abs(found[0] - found[1]).max()
+
+
+def test_shares_of_bins():
+    embedder = AutoDisEmbedding(SHARED, 3)
+    values = np.array([-2.0, 0, 0.5, 30], np.float32)
+    score, mix, vectors = (m.weight.detach().numpy() for m in (embedder.score, embedder.mix, embedder.vectors))
+    for value, found in zip(values, embedder(torch.from_numpy(values)).detach().numpy()):
+        hidden = [w * value if w * value > 0 else 0.01 * w * value for w in score[:, 0]]
+        logits = [sum(m * h for m, h in zip(row, hidden)) + 0.1 * own for row, own in zip(mix, hidden)]
+        shares = np.exp(np.array(logits) - max(logits))
+        np.testing.assert_allclose(found, vectors @ (shares / shares.sum()), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["QIN", "DIN", "Transformer_DCN", "DeepFM"])
@@ -43,7 +56,8 @@ def test_a_day_later_is_the_same(name):
     assert not torch.equal(at(1.0), at(13.0))
 
 
-def test_from_the_item_tables_files_to_the_service(sample, tmp_path):
+@TYPES
+def test_from_the_item_tables_files_to_the_service(spec, sample, tmp_path):
     for file in sample.glob("*.parquet"):
         rows = pl.read_parquet(file)
         hours = pl.Series("hour", np.arange(len(rows)) % 24, dtype=pl.Float32)
@@ -51,12 +65,13 @@ def test_from_the_item_tables_files_to_the_service(sample, tmp_path):
     config = samples()["DIN"].config_dir
     settings = {"max_len": 8, "embedding_dim": 4, "model_root": str(tmp_path / "out")}
     prepared = prepare("DIN_sample", config, data=tmp_path, overrides=settings)
-    columns = [*prepared.params["feature_cols"], {"name": "hour", "active": True, "dtype": "float", **HOUR}]
+    columns = [*prepared.params["feature_cols"], {"name": "hour", "active": True, "dtype": "float", **spec}]
     prepared = prepared.varied({"feature_cols": columns})
     dataset = prepared.open_dataset()
     model = build_model(prepared, dataset).eval()
     with torch.no_grad():
-        model.embedding_layer.embedding_layer.embedding_layers["hour"].projection.weight.mul_(20)
+        for weight in model.embedding_layer.embedding_layer.embedding_layers["hour"].parameters():
+            torch.nn.init.normal_(weight, std=0.2)
     batch = next(iter(dataset.loader("test", shuffle=False)))
     expected = model(batch)["y_pred"].view(-1).detach().numpy()
     pytest.importorskip("onnxscript")
@@ -72,11 +87,12 @@ def test_from_the_item_tables_files_to_the_service(sample, tmp_path):
         np.testing.assert_allclose(score, expected[row], atol=1e-6)
 
 
-def test_a_named_field(tmp_path):
-    columns = [{**c, "type": "cyclic", "period": 24} if c["name"] == "hour" else c for c in EXAMPLE]
+@TYPES
+def test_a_named_field(spec, tmp_path):
+    columns = [{**c, **spec} if c["name"] == "hour" else c for c in EXAMPLE]
     done = made(tmp_path, "example", columns, "DCNv2", parallel_dnn_hidden_units=[4])
     _, dataset, model, rows = done
-    assert dataset.feature_map.features["hour"]["period"] == 24
+    assert spec.items() <= dataset.feature_map.features["hour"].items()
     expected = model.predict(dataset.loader("test", shuffle=False))
     pytest.importorskip("onnxscript")
     from qin_zoo.serving.scorer import Scorer
