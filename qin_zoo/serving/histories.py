@@ -225,7 +225,8 @@ class FileHistories:
         first, kept = max(first, last - self._length), {}
         for name in new or self._lists:
             before = self._lists[name][first:last].tolist() if name in self._lists else []
-            kept[name] = [*before, *new.get(name, [])][-self._length :]
+            values = [*before, *new.get(name, [])]
+            kept[name] = values[max(len(values) - self._length, 0) :]
         return Known(kept[""] if [*kept] == [""] else kept, features)
 
     def append(self, user: str, item: object, time: float | None = None) -> None:

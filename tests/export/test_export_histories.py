@@ -57,3 +57,9 @@ def test_a_dataset_without_users(sample, tmp_path):
     with pytest.raises(ConfigError, match="names no users"):
         export_histories(dataset, tmp_path / "h.npz")
     assert not (tmp_path / "h.npz").exists()
+
+
+def test_a_model_that_looks_at_no_history_is_given_none(tmp_path):
+    store = FileHistories(tmp_path / "h.npz", 0)
+    store.append("u1", 3)
+    assert store.get("u1").history == []
