@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SERIES = 9
+_SERIES = 12
 _DPI = 110
 REFERENCE = {"color": "C8", "linestyle": "--", "linewidth": 1}
 """A line to compare with: what is honest, alike for all, or the best there can be."""
@@ -40,8 +40,11 @@ PAGE = Palette("#010203", "#040506", tuple(f"#0708{i:02x}" for i in range(_SERIE
 PICTURE = Palette(
     "#1f2933",
     "#8a949e",
-    ("#2b6cb0", "#c05621", "#2f855a", "#9b2c6f", "#6b46c1", "#8a6d00", "#0b7285", "#a61e1e", "#5f6c7b"),
-)
+    (
+        "#2b6cb0", "#c05621", "#2f855a", "#9b2c6f", "#6b46c1", "#8a6d00", "#0b7285", "#a61e1e", "#5f6c7b", "#7b4b2a",
+        "#d6498f", "#5c8a0d",
+    ),
+)  # fmt: skip
 _VARIABLES = {
     PAGE.text: "var(--text)",
     PAGE.line: "var(--line)",
