@@ -80,8 +80,8 @@ def product(precision: str, device: torch.device) -> tuple[Callable[[], None], i
 
 def _products(contender: Contender):
     device = torch.device("cpu" if contender.gpu < 0 else f"cuda:{contender.gpu}")
-    precision = next(text.partition("=")[2] for text in contender.overrides if text.startswith("precision="))
-    multiply, flops = product(precision, device)
+    given = (text.partition("=")[2] for text in contender.overrides if text.startswith("precision="))
+    multiply, flops = product(next(given, "fp32"), device)
 
     def measure() -> int:
         for _ in range(contender.batches):
