@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qin_zoo.layers.chunks import in_chunks
+from qin_zoo.layers.dropout import dropout
 from qin_zoo.layers.folding import fold_steps
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
@@ -65,8 +66,8 @@ class DINAttention(InterestLayer):
                 of_row, of_target = (F.embedding(places // length, values) for values in (target, by_target))
             x = F.linear(of_row * F.embedding(item, items), w_product)  # (N, H)
             x = x + of_target + F.embedding(item, by_item)
-            for step in rest:
-                x = step(x)
+            for step in rest:  # torch's own dropout draws a number for each element, one after the other
+                x = dropout(x, step.p, step.training) if type(step) is nn.Dropout else step(x)
             return x
 
         return scores

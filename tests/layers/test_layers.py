@@ -5,6 +5,7 @@ import reference
 import torch
 from torch import nn
 
+from qin_zoo.fuxi import MLP_Block
 from qin_zoo.layers import ASTA, QNN, DINAttention, ItemRows, dense, map_items
 
 B, L, D = 5, 4, 6
@@ -129,3 +130,17 @@ def test_map_items_works_once_per_distinct_item(table, inputs):
     torch.testing.assert_close(dense(map_items(double, ItemRows(table, index))), 2 * table[index])
     torch.testing.assert_close(map_items(double, table[index]), 2 * table[index])
     assert seen == [9, B * L]
+
+
+def test_what_dins_attention_drops_is_spread_as_by_its_mlp():
+    torch.manual_seed(0)
+    layer = DINAttention(MLP_Block(4 * D, [16], "ReLU", 1, dropout_rates=0.3))
+    target, history, mask = torch.randn(B, D), torch.randn(B, L, D), torch.ones(B, L, dtype=torch.bool)
+    t = target.unsqueeze(1).expand_as(history)
+    places = torch.cat([t, history, t - history, t * history], dim=-1).flatten(0, 1)
+    with torch.no_grad():
+        ours = torch.stack([layer.weights(target, history, mask) for _ in range(4000)])
+        theirs = torch.stack([layer.attention_layer(places).view(B, L) for _ in range(4000)])
+    assert theirs.std(0).min() > 0.05
+    torch.testing.assert_close(ours.mean(0), theirs.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(ours.std(0), theirs.std(0), atol=0.015, rtol=0)
