@@ -10,15 +10,16 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote
 
 import httptools
 
 if TYPE_CHECKING:
-    from qin_zoo.serving.http.app import Service
+    from qin_zoo.serving.http.metrics import Metrics
+    from qin_zoo.serving.http.settings import Settings
 
 TOLD = 64  # connections beyond the limit that are told so; further ones are cut off
 DRAINED = 2**24  # bytes too many that are read and dropped, for a client that reads no answer before it has sent all
@@ -85,6 +86,22 @@ class _Malformed(Exception):
     """No request that is answered: another server may find another end of it, and take what follows for a second."""
 
 
+class Host(Protocol):
+    """What a connection knows of the service that answers its requests, :class:`~qin_zoo.serving.http.app.Service`."""
+
+    settings: Settings
+    metrics: Metrics
+    connections: set[Connection]
+    heads: dict[bytes, tuple[str, str, dict[bytes, bytes], int]]
+    ending: bool
+    date: bytes
+    routes: Mapping[str, Mapping[str, Callable[[Request], None]]]
+    refusal: Callable[[Request, bool], Answer | None]
+    too_large: Callable[[], Answer]
+    handle: Callable[[Request], None]
+    answered: Callable[[Request, int], None]
+
+
 class Connection(asyncio.Protocol):
     """One connection, whose requests a service answers.
 
@@ -92,7 +109,7 @@ class Connection(asyncio.Protocol):
         deadline: when :meth:`expire` is to be called, by the loop's clock.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Host) -> None:
         self._service, self._loop = service, asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._url, self._headers, self._head, self._raw = b"", {}, 0, 0
