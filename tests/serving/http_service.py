@@ -120,7 +120,7 @@ class Local:
 
     def __init__(self, chosen: Settings, models: Models | None = None, histories: Histories | None = None):
         models = models or Models(chosen)
-        used = lambda: [live.identity for live in models.all.values()]  # noqa: E731
+        used = lambda: [live.model_facts for live in models.all.values()]  # noqa: E731
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self.answering = Answering(chosen, models, Metrics(1, [*models.all], used), histories)

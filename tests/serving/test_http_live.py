@@ -16,7 +16,7 @@ from qin_zoo.files import file_state
 from qin_zoo.serving import Scorer
 from qin_zoo.serving.http import loading
 from qin_zoo.serving.http import models as models_module
-from qin_zoo.serving.http.loading import identity, try_out
+from qin_zoo.serving.http.loading import model_facts, try_out
 from qin_zoo.serving.http.models import broken
 from qin_zoo.serving.items import ItemRequests
 
@@ -37,8 +37,8 @@ def test_replaced(sample, path, caplog):
     assert live.current is old
     shutil.copy(export(sample, 2), path)
     assert asyncio.run(live.reload()) == "loaded"
-    assert identity(live.current)["fingerprint"] != identity(old)["fingerprint"]
-    assert identity(live.current)["fingerprint"] in caplog.text
+    assert model_facts(live.current)["fingerprint"] != model_facts(old)["fingerprint"]
+    assert model_facts(live.current)["fingerprint"] in caplog.text
 
 
 def test_a_cut_file_is_refused(path, caplog):
@@ -120,7 +120,7 @@ class TestContract:
         assert message in caplog.text
         assert "Start the service anew" in caplog.text
         assert live.current is old
-        assert identity(live_model(path).current) != identity(old)
+        assert model_facts(live_model(path).current) != model_facts(old)
 
     @pytest.mark.parametrize("kind", ["context", "new"])
     def test_a_feature_less(self, kind, path):

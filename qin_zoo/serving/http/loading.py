@@ -21,7 +21,7 @@ _WARM = 100  # candidates of the request that a new model answers first
 _CODE = "import sys; sys.path[:] = {path!r}; from qin_zoo.serving.http.loading import _try; _try(sys.argv[1])"
 
 
-def identity(scorer: Scorer, name: str = "") -> dict[str, str]:
+def model_facts(scorer: Scorer, name: str = "") -> dict[str, str]:
     """What answers name a model by: ``name``, else that of its manifest; ``fingerprint``, the SHA-256 there."""
     return {"name": name or scorer.manifest["name"], "fingerprint": scorer.manifest["sha256"]}
 
@@ -100,7 +100,7 @@ def _try(values: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         settings = json.loads(values)
-        found = identity(load(settings.pop("path"), Settings(**settings)))
+        found = model_facts(load(settings.pop("path"), Settings(**settings)))
     except Exception as error:
         found = {"problem": str(error) if isinstance(error, QinZooError) else first_line(error)}
     print(json.dumps(found), flush=True)

@@ -14,7 +14,7 @@ import orjson
 from qin_zoo.errors import QinZooError, RequestError, suggest
 from qin_zoo.feature_types import type_of
 from qin_zoo.files import file_state
-from qin_zoo.serving.http.loading import identity, load, try_out
+from qin_zoo.serving.http.loading import load, model_facts, try_out
 from qin_zoo.serving.http.log import event
 from qin_zoo.serving.http.settings import Served, Settings
 from qin_zoo.serving.scorer import Scorer
@@ -46,15 +46,15 @@ class LiveModel:
         self._told: tuple[Scorer | None, bytes] = (None, b"")
 
     @property
-    def identity(self) -> dict[str, str]:
+    def model_facts(self) -> dict[str, str]:
         """What answers name the model by, under the name that the service has for it."""
-        return identity(self.current, self._name)
+        return model_facts(self.current, self._name)
 
     def told(self, scorer: Scorer) -> bytes:
         """The same as JSON, of the scorer that a request took: meanwhile another may be in use."""
         known, text = self._told
         if known is not scorer:
-            text = orjson.dumps(identity(scorer, self._name))
+            text = orjson.dumps(model_facts(scorer, self._name))
             self._told = scorer, text
         return text
 
@@ -69,7 +69,7 @@ class LiveModel:
         try:
             fingerprint = await try_out(self.path, self._settings)
             new = await asyncio.to_thread(load, self.path, self._settings)
-            if identity(new)["fingerprint"] != fingerprint:
+            if model_facts(new)["fingerprint"] != fingerprint:
                 raise QinZooError(f"{self.path} was replaced while it was tried. Reload it again.")
             if reasons := broken(old, new, self._settings.ids):
                 raise QinZooError(
@@ -80,14 +80,14 @@ class LiveModel:
             which = {"model": self.name} if self._name else {}  # of several
             event(logging.ERROR, "reload refused, the old model stays", error=error, **which)
             return "refused"
-        if identity(new) == identity(old):
-            event(logging.INFO, "reload: the file is the same", **identity(new))
+        if model_facts(new) == model_facts(old):
+            event(logging.INFO, "reload: the file is the same", **model_facts(new))
             return "unchanged"
         if new.inputs != old.inputs:
             before, after = (",".join(feature["name"] for feature in one.inputs) for one in (old, new))
             event(logging.WARNING, "reload changes the row features", before=before, after=after)
         self.current = new
-        event(logging.INFO, "reload", **identity(new))
+        event(logging.INFO, "reload", **model_facts(new))
         return "loaded"
 
 

@@ -8,7 +8,7 @@ from html import escape
 from string import Template
 
 from qin_zoo.serving.http.connection import Answer
-from qin_zoo.serving.http.loading import identity
+from qin_zoo.serving.http.loading import model_facts
 from qin_zoo.serving.scorer import Scorer
 
 _HEADERS = (("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),)
@@ -44,7 +44,7 @@ def page(description: dict, scorer: Scorer, url: str, token: bool) -> Answer:
     curl = f"curl {url}score -H 'Content-Type: application/json'{bearer} \\\n  -d {shlex.quote(example)}"
     answers = description["paths"]["/score"]["post"]["responses"]
     values = {
-        **identity(scorer),
+        **model_facts(scorer),
         "summary": manifest.get("model_card", {}).get("summary", ""),
         "holds": f"{scorer.items - 1:,} items" if scorer.fields is None else "Named fields, raw values",
         "elsewhere": "" if scorer.fields is None else "; or in every candidate. Sequences of the history in history",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from qin_zoo import __version__
 from qin_zoo.feature_types import type_of
-from qin_zoo.serving.http.loading import identity
+from qin_zoo.serving.http.loading import model_facts
 from qin_zoo.serving.http.settings import Settings
 from qin_zoo.serving.items import ITEMS
 from qin_zoo.serving.scorer import Scorer
@@ -69,7 +69,7 @@ _PROBLEMS = {
 
 def openapi(scorer: Scorer, settings: Settings, models: Sequence[str] = (), paths: Sequence[str] = ()) -> dict:
     """The description of ``paths``, with the inputs of a model; requests may choose among the names of ``models``."""
-    model = identity(scorer)
+    model = model_facts(scorer)
     request = (_request if scorer.fields is None else _fields_request)(scorer, settings)
     _add_common(request, scorer, settings, models)
     schemas = {name: {"type": "object", "required": [*s["properties"]], **s} for name, s in _SCHEMAS.items()}

@@ -49,8 +49,8 @@ def serve(settings: Settings) -> None:
             asyncio.run(try_out(served.path, settings))
         models = Models(settings)
         histories = _histories(settings, models)
-        metrics = Metrics(settings.workers, [*models.all], lambda: [live.identity for live in models.all.values()])
-        told = {**models.first.identity, "workers": settings.workers, "token": "yes" if settings.token else "no"}
+        metrics = Metrics(settings.workers, [*models.all], lambda: [live.model_facts for live in models.all.values()])
+        told = {**models.first.model_facts, "workers": settings.workers, "token": "yes" if settings.token else "no"}
         if settings.models[0].name:
             told = {"models": ",".join(models.all)} | told
         host, port = listeners[0].getsockname()[:2]
