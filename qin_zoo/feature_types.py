@@ -1,7 +1,8 @@
 """The types that a feature can have, in one table, read wherever a type makes a difference: configuration, files,
 models, exports, the service, measurements.
 
-A new type is a row here; where FuxiCTR's embedding layer does not know it, :mod:`qin_zoo.models.embedders` has what embeds it.
+A new type is a row here; where FuxiCTR's embedding layer does not know it, what embeds it stands in
+:mod:`qin_zoo.models.embedders`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from qin_zoo.layers import CrossNetMix
 
 
 def side_by_side(layer: fuxi.CrossNetMix) -> CrossNetMix:
-    """FuxiCTR's layer as ours, which has a product less for each row and expert, and takes any number of rows."""
+    """FuxiCTR's layer as ours, which takes no product for each row and expert, and any number of rows."""
     (experts, n, rank), layers = layer.U_list[0].shape, len(layer.U_list)
     ours = CrossNetMix(n, layers, rank, experts)
     ours.load_state_dict(layer.state_dict())
