@@ -101,12 +101,12 @@ def check_gpu(
     overrides: tuple[str, ...] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Measures each experiment in every precision, compiled and not, in a process for each experiment.
+    """Measures each experiment in every precision, and then compiled, which may take a minute before it begins.
 
     Args:
         gpu: index of the GPU; -1 for the CPU, to see that all of it runs.
         rows: of the training split.
-        seconds: for everything; what an experiment leaves is for the next ones.
+        seconds: for everything; each experiment has a process, one more compiled, and leaves what it does not need.
         expids, overrides: experiments of datasets with an item table, as in ``prepare``.
 
     Returns:
@@ -114,23 +114,24 @@ def check_gpu(
     """
     lines: list[dict[str, Any]] = []
     deadline = time.monotonic() + seconds
-    for number, expid in enumerate(expids):
-        own = (deadline - time.monotonic()) / (len(expids) - number)
-        settings = [Setting(expid, precision, False) for precision in PRECISIONS]
-        settings += [Setting(expid, precision, True) for precision in reversed(PRECISIONS)]  # the fastest one first
-        lines += _in_a_process(settings, own, gpu, rows, overrides, progress=progress)
+    groups = [[Setting(expid, precision, False) for precision in PRECISIONS] for expid in expids]
+    groups += [[replace(one, compiled=True) for one in reversed(group)] for group in groups]  # the fastest one first
+    for number, group in enumerate(groups):
+        own = (deadline - time.monotonic()) / (len(groups) - number)
+        flops = next((line["flops"] for line in lines if line["expid"] == group[0].expid and "flops" in line), 0)
+        lines += _in_a_process(group, own, flops, gpu, rows, overrides, progress=progress)
     return lines
 
 
 def _in_a_process(
-    settings: list[Setting], seconds: float, gpu: int, *how, progress: Callable[[str], None]
+    settings: list[Setting], seconds: float, flops: int, gpu: int, *how, progress: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    deadline, worker, flops = time.monotonic() + seconds, Worker(gpu, share(1), work_on), 0
+    deadline, worker = time.monotonic() + seconds, Worker(gpu, share(1), work_on)
     lines: list[dict[str, Any]] = []
     try:
         for setting in settings:
             progress(f"{setting.expid}, {setting.precision}{', compiled' if setting.compiled else ''}")
-            found = {"failure": f"no time left: its experiment had {max(seconds, 0):.0f} s"}
+            found = {"failure": f"no time left: its process had {max(seconds, 0):.0f} s"}
             if (left := deadline - time.monotonic()) > 0:
                 worker.send((setting, seconds / (4 * len(settings)), flops, *how))
                 if worker.connection.poll(left):
@@ -172,6 +173,7 @@ def measure(
         :func:`profile` and :func:`differences` give.
     """
     if gpu >= 0:
+        torch.cuda.init()  # or it knows no device yet
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(gpu)
     prepared = setting.prepare(gpu, overrides)

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qin_zoo.layers.chunks import in_chunks
 from qin_zoo.layers.dropout import dropout
 from qin_zoo.layers.folding import fold_steps
-from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, weighted_sum
+from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, take_rows, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
 
@@ -23,7 +23,7 @@ class DINAttention(InterestLayer):
     The MLP's first layer is linear in its four parts, ``(W_1 + W_3) t + (W_2 − W_3) h + W_4 (t ⊙ h)``: the first
     needs computing once per row, the second once per distinct item, only the last at every position. Padding is
     left out, unless the MLP takes statistics over a batch (Dice or a batch norm, in training): those include the
-    padding, and the published checkpoints were trained so.
+    padding, and the published checkpoints were trained so. To know how much is left a GPU is waited for, once.
 
     Args:
         attention_layer: an MLP (N, 4·D) -> (N, 1): FuxiCTR's ``MLP_Block`` or an ``nn.Sequential``, its first layer
@@ -45,7 +45,7 @@ class DINAttention(InterestLayer):
     def _places(self, mask: Tensor) -> Tensor:
         """Which positions the MLP has to see: indices of the flattened (B·L,) positions, (N,)."""
         takes_statistics = any(isinstance(m, _BatchNorm) and m.training for m in self.attention_layer.modules())
-        if takes_statistics or mask.is_cuda:  # to know how many are real, a GPU would have to be waited for
+        if takes_statistics or torch.compiler.is_dynamo_compiling():  # which leaves nothing out
             return torch.arange(mask.numel(), device=mask.device)
         return mask.flatten().nonzero().squeeze(1)
 
@@ -63,9 +63,9 @@ class DINAttention(InterestLayer):
                 of_row, of_target = (values.repeat_interleave(length, dim=0) for values in (target, by_target))
             else:
                 item = places if index is None else index.flatten()[places]
-                of_row, of_target = (F.embedding(places // length, values) for values in (target, by_target))
-            x = F.linear(of_row * F.embedding(item, items), w_product)  # (N, H)
-            x = x + of_target + F.embedding(item, by_item)
+                of_row, of_target = (take_rows(values, places // length) for values in (target, by_target))
+            x = F.linear(of_row * take_rows(items, item), w_product)  # (N, H)
+            x = x + of_target + take_rows(by_item, item)
             for step in rest:  # torch's own dropout draws a number for each element, one after the other
                 x = dropout(x, step.p, step.training) if type(step) is nn.Dropout else step(x)
             return x

@@ -2,7 +2,7 @@
 
 ``torch`` draws one number per element in sequence and keeps a float mask. Here one draw of 64 bits serves four
 elements, and the mask is one byte. Rates are multiples of 1/65536; the scale is that of the rate in force, so the
-expectation is exact.
+expectation is exact. Compiled, it is torch's own, which the compiler joins with what stands beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _STEPS = 1 << 16
 _CHUNK = 1024  # rows whose products stay in the processor's cache between two passes
@@ -19,6 +20,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zeroes elements of (B, …) with probability ``p``, scales the others to keep the mean; nothing in evaluation."""
     if not training or p == 0:
         return x
+    if torch.compiler.is_dynamo_compiling():
+        return F.dropout(x, p)
     return x.masked_fill(drop_mask(x.shape, p, x.device), 0) * drop_scale(p)
 
 
@@ -37,6 +40,8 @@ def sum_of_dropped_rows(x: Tensor, weight: Tensor, bias: Tensor, num_row: int, p
     Returns:
         (B, m) float32.
     """
+    if torch.compiler.is_dynamo_compiling():
+        return F.dropout(F.linear(x, weight, bias), p).unflatten(1, (num_row, -1)).sum(dim=1, dtype=weight.dtype)
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     return _SumOfDroppedRows.apply(x, weight, bias, num_row, p, dtype)

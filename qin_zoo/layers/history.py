@@ -28,7 +28,7 @@ class ItemRows(NamedTuple):
 
     def dense(self) -> Tensor:
         """The vectors themselves, (B, L, D)."""
-        return F.embedding(self.index, self.table)
+        return take_rows(self.table, self.index)
 
 
 class SharedHistory(NamedTuple):
@@ -121,7 +121,7 @@ def weighted_sum(weight: Tensor, history: History) -> Tensor:
         table = history.table
         if history.index.shape[1] == 0:
             return table.new_zeros(*weight.shape[:-1], table.shape[1])
-        sums = _bag(_bags(history.index, weight), table, weight.flatten(0, -2).to(table.dtype))
+        sums = _RowSums.apply(weight.flatten(0, -2).to(table.dtype), table, _bags(history.index, weight))
         return sums.view(*weight.shape[:-1], -1)
     weight = weight.to(history.dtype)
     if weight.dim() == 2:
@@ -134,30 +134,99 @@ def _bags(index: Tensor, like: Tensor) -> Tensor:
     return index if like.dim() == 2 else index.repeat_interleave(like.shape[1], dim=0)
 
 
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows (…, D) of a table (U, D) at ``index`` (…): ``F.embedding``, quick on a GPU where many places are padding."""
+    return _Taken.apply(table, index) if table.is_cuda else F.embedding(index, table)
+
+
+def let_compile() -> None:
+    """Tells torch's compiler to see through what is computed of item rows by functions that it does not know."""
+    for function in (_RowScores, _RowSums, _Taken):
+        torch.compiler.allow_in_graph(function)
+
+
 def _bag(index: Tensor, table: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(index, table, per_sample_weights=weight, mode="sum")
 
 
+def _places(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows (B, L) in sequence, where each bag begins, and whose bag each is: ``embedding_bag``'s own arguments."""
+    of = torch.arange(index.shape[0], dtype=index.dtype, device=index.device)
+    bags = of.unsqueeze(1).expand_as(index)
+    return index.reshape(-1).contiguous(), of * index.shape[1], bags.reshape(-1).contiguous()
+
+
+def _scores(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    """``query_b · table[index_bl]``, (B, L): what ``embedding_bag`` computes as the gradient of its weights."""
+    if table.is_cuda and table.dtype == torch.bfloat16:  # for which there is no kernel
+        return _scores(query.float(), table.float(), index).to(table.dtype)
+    scores = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        query.to(table.dtype).contiguous(), table, *_places(index), 0
+    )
+    return scores.view(index.shape)
+
+
+def _sums_by_row(vectors: Tensor, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of a table: for each row, ``Σ weight_bl · vectors_b`` over the places where it stands, (U, D)."""
+    index, table = _apart(index, weight == 0, table.shape[0]), table.detach().requires_grad_()
+    with torch.enable_grad():
+        sums = _bag(index, table, weight.to(table.dtype))
+    return torch.autograd.grad(sums, table, vectors.to(table.dtype))[0]
+
+
+def _apart(index: Tensor, nothing: Tensor, rows: int) -> Tensor:
+    """``index`` with the places that add nothing spread over all rows: a GPU adds up one row's in sequence, and the
+    padding of all histories is one row."""
+    if not index.is_cuda:
+        return index
+    spread = torch.arange(index.numel(), dtype=index.dtype, device=index.device) % rows
+    return torch.where(nothing, spread.view_as(index), index)
+
+
 class _RowScores(torch.autograd.Function):
-    """``s_bl = q_b · table[index_bl]``: what ``embedding_bag`` computes as the gradient of its weights."""
+    """``s_bl = q_b · table[index_bl]``."""
 
     @staticmethod
     def forward(ctx, query, table, index):
         ctx.save_for_backward(query, table, index)
-        query = query.to(table.dtype)
-        weight = torch.zeros(index.shape, dtype=table.dtype, device=table.device, requires_grad=True)
-        with torch.enable_grad():
-            sums = _bag(index, table.detach(), weight)
-        return torch.autograd.grad(sums, weight, query)[0]
+        return _scores(query, table, index)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         query, table, index = ctx.saved_tensors
-        table = table.detach().requires_grad_(ctx.needs_input_grad[1])
-        with torch.enable_grad():
-            grad_query = _bag(index, table, grad.to(table.dtype))  # Σ_l grad_l h_l, (B, D)
-        grad_table = None
-        if ctx.needs_input_grad[1]:  # each row's gradient, Σ grad_bl q_b over the places where it stands
-            grad_table = torch.autograd.grad(grad_query, table, query.to(table.dtype))[0]
-        return grad_query.detach().to(query.dtype), grad_table, None
+        of_query = _bag(index, table, grad.to(table.dtype)).to(query.dtype)  # Σ_l grad_l h_l, (B, D)
+        return of_query, _sums_by_row(query, table, index, grad) if ctx.needs_input_grad[1] else None, None
+
+
+class _RowSums(torch.autograd.Function):
+    """``Σ_l w_bl table[index_bl]``: ``embedding_bag``, whose gradients here know what adds nothing."""
+
+    @staticmethod
+    def forward(ctx, weight, table, index):
+        ctx.save_for_backward(weight, table, index)
+        return _bag(index, table, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        weight, table, index = ctx.saved_tensors
+        of_weight = _scores(grad, table, index) if ctx.needs_input_grad[0] else None
+        return of_weight, _sums_by_row(grad, table, index, weight) if ctx.needs_input_grad[1] else None, None
+
+
+class _Taken(torch.autograd.Function):
+    """``table[index]``."""
+
+    @staticmethod
+    def forward(ctx, table, index):
+        ctx.save_for_backward(index)
+        ctx.rows = table.shape[0]  # not len(…), which the compiler takes for a constant
+        return F.embedding(index, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (index,) = ctx.saved_tensors
+        index = _apart(index, ~grad.any(dim=-1), ctx.rows)
+        return torch.ops.aten.embedding_dense_backward(grad, index, ctx.rows, -1, False), None

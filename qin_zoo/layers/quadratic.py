@@ -25,7 +25,8 @@ def quadratic(x: Tensor, s: Tensor, norm: nn.BatchNorm1d | None, activation: nn.
     """
     with torch.autocast(x.device.type, enabled=False):  # nothing here gains from lower precision
         x, s = (t.float() if t.dtype == torch.bfloat16 else t for t in (x, s))
-        if norm is None or not norm.training or getattr(norm, "synced", False):
+        compiling = torch.compiler.is_dynamo_compiling()  # which itself decides what is computed again
+        if norm is None or not norm.training or getattr(norm, "synced", False) or compiling:
             y = x * s
             return dropout(activation(y if norm is None else norm(y)), drop.p, drop.training) + x
         norm.num_batches_tracked += 1

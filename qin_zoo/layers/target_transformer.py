@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, shorten
+from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, shorten, take_rows
 
 MASK_CONVENTIONS = ("published", "history")
 
@@ -150,14 +150,14 @@ class TargetTransformer(nn.Module):
         if not item.is_cuda and isinstance(history, ItemRows):  # which would have to be waited for
             distinct, item = torch.unique(item, return_inverse=True)
             items = F.embedding(distinct, items)
-        x = torch.cat([F.embedding(item, items), F.embedding(seats.row, target)], dim=1)
+        x = torch.cat([take_rows(items, item), take_rows(target, seats.row)], dim=1)
         for i, layer in enumerate(self.transformer_encoder.layers):
             weight, bias = layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias
             if i:
                 projected = F.linear(x, weight, bias)  # (N, 6D)
             else:  # linear in [h; t]: the share of an item once for all places, that of the target once for the row
                 of_item, of_target = F.linear(items, weight[:, :width]), F.linear(target, weight[:, width:], bias)
-                projected = F.embedding(item, of_item) + F.embedding(seats.row, of_target)
+                projected = take_rows(of_item, item) + take_rows(of_target, seats.row)
             x = layer.norm1(x + layer.dropout1(self._attend(layer.self_attn, projected, seats)))
             x = layer.norm2(x + layer._ff_block(x))
         return x

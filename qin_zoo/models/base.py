@@ -17,6 +17,7 @@ from qin_zoo.errors import ConfigError, ModelError, QinZooError
 from qin_zoo.files import replace_file
 from qin_zoo.fuxi import BaseModel, FeatureEmbedding, FeatureEmbeddingDict, FeatureMap
 from qin_zoo.layers import PerPair
+from qin_zoo.layers.history import let_compile
 from qin_zoo.layers.synced_norm import sync_batch_norms
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.models import sharded
@@ -282,6 +283,7 @@ class ZooModel(BaseModel, metaclass=_FinishedAfterInit):
         self._regularize()
         self._precision.prepare(self)
         if self._compile_logits:
+            let_compile()
             self.heads = torch.compile(self.heads, dynamic=True)
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:

@@ -69,7 +69,8 @@ class Penalty:
 
 
 def _sum(terms: list[tuple[int, float, list[Tensor]]]) -> Tensor | float:
-    return sum(_Norm.apply(norm, strength, *weights) for norm, strength, weights in terms) or 0.0
+    norms = [_Norm.apply(norm, strength, *weights) for norm, strength, weights in terms]
+    return sum(norms) if norms else 0.0  # whether a sum is 0, a GPU would have to be waited for
 
 
 class _Norm(torch.autograd.Function):

