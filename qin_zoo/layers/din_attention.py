@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qin_zoo.layers.chunks import in_chunks
-from qin_zoo.layers.dropout import dropout
+from qin_zoo.layers.dropout import run_layers
 from qin_zoo.layers.folding import fold_steps
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, take_rows, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
@@ -66,9 +66,7 @@ class DINAttention(InterestLayer):
                 of_row, of_target = (take_rows(values, places // length) for values in (target, by_target))
             x = F.linear(of_row * take_rows(items, item), w_product)  # (N, H)
             x = x + of_target + take_rows(by_item, item)
-            for step in rest:  # torch's own dropout draws a number for each element, one after the other
-                x = dropout(x, step.p, step.training) if type(step) is nn.Dropout else step(x)
-            return x
+            return run_layers(rest, x)  # torch's own dropout draws a number for each element, one after the other
 
         return scores
 

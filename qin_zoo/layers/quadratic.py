@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from qin_zoo.layers.dropout import drop_mask, drop_scale, dropout
+from qin_zoo.layers.dropout import drop_scale, dropout, keep_, keep_mask, row_chunks
+
+_ROWS = 128  # whose passes find them in the processor's cache
 
 
 def quadratic(x: Tensor, s: Tensor, norm: nn.BatchNorm1d | None, activation: nn.PReLU, drop: nn.Dropout) -> Tensor:
@@ -40,24 +42,29 @@ class _Quadratic(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, s, weight, bias, slope, running_mean, running_var, momentum, eps, p):
         y, mean, inverse = torch.native_batch_norm(x * s, weight, bias, running_mean, running_var, True, momentum, eps)
-        y = F.prelu(y, slope)
-        dropped = drop_mask(y.shape, p, y.device) if p else None
-        if p:
-            y = y.masked_fill_(dropped, 0).mul_(drop_scale(p))
-        ctx.save_for_backward(x, s, weight, bias, slope, mean, inverse, dropped)
+        kept = keep_mask(y.shape, p, y.device) if p else None
+        for part in row_chunks(len(y), y.device, _ROWS):
+            values = F.prelu(y[part], slope)
+            if p:
+                keep_(values, kept[part]).mul_(drop_scale(p))
+            torch.add(values, x[part], out=y[part])
+        ctx.save_for_backward(x, s, weight, bias, slope, mean, inverse, kept)
         ctx.eps, ctx.p = eps, p
-        return y.add_(x)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, s, weight, bias, slope, mean, inverse, dropped = ctx.saved_tensors
-        product = x * s
-        y = torch.addcmul(bias - mean * inverse * weight, product, inverse * weight)
-        grad_y = grad if dropped is None else grad.masked_fill(dropped, 0).mul_(drop_scale(ctx.p))
-        negative = y < 0
-        grad_slope = torch.dot(y.masked_fill_(~negative, 0).flatten(), grad_y.flatten()).view(1)
-        grad_y = torch.where(negative, grad_y * slope, grad_y, out=y)  # y has done its work
+        x, s, weight, bias, slope, mean, inverse, kept = ctx.saved_tensors
+        product, grad_y, grad_slope = x * s, torch.empty_like(x), torch.zeros_like(slope)
+        factor = inverse * weight
+        shift = bias - mean * factor
+        for part in row_chunks(len(x), x.device, _ROWS):
+            y = torch.addcmul(shift, product[part], factor)
+            passed = grad[part] if kept is None else keep_(grad[part].clone(), kept[part]).mul_(drop_scale(ctx.p))
+            positive = torch.ops.aten.threshold_backward(passed, y, 0)  # where y is, torch's gradient at 0, too
+            grad_slope += torch.dot(y.clamp_max_(0).flatten(), passed.flatten())
+            torch.addcmul(passed * slope, positive, 1 - slope, out=grad_y[part])
         grad_product, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad_y, product, weight, None, None, mean, inverse, True, ctx.eps, [True] * 3
         )

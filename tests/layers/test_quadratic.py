@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qin_zoo.layers.dropout import drop_mask, drop_scale
+from qin_zoo.layers.dropout import drop_scale, keep_mask
 from qin_zoo.layers.quadratic import quadratic
 
 B, N = 32, 6
@@ -18,7 +18,7 @@ def plain(x, s, norm, activation, p):
         y = norm(y)
     y = activation(y)
     if p and activation.training:
-        y = y.masked_fill(drop_mask(y.shape, p, y.device), 0) * drop_scale(p)
+        y = y * keep_mask(y.shape, p, y.device) * drop_scale(p)
     return y + x
 
 
