@@ -1,8 +1,9 @@
-"""Every model's step beside its own matrix products, in float32 and bfloat16: python experiments/speed.py OUT.md
+"""Every model's step beside what bounds it, in float32 and bfloat16: python experiments/speed.py OUT.md
 
 Published sizes on random batches (`qin-zoo bench growth`), each model and precision in a process of its own. What is
-measured is kept in OUT.md.jsonl, and again goes on from there. A batch whose products alone would take longer than 15
-seconds is left out.
+measured is kept in OUT.md.jsonl, and again goes on from there. "Bound" is what its products and the memory passes of
+its other operations take alone, as a share of the step; above 100 % where a cache spares passes. A batch whose
+products alone would take longer than 15 seconds is left out.
 """
 
 import json
@@ -31,13 +32,15 @@ def measure(name: str, precision: str, size: int) -> dict:
 
 
 def table(points: list[dict]) -> str:
-    lines = ["| model | precision | rows | step | × products | rows/s | scoring | × products | rows/s |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    lines = ["| model | precision | rows | step | × products | bound | rows/s | scoring | × | bound | rows/s |"]
+    lines.append(f"| --- | --- |{' ---: |' * 9}")
     for p in sorted(points, key=lambda p: (p["name"], p["precision"] != "fp32", p["rows"])):
         step = p["gradient"] + p["update"]
-        rates = [f"{seconds:.3f} s | {seconds / alone:.2f} | {p['rows'] / seconds:,.0f}" for seconds, alone in (
-            (step, p["step_products"]), (p["score"], p["score_products"])
-        )]  # fmt: skip
+        rates = [
+            f"{time:.3f} s | {time / p[f'{kind}_products']:.2f} | "
+            f"{(p[f'{kind}_products'] + p[f'{kind}_passes']) / time:.0%} | {p['rows'] / time:,.0f}"
+            for kind, time in (("step", step), ("score", p["score"]))
+        ]
         lines.append(
             f"| {p['name'].removesuffix('_MicroLens_1M_x1')} | {p['precision']} | {p['rows']:,} | {' | '.join(rates)} |"
         )

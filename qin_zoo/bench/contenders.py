@@ -16,7 +16,7 @@ from qin_zoo.data.dataset import has_item_table
 from qin_zoo.data.feed import feed
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import Prepared, build_model, prepare
-from qin_zoo.training.memory import keep_freed_memory
+from qin_zoo.training.memory import keep_freed_memory, tidy_memory
 
 _PRODUCT = (8192, 1024, 4096)  # rows, inputs and outputs: a layer of QIN at its published batch size
 
@@ -142,8 +142,11 @@ def training_step(model, prepared: Prepared) -> Callable[[object], int]:
     model._max_gradient_norm, model._steps_per_epoch, model._batch_index = prepared.params["max_gradient_norm"], 1, 0
     model.train()
 
+    taken = itertools.count(1)
+
     def step(batch) -> int:
         model.train_step(batch)
+        tidy_memory(next(taken))
         return len(model.get_labels(batch))
 
     return step

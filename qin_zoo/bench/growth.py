@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qin_zoo.bench.contenders import product, wait
 from qin_zoo.bench.synthetic import DISTINCT, random_batch
+from qin_zoo.bench.traffic import Traffic
 from qin_zoo.data.dataset import open_feature_map
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.pages.plots import picture
@@ -27,6 +28,7 @@ AXES = {
     "items": (20_000, 50_000, 91_717, 200_000, 500_000),
     "embedding_dim": (16, 32, 64, 128),
 }
+_COPIED = 1 << 26  # numbers, to measure the memory with
 _LABELS = {"batch_size": "rows in a batch", "max_len": "items in a history", "items": "items in the catalogue"}
 
 
@@ -43,6 +45,9 @@ class Point:
         step_products: seconds that the matrix products of a training step take alone, at the rate at which the machine
             multiplied in between.
         score_products: the same of a scoring pass.
+        step_passes: seconds that a training step takes to read and write what its other operations do, at the rate at
+            which the machine copied in between; shorter where a cache holds it.
+        score_passes: the same of a scoring pass.
     """
 
     axis: str
@@ -53,6 +58,8 @@ class Point:
     score: float
     step_products: float
     score_products: float
+    step_passes: float
+    score_passes: float
 
     @property
     def step(self) -> float:
@@ -95,19 +102,25 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
     model._max_gradient_norm = params["max_gradient_norm"]
     batch = random_batch(feature_map, params["batch_size"], params["max_len"], DISTINCT, model.device)
     multiply, flops = product(params.get("precision", "fp32"), model.device)
-    seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": [], "product": []}
-    counted: Counter[str] = Counter()
+    seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": [], "product": [], "copy": []}
+    flops_of: Counter[str] = Counter()
+    bytes_of: Counter[str] = Counter()
+    source = torch.ones(_COPIED, device=model.device)
+    target = torch.empty_like(source)
 
     def timed(part: str, function: Callable[[], object]) -> None:
         wait(model.device)
         first = not seconds[part]  # slower anyway
-        with FlopCounterMode(display=False) if first else contextlib.nullcontext() as counter:
+        counter, traffic = FlopCounterMode(display=False), Traffic()
+        with contextlib.ExitStack() as stack:
+            for count in (counter, traffic) if first else ():
+                stack.enter_context(count)
             begin = time.perf_counter()
             function()
         wait(model.device)
         seconds[part].append(time.perf_counter() - begin)
         if first:
-            counted[part] = counter.get_total_flops()
+            flops_of[part], bytes_of[part] = counter.get_total_flops(), traffic.bytes
 
     def update() -> None:
         penalty = model.regularization_loss()
@@ -123,10 +136,15 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
         with torch.no_grad():
             timed("score", lambda: model.forward(batch))
         timed("product", multiply)
+        timed("copy", lambda: target.copy_(source))
     medians = {part: statistics.median(values[1:]) for part, values in seconds.items()}
-    alone = medians.pop("product") / flops
-    products = (alone * (counted["gradient"] + counted["update"]), alone * counted["score"])
-    return Point(axis, value, len(batch), *medians.values(), *products)
+    alone = medians.pop("product") / flops, medians.pop("copy") / bytes_of["copy"]
+    bounds = [
+        each * count
+        for each, of in zip(alone, (flops_of, bytes_of))
+        for count in (of["gradient"] + of["update"], of["score"])
+    ]
+    return Point(axis, value, len(batch), *medians.values(), *bounds)
 
 
 def draw_growth(points: list[Point], path: Path, title: str) -> None:

@@ -338,17 +338,19 @@ def _print_summary(summary: dict, title: str) -> None:
 
 
 def _print_growth(points: list[Point], title: str) -> None:
-    """The growth of a step, of which update is what passes over every weight; ×: of its matrix products alone."""
+    """The growth of a step, of which update is what passes over every weight, beside what bounds it."""
     rows = [
         (
             p.axis, f"{p.value:,}", f"{p.update:.3f} s", f"{p.step:.3f} s", f"{p.step / p.step_products:.2f}",
-            f"{p.rows / p.step:,.0f}", f"{p.score:.3f} s", f"{p.score / p.score_products:.2f}",
+            f"{(p.step_products + p.step_passes) / p.step:.0%}", f"{p.rows / p.step:,.0f}", f"{p.score:.3f} s",
+            f"{p.score / p.score_products:.2f}", f"{(p.score_products + p.score_passes) / p.score:.0%}",
             f"{p.rows / p.score:,.0f}",
         )
         for p in points
     ]  # fmt: skip
-    header = ("varied", "value", "update", "step", "×", "rows/s", "score", "×", "rows/s")
-    print_table(header, rows, numbers=range(1, 9), title=f"{title}; ×: of its matrix products alone")
+    header = ("varied", "value", "update", "step", "×", "bound", "rows/s", "score", "×", "bound", "rows/s")
+    said = "×: of its matrix products alone; bound: products and memory passes alone, as a share of it"
+    print_table(header, rows, numbers=range(1, 11), title=f"{title}; {said}")
 
 
 def print_latency(measured: list[Latency], title: str) -> None:

@@ -91,6 +91,27 @@ def keep_(x: Tensor, mask: Tensor, room: Tensor | None = None) -> Tensor:
     return x.mul_(mask.to(x.dtype) if room is None else room[: len(x)].copy_(mask))
 
 
+def pack_bits(mask: Tensor) -> Tensor:
+    """A mask of bytes as one of bits, eight parts of it in one, where it can be cut so; on a GPU as it is."""
+    if mask.is_cuda or mask.numel() % 8:
+        return mask.clone()
+    parts = mask.view(8, -1)
+    packed = parts[0].clone()
+    for place in range(1, 8):
+        packed.add_(parts[place], alpha=1 << place)
+    return packed
+
+
+def unpack_bits(packed: Tensor, mask: Tensor) -> Tensor:
+    """The mask that :func:`pack_bits` was given, in the shape of ``mask``, into which it may be written."""
+    if packed.numel() == mask.numel():
+        return packed.view(mask.shape)
+    parts = mask.view(8, -1)
+    for place in range(8):
+        torch.bitwise_right_shift(packed, place, out=parts[place])
+    return mask.bitwise_and_(1)
+
+
 def row_chunks(rows: int, device: torch.device, size: int = _CHUNK) -> list[slice]:
     """Rows of which some passes can be made while they are in the processor's cache; on a GPU all."""
     step = size if device.type == "cpu" else max(rows, 1)
@@ -142,7 +163,7 @@ class _Dropped(torch.autograd.Function):
 
 
 class _SumOfDroppedRows(torch.autograd.Function):
-    """Keeps inputs and mask; the num_row times larger products live only chunk by chunk."""
+    """Keeps inputs and a bit for each of the num_row times more products, which live only chunk by chunk."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, num_row, p, dtype):
@@ -150,29 +171,32 @@ class _SumOfDroppedRows(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         x, w, b = x.to(dtype), weight.to(dtype), bias.to(dtype)
         out = torch.empty(rows, width // num_row, dtype=weight.dtype, device=x.device)
-        kept = torch.empty(rows, width, dtype=torch.uint8, device=x.device)
-        parts = row_chunks(rows, x.device)
-        words, (room, factors) = _words(kept[parts[0]]), (x.new_empty(kept[parts[0]].shape) for _ in range(2))
+        parts, ctx.kept = row_chunks(rows, x.device), []
+        room, factors = (x.new_empty(len(x[parts[0]]), width) for _ in range(2))
+        kept = torch.empty_like(room, dtype=torch.uint8)
+        words = _words(kept)
         for part in parts:
             y = torch.addmm(b, x[part], w.t(), out=room[: len(x[part])])
-            keep_(y, _fill(kept[part], p, words), factors)
-            torch.sum(y.unflatten(1, (num_row, -1)), dim=1, dtype=out.dtype, out=out[part])
-        ctx.kept, ctx.scale, ctx.dtype = kept, drop_scale(p), dtype
+            mask = _fill(kept[: len(y)], p, words)
+            ctx.kept.append(pack_bits(mask))
+            torch.sum(keep_(y, mask, factors).unflatten(1, (num_row, -1)), dim=1, dtype=out.dtype, out=out[part])
+        ctx.scale, ctx.dtype = drop_scale(p), dtype
         return out.mul_(ctx.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (x, weight), kept = ctx.saved_tensors, ctx.kept
+        x, weight = ctx.saved_tensors
         x, w = x.to(ctx.dtype), weight.to(ctx.dtype)
         grad = (grad * ctx.scale).to(x.dtype).unsqueeze(1)  # (B, 1, m)
-        kept = kept.unflatten(1, (-1, grad.shape[2]))
         grad_x = torch.empty(x.shape, dtype=weight.dtype, device=x.device)
         grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
         parts = row_chunks(len(x), x.device)
-        room = x.new_empty(kept[parts[0]].shape)
-        for part in parts:
-            y = room[: len(x[part])].copy_(kept[part]).mul_(grad[part]).flatten(1)  # (chunk, width)
+        room = x.new_empty(len(x[parts[0]]), len(weight) // grad.shape[2], grad.shape[2])
+        kept = torch.empty_like(room, dtype=torch.uint8)
+        for part, packed in zip(parts, ctx.kept):
+            mask = unpack_bits(packed, kept[: len(x[part])])
+            y = room[: len(mask)].copy_(mask).mul_(grad[part]).flatten(1)  # (chunk, width)
             grad_x[part] = y @ w
             grad_weight += y.t() @ x[part]
             grad_bias += y.sum(dim=0)

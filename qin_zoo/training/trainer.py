@@ -20,6 +20,7 @@ from qin_zoo.distributed import ALONE
 from qin_zoo.errors import CheckpointError, ConfigError, QinZooError
 from qin_zoo.progress import Progress
 from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
+from qin_zoo.training.memory import tidy_memory
 from qin_zoo.training.stability import NotFinite, Watch, trace
 from qin_zoo.training.state import capture, restore
 from qin_zoo.training.stop import Stopped, StopRequest
@@ -223,6 +224,7 @@ class Trainer:
             loss = model.train_step(batch).detach()
             self._count(loss, getattr(model, "gradient_norm", None), train, batch)
             self._next_batch = model._batch_index + 1
+            tidy_memory(model._total_steps)
             due = self._checkpoint_is_due()
             if model._total_steps % model._eval_steps == 0:
                 self._settle(train)

@@ -69,6 +69,7 @@ def test_growth_and_its_picture(tmp_path):
     assert [(p.axis, p.value) for p in points] == [(axis, value) for axis in AXES for value in (4, 8)]
     assert all(min(p.gradient, p.update, p.score) > 0 for p in points)
     assert all(0 < p.score_products < p.step_products for p in points)
+    assert all(0 < p.score_passes < p.step_passes for p in points)
     draw_growth(points, tmp_path / "growth.png", "a title")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 

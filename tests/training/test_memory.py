@@ -1,0 +1,42 @@
+"""What the C library does with memory that has been freed."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from qin_zoo.training import memory
+
+FREED_BETWEEN = """
+import torch
+from qin_zoo.training import memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+memory._MOST_FREE = 64 << 20
+memory.keep_freed_memory()
+blocks = [torch.ones(2_000_000) for _ in range(40)]  # of 8 MB
+del blocks[:-1]  # one is left above them
+kept = resident()
+memory.tidy_memory(3)
+between = resident()
+memory.tidy_memory(4)
+print(kept - between, between - resident())
+"""
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="another C library")
+def test_what_is_free_between_blocks_is_given_back_every_few_steps():
+    done = subprocess.run([sys.executable, "-c", FREED_BETWEEN], capture_output=True, text=True, check=True)
+    before, given_back = map(int, done.stdout.split())
+    assert abs(before) < 10 << 20  # step 3: not looked at
+    assert given_back > 200 << 20
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    memory.keep_freed_memory()
+    memory.tidy_memory(4)
