@@ -152,7 +152,7 @@ _log_command("kuairand", "Import KuaiRand-Pure (interactions.parquet, videos.par
 
 
 @app.command()
-@_with_log_options("label", "history", "max_history", "split", "negatives", "seed", "force")
+@_with_log_options("label", "history", "max_history", "split", "negatives", "force")
 def fuxictr(
     context: typer.Context,
     source: Source,

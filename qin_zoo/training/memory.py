@@ -33,7 +33,7 @@ def tidy_memory(step: int) -> None:
     """Gives back what lies free between what is used, every few steps, where it is over 1 GiB.
 
     Batches differ in how many distinct items they have, so that what one frees does not fit the next: the published QIN
-    took 2.3 GB in its third step and 2.9 in its 24th.
+    took 2.4 GB in its first steps and 2.9 after twenty.
 
     Args:
         step: number of the training step that has been taken.
