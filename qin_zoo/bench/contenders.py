@@ -18,6 +18,7 @@ from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import Prepared, build_model, prepare
 from qin_zoo.training.memory import keep_freed_memory, tidy_memory
 
+_COPIED = 1 << 26  # numbers, to measure the memory with
 _PRODUCT = (8192, 1024, 4096)  # rows, inputs and outputs: a layer of QIN at its published batch size
 
 
@@ -65,6 +66,13 @@ def product_contender(contender: Contender) -> Contender:
     precision = contender.prepare().params.get("precision", "fp32")
     product = {"task": "product", "name": "matrix product", "batches": 2}
     return replace(contender, overrides=(f"precision={precision}",), **product)
+
+
+def copying(device: torch.device) -> tuple[Callable[[], object], int]:
+    """A copy, as often as it is called, and the bytes that it reads and writes."""
+    source = torch.ones(_COPIED, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.nbytes
 
 
 def product(precision: str, device: torch.device) -> tuple[Callable[[], None], int]:

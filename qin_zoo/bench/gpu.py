@@ -21,7 +21,7 @@ from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.bench.contenders import Contender, training_step, wait
+from qin_zoo.bench.contenders import Contender, copying, training_step, wait
 from qin_zoo.bench.race import peak_bytes
 from qin_zoo.bench.synthetic import random_batch
 from qin_zoo.data.feed import DeviceResident, feed, map_rows
@@ -41,7 +41,6 @@ BOUNDS = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
 _DRAWN = 1 << 17  # different rows; more are these again
 _COMPARED = 512  # rows that the CPU computes, too
 _PROFILED = 5  # steps
-_COPIED = 1 << 26  # numbers, to measure the memory with
 _PRODUCT = re.compile(r"^aten::(addmm|mm|bmm|baddbmm)|gemm|nvjet|cutlass|xmma|flash|fmha|scaled_dot_product|mkldnn")
 
 
@@ -284,16 +283,15 @@ def differences(model, setting: Setting, overrides: tuple[str, ...], batch: Item
 
 def _memory_rate(device: torch.device) -> float:
     """Bytes a second of a copy, read and written."""
-    source = torch.ones(_COPIED, device=device)
-    target = torch.empty_like(source)
+    copy, moved = copying(device)
 
     def run() -> int:
         for _ in range(10):
-            target.copy_(source)
+            copy()
         wait(device)
         return 10
 
-    return _rate(run) * 2 * source.nbytes
+    return _rate(run) * moved
 
 
 def _rate(run: Callable[[], int]) -> float:

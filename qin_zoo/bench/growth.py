@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from qin_zoo.bench.contenders import product, wait
+from qin_zoo.bench.contenders import copying, product, wait
 from qin_zoo.bench.synthetic import DISTINCT, random_batch
 from qin_zoo.bench.traffic import Traffic
 from qin_zoo.data.dataset import open_feature_map
@@ -28,7 +28,6 @@ AXES = {
     "items": (20_000, 50_000, 91_717, 200_000, 500_000),
     "embedding_dim": (16, 32, 64, 128),
 }
-_COPIED = 1 << 26  # numbers, to measure the memory with
 _LABELS = {"batch_size": "rows in a batch", "max_len": "items in a history", "items": "items in the catalogue"}
 
 
@@ -105,8 +104,7 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
     seconds: dict[str, list[float]] = {"gradient": [], "update": [], "score": [], "product": [], "copy": []}
     flops_of: Counter[str] = Counter()
     bytes_of: Counter[str] = Counter()
-    source = torch.ones(_COPIED, device=model.device)
-    target = torch.empty_like(source)
+    copy, moved = copying(model.device)
 
     def timed(part: str, function: Callable[[], object]) -> None:
         wait(model.device)
@@ -136,9 +134,9 @@ def _point(expid: str, axis: str, value: int, repeats: int, gpu: int, overrides:
         with torch.no_grad():
             timed("score", lambda: model.forward(batch))
         timed("product", multiply)
-        timed("copy", lambda: target.copy_(source))
+        timed("copy", copy)
     medians = {part: statistics.median(values[1:]) for part, values in seconds.items()}
-    alone = medians.pop("product") / flops, medians.pop("copy") / bytes_of["copy"]
+    alone = medians.pop("product") / flops, medians.pop("copy") / moved
     bounds = [
         each * count
         for each, of in zip(alone, (flops_of, bytes_of))
