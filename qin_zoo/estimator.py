@@ -132,8 +132,9 @@ class QinZooClassifier(ClassifierMixin, BaseEstimator):
             with warnings_shown(logging.ERROR):  # a table has no histories, which need not be said
                 prepared = prepare_model(self.model, folder, gpu=self.gpu, overrides=changes)
                 dataset = prepared.open_dataset()
-                model, most = build_model(prepared, dataset), prepared.params["max_gradient_norm"]
-                trainer = Trainer(model, prepared.params["epochs"], most, say=silent)
+                model, known = build_model(prepared, dataset), prepared.params
+                of_training = {"max_gradient_norm": known["max_gradient_norm"], "ema_decay": known.get("ema_decay")}
+                trainer = Trainer(model, known["epochs"], **of_training, say=silent)
                 Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
                 trainer.fit(*(feed_split(dataset, split, model) for split in ("train", "valid")))
         model.valid_gen = model.optimizer = None  # the files of the one are gone, the other has done its work

@@ -45,9 +45,9 @@ _DEFAULTS = {"seed": 1029, "model_root": "./checkpoints/", "epochs": 1, "batch_s
 _OF_TRAINING = {
     "model", "model_id", "gpu", "init_from", "strict", "debug_mode", "epochs", "batch_size", "shuffle", "num_workers",
     "optimizer", "learning_rate", "loss", "max_gradient_norm", "accumulation_steps", "checkpoint_steps", "on_nan",
-    "reduce_lr_on_plateau", "factor", "min_lr", "embedding_dim", "embedding_initializer", "embedding_regularizer",
-    "net_regularizer", "early_stop_patience", "eval_steps", "save_best_only", "data_loader", "monitor", "monitor_mode",
-    "verbose",
+    "ema_decay", "reduce_lr_on_plateau", "factor", "min_lr", "embedding_dim", "embedding_initializer",
+    "embedding_regularizer", "net_regularizer", "early_stop_patience", "eval_steps", "save_best_only", "data_loader",
+    "monitor", "monitor_mode", "verbose",
 }  # fmt: skip
 _LIKELY_ORDER = (0.25, 0.75)  # how well the place in the file may tell clicks apart, as an AUC
 

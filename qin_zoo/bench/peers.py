@@ -1,8 +1,8 @@
 """What one would write instead of ``qin-zoo serve``: an export behind FastAPI, and behind nothing but ASGI and orjson.
 
-Both take the requests of ``/score`` of a model with an item table and row features of one number each. They check
-nothing and count nothing. ``uvicorn qin_zoo.bench.peers:with_fastapi --factory`` serves the first one, the file's name
-being in the variable ``QIN_ZOO_PEER``.
+Both take the requests of ``/score`` of a model with an item table and row features of one number each, as does
+:mod:`qin_zoo.bench.lit`. They check nothing and count nothing. ``uvicorn qin_zoo.bench.peers:with_fastapi --factory``
+serves the first one, the file's name being in the variable ``QIN_ZOO_PEER``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 FILE = "QIN_ZOO_PEER"
 
 
-def _scoring():
+def scoring():
     """Scores of a request, (N,): ONNX Runtime called directly."""
     import onnxruntime as ort
 
@@ -47,7 +47,7 @@ def with_fastapi():
     class Answer(BaseModel):
         scores: list[float]
 
-    app, score = FastAPI(), _scoring()
+    app, score = FastAPI(), scoring()
     Request.model_rebuild(_types_namespace={})
 
     async def ask(request):
@@ -62,7 +62,7 @@ def bare():
     """Twenty-five lines of ASGI with orjson."""
     import orjson
 
-    score = _scoring()
+    score = scoring()
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":

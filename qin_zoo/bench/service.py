@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from urllib.error import URLError
@@ -29,6 +30,7 @@ from qin_zoo.serving.scorer import Scorer
 CANDIDATES, CONNECTIONS, WORKERS = (1, 100, 1000), (1, 16, 64), (1, 2)
 OURS = "qin-zoo serve"
 PEERS = {"bare ASGI, orjson": "bare", "FastAPI": "with_fastapi"}
+LITSERVE = "LitServe"  # where it is installed
 _KINDS = 64  # different requests of each size
 _READY = 120  # seconds for a service to answer
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -84,6 +86,7 @@ def measure_service(
         QinZooError: wrk or uvicorn is not installed, or a service does not answer.
     """
     candidates, connections, measured = [*candidates], [*connections], []
+    names = [OURS, *PEERS, *([LITSERVE] if find_spec("litserve") else [])]
     if shutil.which("wrk") is None:
         raise QinZooError("this bench needs wrk, which makes the load: apt install wrk, or brew install wrk.")
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +97,7 @@ def measure_service(
         del scorer
         for count in workers:
             with ExitStack() as stack:
-                running = {name: stack.enter_context(_started(name, path, count)) for name in (OURS, *PEERS)}
+                running = {name: stack.enter_context(_started(name, path, count)) for name in names}
                 for rows in candidates:
                     for clients in connections:
                         progress(f"{count} workers, {rows} candidates, {clients} connections")
@@ -123,6 +126,8 @@ def _command(service: str, path: Path, workers: int) -> list[str]:
     """What starts a service, all but its port."""
     if service == OURS:
         return ["qin_zoo", "serve", str(path), "--workers", str(workers)]
+    if service == LITSERVE:
+        return ["qin_zoo.bench.lit", "--workers", str(workers)]
     peer = [f"qin_zoo.bench.peers:{PEERS[service]}", "--factory", "--workers", str(workers)]
     return ["uvicorn", *peer, "--no-access-log", "--log-level", "error"]
 

@@ -378,6 +378,7 @@ class RunParams(_Keys):
     accumulation_steps: Count = _key("Batches whose gradients make one step of the optimiser.")
     checkpoint_steps: Count | None = _key("Batches between checkpoints; null for one every ten minutes.")
     on_nan: one_of("stop", "rollback") = _key("What to do when a loss is no number; rollback: to the last checkpoint.")
+    ema_decay: Fraction | None = _key("Decay, such as 0.999, of a moving average of the weights; that is kept then.")
     reduce_lr_on_plateau: Flag = _key("Reduce the learning rate at every evaluation without gain.")
     factor: Fraction = _key("What the learning rate is then multiplied by.")
     min_lr: NonNegative = _key("Floor of the learning rate.")

@@ -113,6 +113,11 @@ def _run(
     model = build_model(prepared, dataset)
     _require_metrics(params, dataset)
     check_tracker(params.get("tracker"))
+    if params.get("ema_decay") and params.get("embedding_optimizer") == "lazy":
+        raise ConfigError(
+            "ema_decay averages every row of every table in each step, which embedding_optimizer: lazy is there to "
+            "spare. Leave one of them out."
+        )
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if group.leads:
         files.record.unlink(missing_ok=True)  # a run that is finished has a record
@@ -287,6 +292,7 @@ def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tra
             checkpoint_steps=params["checkpoint_steps"],
             identity=same,
             on_nan=params["on_nan"],
+            ema_decay=params.get("ema_decay"),
             stop=stop,
             say=say,
         )

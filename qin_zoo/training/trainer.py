@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qin_zoo.distributed import ALONE
 from qin_zoo.errors import CheckpointError, ConfigError, QinZooError
 from qin_zoo.progress import Progress
+from qin_zoo.training.average import WeightAverage
 from qin_zoo.training.checkpoint import Checkpoint, CheckpointStore
 from qin_zoo.training.memory import tidy_memory
 from qin_zoo.training.stability import NotFinite, Watch, trace
@@ -121,6 +123,8 @@ class Trainer:
         identity: what a checkpoint must agree in with this training, JSON values; see :func:`resume`.
         on_nan: what happens when a loss or gradient is NaN or infinite: ``stop``, or ``rollback`` to the last
             checkpoint with half its learning rate, five times at most from one checkpoint.
+        ema_decay: weights are averaged over the steps, and the average is evaluated and kept
+            (:class:`~qin_zoo.training.average.WeightAverage`). Default: no average.
         stop: a wish to stop, met at the next step with a checkpoint.
         say: receives what a person should know.
     """
@@ -136,6 +140,7 @@ class Trainer:
         checkpoint_steps: int | None = None,
         identity: dict[str, Any] | None = None,
         on_nan: Literal["stop", "rollback"] = "stop",
+        ema_decay: float | None = None,
         stop: StopRequest | None = None,
         say: Callable[[str], None] = logging.info,
     ):
@@ -148,6 +153,7 @@ class Trainer:
         self.checkpoint_steps = checkpoint_steps
         self.identity = identity or {}
         self.on_nan = on_nan
+        self.ema_decay = ema_decay
         self.stop = stop or StopRequest()
         self.say = say
         self.group = getattr(model, "group", ALONE)
@@ -192,6 +198,7 @@ class Trainer:
         self._start = self._saved_at = time.perf_counter()
         self._sums = _Sums.zero(model.device)
         self._watch = Watch(model.device)
+        self._average = WeightAverage(model, self.ema_decay) if self.ema_decay else None
         if resume:
             self._resume()
         elif self.on_nan == "rollback":
@@ -223,6 +230,8 @@ class Trainer:
             self._drawn = getattr(train, "drawn", None)
             loss = model.train_step(batch).detach()
             self._count(loss, getattr(model, "gradient_norm", None), train, batch)
+            if self._average and getattr(model, "gradient_norm", loss) is not None:
+                self._average.update()
             self._next_batch = model._batch_index + 1
             tidy_memory(model._total_steps)
             due = self._checkpoint_is_due()
@@ -271,13 +280,14 @@ class Trainer:
         model = self.model
         learning_rate = model.optimizer.param_groups[0]["lr"]
         wanted = dict.fromkeys([*model.validation_metrics, *model._monitor.get_metrics()])
-        metrics = model.evaluate(valid, metrics=list(wanted))
-        if not math.isfinite(model._monitor.get_value(metrics)):
-            raise QinZooError(
-                f"The monitored metric {model._monitor.kv_pairs} is not a number on the validation split ({metrics}): "
-                "it needs rows with and without a click. Use another valid_data, or another monitor."
-            )
-        model.checkpoint_and_earlystop(metrics)
+        with self._average.in_place() if self._average else nullcontext():
+            metrics = model.evaluate(valid, metrics=list(wanted))
+            if not math.isfinite(model._monitor.get_value(metrics)):
+                raise QinZooError(
+                    f"The monitored metric {model._monitor.kv_pairs} is not a number on the validation split "
+                    f"({metrics}): it needs rows with and without a click. Use another valid_data, or another monitor."
+                )
+            model.checkpoint_and_earlystop(metrics)
         sums, self._sums = self._sums, _Sums.zero(model.device)
         evaluation = Evaluation(
             epoch=model._epoch_index + 1,
@@ -325,6 +335,8 @@ class Trainer:
             "rollbacks": self.rollbacks,
             "identity": self.identity,
         }
+        if self._average:
+            tensors["average"] = self._average.state()
         tensors["sums"] = {"loss": sums.loss, "norm": sums.norm, "largest": sums.largest}
         if self.group.leads:
             self.checkpoints.save(Checkpoint(self.model._total_steps, facts, tensors))
@@ -343,6 +355,8 @@ class Trainer:
     def _go_back_to(self, checkpoint: Checkpoint) -> None:
         facts, tensors = checkpoint.facts, checkpoint.tensors
         restore(self.model, self.group, facts, tensors)
+        if self._average:
+            self._average.load(tensors["average"])
         self._epoch, self._next_batch, self._drawn = facts["epoch"], facts["next_batch"], facts.get("drawn")
         self.evaluations[:] = [Evaluation(**e) for e in facts["evaluations"]]
         sums = {name: value.to(self.model.device) for name, value in tensors["sums"].items()}
