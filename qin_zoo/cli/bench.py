@@ -167,10 +167,10 @@ def service(
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Load `qin-zoo serve`, and two services that one would write instead, in the same run; untrained weights.
+    """Load `qin-zoo serve`, and services that one would write instead, in the same run; untrained weights.
 
-    Those are FastAPI and bare ASGI with orjson, both with ONNX Runtime on uvicorn (pip install fastapi uvicorn). wrk
-    makes the load; it takes a core of its own.
+    Those are FastAPI and bare ASGI with orjson, both with ONNX Runtime on uvicorn (pip install fastapi uvicorn), and
+    LitServe where it is installed. wrk makes the load; it takes a core of its own.
     """
     from qin_zoo.bench.service import CANDIDATES, CONNECTIONS, WORKERS, measure_service
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import polars as pl
@@ -55,7 +56,8 @@ def test_a_run(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["bench", "service", "QIN_MicroLens_1M_x1", *small, *options, "--json"])
     loads = json.loads(capsys.readouterr().out)["loads"]
-    assert [load["service"] for load in loads] == [service.OURS, *service.PEERS]
+    lit = [service.LITSERVE] * (find_spec("litserve") is not None)
+    assert [load["service"] for load in loads] == [service.OURS, *service.PEERS, *lit]
     for load in loads:
         assert load["rate"] > 10
         assert 0 < load["p50"] <= load["p99"]

@@ -109,5 +109,5 @@ def test_a_run_keeps_the_average(sample, tmp_path):
 
 
 def test_not_with_lazy_tables(sample, tmp_path):
-    with pytest.raises(ConfigError, match="ema_decay averages every row .* Leave one of them out"):
+    with pytest.raises(ConfigError, match=r"ema_decay averages every row .* Leave one of them out"):
         train(sample, tmp_path, ema_decay=0.9, embedding_optimizer="lazy")

@@ -220,7 +220,8 @@ def test_dropout_differs_and_resume_is_exact(sample, tmp_path):
         prepared = prepare(
             "QIN_sample",
             data=sample,
-            overrides={**SETTINGS, "net_dropout": 0.3, "eval_steps": 10, "epochs": 3, "model_root": str(folder)},
+            overrides={**SETTINGS, "net_dropout": 0.3, "eval_steps": 10, "epochs": 3, "ema_decay": 0.9,
+                       "model_root": str(folder)},
         )
         with contextlib.suppress(Died):
             run_experiment(prepared, folder, echo=lambda text: None, on_evaluation=note, resume=resume)

@@ -224,7 +224,7 @@ def test_resume_is_exact(accumulation_steps, sample, tmp_path):
     """Stopped and resumed: the same bits, step by step and in between the updates of several."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     changes = {"epochs": 2, "eval_steps": 6, "checkpoint_steps": 5, "sharded_tables": TABLES, "net_dropout": 0.2}
-    changes["accumulation_steps"] = accumulation_steps
+    changes |= {"accumulation_steps": accumulation_steps, "ema_decay": 0.9}
 
     def go(folder, **more):
         return run("QIN_sample", sample, folder, SETTINGS, **changes | more)
