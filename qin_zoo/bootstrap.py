@@ -30,16 +30,19 @@ class Draws:
         groups: number of users.
         drawn: hash of who was drawn; what two models with the same score may be subtracted draw by draw.
         values: metric -> (draws,) float32; NaN where a draw has no such metric.
+        truth: hash of whose the rows are and of their labels, row by row: the same rows have the same, whatever else
+            their files hold. Empty in draws of old.
     """
 
     groups: int
     drawn: str
     values: dict[str, np.ndarray]
+    truth: str = ""
 
     def as_dict(self) -> dict:
         """JSON values: of each metric the base64 text of its little-endian float32 numbers."""
         texts = {name: base64.b64encode(v.astype("<f4").tobytes()).decode() for name, v in self.values.items()}
-        return {"groups": self.groups, "drawn": self.drawn, "values": texts}
+        return {"groups": self.groups, "drawn": self.drawn, "truth": self.truth, "values": texts}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> Draws:
@@ -51,7 +54,7 @@ class Draws:
         try:
             texts = {str(name): base64.b64decode(text, validate=True) for name, text in data["values"].items()}
             values = {name: np.frombuffer(text, "<f4") for name, text in texts.items()}
-            return cls(int(data["groups"]), str(data["drawn"]), values)
+            return cls(int(data["groups"]), str(data["drawn"]), values, str(data.get("truth", "")))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise QinZooError(f"expected metrics of drawn users, found {data!r:.80} ({error})") from None
 
@@ -101,15 +104,19 @@ def draw_users_of_parts(
         for (y_true, y_pred, _), own in zip(parts, np.split(group, np.cumsum(sizes)[:-1]))
     ]
     found: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
-    drawn = ""
+    drawn, truth = "", _hash(group, *(np.asarray(y_true, np.float64) for y_true, *_ in parts))
     for times in _times(groups, draws, max(sizes)):
         if not drawn:
-            who = b"".join(a.astype("<i8").tobytes() for a in (group, times[0]))
-            drawn = hashlib.blake2b(who, digest_size=8).hexdigest()
+            drawn = _hash(group, times[0].astype(np.int64))
         values = [of_part(times) for of_part in scores]
         for metric in metrics:
             found[metric].append(np.mean([v[metric] for v in values], axis=0))
-    return Draws(groups, drawn, {m: np.concatenate(v).astype(np.float32) for m, v in found.items()})
+    return Draws(groups, drawn, {m: np.concatenate(v).astype(np.float32) for m, v in found.items()}, truth)
+
+
+def _hash(*parts: np.ndarray) -> str:
+    little = (a.astype(a.dtype.newbyteorder("<")).tobytes() for a in parts)
+    return hashlib.blake2b(b"".join(little), digest_size=8).hexdigest()
 
 
 class _Scores:

@@ -111,3 +111,12 @@ def test_kept_as_text():
     for broken in ({}, {"groups": 1, "drawn": "x", "values": {"AUC": "é"}}, {"groups": 1, "drawn": "x", "values": []}):
         with pytest.raises(QinZooError, match="expected metrics of drawn users"):
             Draws.from_dict(broken)
+
+
+def test_the_same_rows_are_told_by_users_and_labels():
+    users, labels, scores = np.array([7, 7, 3, 3]), np.array([0.0, 1, 1, 0]), np.array([0.1, 0.4, 0.3, 0.2])
+    truth = draw_users(labels, scores, ["AUC"], users, 10).truth
+    assert draw_users(labels.astype(np.float32), 1 - scores, ["logloss"], np.array(list("bbaa")), 5).truth == truth
+    others = [(1 - labels, users), (labels, users[[0, 2, 1, 3]]), (labels, None)]
+    assert truth not in {draw_users(y_true, scores, ["logloss"], who, 10).truth for y_true, who in others}
+    assert Draws.from_dict(draw_users(labels, scores, ["AUC"], users, 10).as_dict()).truth == truth

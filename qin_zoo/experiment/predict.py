@@ -130,7 +130,7 @@ def draw_split(dataset: Dataset, split: str, y_pred: np.ndarray, metrics: list[s
         return draws[0].as_dict()
     values = {f"{label}_{name}": v for label, drawn in zip(labels, draws) for name, v in drawn.values.items()}
     values |= {name: np.mean([drawn.values[name] for drawn in draws], axis=0) for name in metrics}
-    return replace(draws[0], values=values).as_dict()
+    return replace(draws[0], values=values, truth="-".join(drawn.truth for drawn in draws)).as_dict()
 
 
 def truth_of(dataset: Dataset, split: str, label: str) -> tuple[np.ndarray, np.ndarray | None]:

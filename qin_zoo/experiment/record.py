@@ -166,6 +166,14 @@ def identity(params: dict, data: dict) -> dict[str, dict]:
     return json.loads(json.dumps({"parameters": chosen, "data": data}, default=str))
 
 
+def same_rows(one: Mapping, other: Mapping) -> bool:
+    """Whether metrics of two records are of the same rows: of one user with one label each, whatever the files hold
+    besides."""
+    files = [{split: about.get("blake2b") for split, about in record["data"].items()} for record in (one, other)]
+    truth = [(record.get("draws") or {}).get("truth") for record in (one, other)]
+    return files[0] == files[1] or bool(truth[0] and truth[0] == truth[1])
+
+
 def content_of(data: dict) -> str:
     """Hash of what the files of a record's ``data`` held, wherever they lay."""
     content = json.dumps({split: _without_places(fingerprint) for split, fingerprint in data.items()}, sort_keys=True)

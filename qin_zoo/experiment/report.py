@@ -12,6 +12,7 @@ from qin_zoo.experiment.record import (
     kept_evaluation,
     monitored,
     read_record,
+    same_rows,
     write_record,
 )
 from qin_zoo.files import replace_text
@@ -41,7 +42,7 @@ def baselines_of(record: dict) -> list[dict]:
     folder = Path(record["files"]["record"]).parent
     for files in (folder.glob("*.json"), folder.parent.glob("*/*.json")):
         records = (read_record(file) for file in sorted(files))
-        found = [r for r in records if r is not None and r.get("baseline") and _rows(r) == _rows(record)]
+        found = [r for r in records if r is not None and r.get("baseline") and same_rows(r, record)]
         if found:
             return found
     return []
@@ -71,10 +72,6 @@ def verdict(record: dict, baselines: list[dict]) -> str:
         f"**Does not beat {'the baselines' if len(ahead) == len(others) else 'every baseline'}**: {split} {metric} "
         f"{own:.4f}; {best}, {abs(others[ranked[0]] - own):.4f} better{f'. Not beaten either: {more}' if more else ''}."
     )
-
-
-def _rows(record: dict) -> dict:
-    return {split: about.get("blake2b") for split, about in record["data"].items()}
 
 
 def write_report(path: Path, record: dict) -> None:

@@ -53,7 +53,7 @@ def compare_runs(one: Sequence[Run], other: Sequence[Run]) -> Comparison:
     """Compares two runs, or two lines of runs that differ in their seed only."""
     lines = line_of(one), line_of(other)
     first = [line.first for line in lines]
-    same_rows = first[0].rows_of == first[1].rows_of
+    same_rows = bool(first[0].scored_rows & first[1].scored_rows)
     metrics: dict[str, dict[str, Estimate | None]] = {}
     for name in dict.fromkeys([*first[0].values, *first[1].values]):
         metrics[name] = dict(zip(("one", "other"), [line.estimate(name) for line in lines]))

@@ -35,7 +35,7 @@ class Entry(BaseModel):
         model, dataset_id: what was trained on what.
         identity: hash of all parameters and data, the same for repetitions on any machine.
         setting: the same without the seed: runs that are one line of a table.
-        rows_of: hash of the scored rows; results of the same rows can be compared.
+        rows_of: hash of the files of the scored rows; see :attr:`scored_rows`.
         content_of: hash of what all files held, wherever they lay; empty in entries of old.
         split: ``test``, or ``valid`` where the test rows have no labels.
         metrics: of both splits.
@@ -90,6 +90,11 @@ class Entry(BaseModel):
     def drawn(self) -> Draws | None:
         """``draws``, read."""
         return None if self.draws is None else Draws.from_dict(self.draws)
+
+    @property
+    def scored_rows(self) -> set[str]:
+        """What tells the scored rows: results that share one of these can be compared."""
+        return {self.rows_of, (self.draws or {}).get("truth") or self.rows_of}
 
     @property
     def course(self) -> str:

@@ -212,15 +212,27 @@ class Board:
 
 def boards(entries: Iterable[Entry]) -> list[Board]:
     """A board for each set of rows, by name; lines stand in the order of the entries."""
+    entries = list(entries)
+    rows = _rows_by_name(entries)
     groups: dict[str, dict[tuple, dict[int, list[Entry]]]] = {}
     for entry in entries:
         key = (entry.experiment, entry.variation, entry.dataset_id, entry.setting)
-        groups.setdefault(entry.rows_of, {}).setdefault(key, {}).setdefault(entry.seed, []).append(entry)
+        groups.setdefault(rows[entry.rows_of], {}).setdefault(key, {}).setdefault(entry.seed, []).append(entry)
     made = []
     for lines in groups.values():
         board = [Line(_name(key, lines), dict(sorted(seeds.items()))) for key, seeds in lines.items()]
         made.append(Board(min((key[2] for key in lines), key=lambda d: (len(d), d)), board))
     return sorted(made, key=lambda board: board.name)
+
+
+def _rows_by_name(entries: Iterable[Entry]) -> dict[str, str]:
+    """What tells some rows -> one name for all that tell the same."""
+    names: dict[str, str] = {}
+    for entry in entries:
+        known = {names[told] for told in entry.scored_rows if told in names}
+        name = min(known, default=entry.rows_of)
+        names |= {told: name for told, old in names.items() if old in known} | dict.fromkeys(entry.scored_rows, name)
+    return names
 
 
 def _figures(line: Line) -> dict:

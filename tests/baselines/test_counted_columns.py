@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,11 @@ from qin_zoo.baselines.run import prepare_baselines, run_baselines
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.record import read_record
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.registry import create_model
+from qin_zoo.results.entry import entry_of
+from qin_zoo.results.lines import boards, compare
 
 
 def written(sample, tmp_path, **more):
@@ -50,6 +55,25 @@ def test_a_dataset_with_their_columns(sample, tmp_path):
     shutil.rmtree(folder)
     elsewhere = prepare("DIN", data=moved).open_dataset().loader("train", shuffle=False)
     assert len(elsewhere.items["item_id"]) == len(pl.read_parquet(sample / "item_info.parquet"))
+
+
+def test_a_network_on_them_stands_beside_the_baselines(sample, tmp_path):
+    """Other files, the same rows: one board, the report's verdict, and a paired difference. Other labels are others."""
+    folder, root = written(sample, tmp_path), tmp_path / "out"
+    small = {"epochs": 1, "embedding_dim": 4, "verbose": 0, "model_root": str(root)}
+    record = run_experiment(prepare("DIN", data=folder, overrides=small), tmp_path, echo=lambda line: None)
+    report = Path(record["files"]["report"]).read_text()
+    assert "ItemConstant_sample has" in report
+    constant = read_record(root / "sample" / "ItemConstant_sample.json")
+    (board,) = boards(map(entry_of, (constant, record)))
+    network, trees = sorted(board.lines, key=lambda line: line.name)
+    assert (network.name, trees.name) == ("DIN", "ItemConstant_sample")
+    split = network.first.split
+    apart = compare(network, trees, "AUC")
+    assert apart.mean == pytest.approx(record[split]["AUC"] - constant[split]["AUC"], abs=1e-7)
+    assert apart.users > 0
+    turned = {**constant, "draws": {**constant["draws"], "truth": "of other labels"}}
+    assert len(boards(map(entry_of, (turned, record)))) == 2
 
 
 def test_not_over_the_dataset_itself(sample, tmp_path):

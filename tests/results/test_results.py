@@ -171,6 +171,15 @@ def test_what_was_scored_on_other_rows_is_not_compared():
     ]
 
 
+def test_rows_that_one_result_joins_are_one_board():
+    """Files a and b hold the same rows, as the last one tells, and c others."""
+    old = [record("QIN_x", dataset="d_b", rows="b"), record("DIN_x", dataset="d", rows="a"), record("MLP_x", rows="c")]
+    joins = [{**record(f"FCN_{rows}", rows=rows), "draws": {"groups": 1, "drawn": "", "truth": "t", "values": {}}}
+             for rows in "ab"]  # fmt: skip
+    names = [{line.name for line in board.lines} for board in boards(map(entry_of, [*old, *joins]))]
+    assert sorted(names, key=len) == [{"MLP_x"}, {"QIN_x", "DIN_x", "FCN_a", "FCN_b"}]
+
+
 def test_statistics():
     values = [0.01, 0.02, 0.03]
     t = 0.02 / (0.01 / math.sqrt(3))  # mean / (s / √n), two degrees of freedom
