@@ -29,6 +29,8 @@ from typing import Any
 
 from qin_zoo.errors import ConfigError
 
+_OF_OUR_RUNS = ("recipe", "ema_decay", "init_from")  # what is not the model's, and changes its training
+
 
 @cache
 def teach() -> None:
@@ -84,6 +86,10 @@ def _teach_processor(module: ModuleType) -> None:
             prepare(self, *args, **params)
             return
         check_params(params, model)  # before FuxiCTR evaluates what it reads there
+        if left_out := [key for key in _OF_OUR_RUNS if params.get(key) not in (None, "published")]:
+            logging.warning(
+                f"{', '.join(left_out)}: left out, as only `qin-zoo run` does it; this training is another one."
+            )
         prepare(self, *args, **params)
         if has_item_table(params):
             if params.get("rebuild_dataset", True):

@@ -237,6 +237,16 @@ def test_an_item_table_that_fuxictr_would_encode_is_refused(sample):
         FeatureProcessor(**params)
 
 
+def test_what_only_our_runs_do_is_said(sample, caplog):
+    from fuxictr.preprocess import FeatureProcessor
+
+    params = {**dataset_blocks()["sample"], "dataset_id": "sample", "model": "QIN", "recipe": "published"}
+    FeatureProcessor(**params)
+    assert not caplog.messages
+    FeatureProcessor(**params | {"recipe": "small", "ema_decay": 0.999})
+    assert [m for m in caplog.messages if "recipe, ema_decay: left out" in m]
+
+
 def test_nothing_in_a_configuration_is_evaluated_for_a_model_of_the_zoo(tmp_path):
     from fuxictr.preprocess import FeatureProcessor
 
