@@ -177,6 +177,8 @@ def prepare_model(
 
     plugins = tuple(plugins or ())
     params, of_data = compose(model, data, constructor_params(adapt(get_model(model, plugins))))
+    if parse_overrides(options.get("overrides")).get("embedding_optimizer") == "lazy":
+        params.pop("ema_decay", None)  # which would pass over every row of the tables
     prepared = prepare_params(name or model, params, Path(data), plugins=plugins, **options)
     return replace(prepared, described=of_data, notes=(*params.notes, *prepared.notes))
 

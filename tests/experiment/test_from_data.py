@@ -139,6 +139,12 @@ class TestRun:
             assert qin_zoo("predict", *run) == 0
             assert f"AUC {first['AUC']:.6f}" in capsys.readouterr().out
 
+    def test_weights_are_averaged_unless_that_would_pass_over_lazy_tables(self, sample):
+        assert prepare("DIN", data=sample).params["ema_decay"] == 0.999
+        assert prepare("DIN", data=sample, overrides={"ema_decay": None}).params["ema_decay"] is None
+        for lazy in ({"embedding_optimizer": "lazy"}, ["embedding_optimizer=lazy"]):
+            assert "ema_decay" not in prepare("DIN", data=sample, overrides=lazy).params
+
     def test_numbers_to_be_met_have_the_metrics_of_numbers(self, tmp_path):
         write_csv_fields(tmp_path / "data")
         file = tmp_path / "data" / "dataset_config.yaml"
