@@ -470,6 +470,27 @@ FAULTS = [
         "off by one: after the first NaN the learning rate stays",
     ),
     Fault(
+        "training/average.py",
+        "1 - min(self._decay,",
+        "1 - max(self._decay,",
+        "training/test_average.py",
+        "averaged weights: over the whole training instead of its last steps",
+    ),
+    Fault(
+        "training/trainer.py",
+        "            self._average.load(tensors[\"average\"])",
+        "            pass",
+        "training/test_average.py::test_resumes_in_the_middle",
+        "averaged weights: a resumed training begins its average anew",
+    ),
+    Fault(
+        "bootstrap.py",
+        "_hash(group, *(np.asarray(y_true, np.float64) for y_true, *_ in parts))",
+        "_hash(group)",
+        "test_bootstrap.py",
+        "the same rows: whatever their labels",
+    ),
+    Fault(
         "experiment/ownership.py",
         "if overwrite or same or not _exists(files):",
         "if lock is not None:",

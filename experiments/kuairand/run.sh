@@ -10,4 +10,5 @@ data=data/kuairand
 [ -f "$data/dataset_config.yaml" ] || qin-zoo data import kuairand "$raw" "$data"
 [ -f "${data}_counted/dataset_config.yaml" ] || qin-zoo baseline kuairand --columns "${data}_counted"
 qin-zoo study "$here/models.yaml" "$@"
-exec qin-zoo study "$here/tuned.yaml" "$@"
+qin-zoo study "$here/tuned.yaml" "$@"
+exec qin-zoo study "$here/qin.yaml" "$@"

@@ -20,4 +20,5 @@ qin-zoo embed encode "$data" --modality text --encoder "sentence-transformers:$t
 qin-zoo embed encode "$data" --modality image --encoder efficientnet-lite0 --images "$data/posters" --original-ids
 qin-zoo study "$here/models.yaml" "$@"
 qin-zoo study "$here/tuned.yaml" "$@"
+qin-zoo study "$here/averaged.yaml" "$@"
 exec "$here/../embeddings.sh" ml-1m text image "$@"
