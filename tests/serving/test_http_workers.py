@@ -39,17 +39,18 @@ def test_all_of_them_answer_and_are_counted(path, scorer):
     with Service(path, "--workers", 2) as running:
         workers = processes(running)
         assert len(workers) == 2
-        for number in range(60):
-            assert equals(ask_anew(running, number), scorer, request(number, 7))
-        time_of = {
-            number: running.metric(f'process_cpu_seconds_total{{worker="{number}"}}') for number in range(2)
-        }
-        assert all(time_of.values())
+        asked, idle = 0, True
+        while idle and asked < 6000:  # the kernel counts the time of the processor in hundredths of a second
+            for number in range(60):
+                assert equals(ask_anew(running, number), scorer, request(number, 7))
+            asked += 60
+            idle = not all(running.metric(f'process_cpu_seconds_total{{worker="{number}"}}') for number in range(2))
+        assert not idle
         for _ in range(5):  # whichever is asked
             lines = httpx.get(f"{running.url}/metrics").text.splitlines()
-            assert 'qin_zoo_requests_total{endpoint="/score",status="200"} 60.0' in lines
-            assert "qin_zoo_request_seconds_count 60.0" in lines
-            assert f"qin_zoo_candidates_total {60 * 7}.0" in lines
+            assert f'qin_zoo_requests_total{{endpoint="/score",status="200"}} {asked}.0' in lines
+            assert f"qin_zoo_request_seconds_count {asked}.0" in lines
+            assert f"qin_zoo_candidates_total {asked * 7}.0" in lines
         running.client.close()
         assert running.stop() == 0
         running.wait_for("INFO stopped")
