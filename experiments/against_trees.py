@@ -19,19 +19,23 @@ SETS = {
     "TikTok, light users": "tiktok_light",
 }
 BASELINES = {"LogisticRegression": "logistic regression", "UserItemMeans": "user and item means"}
-TREES, LEFT_OUT = "BoostedTrees", ("BoostedTrees", "ItemConstant", "RecentPopularity")
+TREES = "BoostedTrees"
 LEAST, MOST = -0.031, 0.0125  # farther ones are arrows
 
 
 def differences(dataset: str) -> list[tuple[str, Estimate]]:
-    """Models of the dataset, and of the one with the trees' columns besides, the worst first."""
-    kin = {dataset, f"{dataset.removesuffix('_rated')}_counted"}
+    """Baselines of the dataset, and networks that have the trees' columns besides, the worst first."""
+    counted = f"{dataset.removesuffix('_rated')}_counted"
     for board in boards(Store(Path(__file__).parent / "results").entries()):
-        lines = [line for line in board.lines if line.first.dataset_id in kin]
-        for trees in (line for line in lines if line.first.model == TREES):
-            apart = [(called(line), compare(line, trees, "AUC")) for line in lines if line.first.model not in LEFT_OUT]
-            return sorted(apart, key=lambda pair: pair[1].mean)
+        for trees in (line for line in board.lines if line.name == f"{TREES}_{dataset}"):
+            compared = [x for x in board.lines if x.first.dataset_id == counted or x.first.experiment in told(dataset)]
+            return sorted(((called(x), compare(x, trees, "AUC")) for x in compared), key=lambda pair: pair[1].mean)
     raise SystemExit(f"{dataset}: no trees among the stored results.")
+
+
+def told(dataset: str) -> set[str]:
+    """Experiments that are shown of the baselines."""
+    return {f"{model}_{dataset}" for model in BASELINES}
 
 
 def called(line: Line) -> str:

@@ -140,7 +140,7 @@ def _started(service: str, path: Path, workers: int) -> Iterator[tuple[subproces
         port = free.getsockname()[1]
     with tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, "-m", *command, "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
         try:
             until = time.monotonic() + _READY
             while not _answers(port):
