@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_lazy import Halting
 from test_trainer import TRAIN, VALID, build
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trained import train
@@ -64,19 +65,6 @@ def test_statistics_of_batch_norm():
             for key in ("running_mean", "running_var"):
                 ours, theirs = (m[place].get_buffer(key) for m in (model, reference.module))
                 torch.testing.assert_close(ours, theirs)
-
-
-class Halting(list):
-    """Batches that end in the eighth step."""
-
-    left = 7
-
-    def __iter__(self):
-        for found in super().__iter__():
-            if not self.left:
-                raise KeyboardInterrupt
-            self.left -= 1
-            yield found
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
