@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -69,9 +70,9 @@ class Data:
         p, label = np.clip(probability, 1e-7, 1 - 1e-7), self.label["valid"]
         return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
 
-    def best(self, settings: list, fit: Callable[[Any], Callable[[str], np.ndarray]]) -> tuple[Any, Callable]:
-        """The setting with the least loss of the validation rows, and its fitted model."""
-        fitted = [(setting, fit(setting)) for setting in settings]
+    def best(self, settings: list, fit: Callable[[Any], Callable[[str], np.ndarray] | None]) -> tuple[Any, Callable]:
+        """The setting with the least loss of the validation rows, and its fitted model; None is of one that cannot be."""
+        fitted = [(setting, model) for setting in settings if (model := fit(setting)) is not None]
         return min(fitted, key=lambda one: self.loss(one[1]("valid")))
 
 
@@ -181,6 +182,7 @@ class LogisticRegression(Baseline):
     needs_columns = True
 
     def fit(self, data: Data) -> Callable[[str], np.ndarray]:
+        from scipy.linalg import LinAlgWarning
         from sklearn import linear_model
 
         used = data.with_a_past
@@ -196,8 +198,14 @@ class LogisticRegression(Baseline):
         x, y = scaled(x), data.label["train"][used]
         columns = cache(lambda split: scaled(_spread(data.table(split))))
 
-        def fitted(strength: float) -> Callable[[str], np.ndarray]:
-            model = linear_model.LogisticRegression(C=strength, solver="newton-cholesky").fit(x, y)
+        def fitted(strength: float) -> Callable[[str], np.ndarray] | None:
+            model = linear_model.LogisticRegression(C=strength, solver="newton-cholesky")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", LinAlgWarning)
+                try:
+                    model.fit(x, y)
+                except LinAlgWarning:  # too weak a penalty for columns so alike; 99 slow steps would not arrive either
+                    return None
             return lambda split: model.predict_proba(columns(split))[:, 1]
 
         self.chosen["C"], predict = data.best(self.settings["strengths"], fitted)
