@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -26,6 +27,11 @@ class Precision:
         self.name, self.device = name, device
         if name == "tf32" and device.type == "cpu":
             logging.info("precision tf32 has no effect on a CPU: products are float32.")
+        if name == "bf16" and device.type == "cpu" and (times := _seconds(torch.bfloat16) / _seconds(torch.float32)) > 2:
+            logging.warning(
+                f"precision bf16: this processor takes {times:.0f} times as long for products in bfloat16 as in "
+                "float32, having no instructions for them. Leave it to fp32 (--set precision=fp32)."
+            )
 
     def prepare(self, model: nn.Module) -> None:
         """Sets the device up for it and keeps the last layers of the model, those of one number, in float32."""
@@ -39,6 +45,17 @@ class Precision:
     def context(self) -> AbstractContextManager:
         """What a forward pass runs in."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.name == "bf16" else nullcontext()
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """That a small product takes on the CPU, the least of three."""
+    a = torch.ones(128, 128, dtype=dtype)
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        a @ a
+        took.append(time.perf_counter() - started)
+    return min(took)
 
 
 class _FloatLinear(nn.Linear):

@@ -7,7 +7,7 @@ import torch
 from conftest import MODELS, VOCAB, item_table_feature_map, random_item_batch
 from torch import nn
 
-from qin_zoo.models.precision import Precision
+from qin_zoo.models.precision import Precision, _seconds
 from qin_zoo.registry import create_model
 
 MANY = {**VOCAB, "item_id": 1000}
@@ -58,6 +58,21 @@ def test_layers_of_one_number_are_float32():
 def test_unknown_precision():
     with pytest.raises(ValueError, match="fp32, tf32, bf16"):
         Precision("fp16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("slow, told", [(torch.bfloat16, True), (None, False), (torch.float32, False)])
+def test_a_processor_without_bfloat16_is_told_of(slow, told, monkeypatch, caplog):
+    """An EPYC without AVX-512 takes 45 times as long: 53 minutes for an epoch that takes one."""
+    monkeypatch.setattr("qin_zoo.models.precision._seconds", lambda dtype: 45.0 if dtype == slow else 1.0)
+    for name in ("fp32", "tf32"):
+        Precision(name, torch.device("cpu"))
+    assert not caplog.text
+    Precision("bf16", torch.device("cpu"))
+    assert ("45 times as long" in caplog.text and "--set precision=fp32" in caplog.text) == told == bool(caplog.text)
+
+
+def test_a_product_takes_time():
+    assert 0 < _seconds(torch.float32) < 1
 
 
 def test_tf32_is_float32_on_a_cpu():
