@@ -27,7 +27,8 @@ class Precision:
         self.name, self.device = name, device
         if name == "tf32" and device.type == "cpu":
             logging.info("precision tf32 has no effect on a CPU: products are float32.")
-        if name == "bf16" and device.type == "cpu" and (times := _seconds(torch.bfloat16) / _seconds(torch.float32)) > 2:
+        times = _seconds(torch.bfloat16) / _seconds(torch.float32) if name == "bf16" and device.type == "cpu" else 1
+        if times > 2:
             logging.warning(
                 f"precision bf16: this processor takes {times:.0f} times as long for products in bfloat16 as in "
                 "float32, having no instructions for them. Leave it to fp32 (--set precision=fp32)."

@@ -193,8 +193,8 @@ def test_logistic_regression_is_that_of_pandas_and_scikit_learn(folder, splits, 
     assert record["test"]["AUC"] == pytest.approx(roc_auc_score(test["label"], tested[best]), abs=5e-4)
 
 
-def test_penalties_that_leave_the_line_undetermined_are_left_out_without_a_warning(folder, tmp_path, monkeypatch, recwarn):
-    """The codes of a small vocabulary add up to one: without a penalty there are many lines, and no step of Newton's."""
+def test_penalties_that_leave_the_line_undetermined_are_left_out(folder, tmp_path, monkeypatch, recwarn):
+    """A small vocabulary's codes add up to one: without a penalty there are many lines, which scikit-learn warns of."""
     monkeypatch.setattr(BASELINES["LogisticRegression"], "settings", {"strengths": [1e-3, 1e12]})
     record = baselines(folder, tmp_path, ["LogisticRegression"])[0]
     assert record["chosen"] == {"C": 1e-3}

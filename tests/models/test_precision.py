@@ -60,7 +60,7 @@ def test_unknown_precision():
         Precision("fp16", torch.device("cpu"))
 
 
-@pytest.mark.parametrize("slow, told", [(torch.bfloat16, True), (None, False), (torch.float32, False)])
+@pytest.mark.parametrize(("slow", "told"), [(torch.bfloat16, True), (None, False), (torch.float32, False)])
 def test_a_processor_without_bfloat16_is_told_of(slow, told, monkeypatch, caplog):
     """An EPYC without AVX-512 takes 45 times as long: 53 minutes for an epoch that takes one."""
     monkeypatch.setattr("qin_zoo.models.precision._seconds", lambda dtype: 45.0 if dtype == slow else 1.0)
