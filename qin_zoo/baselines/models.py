@@ -71,7 +71,7 @@ class Data:
         return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
 
     def best(self, settings: list, fit: Callable[[Any], Callable[[str], np.ndarray] | None]) -> tuple[Any, Callable]:
-        """The setting with the least loss of the validation rows, and its fitted model; ``fit`` may give none of one."""
+        """The setting with the least loss of the validation rows, and its fitted model; ``fit`` may give none."""
         fitted = [(setting, model) for setting in settings if (model := fit(setting)) is not None]
         return min(fitted, key=lambda one: self.loss(one[1]("valid")))
 
