@@ -69,11 +69,11 @@ def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = No
                 check_spec(column, name, spec)
     if data is not None:
         for name in data.layout.kinds:
-            kind = feature_map.features.get(name, {}).get("type", "meta")
-            if name != HISTORY and kind not in ("meta", "categorical", "numeric"):
+            spec = feature_map.features.get(name)
+            if name != HISTORY and spec and type_of(spec).width:
                 raise ConfigError(
                     f"{where}, feature '{name}': expected type categorical or meta, as the column holds one id in each "
-                    f"row, found {kind}."
+                    f"row, found {spec['type']}."
                 )
         what = f"the rows of the item table {data.items.path}"
         for table in data.splits.values():
@@ -81,7 +81,7 @@ def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = No
                 table[name].check_below(data.items.num_rows, what)
     _check_together(feature_map, params, where, features)
     own = (spec for spec in features.values() if "share_embedding" not in spec)
-    feature_map.total_features = sum(1 if s["type"] == "numeric" else s.get("vocab_size", 0) for s in own)
+    feature_map.total_features = sum(s.get("vocab_size", type_of(s).form == "number") for s in own)
     feature_map.num_fields = feature_map.get_num_fields()
     feature_map.set_column_index()
     return feature_map

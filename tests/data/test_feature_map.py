@@ -78,6 +78,14 @@ def test_it_equals_what_fuxictr_makes_of_the_same_features(tmp_path):
     assert vars(theirs) == vars(ours)
 
 
+@pytest.mark.parametrize("kind", ["numeric", "cyclic", "autodis"])
+def test_a_number_is_one_feature_as_fuxictr_counts(kind):
+    sizes = {"cyclic": {"period": 24}, "autodis": {"bins": 8}}.get(kind, {})
+    number = {"name": "hour", "active": True, "dtype": "float", "type": kind, **sizes}
+    fm = build_feature_map({**MICROLENS, "feature_cols": [*MICROLENS["feature_cols"], number]})
+    assert fm.total_features == build_feature_map(MICROLENS).total_features + 1
+
+
 def test_null_encoders():
     for null in (None, "null", "None", "none"):
         fm = build_feature_map(changed(MICROLENS, "item_tags", feature_encoder=null))
