@@ -140,12 +140,15 @@ def _rate(before: Mapping, overrides: Mapping) -> dict[str, float]:
     """The learning rate at which the weights were had that are trained further, kept from the first period on.
 
     The one that a run begins with is for weights that know nothing yet; at 1e-3 a shop's day, of 2,600 rows, made a DIN
-    worse that a run had ended at 1.3e-4 (experiments/shop/README.md).
+    worse that a run had ended at 1.3e-4 (experiments/shop/README.md). An average of weights is as if the rate had been
+    lowered already, so of averages it is the least that the run came to.
     """
-    replay = overrides.get("replay", (before.get("params") or {}).get("replay"))
-    if replay == "all" or "period" in before or not before.get("evaluations"):
+    params = before.get("params") or {}
+    evaluations = before.get("evaluations")
+    if overrides.get("replay", params.get("replay")) == "all" or "period" in before or not evaluations:
         return {}
-    return {"learning_rate": kept_evaluation(before["evaluations"])["learning_rate"]}
+    had = evaluations if params.get("ema_decay") else [kept_evaluation(evaluations)]
+    return {"learning_rate": min(e["learning_rate"] for e in had)}
 
 
 def _number(record: Mapping) -> int:
