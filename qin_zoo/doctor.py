@@ -69,12 +69,17 @@ def _machine() -> Iterator[Remark]:
     count, machine = threads.cores(), os.cpu_count() or 1
     import torch
 
+    from qin_zoo.models.precision import bfloat16_time
+
     yield Remark("ok", f"{count} of {machine} cores may be used; torch uses {torch.get_num_threads()} threads")
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "active":
         yield Remark("warning", "OMP_WAIT_POLICY is active: several trainings at once keep each other idle. Unset it.")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
     if load > count:
         yield Remark("note", f"{load:.1f} processes want to run on {count} cores: speeds measured now say little")
+    times = bfloat16_time()
+    text = f"the processor's products in bfloat16 take {times:.1f} times as long as in float32"
+    yield Remark("note" if times > 2 else "ok", text)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield Remark("ok", f"GPUs: {', '.join(gpus) or 'none that torch sees'}")
     free = shutil.disk_usage(Path.cwd()).free

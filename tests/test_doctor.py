@@ -77,6 +77,7 @@ def test_data_machine_and_others(trained, tmp_path):
     severity, _ = worst(trained / "data")
     assert severity in ("ok", "note", "warning")
     assert "cores may be used" in worst(None)[1]
+    assert "products in bfloat16 take" in worst(None)[1]
     (tmp_path / "x.onnx").write_bytes(b"no export")
     with pytest.raises(QinZooError, match="is no ONNX file"):
         worst(tmp_path / "x.onnx")

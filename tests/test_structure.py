@@ -30,7 +30,7 @@ ALLOWED = {
     "results": {"config", "experiment"},
     "study": {"config", "data", "experiment", "processes", "results", "training", "tuning"},
     "update": {"experiment", "models", "results"},
-    "doctor": {"config", "data", "experiment", "results", "serving"},
+    "doctor": {"config", "data", "experiment", "models", "results", "serving"},
     "api": {"data", "experiment", "explain", "export", "results"},
     "estimator": {"experiment", "training"},
 }

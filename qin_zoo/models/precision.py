@@ -27,8 +27,7 @@ class Precision:
         self.name, self.device = name, device
         if name == "tf32" and device.type == "cpu":
             logging.info("precision tf32 has no effect on a CPU: products are float32.")
-        times = _seconds(torch.bfloat16) / _seconds(torch.float32) if name == "bf16" and device.type == "cpu" else 1
-        if times > 2:
+        if name == "bf16" and device.type == "cpu" and (times := bfloat16_time()) > 2:
             logging.warning(
                 f"precision bf16: this processor takes {times:.0f} times as long for products in bfloat16 as in "
                 "float32, having no instructions for them. Leave it to fp32 (--set precision=fp32)."
@@ -46,6 +45,11 @@ class Precision:
     def context(self) -> AbstractContextManager:
         """What a forward pass runs in."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.name == "bf16" else nullcontext()
+
+
+def bfloat16_time() -> float:
+    """How many times as long as in float32 a small product takes the processor in bfloat16."""
+    return _seconds(torch.bfloat16) / _seconds(torch.float32)
 
 
 def _seconds(dtype: torch.dtype) -> float:
