@@ -26,6 +26,7 @@ from qin_zoo.periods.period import Period, Replay, begin_period
 # How the run before began; this one begins with that. And after how many of its batches it looked at the validation
 # rows: a day has fewer batches, and is looked at once an epoch.
 _OF_BEFORE = ("init_from", "encoder_file", "eval_steps")
+_OF_AVERAGE = 0.25  # of the rate that averaged weights were had with
 
 
 def prepare_continuation(
@@ -140,15 +141,15 @@ def _rate(before: Mapping, overrides: Mapping) -> dict[str, float]:
     """The learning rate at which the weights were had that are trained further, kept from the first period on.
 
     The one that a run begins with is for weights that know nothing yet; at 1e-3 a shop's day, of 2,600 rows, made a DIN
-    worse that a run had ended at 1.3e-4 (experiments/shop/README.md). An average of weights is as if the rate had been
-    lowered already, so of averages it is the least that the run came to.
+    worse that a run had ended at 1.3e-4. Of averaged weights it is a quarter: an average is where a lower rate leads,
+    and days at the rate itself undid it (experiments/shop/README.md).
     """
     params = before.get("params") or {}
     evaluations = before.get("evaluations")
     if overrides.get("replay", params.get("replay")) == "all" or "period" in before or not evaluations:
         return {}
-    had = evaluations if params.get("ema_decay") else [kept_evaluation(evaluations)]
-    return {"learning_rate": min(e["learning_rate"] for e in had)}
+    rate = kept_evaluation(evaluations)["learning_rate"]
+    return {"learning_rate": rate * _OF_AVERAGE if params.get("ema_decay") else rate}
 
 
 def _number(record: Mapping) -> int:

@@ -117,8 +117,8 @@ def test_a_day_goes_on_with_the_rate_that_the_weights_were_had_with(run, tmp_pat
 
     assert (rate(), rate(replay="all"), rate(learning_rate=0.3)) == (0.2, 0.5, 0.3)
     averaged = {**record, "params": {**record["params"], "ema_decay": 0.9}, "evaluations": looks}
-    path.write_text(json.dumps(averaged))  # the least rate: as an average the weights have come to rest already
-    assert (rate(), rate(ema_decay=None)) == (0.1, 0.1)
+    path.write_text(json.dumps(averaged))  # a quarter: an average is where a lower rate leads
+    assert (rate(), rate(ema_decay=None), rate(learning_rate=0.3)) == (0.05, 0.05, 0.3)
     path.write_text(json.dumps({**record, "evaluations": looks}))
     done = update_run(path, folders[1], allowed=1, results_folder=tmp_path, echo=quiet)
     assert [e["learning_rate"] for e in done.record["evaluations"]] == [0.2]
