@@ -484,6 +484,20 @@ FAULTS = [
         "averaged weights: a resumed training begins its average anew",
     ),
     Fault(
+        "experiment/continued.py",
+        "rate * _OF_AVERAGE if",
+        "rate if",
+        "periods/test_update.py::test_a_day_goes_on_with_the_rate_that_the_weights_were_had_with",
+        "averaged weights: a day at the rate of the training learns itself by heart",
+    ),
+    Fault(
+        "models/precision.py",
+        "(times := bfloat16_time()) > 2",
+        "(times := bfloat16_time()) < 2",
+        "models/test_precision.py::test_a_processor_without_bfloat16_is_told_of",
+        "bfloat16: said where the processor has it, silent where an epoch takes an hour",
+    ),
+    Fault(
         "bootstrap.py",
         "_hash(group, *(np.asarray(y_true, np.float64) for y_true, *_ in parts))",
         "_hash(group)",
