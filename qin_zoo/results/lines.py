@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -208,6 +208,12 @@ class Board:
         order = {PLAIN: 0, "none": 1}
         several = {name: lines for name, lines in by_experiment.items() if len(lines) > 1}
         return {name: sorted(x, key=lambda line: order.get(line.first.variation, 2)) for name, x in several.items()}
+
+
+def variation_names(lines: Sequence[Line]) -> list[str]:
+    """What lines of one experiment are called beside each other: their variation, where that tells them apart."""
+    names = [line.first.variation for line in lines]
+    return [name if names.count(name) == 1 else line.name for name, line in zip(names, lines)]
 
 
 def boards(entries: Iterable[Entry]) -> list[Board]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qin_zoo.metrics import mode_of
 from qin_zoo.pages.plots import REFERENCE, legend_below, new_figure
-from qin_zoo.results.lines import Board, Line, about_slices, paired
+from qin_zoo.results.lines import Board, Line, about_slices, paired, variation_names
 from qin_zoo.results.statistics import deviation
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def plots(board: Board) -> Iterator[Plot]:
             _draw_curves(ax, ranked)
         yield Plot("curves", "Training", told, figure)
     for experiment, lines in board.variations().items():
-        told = f"{metric}: {_DOTS}; the dashed line is {lines[0].first.variation}."
-        figure = _dots(lines, metric, [line.first.variation for line in lines])
+        names = variation_names(lines)
+        told = f"{metric}: {_DOTS}; the dashed line is {names[0]}."
+        figure = _dots(lines, metric, names)
         yield Plot(f"variations_{experiment}", f"{experiment} in variations", told, figure)
     tested, names = board.tests()
     if tested:
@@ -68,9 +69,9 @@ def plots(board: Board) -> Iterator[Plot]:
         told += "on the diagonal is honest."
         with _named(3.6) as (figure, ax):
             ax.plot([0, 1], [0, 1], **REFERENCE)
-            for line in calibrated:
+            for i, line in enumerate(calibrated):
                 curve = next(e.calibration for e in line.entries if e.calibration)
-                ax.plot(curve["predicted"], curve["clicked"], marker="o", label=line.name)
+                ax.plot(curve["predicted"], curve["clicked"], **_look(i), label=line.name)
             ax.set(xlabel="predicted", ylabel="clicked")
         yield Plot("calibration", "Calibration", told, figure)
 
@@ -83,11 +84,18 @@ def _named(height: float) -> Iterator[tuple[Figure, Axes]]:
     legend_below(figure)
 
 
+def _look(place: int) -> dict[str, str]:
+    """Colour and mark of a series: where there are more than colours, these come again with another mark."""
+    from matplotlib import rcParams
+
+    return {"color": f"C{place}", "marker": "os^Dv"[place // len(rcParams["axes.prop_cycle"]) % 5]}
+
+
 def _draw_cost(ax: Axes, lines: list[Line], metric: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    for line in lines:
-        ax.plot(line.cost(), line.mean(metric), "o", markersize=6, label=line.name)
+    for i, line in enumerate(lines):
+        ax.plot(line.cost(), line.mean(metric), **_look(i), linestyle="", markersize=6, label=line.name)
     ax.set_xscale("log")
     ax.margins(0.1)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -97,11 +105,13 @@ def _draw_cost(ax: Axes, lines: list[Line], metric: str) -> None:
 
 
 def _draw_curves(ax: Axes, lines: list[Line]) -> None:
-    for line in lines:
+    for i, line in enumerate(lines):
         curves = [e.curve for e in line.entries if e.curve]
-        longest = max(map(len, curves), default=0)
+        if not curves:  # a baseline
+            continue
+        longest = max(map(len, curves))
         mean = [statistics.fmean(c[min(i, len(c) - 1)] for c in curves) for i in range(longest)]
-        ax.plot(range(1, longest + 1), mean, marker="o", label=line.name)
+        ax.plot(range(1, longest + 1), mean, **_look(i), label=line.name)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="evaluation", ylabel="monitored metric")
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qin_zoo.results.lines import Board, Line, about_slices, compare, paired
+from qin_zoo.results.lines import Board, Line, about_slices, compare, paired, variation_names
 from qin_zoo.results.statistics import SIGNIFICANT, Estimate, estimate, holm, mean_and_spread
 
 _PAIRED = (
@@ -107,7 +107,8 @@ def _variations(board: Board, experiment: str, lines: list[Line]) -> Table:
     twins = {line.name: twin for line in lines if (twin := board.twin(line))}
     apart = [[compare(x, lines[0], m) if x is not lines[0] else None for x in lines] for m in board.metrics]
     names = [
-        _variation(line, lines) + (f" (= {twins[line.name].name})" if line.name in twins else "") for line in lines
+        name + (f" (= {twins[line.name].name})" if line.name in twins else "")
+        for name, line in zip(variation_names(lines), lines)
     ]
     columns = [("variation", [Cell(name) for name in names]), *_metrics(board, lines)]
     for metric, (changes, p_values) in zip(board.metrics, _differences(apart)):
@@ -162,11 +163,6 @@ def _costs(lines: list[Line]) -> list[Column]:
         ("parameters", [_whole(line.first.parameters) for line in lines]),
         ("training s", [_whole(line.cost()) for line in lines]),
     ]
-
-
-def _variation(line: Line, lines: list[Line]) -> str:
-    name = line.first.variation
-    return name if sum(other.first.variation == name for other in lines) == 1 else line.name
 
 
 def _of(board: Board) -> str:

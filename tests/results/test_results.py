@@ -436,6 +436,33 @@ def test_the_picture_of_costs_says_where_the_better_ones_are():
     assert "up and left is better" in next(p for p in plots(board) if p.key == "cost").told
 
 
+def picture(board, key):
+    from qin_zoo.pages.plots import style
+    from qin_zoo.results.plots import plots
+
+    with style():
+        return next(plot for plot in plots(board) if plot.key == key)
+
+
+def test_pictures_and_tables_call_a_line_the_same():
+    """One experiment on two datasets with the same rows: its variation alone would not tell which is which."""
+    on = [record("QIN_x.plain.s1", auc=auc, dataset=name) for auc, name in ((0.7, "d"), (0.71, "d_text"))]
+    (board,) = boards(map(entry_of, [*on, record("QIN_x.deep.s1", auc=0.72)]))
+    table = next(t for t in tables(board) if t.kind == "variations")
+    names = [row[0].text for row in table.rows]
+    assert names == ["QIN_x on d", "QIN_x on d_text", "deep"]
+    plot = picture(board, "variations_QIN_x")
+    assert [label.get_text() for label in plot.figure.axes[0].get_yticklabels()] == names
+    assert "the dashed line is QIN_x on d." in plot.told
+
+
+@pytest.mark.parametrize("key", ["cost", "curves", "calibration"])
+def test_of_many_series_no_two_look_alike(key):
+    (board,) = boards(entry_of(record(f"M{n}_x", auc=0.5 + n / 100)) for n in range(30))
+    drawn = [line for line in picture(board, key).figure.axes[0].lines if line.get_label().startswith("M")]
+    assert len(drawn) == len({(line.get_color(), line.get_marker()) for line in drawn}) == 30
+
+
 def test_p_values_are_scipy_s_for_differences_of_either_sign():
     from scipy.stats import ttest_rel
 
