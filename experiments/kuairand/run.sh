@@ -11,4 +11,5 @@ data=data/kuairand
 [ -f "${data}_counted/dataset_config.yaml" ] || qin-zoo baseline kuairand --columns "${data}_counted"
 qin-zoo study "$here/models.yaml" "$@"
 qin-zoo study "$here/tuned.yaml" "$@"
-exec qin-zoo study "$here/qin.yaml" "$@"
+qin-zoo study "$here/qin.yaml" "$@"
+exec qin-zoo study "$here/gauc.yaml" "$@"
