@@ -142,7 +142,7 @@ class QinZooClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X) -> np.ndarray:
-        """(N, 2) probability of each of ``classes_``, float64."""
+        """(N, 2) probability of each of ``classes_``, float64; the network's, to some six digits."""
         check_is_fitted(self)
         columns, _ = self._columns(X)
         click = self.model_.predict(self._batches(self._encoded(columns)))
