@@ -76,6 +76,7 @@ def test_what_is_written_nearer_goes_first(folder):
     in_block = prepare("X", folder).params
     assert in_block["embedding_dim"] == 40, "the block's own"
     assert in_block["learning_rate"] == 1e-3, "before Base's"
+    assert in_block["embedding_regularizer"] == 1e-3, "before the model's default, none"
     assert in_block["batch_size"] == 32, "before the runner's default"
     assert in_block.origin["batch_size"] == "recipe small"
     given = prepare("Y", folder, overrides=["recipe=medium", "net_dropout=0.7"]).params
