@@ -1,6 +1,7 @@
 """Imports that extend earlier ones: numbers stay, new ones come behind, and weights go on with what they know."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,27 @@ def test_old_and_vanished_items_are_what_they_were(shop):
     )
     expected = scaler.transform(np.array([[price[i]] for i in ids]))[:, 0]
     assert np.allclose(new["item_price"][1:], expected, atol=1e-6)
+    first, second = (pl.read_parquet(shop / n / "items.parquet") for n in ("raw", "day"))
+    known = np.array(first["image"].to_list())
+    centre = StandardScaler(with_std=False).fit(known)
+    image = dict(pl.concat([first, second]).select("item_id", "image").iter_rows())
+    expected = centre.transform(np.array([image[i] for i in ids])) / centre.transform(known).std()
+    assert np.allclose(np.array(new[f"item_emb_d{known.shape[1]}"].to_list())[1:], expected, atol=1e-5)
+
+
+def test_vectors_of_an_older_import_stay_as_they_are(shop, tmp_path):
+    """Which has no scale of theirs: what was trained on them must not find others."""
+    older = tmp_path / "older"
+    shutil.copytree(shop / "old", older)
+    scales = json.loads((older / "scales.json").read_text())
+    (older / "scales.json").write_text(json.dumps({n: s for n, s in scales.items() if not n.startswith("item_emb")}))
+    raw = table(older, "item_feature")["image"].to_list()
+    info = table(older).with_columns(pl.Series(next(n for n in table(older).columns if n.startswith("item_emb")), raw))
+    info.write_parquet(older / "item_info.parquet")
+    extended(shop / "day", tmp_path / "new", older)
+    new = table(tmp_path / "new")
+    name = next(n for n in new.columns if n.startswith("item_emb"))
+    assert new[name].to_list()[: len(raw)] == raw
 
 
 def test_the_rows_are_those_of_one_import_of_all(shop, tmp_path):

@@ -213,7 +213,7 @@ def test_a_vector_of_the_wrong_length(raw, tmp_path):
     vectors[3][0] = float("nan")
     pd.DataFrame({"item_id": [f"sku-{n}" for n in range(5)], "image": vectors}).to_parquet(raw / "items.parquet")
     summary, _ = brought(raw, tmp_path / "out")
-    found = np.array(pl.read_parquet(tmp_path / "out/item_info.parquet")["item_emb_d4"].to_list())
+    found = np.array(pl.read_parquet(tmp_path / "out/item_feature.parquet")["image"].to_list())
     expected = np.zeros((6, 4))
     expected[[1, 2, 5]] = np.arange(20).reshape(5, 4)[[0, 1, 4]]
     assert np.array_equal(found, expected)
@@ -239,7 +239,7 @@ def test_vectors_by_ones_own_ids(raw, tmp_path, form):
     summary, found = brought(raw, tmp_path / "out")
     assert found == plain()
     numbers = dict(pl.read_parquet(tmp_path / "out/ids_item.parquet").select("original_id", "item_id").iter_rows())
-    table = np.array(pl.read_parquet(tmp_path / "out/item_info.parquet")["item_emb_d6"].to_list())
+    table = np.array(pl.read_parquet(tmp_path / "out/item_feature.parquet")["clip"].to_list())
     for name, vector in zip(ids, vectors):
         assert np.array_equal(table[numbers[name]], vector)
     assert summary.items == (5 if form == "rows" else 6)
@@ -256,7 +256,7 @@ def test_vectors_of_no_item(raw, tmp_path):
     summary, _ = brought(raw, tmp_path / "out")
     assert summary.items == 5
     assert said(summary, "clip.npy: 1 of 3 ids are no items")
-    table = np.array(pl.read_parquet(tmp_path / "out/item_info.parquet")["item_emb_d4"].to_list())
+    table = np.array(pl.read_parquet(tmp_path / "out/item_feature.parquet")["clip"].to_list())
     assert table.sum(1).tolist() == [0, 0, 4, 4, 0, 0]
 
 

@@ -141,8 +141,10 @@ def test_mmrec(mmrec, tmp_path):
     assert set(drawn) <= {1, 2, 7}
     items = pl.read_parquet(out / "item_info.parquet")
     assert items.columns == ["item_id", "item_tags", "item_emb_d4"]
-    assert items["item_emb_d4"].to_list()[:2] == [[0] * 4, [0, 1, 2, 3]]
-    assert pl.read_parquet(out / "item_feature.parquet").columns == ["item_id", "audio_emb", "image_emb"]
+    assert items["item_emb_d4"].to_list()[:2] == [[0] * 4, [-12 / 8] * 4]  # 12, 8, 4, 0, … from the mean
+    raw = pl.read_parquet(out / "item_feature.parquet")
+    assert raw.columns == ["item_id", "audio_emb", "image_emb"]
+    assert raw["image_emb"].to_list()[:2] == [[0] * 4, [0, 1, 2, 3]]
     assert "likes_level" not in rows(out)[0]
     _, feature_map = opened(out, tmp_path / "cache")
     assert feature_map.features["item_emb_d4"]["pretrain_dim"] == 4

@@ -103,7 +103,8 @@ class Words:
 
     Attributes:
         vocabularies: column -> words; word i has the code i + 1.
-        scales: column -> ``mean``, which is subtracted from its numbers, and ``deviation``, by which they are divided.
+        scales: column -> ``mean``, which is subtracted from its numbers or vectors, and ``deviation``, by which they
+            are divided.
     """
 
     def __init__(self, before: Before | None) -> None:
@@ -123,6 +124,21 @@ class Words:
         mean, deviation = (float(known.mean()), float(known.std()) or 1.0) if known.size else (0.0, 1.0)
         scale = self.scales.setdefault(name, {"mean": mean, "deviation": deviation})
         return np.nan_to_num((values - scale["mean"]) / scale["deviation"]).astype(np.float32)
+
+    def centred(self, name: str, vectors: np.ndarray) -> np.ndarray:
+        """(n, D) float32 of mean 0 and, all numbers together, deviation 1 among the vectors that the first import knew.
+
+        Rows of zeros, which are no vectors, stay, and so do those of an earlier import that left them as they were.
+        """
+        known = vectors.any(axis=1)
+        if name not in self.scales:
+            if not known.any() or (self.before and name in self.before.names("item_info.parquet")):
+                return vectors
+            mean = vectors[known].mean(axis=0, dtype=np.float64)
+            deviation = float(np.sqrt(np.square(vectors[known] - mean).mean())) or 1.0
+            self.scales[name] = {"mean": mean.tolist(), "deviation": deviation}
+        scale = self.scales[name]
+        return np.where(known[:, None], (vectors - scale["mean"]) / scale["deviation"], 0).astype(np.float32)
 
     def __contains__(self, name: str) -> bool:
         return name in self.vocabularies or name in self.scales

@@ -75,10 +75,12 @@ def write_items(
     if embeddings:
         embedding = embedding or next((name for name in embeddings if "image" in name), next(iter(embeddings)))
         width = embeddings[embedding].shape[1]
-        columns[f"item_emb_d{width}"] = embeddings[embedding]
+        name = f"item_emb_d{width}"
+        columns[name] = words.centred(name, embeddings[embedding])
         dim = min(EMBEDDING_DIM, width)
-        out.feature(f"item_emb_d{width}", "embedding", source="item", embedding_dim=dim, pretrain_dim=width)
-        notes.append(f"item_emb_d{width} is {embedding}; item_feature.parquet holds {', '.join(embeddings)}.")
+        out.feature(name, "embedding", source="item", embedding_dim=dim, pretrain_dim=width)
+        how = ", centred and scaled to deviation 1" if name in words.scales else ""
+        notes.append(f"{name} is {embedding}{how}; item_feature.parquet holds {', '.join(embeddings)}.")
         out.write_table("item_feature.parquet", {"item_id": columns["item_id"], **embeddings})
     out.write_table("item_info.parquet", columns)
     _write_texts(out, side, merge.place, before)
