@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from qin_zoo.cli import main
 from qin_zoo.data.grown import require_same_items
 from qin_zoo.data.importers import ImportOptions, import_folder, import_table
-from qin_zoo.data.importers.before import Before
+from qin_zoo.data.importers.before import Before, Words
 from qin_zoo.data.importers.description import read_description
 from qin_zoo.data.importers.guess import describe, extension
 from qin_zoo.embed.codes import quantize_folder
@@ -355,6 +355,81 @@ def test_zeros_in_front_that_a_day_lacks(tmp_path):
     assert any("is taken as 7" in note for note in summary.notes)
     extended(write("ccc", ["7", "007"]), tmp_path / "3", tmp_path / "1")
     assert table(tmp_path / "3", "ids_item")["original_id"].to_list() == ["007", "010", "7"]
+
+
+def test_categories_in_another_form_are_the_same_categories(tmp_path):
+    """What pandas writes of whole numbers beside a gap, and of true and false: items, users, lists and rows alike."""
+    about = {
+        "interactions": ("log.csv", {"device": "category", "time": "time (seconds)", "click": "label"}),
+        "items": ("items.parquet", {"brand": "category", "adult": "category", "kinds": "list"}),
+        "users": ("users.csv", {"group": "category"}),
+    }
+    ids = {"interactions": ("user", "item"), "items": ("item",), "users": ("user",)}
+    files = [
+        {"file": file, "about": what, "columns": {f"{i}_id": i for i in ids[what]} | columns}
+        for what, (file, columns) in about.items()
+    ]
+    for day, form in ((1, "{}"), (2, "{}.0")):
+        raw = tmp_path / f"raw-{day}"
+        raw.mkdir()
+        codes = {n: [form.format(10 + k % 3) for k in range(6)] for n in ("brand", "group")}
+        rows = [(k % 6, k % 6, 1_700_000_000 + day * DAY + k, k % 2, form.format(k % 2)) for k in range(12)]
+        names = ("user_id", "item_id", "time", "click", "device")
+        pl.DataFrame(rows, names, orient="row").write_csv(raw / "log.csv")
+        pl.DataFrame({"user_id": range(6), "group": codes["group"]}).write_csv(raw / "users.csv")
+        adult = pl.Series([k % 2 == 0 for k in range(6)])
+        kinds = pl.Series([[7, 8 + k % 2] for k in range(6)]).cast(pl.List([pl.Int64, pl.Float64][day - 1]))
+        adult = adult if day == 1 else adult.cast(pl.String).str.to_titlecase()
+        pl.DataFrame({"item_id": range(6), "brand": codes["brand"], "adult": adult, "kinds": kinds}).write_parquet(
+            raw / "items.parquet"
+        )
+    first, second = (
+        read_description({"label": "click", "files": files}, "x", tmp_path / f"raw-{day}") for day in (1, 2)
+    )
+    import_table(first, tmp_path / "1")
+    before = Before.open(tmp_path / "1")
+    summary = import_table(second, tmp_path / "2", before.options((), ImportOptions(extend="1")), before)
+    assert json.loads((tmp_path / "2/vocabularies.json").read_text()) == {
+        "item_tags": ["7", "8", "9"], "item_brand": ["10", "11", "12"], "item_adult": ["false", "true"],
+        "user_group": ["10", "11", "12"], "context_device": ["0", "1"],
+    }  # fmt: skip
+    info = table(tmp_path / "2")
+    assert info["item_brand"].to_list() == table(tmp_path / "2", "user_features")["user_group"].to_list()
+    assert info["item_brand"].to_list() == [0, 1, 2, 3, 1, 2, 3]
+    assert info["item_adult"].to_list() == [0, 2, 1, 2, 1, 2, 1]
+    assert info["item_tags"].to_list() == [[0, 0], *[[1, 2], [1, 3]] * 3]
+    assert any("item_brand: 3 words are written in another way, too: '10.0' is taken as 10" in n for n in summary.notes)
+
+
+@pytest.mark.parametrize(
+    ("known", "column", "codes", "words"),
+    [
+        (["100", "101"], ["101.0", None, "100", "102.0"], [2, 0, 1, 3], ["100", "101", "102.0"]),
+        ([], ["2.0", "1.0", "1", ""], [2, 1, 1, 0], ["1", "2.0"]),
+        (["True", "False"], ["false", "TRUE", None], [2, 1, 0], ["True", "False"]),
+        (["38", "39"], ["38.0", "38.5"], [1, 3], ["38", "39", "38.5"]),
+        (["100.0", "100"], ["100", "100.0", "100.00"], [2, 1, 1], ["100.0", "100"]),
+        (["007", "010"], ["7", "11"], [1, 3], ["007", "010", "11"]),
+        (["007", "7"], ["7", "007"], [2, 1], ["007", "7"]),
+        ([], ["1e+21", "1e+20", "x"], [2, 1, 3], ["1e+20", "1e+21", "x"]),
+    ],
+)
+def test_words_are_known_by_their_value(known, column, codes, words):
+    """A word that is there keeps its code, whatever else is alike."""
+    notes = []
+    found = Words(None, notes)
+    found.vocabularies["x"] = [*known]
+    assert found.codes("x", pl.Series(column)).tolist() == codes
+    assert found.vocabularies["x"] == words
+
+
+def test_words_that_may_be_one():
+    """Versions: beside 1.1, 1.0 may be no 1."""
+    notes = []
+    found = Words(None, notes)
+    assert found.codes("x", pl.Series(["1", "1.0", "1.1", "2.0"])).tolist() == [1, 2, 3, 4]
+    assert len(notes) == 1
+    assert "'1' and '1.0' are two words" in notes[0]
 
 
 def test_columns_that_are_called_otherwise_a_day_later(tmp_path):

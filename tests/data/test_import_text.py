@@ -295,6 +295,8 @@ def test_movielens_ids_written_as_floats(tmp_path):
         ([["05", "5"], ["5"]], [["05", "5"], ["5"]]),
         ([["a", "5.0"], ["5", "a"]], [["a", "5"], ["5", "a"]]),
         ([["1.0", "1.1"], ["1.0"]], [["1.0", "1.1"], ["1.0"]]),
+        ([["1.0", "1.5"], ["1", "2"]], [["1", "1.5"], ["1", "2"]]),
+        ([["1.0", "1", "1.5"], ["1"]], [["1.0", "1", "1.5"], ["1"]]),
         ([["1e+05"], ["100000"]], [[100000], [100000]]),
         ([["12e45"], ["12"]], [["12e45"], ["12"]]),
         ([["15881234123412341005"]], [["15881234123412341005"]]),
@@ -343,6 +345,17 @@ def test_classic_ids_that_are_floats_in_one_split(tmp_path, suffix):
         wrong = {**floats, "item": np.where(np.arange(80) == 7, np.nan, floats["item"])}
         with pytest.raises(DataError, match=r"valid\.parquet, column 'item', row 7: expected a whole .*, found nan"):
             import_folder("fuxictr", classic(tmp_path / "w", rows, wrong, suffix), tmp_path / "p", **fields)
+
+
+def test_classic_truth_in_two_formats(tmp_path):
+    rows = {"item": [1, 2, 3], "hist": ["1^2", "2^1", "3^1"], "new": [True, False, True], "label": [1, 0, 1]}
+    folder = classic(tmp_path / "s", rows, {**rows, "new": ["True", "False", "False"]}, "csv")
+    (folder / "train.csv").unlink()
+    pl.DataFrame({**rows, "hist": [[1, 2], [2, 1], [3, 1]]}).write_parquet(folder / "train.parquet")
+    import_folder("fuxictr", folder, tmp_path / "o", target_field=["item"], sequence_field=["hist"])
+    assert [pl.read_parquet(tmp_path / f"o/{s}.parquet")["new"].to_list() for s in ("train", "test")] == [
+        [2, 1, 2], [2, 1, 1],
+    ]  # fmt: skip
 
 
 def test_classic_columns_nobody_has_typed(tmp_path):

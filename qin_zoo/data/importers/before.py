@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.importers.log import categories
+from qin_zoo.data.importers.ids import Ids, aligned
+from qin_zoo.data.importers.log import codes_of
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.write import SUMMARY_FILE, Output, is_import
 from qin_zoo.data.sources import readable
+from qin_zoo.data.vocabulary import whole
 from qin_zoo.errors import DataError
 from qin_zoo.files import read_json
 
@@ -100,6 +102,7 @@ class Words:
 
     Args:
         before: the earlier import, or None.
+        notes: receives which words are written in several ways.
 
     Attributes:
         vocabularies: column -> words; word i has the code i + 1.
@@ -107,15 +110,40 @@ class Words:
             are divided.
     """
 
-    def __init__(self, before: Before | None) -> None:
-        self.before = before
+    def __init__(self, before: Before | None, notes: list[str]) -> None:
+        self.before, self._notes = before, notes
         self.vocabularies = before.json("vocabularies.json") if before else {}
         self.scales = before.json("scales.json") if before else {}
 
     def codes(self, name: str, values: pl.Series) -> np.ndarray:
-        """(n,) int32 codes of text; 0 for null or empty text."""
-        codes, self.vocabularies[name] = categories(values, self.vocabularies.get(name, ()))
-        return codes
+        """(n,) int32 codes of text, one for what :func:`aligned` takes for one word; 0 for null or empty text."""
+        text = values.cast(pl.String).str.strip_chars()
+        text = text.set(text == "", None)
+        words = self.vocabularies.setdefault(name, [])
+        written, known = text.drop_nulls().unique().sort(), pl.Series(words, dtype=pl.String)
+        of_known, of_written = (form.cast(pl.String) for form in aligned([Ids("", known), Ids("", written)], []))
+        codes: dict[str, int] = {}
+        by_form: dict[str, int] = {}
+        others = []
+        for code, (word, form) in enumerate(zip(words, of_known), 1):
+            codes[word] = code
+            by_form.setdefault(form, code)
+        for word, form in zip(written, of_written):
+            if word not in codes and form in by_form:
+                others.append(f"'{word}' is taken as {words[by_form[form] - 1]}")
+                codes[word] = by_form[form]
+            elif word not in codes:
+                words.append(word)
+                codes[word] = by_form[form] = len(words)
+        if others:
+            self._notes.append(f"{name}: {len(others)} words are written in another way, too: {others[0]}.")
+        numbers = pl.Series(words, dtype=pl.String).to_frame("word").with_columns(number=whole(pl.col("word")))
+        if len(twice := numbers.filter(pl.col("number").is_duplicated()).sort("number", "word")["word"]):
+            self._notes.append(
+                f"{name}: '{twice[0]}' and '{twice[1]}' are two words, since there are fractions or an earlier import "
+                "has both. Write them in one form if they are one."
+            )
+        return np.array([0, *(codes[word] for word in written)], np.int32)[codes_of(text, written)]
 
     def scaled(self, name: str, values: np.ndarray) -> np.ndarray:
         """(n,) float32 of mean 0 and deviation 1 among the numbers that the first import knew; 0 for NaN."""

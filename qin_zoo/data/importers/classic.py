@@ -15,7 +15,7 @@ import polars as pl
 from qin_zoo.data import SPLITS
 from qin_zoo.data.importers.encoded import below, floats, is_sparse, labels, own, too_sparse
 from qin_zoo.data.importers.ids import Ids, aligned, whole
-from qin_zoo.data.importers.log import Numbering, categories, codes_of, padded
+from qin_zoo.data.importers.log import Numbering, codes_of, padded
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.tables import Table, require
 from qin_zoo.data.importers.write import ImportSummary, Output
@@ -186,7 +186,8 @@ class ClassicFields:
         size = spec.get("vocab_size", 0) if spec else 0
         if parts["train"].dtype.kind not in "iu":
             # the vocabulary is that of the training rows; what comes later only is unknown, 0
-            _, known = categories(pl.Series(parts["train"]))
+            train = pl.Series(parts["train"], dtype=pl.String)
+            known = train.filter(train != "").unique().sort().to_list()
             texts, parts = parts, {s: codes_of(pl.Series(v, dtype=pl.String), known) for s, v in parts.items()}
             size, self.vocabularies[own(name)] = len(known) + 1, known
             for s, codes in parts.items():

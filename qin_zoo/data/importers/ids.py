@@ -12,6 +12,7 @@ import polars as pl
 from qin_zoo.data.importers.tables import Table
 from qin_zoo.errors import DataError
 
+_TRUTH = r"^(?i:true|false)$"
 _NUMBER = r"^(0|[1-9]\d{0,17})$"
 _FLOAT = r"^(-?\d+)\.0*$"
 # as R and numpy write large numbers; "12e45" without a sign may be a hash
@@ -58,16 +59,18 @@ def is_missing(values: pl.Series) -> pl.Series:
 def aligned(columns: Sequence[Ids], notes: list[str]) -> list[pl.Series]:
     """The columns in one form: integers where all of them are numbers, else text.
 
-    "5.0" is 5. Numbers with leading zeros are numbers where another column writes them without, unless a column holds
-    both forms of one number: they are two ids there.
+    "5.0" is 5. Beside a 1.1, and with leading zeros, numbers are so where another column writes them without, unless a
+    column holds both forms of one number: they are two ids there. Where all are true or false, "True" is "true".
 
     Raises:
         DataError: a number beyond 2^53 that has been a floating point number, so that its digits are lost.
     """
-    decimal = any(values.str.contains(r"^-?\d+\.\d*[1-9]\d*$").any() for _, values in columns)
+    if all(values.str.contains(_TRUTH).all() for _, values in columns):
+        return [values.str.to_lowercase() for _, values in columns]
+    decimal = any(values.str.contains(r"^-?\d+\.\d*[1-9]\d*$").any() for _, values in columns) and not _meet(columns)
     texts = []
     for where, values in columns:
-        text = values if decimal else _by_value(values, where)  # beside a 1.1, 1.0 is no whole number either
+        text = values if decimal else _by_value(values, where)
         changed = (text != values).fill_null(False)
         if changed.any():
             row = int(changed.arg_true()[0])
@@ -85,6 +88,14 @@ def aligned(columns: Sequence[Ids], notes: list[str]) -> list[pl.Series]:
     return [text.cast(pl.Int64) for text in texts] if all(plain) else texts
 
 
+def _meet(columns: Sequence[Ids]) -> bool:
+    """Whether columns write a number in two forms, of which each has one."""
+    written = [values for _, values in columns]
+    short = [_by_value(values) for values in written]
+    alike = all(s.n_unique() == w.n_unique() for s, w in zip(short, written))
+    return alike and pl.concat(short).n_unique() < pl.concat(written).n_unique()
+
+
 def _by_value(values: pl.Series, where: str = "") -> pl.Series:
     """Text in which a whole number that is written as a float is written as an integer."""
     written = values.str.contains(r"\.|\+")
@@ -100,7 +111,7 @@ def _by_value(values: pl.Series, where: str = "") -> pl.Series:
             "digits: other ids have become the same. Write the file again from ids that are whole numbers or text."
         )
     short = values.str.replace(_FLOAT, "$1")
-    return short.zip_with(~exponent.fill_null(False), number.cast(pl.Int64, strict=False).cast(pl.String))
+    return short.zip_with(~(exponent & ~lost).fill_null(False), number.cast(pl.Int64, strict=False).cast(pl.String))
 
 
 def look_up(what: str, wanted: pl.Series, table: Path, known: pl.Series, notes: list[str]) -> None:

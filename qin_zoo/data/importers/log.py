@@ -187,16 +187,6 @@ def hashed(seed: int, *parts: np.ndarray | int) -> np.ndarray:
     return state
 
 
-def categories(values: pl.Series, known: Sequence[str] = ()) -> tuple[np.ndarray, list[str]]:
-    """Codes from 1 (0 for null or empty text) and the vocabulary: ``known`` words first, the others sorted."""
-    text = values.cast(pl.String).str.strip_chars()
-    text = text.set(text == "", None)
-    words = pl.Series(known, dtype=pl.String)
-    others = text.drop_nulls().unique().sort()
-    words = pl.concat([words, others.filter(~others.is_in(words.implode()))])
-    return codes_of(text, words), words.to_list()
-
-
 def codes_of(text: pl.Series, words: pl.Series | Sequence[str]) -> np.ndarray:
     """(n,) int32 codes, from 1 on; 0 for what is none of the words."""
     codes = text.cast(pl.Enum(words), strict=False).to_physical().cast(pl.Int64)

@@ -129,7 +129,8 @@ def write_log(
     known = PointInTime(events, split, options.history, options.known, beside and beside[:2])
 
     out.begin()
-    words, notes = Words(before), log.notes
+    notes = log.notes
+    words = Words(before, notes)
     if before is not None:
         out.keep_features(before.summary.get("features", []))
     out.feature(["user_id", "item_seq"], "meta")
