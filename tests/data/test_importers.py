@@ -99,6 +99,33 @@ def test_recbole(recbole, tmp_path):
     assert about["splits"]["train"]["rows"] == len(train)
 
 
+@pytest.mark.parametrize(
+    ("kg", "link", "message"),
+    [
+        ("tail_id g1 e1 g1,x 1 2 3,relation_id film.genre directed -,head_id e1 p1 e2", "entity_id e1,item_id x9", ""),
+        ("h e1 p1 e2,r film.genre directed -,t g1 e1 g1", "x9s x9,e e1", ""),
+        ("h e1 p1 e2,relation_id film.genre directed -,t g1 e1 g1,note a b c", "item_id x9,e e1", ""),
+        ("", "entity_id e1,asin x9", "toy.link: expected columns item_id, .* found entity_id, asin"),
+        ("r a b c,head_id e1 p1 e2,tail_id g1 e1 g1", "", "toy.kg: expected columns head_id, .* found r, head_id"),
+        ("head_id e1,tail_id g1", "", "toy.kg: expected columns head_id, .* found head_id, tail_id"),
+    ],
+)
+def test_the_graph_of_recbole_in_any_order(recbole, tmp_path, kg, link, message):
+    """By name, as everything else; in their order where the columns have names of their own."""
+    for kind, content in (("kg", kg), ("link", link)):
+        columns = [column.split(" ") for column in content.split(",") if content]
+        lines = [[f"{name}:token" for name, *_ in columns], *zip(*(values for _, *values in columns))]
+        if columns:
+            (recbole / f"toy.{kind}").write_text("\n".join("\t".join(line) for line in lines) + "\n")
+    if message:
+        with pytest.raises(DataError, match=message):
+            import_folder("recbole", recbole, tmp_path / "o")
+        return
+    import_folder("recbole", recbole, tmp_path / "o")
+    graph = pl.read_parquet(tmp_path / "o/item_kg.parquet").to_dicts()
+    assert graph == [{"item_id": 3, "facts": ["film.genre:g1", "~directed:p1"]}]
+
+
 def test_all_interactions_in_the_history(recbole, tmp_path):
     import_folder("recbole", recbole, tmp_path / "o", ImportOptions(history="all", split="leave-one-out"))
     last = [r for r in rows(tmp_path / "o", "test") if r["user_id"] == 1][-1]

@@ -45,7 +45,9 @@ def read(path: str | Path) -> InteractionLog:
     user += [column(users, user_id, unique=True)] if users else []
     item = [column(frame, item_name) for frame in frames]
     item += [column(items, item_id, unique=True)] if items else []
-    item += [column(link, next(iter(link.types)))] if graph and link else []
+    if graph and link:
+        linked, entity = link.named(item_name if item_name in link.types else "item_id", "entity_id")
+        item.append(column(link, linked))
     user, item = aligned(user, notes), aligned(item, notes)
     log = InteractionLog(first.path, pl.concat(user[: len(frames)]), pl.concat(item[: len(frames)]), notes=notes)
     if len(frames) == 3:
@@ -68,7 +70,7 @@ def read(path: str | Path) -> InteractionLog:
         notes += [f"{users.path.name}: column '{n}' ({k}) left out." for n, k in users.types.items() if k != "token"]
     if graph and link:
         look_up("item", log.item, link.path, item[-1], notes)
-        log.items.graph = _graph(graph, link, item[-1], notes)
+        log.items.graph = _graph(graph, link, entity, item[-1], notes)
     for file in (*frames, users, items, graph, link):
         notes += file.notes if file else []
     return log
@@ -124,6 +126,18 @@ class _Atomic(Table):
             return near[0]
         raise DataError(f"{self.path}: expected a column '{which}_id:token', found {', '.join(self.types)}. Rename it.")
 
+    def named(self, *wanted: str) -> list[str]:
+        """The columns called so, in any order; the first ones of a file that calls its columns otherwise."""
+        if all(name in self.types for name in wanted):
+            return [*wanted]
+        first = [*self.types][: len(wanted)]
+        if len(first) < len(wanted) or any(w in self.types and w != name for w, name in zip(wanted, first)):
+            raise DataError(
+                f"{self.path}: expected columns {', '.join(wanted)}, found {', '.join(self.types)}. Rename those that "
+                "are called otherwise."
+            )
+        return first
+
     def time_column(self, notes: list[str]) -> str | None:
         """The column of times: ``timestamp``, else a float column whose name says time."""
         if self.types.get("timestamp") in ("token", "float"):
@@ -160,10 +174,9 @@ def _items(file: _Atomic, id_name: str, ids: pl.Series, notes: list[str]) -> Sid
     return side
 
 
-def _graph(graph: _Atomic, link: _Atomic, items: pl.Series, notes: list[str]) -> pl.DataFrame:
+def _graph(graph: _Atomic, link: _Atomic, entity: str, items: pl.Series, notes: list[str]) -> pl.DataFrame:
     """Facts of the items that are linked to an entity, from both ends of a relation."""
-    head, relation, tail = list(graph.types)[:3]
-    entity = list(link.types)[1]
+    head, relation, tail = graph.named("head_id", "relation_id", "tail_id")
     ends = ((graph, head), (graph, tail), (link, entity))
     columns = [Ids(f"{file.path.name}, column '{name}'", file.frame[name].str.strip_chars()) for file, name in ends]
     h, t, e = (ids.cast(pl.String) for ids in aligned(columns, notes))
