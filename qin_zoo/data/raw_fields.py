@@ -224,6 +224,13 @@ class RawField:
             text, said = pl.lit(False), f"values with {self._splitter!r} between them (splitter), no brackets"
             if stored == pl.String:
                 text = column.str.contains(r"^\s*\[.*\]\s*$") & ~column.str.contains(self._splitter, literal=True)
+            if (inner := getattr(stored, "inner", None)) and inner.is_float() and self.dtype != "float":
+                lists, digits = column.arr.to_list() if isinstance(stored, pl.Array) else column, _digits(inner)
+                bad = lists.list.eval((_element.abs() >= 2**digits) & _element.is_not_nan()).list.any()
+                if self.number is not None:
+                    bad |= self._entries(stored).list.eval(_element.is_null()).list.any()
+                what = "ids" if self.number is None else "whole numbers"
+                return bad.fill_null(False), f"{what} that a float holds exactly (below 2^{digits})"
             if self.number is None:
                 return text.fill_null(False), said
             bad = self._entries(stored).list.eval(_element.is_null()).list.any()
@@ -231,8 +238,9 @@ class RawField:
         number = pl.Float64 if self.processor == "quantile_bucket" else self.number
         if stored.is_float() and number != pl.Float64:
             exact = column.is_null() | column.is_nan() | ((column == column.floor()) if number else pl.lit(True))
-            bad = ~(exact & (column.is_null() | column.is_nan() | (column.abs() < 2**53)))
-            return bad, f"{'a whole number' if number else 'an id'} that a float holds exactly (below 2^53)"
+            digits = _digits(stored)
+            bad = ~(exact & (column.is_null() | column.is_nan() | (column.abs() < 2**digits)))
+            return bad, f"{'a whole number' if number else 'an id'} that a float holds exactly (below 2^{digits})"
         if number is None:
             return None
         expected = "a number" if number == pl.Float64 else "a whole number"
@@ -389,3 +397,8 @@ def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:
     if not fields:
         raise ConfigError(f"{where}: expected feature_cols, a list of features, found none that is active.")
     return fields
+
+
+def _digits(stored: pl.DataType) -> int:
+    """The binary digits of whole numbers that floats of a type tell apart."""
+    return {pl.Float16: 11, pl.Float32: 24}.get(stored, 53)

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.preprocess import Made, Wrong, prepare
-from qin_zoo.data.sources import ParquetSource, at, check_file, each_once
+from qin_zoo.data.sources import ParquetSource, at, check_file, each_once, require_exact
 from qin_zoo.errors import ConfigError, DataError, first_line, suggest
 
 _log = logging.getLogger(__name__)
@@ -239,6 +239,8 @@ def read_vectors(path: Path, dtype: str = "str") -> tuple[pl.Series, np.ndarray]
     check_file(path)
     try:
         keys, values = _arrays(path)
+        if dtype != "float":
+            require_exact(f"{path}, key", keys)
         keys = _as_text(keys, dtype)
         values = np.stack([np.asarray(v) for v in values]) if values.dtype == object else values
         values = values.astype(np.float32)

@@ -105,6 +105,22 @@ def readable(path: Path, mend: str = "Fetch or write it again.") -> Iterator[Non
         raise DataError(f"{path}: cannot be read ({first_line(error)}). {mend}") from error
 
 
+def require_exact(where: str, values: np.ndarray) -> None:
+    """Raises DataError for the first of floating point ids that is too great to be told from its neighbours."""
+    if values.dtype.kind == "f":
+        great = np.abs(values) >= 2 ** (np.finfo(values.dtype).nmant + 1)
+        if (lost := values[great & np.isfinite(values)]).size:
+            raise digits_lost(where, lost[0])
+
+
+def digits_lost(where: str, found: object) -> DataError:
+    """The error for an id that a floating point number has not held."""
+    return DataError(
+        f"{where}: '{found}' has been a floating point number, which cannot hold so many digits: other ids have become "
+        "the same. Write the file again from ids that are whole numbers or text."
+    )
+
+
 def each_once(path: Path, names: Iterable[str]) -> list[str]:
     """The columns' names; raises DataError where two have the same: nobody knows which is meant."""
     names = list(names)

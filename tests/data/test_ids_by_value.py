@@ -13,6 +13,8 @@ import pytest
 
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.encode import encode_fields
+from qin_zoo.data.raw_fields import RawField
+from qin_zoo.data.raw_files import read_vectors
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
@@ -233,6 +235,40 @@ def test_floats_that_are_no_exact_ids(tmp_path, dtype, value):
 
     with pytest.raises(DataError, match=r"column 'user', row 0: expected .*float holds exactly"):
         encode_fields(written(tmp_path / "d", columns, "parquet", change))
+
+
+@pytest.mark.parametrize(
+    ("column", "stored", "dtype", "value", "message"),
+    [
+        ("user", pl.Float32, "str", 2**24, "an id that a float holds exactly (below 2^24)"),
+        ("user", pl.Float32, "int", 2**24, "a whole number that a float holds exactly (below 2^24)"),
+        ("user", pl.Float32, "str", 2**24 - 1, ""),
+        ("clicks", pl.List(pl.Float32), "str", 2**24, "ids that a float holds exactly (below 2^24)"),
+        ("clicks", pl.List(pl.Float64), "str", 2**60, "ids that a float holds exactly (below 2^53)"),
+        ("clicks", pl.Array(pl.Float64, 1), "int", 2**60, "whole numbers that a float holds exactly (below 2^53)"),
+        ("clicks", pl.List(pl.Float64), "int", 5.5, "whole numbers that a float holds exactly"),
+        ("clicks", pl.List(pl.Float64), "str", 2**24, ""),
+        ("clicks", pl.List(pl.Float64), "float", 2**60, ""),
+    ],
+)
+def test_floats_of_any_width_and_in_lists(column, stored, dtype, value, message):
+    """2^24 + 1 is 2^24 as a float of 32 bits: two users would be one."""
+    field = RawField(column, {**next(c for c in COLUMNS if c["name"] == column), "dtype": dtype}, min_count=1)
+    nested = column == "clicks"
+    frame = pl.DataFrame({column: pl.Series([[1.0], [value]] if nested else [1.0, value], dtype=stored)})
+    wrong, expected = field.wrong(frame.schema[column], None)
+    assert frame.with_columns(wrong=wrong)["wrong"].to_list() == [False, bool(message)]
+    assert message in expected
+
+
+@pytest.mark.parametrize(("dtype", "message"), [("str", "key: '16777216.0' has been"), ("int", "key"), ("float", "")])
+def test_vectors_whose_keys_floats_do_not_hold(tmp_path, dtype, message):
+    np.savez(tmp_path / "v.npz", key=np.array([1, 2**24 + 1], np.float32), value=np.ones((2, 3)))
+    if not message:
+        assert read_vectors(tmp_path / "v.npz", dtype)[0].to_list() == ["1.0", "16777216.0"]
+        return
+    with pytest.raises(DataError, match=message):
+        read_vectors(tmp_path / "v.npz", dtype)
 
 
 def test_whole_numbers_may_be_written_as_floats(tmp_path):

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from qin_zoo.cli import build_app, main
 from qin_zoo.data.importers import ImportOptions, import_table
-from qin_zoo.data.importers.description import read_description
+from qin_zoo.data.importers.description import Entry, read_description
 from qin_zoo.data.importers.guess import describe
+from qin_zoo.data.importers.vectors import read_vectors
 from qin_zoo.errors import DataError, QinZooError
 
 START = 1_700_000_000
@@ -102,6 +103,39 @@ def test_ids_as_floats_in_one_file(raw, tmp_path):
     assert said(summary, "log.csv: 1 × no item (log.csv:7)")
     kinds = pl.read_parquet(tmp_path / "out/item_info.parquet")["item_kind"].to_list()
     assert kinds == [0, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("role", ["user_id", "item_id", "items"])
+@pytest.mark.parametrize(("dtype", "digits"), [(pl.Float32, 24), (pl.Float64, 53)])
+def test_ids_that_their_floats_do_not_hold(raw, tmp_path, role, dtype, digits):
+    """The last that a float tells from the next one is read; of the next nobody knows which it has been."""
+    (raw / "log.csv").unlink()
+    for last in (2**digits - 1, 2**digits):
+        ids = {"user_id": [1, 2, last], "item_id": [3, 4, last], "items": [3, 4, last]}
+        ids = {name: pl.Series(v).cast(dtype if name == role else pl.Int64) for name, v in ids.items()}
+        log = pl.DataFrame({"user_id": ids["user_id"], "item_id": ids["item_id"]})
+        log = pl.concat([log] * 7).with_columns(time=START + pl.int_range(21), click=pl.int_range(21) % 2)
+        log.write_parquet(raw / "log.parquet")
+        pl.DataFrame({"item_id": ids["items"], "brand": ["a", "b", "a"]}).write_parquet(raw / "items.parquet")
+        if last < 2**digits:
+            assert import_table(describe([raw]), tmp_path / "out").items == 3
+            continue
+        file = "items.parquet, column 'item_id'" if role == "items" else f"log.parquet, column '{role}'"
+        with pytest.raises(DataError, match=rf"{file}: '.*' has been a floating point number"):
+            import_table(describe([raw]), tmp_path / "again")
+
+
+@pytest.mark.parametrize("form", ["npy", "h5", "parquet"])
+def test_ids_of_vectors_that_their_floats_do_not_hold(tmp_path, form):
+    ids = np.array([1, 2**24 + 1], np.float32)
+    file, place = ("v.h5", "ids") if form == "h5" else ("v.npy", f"ids.{form}")
+    np.save(tmp_path / "v.npy", np.ones((2, 4)))
+    np.save(tmp_path / "ids.npy", ids)
+    pl.DataFrame({"item_id": ids}).write_parquet(tmp_path / "ids.parquet")
+    with h5py.File(tmp_path / "v.h5", "w") as h5:
+        h5["v"], h5["ids"] = np.ones((2, 4)), ids
+    with pytest.raises(DataError, match=r"ids.*: '16777216\.0' has been a floating point number"):
+        read_vectors(Entry((file,), "vectors", ids=place), tmp_path, [])
 
 
 def test_seconds_and_milliseconds_mixed(raw, tmp_path):

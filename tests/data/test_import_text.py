@@ -347,6 +347,20 @@ def test_classic_ids_that_are_floats_in_one_split(tmp_path, suffix):
             import_folder("fuxictr", classic(tmp_path / "w", rows, wrong, suffix), tmp_path / "p", **fields)
 
 
+@pytest.mark.parametrize("name", ["item", "hist", "user_id"])
+def test_classic_ids_that_their_floats_do_not_hold(tmp_path, name):
+    rows = {"user_id": [1, 2], "item": [1, 2], "hist": [[1, 2], [2, 1]], "label": [1, 0]}
+    for folder, great in (("s", 2**24 - 1), ("t", 2**24)):
+        (tmp_path / folder).mkdir()
+        values = {**rows, name: np.array([[great, 1], [1, 2]] if name == "hist" else [great, 1], np.float32)}
+        for split in ("train", "valid", "test"):
+            np.savez(tmp_path / folder / f"{split}.npz", **values)
+    fields = {"target_field": ["item"], "sequence_field": ["hist"]}
+    import_folder("fuxictr", tmp_path / "s", tmp_path / "o", **fields)
+    with pytest.raises(DataError, match=rf"train\.npz, column '{name}': '16777216\.0' has been a floating point"):
+        import_folder("fuxictr", tmp_path / "t", tmp_path / "p", **fields)
+
+
 def test_classic_truth_in_two_formats(tmp_path):
     rows = {"item": [1, 2, 3], "hist": ["1^2", "2^1", "3^1"], "new": [True, False, True], "label": [1, 0, 1]}
     folder = classic(tmp_path / "s", rows, {**rows, "new": ["True", "False", "False"]}, "csv")

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.importers.tables import Table
+from qin_zoo.data.sources import digits_lost, require_exact
 from qin_zoo.errors import DataError
 
 _TRUTH = r"^(?i:true|false)$"
@@ -106,10 +107,7 @@ def _by_value(values: pl.Series, where: str = "") -> pl.Series:
     whole = values.str.contains(_FLOAT) | exponent
     lost = written & whole & (number.abs() > _EXACT)
     if lost.any() and where:
-        raise DataError(
-            f"{where}: '{values[int(lost.arg_true()[0])]}' has been a floating point number, which cannot hold so many "
-            "digits: other ids have become the same. Write the file again from ids that are whole numbers or text."
-        )
+        raise digits_lost(where, values[int(lost.arg_true()[0])])
     short = values.str.replace(_FLOAT, "$1")
     return short.zip_with(~(exponent & ~lost).fill_null(False), number.cast(pl.Int64, strict=False).cast(pl.String))
 
@@ -136,10 +134,11 @@ def look_up(what: str, wanted: pl.Series, table: Path, known: pl.Series, notes: 
 
 
 def whole(path: Path, name: str, values: np.ndarray, first: int = 0) -> np.ndarray:
-    """(n,) or (n, width) int64 of whole numbers, floats by value; DataError for the first that is none."""
+    """(n,) or (n, width) int64 of whole numbers, floats by value; DataError for the first that is none or lost."""
     if values.dtype.kind in "iub":
         return values.astype(np.int64)
-    wrong = np.flatnonzero(~((values == np.floor(values)) & (np.abs(values) <= _EXACT)).reshape(-1))
+    require_exact(f"{path}, column '{name}'", values)
+    wrong = np.flatnonzero(~((values == np.floor(values)) & np.isfinite(values)).reshape(-1))
     if wrong.size:
         row = wrong[0] // (values.shape[1] if values.ndim == 2 else 1)
         raise DataError(

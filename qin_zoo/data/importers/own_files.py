@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from qin_zoo.data.importers.tables import Table, read_parquet, require
-from qin_zoo.data.sources import check_file, each_once
+from qin_zoo.data.sources import check_file, each_once, require_exact
 from qin_zoo.errors import DataError
 
 TEXT = (".csv", ".tsv", ".txt")
@@ -96,6 +96,12 @@ class OwnFile:
             text = values.cast(pl.String).str.strip_chars()
             self._texts[name] = text.set(text == "", None)
         return self._texts[name]
+
+    def ids(self, name: str) -> pl.Series:
+        """A column of ids, as :meth:`text`; DataError for floats whose digits are lost, too."""
+        if self.frame[name].dtype.is_float():
+            require_exact(f"{self.path}, column '{name}'", self.frame[name].to_numpy())
+        return self.text(name)
 
     def shown(self, row: int) -> str:
         """A row as text."""

@@ -63,7 +63,7 @@ def _concat(parts: list[SideTable], name: str) -> Values:
 def _read(table: OwnFile, entry: Entry, owner: str, account: Account) -> SideTable:
     account.open(table, entry)
     key = entry.of(owner)
-    ids = table.text(key)
+    ids = table.ids(key)
     none = is_missing(ids).to_numpy()
     account.add(table, none, f"no {owner}")
     head = (ids == key).fill_null(False).to_numpy()

@@ -148,7 +148,7 @@ def _part(table: OwnFile, entry: Entry, rule: str, account: Account) -> pl.DataF
     columns: dict[str, pl.Series] = {}
     names = {entry.of(role): role for role in ("user", "item", "time")}  # of the file -> of the log
     for role in ("user", "item"):
-        columns[role] = table.text(entry.of(role))
+        columns[role] = table.ids(entry.of(role))
         leave((columns[role] == entry.of(role)).fill_null(False).to_numpy(), HEADER_AGAIN)
         leave(is_missing(columns[role]).to_numpy(), f"no {role}")
     if (time := entry.of("time")) is not None:

@@ -11,7 +11,7 @@ import polars as pl
 
 from qin_zoo.data.importers.description import Entry
 from qin_zoo.data.importers.own_files import SUFFIXES, OwnFile
-from qin_zoo.data.sources import check_file, hdf5_datasets, readable
+from qin_zoo.data.sources import check_file, hdf5_datasets, readable, require_exact
 from qin_zoo.errors import DataError
 
 _IDS = ("id", "ids", "item_id", "item_ids", "keys", "sku", "skus", "names")
@@ -68,11 +68,11 @@ def read_vectors(entry: Entry, folder: Path, items: Sequence[Entry]) -> tuple[st
 
 def _ids_of(path: Path, items: Sequence[Entry], name: str) -> tuple[pl.Series, str]:
     if path.suffix.lower() == ".npy":
-        return _as_text(_npy(path)), path.name
+        return _as_text(_npy(path), path.name), path.name
     table = OwnFile(path)
     column = next((e.of("item") for e in items if name in e.files), None) or table.names[0]
     table.require([column])
-    return table.text(column), f"{path.name}, column '{column}'"
+    return table.ids(column), f"{path.name}, column '{column}'"
 
 
 def _npy(path: Path) -> np.ndarray:
@@ -106,12 +106,14 @@ def _of_hdf5(path: Path, entry: Entry) -> tuple[np.ndarray, pl.Series, str]:
     for key in (vectors, entry.ids):
         if key not in datasets:
             raise DataError(f"{path}: expected a dataset '{key}', found {', '.join(datasets) or 'none'}. Name another.")
-    return datasets[vectors], _as_text(datasets[entry.ids]), f"{path.name}, dataset '{entry.ids}'"
+    where = f"{path.name}, dataset '{entry.ids}'"
+    return datasets[vectors], _as_text(datasets[entry.ids], where), where
 
 
-def _as_text(values: np.ndarray) -> pl.Series:
+def _as_text(values: np.ndarray, where: str) -> pl.Series:
     """Ids as text."""
     flat = values.reshape(-1)
+    require_exact(where, flat)
     if flat.dtype.kind in "SO":
         texts = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in flat]
         return pl.Series(texts, dtype=pl.String)
