@@ -211,6 +211,22 @@ def test_damaged_files(format, file, change, message, tmp_path):
         import_folder(format, tmp_path / "raw", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("format", "file"), [("ml1m", "movies"), ("ml1m", "users"), ("kuairand", "videos"), ("kuairand", "users")]
+)
+def test_what_is_described_twice(format, file, tmp_path):
+    """The second row says something else: nobody knows which is right."""
+    MADE[format][0](tmp_path / "raw", np.random.default_rng(0))
+    path = tmp_path / "raw" / f"{file}.parquet"
+    table = pl.read_parquet(path)
+    key = f"{file[:-1]}_id"
+    other = table[5:6].with_columns(table[key][4:5])
+    pl.concat([table, other]).write_parquet(path)
+    where = rf"{file}\.parquet, column '{key}', row {len(table)}"
+    with pytest.raises(DataError, match=f"{where}: {table[key][4]} is there twice"):
+        import_folder(format, tmp_path / "raw", tmp_path / "out")
+
+
 def test_columns_beside_the_history_of_other_formats(tmp_path):
     """All rated films with their ratings, and what else is known, from RecBole's files."""
     raw = tmp_path / "raw"

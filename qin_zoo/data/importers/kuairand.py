@@ -63,7 +63,7 @@ def read(path: str | Path) -> InteractionLog:
         "likes_level and views_level count them at times put evenly between 9 April and their user's last."
     )
     log.items = _videos(folder / "videos.parquet", log, rows)
-    users = read_parquet(folder / "users.parquet", *_USER_COLUMNS, whole=("user_id",))
+    users = read_parquet(folder / "users.parquet", *_USER_COLUMNS, unique="user_id")
     look_up("user", log.user, folder / "users.parquet", users["user_id"], notes)
     known = [*_USER_COLUMNS, *(name for name in users.columns if name.startswith("onehot_feat"))]
     log.users = Side(users["user_id"], {name: users[name].cast(pl.String) for name in known})
@@ -92,7 +92,7 @@ def _times(path: Path, rows: pl.DataFrame, recovered: np.ndarray) -> np.ndarray:
 
 def _videos(path: Path, log: InteractionLog, rows: pl.DataFrame) -> Side:
     names = ("author_id", "music_id", *_VIDEO_COLUMNS, "video_duration", "server_width", "server_height", "tag")
-    videos = read_parquet(path, *names, whole=("video_id",))
+    videos = read_parquet(path, *names, unique="video_id")
     look_up("item", log.item, path, videos["video_id"], log.notes)
     # where the table has no duration the log has it, which is the same for every row of a video
     shown = rows.filter(pl.col("duration_ms") > 0).group_by("video_id").agg(pl.col("duration_ms").median())

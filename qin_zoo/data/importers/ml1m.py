@@ -49,7 +49,7 @@ def read(path: str | Path) -> InteractionLog:
             f"{file.name}: {inexact} times are not exact ({inexact / ratings.height:.1%}), most of them of ratings "
             "below 4: no hour or weekday, which would tell the label; counts of items are right to a few minutes."
         )
-    movies = read_parquet(folder / "movies.parquet", "title", "genres", "overview", whole=("movie_id",))
+    movies = read_parquet(folder / "movies.parquet", "title", "genres", "overview", unique="movie_id")
     look_up("item", log.item, folder / "movies.parquet", movies["movie_id"], notes)
     genres = movies["genres"].fill_null("").str.split("|").list.eval(pl.element().filter(pl.element() != ""))
     log.items = Side(
@@ -58,7 +58,7 @@ def read(path: str | Path) -> InteractionLog:
         lists={"genres": genres},
         texts={"title": movies["title"], "overview": movies["overview"]},
     )
-    users = read_parquet(folder / "users.parquet", *_USER_COLUMNS, whole=("user_id",))
+    users = read_parquet(folder / "users.parquet", *_USER_COLUMNS, unique="user_id")
     look_up("user", log.user, folder / "users.parquet", users["user_id"], notes)
     log.users = Side(users["user_id"], {name: users[name].cast(pl.String) for name in _USER_COLUMNS})
     return log

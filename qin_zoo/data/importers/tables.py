@@ -36,8 +36,16 @@ def require(path: Path, names: Sequence[str], wanted: str) -> None:
         )
 
 
-def read_parquet(path: Path, *columns: str, whole: Sequence[str] = ()) -> pl.DataFrame:
-    """A parquet file with these columns, those of ``whole`` as int64 without gaps; DataError for any other file."""
+def read_parquet(path: Path, *columns: str, whole: Sequence[str] = (), unique: str | None = None) -> pl.DataFrame:
+    """A parquet file with these columns, those of ``whole`` as int64 without gaps; DataError for any other file.
+
+    Args:
+        path: the file.
+        columns: whatever they hold.
+        whole: columns of whole numbers.
+        unique: another one, which holds each number once.
+    """
+    whole = (*whole, unique) if unique else whole
     check_file(path)
     with readable(path, "Fetch it again."):
         frame = pl.read_parquet(path, glob=False)
@@ -49,6 +57,10 @@ def read_parquet(path: Path, *columns: str, whole: Sequence[str] = ()) -> pl.Dat
                 f"{path}, column '{name}': expected a whole number in every row, found {frame[name].dtype} with "
                 f"{frame[name].null_count()} gaps. Fetch it again."
             )
+    if unique and (again := ~frame[unique].is_first_distinct()).any():
+        row = int(again.arg_true()[0])
+        where = f"{path}, column '{unique}', row {row}"
+        raise DataError(f"{where}: {frame[unique][row]} is there twice. Drop one of the rows.")
     return frame.with_columns(pl.col(*whole).cast(pl.Int64)) if whole else frame
 
 
