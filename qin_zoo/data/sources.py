@@ -114,10 +114,10 @@ def require_exact(where: str, values: np.ndarray) -> None:
 
 
 def digits_lost(where: str, found: object) -> DataError:
-    """The error for an id that a floating point number has not held."""
+    """The error for an id, or a word, that a floating point number has not held."""
     return DataError(
-        f"{where}: '{found}' has been a floating point number, which cannot hold so many digits: other ids have become "
-        "the same. Write the file again from ids that are whole numbers or text."
+        f"{where}: '{found}' has been a floating point number, which cannot hold so many digits: others have become "
+        "the same. Write the file again from whole numbers or text."
     )
 
 

@@ -423,6 +423,13 @@ def test_words_are_known_by_their_value(known, column, codes, words):
     assert found.vocabularies["x"] == words
 
 
+@pytest.mark.parametrize("word", ["1.1529215046068470e+18", "1152921504606846976.0", "1152921504606846976", "9.5"])
+def test_words_that_have_lost_their_digits(word):
+    notes = []
+    Words(None, notes).codes("item_seller", pl.Series([word, "x"]))
+    assert ["item_seller: '" + word in note for note in notes] == [True] * (float(word) > 10 and not word.isdigit())
+
+
 def test_words_that_may_be_one():
     """Versions: beside 1.1, 1.0 may be no 1."""
     notes = []

@@ -15,7 +15,7 @@ from qin_zoo.data.importers.ids import Ids, aligned
 from qin_zoo.data.importers.log import codes_of
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.write import SUMMARY_FILE, Output, is_import
-from qin_zoo.data.sources import readable
+from qin_zoo.data.sources import digits_lost, readable
 from qin_zoo.data.vocabulary import whole
 from qin_zoo.errors import DataError
 from qin_zoo.files import read_json
@@ -102,7 +102,7 @@ class Words:
 
     Args:
         before: the earlier import, or None.
-        notes: receives which words are written in several ways.
+        notes: receives which words are written in several ways, or may be several.
 
     Attributes:
         vocabularies: column -> words; word i has the code i + 1.
@@ -137,6 +137,9 @@ class Words:
                 codes[word] = by_form[form] = len(words)
         if others:
             self._notes.append(f"{name}: {len(others)} words are written in another way, too: {others[0]}.")
+        great = written.cast(pl.Float64, strict=False).abs() > 2**53
+        if len(lost := written.filter(great & written.str.contains(r"\.|\+"))):
+            self._notes.append(str(digits_lost(name, lost[0])))
         numbers = pl.Series(words, dtype=pl.String).to_frame("word").with_columns(number=whole(pl.col("word")))
         if len(twice := numbers.filter(pl.col("number").is_duplicated()).sort("number", "word")["word"]):
             self._notes.append(
