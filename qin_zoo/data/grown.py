@@ -13,6 +13,7 @@ import polars as pl
 from qin_zoo.data.import_files import ID_FILE, WORD_FILE, original_ids
 from qin_zoo.data.item_layout import open_data
 from qin_zoo.data.specs import feature_specs, table_owners
+from qin_zoo.data.vocabulary import FittedEncoder, Vocabulary
 from qin_zoo.errors import DataError
 
 _WORDS = (WORD_FILE, "feature_vocab.json")  # of `qin-zoo data import`, and of FuxiCTR's preprocessing
@@ -67,6 +68,30 @@ def require_same_numbers(old: Path, new: Path, recorded: Mapping[str, Mapping[st
     return both
 
 
+def require_same_words(old: Path, new: Path) -> None:
+    """Checks that vocabularies of raw files number as those do that a run kept beside its weights.
+
+    Args:
+        old: what the run kept, ``<expid>.encoder.json``.
+        new: what is used now, whose words may go on behind the old ones.
+
+    Raises:
+        DataError: an old number stands for something else in ``new``.
+    """
+    then, now = (FittedEncoder.read(file).vocabularies for file in (old, new))
+    for name in (name for name in then if name in now and then[name].remap):
+        words, others = _in_order(then[name]), _in_order(now[name])
+        words = words if len(then[name].beyond) else words[:-1]  # what is unknown may move: a new word takes its place
+        place = next((n for n, word in enumerate(words) if others[n : n + 1] != [word]), None)
+        if place is not None:
+            found = f"it is {others[place]!r}" if place < len(others) else "it is missing"
+            raise DataError(
+                f"{old}: expected number {place + 1} of '{name}' to be {words[place]!r}, as when the weights were "
+                f"trained; by these training rows {found}, and values would begin with what others have learnt. Keep "
+                f"the old vocabularies: --set encoder_file={old}."
+            )
+
+
 def require_same_items(folder: Path, items: Path) -> None:
     """Checks that a table of items, by its column ``original_id`` or as an import's, numbers them as the data set of a
     folder does, as far as that says what it numbers.
@@ -100,6 +125,11 @@ def _other(name: str, before: list, now: list, count: int, old: Path, new: Path)
         f"{new / file}: expected {what} in {old}, where the model was trained; {found}. Numbers must stay, and new "
         f"ones come behind: import the new files with --extend {old}, or all periods together and cut them (data cut)."
     )
+
+
+def _in_order(vocabulary: Vocabulary) -> list:
+    """What its numbers from 1 on stand for; None for what is unknown."""
+    return [*vocabulary.words, None, *vocabulary.beyond]
 
 
 def _digest(words: list) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from qin_zoo.config.experiments import Overrides, parse_overrides
 from qin_zoo.data.dataset import Dataset, has_item_table
 from qin_zoo.data.encode import is_raw
-from qin_zoo.data.grown import require_same_numbers
+from qin_zoo.data.grown import require_same_numbers, require_same_words
 from qin_zoo.data.import_files import ID_FILE
 from qin_zoo.data.variations import Variation
 from qin_zoo.errors import ConfigError, DataError
@@ -115,13 +115,16 @@ def start_from(model, params: Mapping, dataset: Dataset) -> list[str]:
         DataError: a number of the data set that the weights were trained on stands for something else in this one.
     """
     weights = Path(params["init_from"])
-    record, lines = read_record(weights.with_suffix(".json")) or {}, []
-    if has_item_table(params) or not is_raw(params):
-        old = (record.get("params") or {}).get("train_data")
-        compared = require_same_numbers(Path(old).parent, dataset.folder, record.get("numbering")) if old else []
-        if not compared:
-            lines.append(f"{weights}: nothing says what its numbers stand for: taken for granted to be the same")
-    return warm_start(model, str(weights)).lines() + lines
+    record, encoder = read_record(weights.with_suffix(".json")) or {}, weights.with_suffix(".encoder.json")
+    compared = old = (record.get("params") or {}).get("train_data")
+    if not has_item_table(params) and is_raw(params):
+        compared = encoder.is_file()
+        if compared:
+            require_same_words(encoder, dataset.encoder_file)
+    elif old:
+        compared = require_same_numbers(Path(old).parent, dataset.folder, record.get("numbering"))
+    told = f"{weights}: nothing says what its numbers stand for: taken for granted to be the same"
+    return warm_start(model, str(weights)).lines() + ([] if compared else [told])
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from qin_zoo.data.dataset import Dataset, count_rows, has_item_table, open_featu
 from qin_zoo.data.encode import is_raw
 from qin_zoo.data.grown import grown_sizes, require_same_numbers
 from qin_zoo.data.import_files import ID_FILE
-from qin_zoo.errors import ConfigError, ModelError, QinZooError, first_line
+from qin_zoo.errors import ConfigError, DataError, ModelError, QinZooError, first_line
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.from_data import compose, is_model, telling_where_data_come_from
 from qin_zoo.experiment.record import require_record
@@ -240,13 +240,15 @@ def grown(params: Mapping[str, object]) -> dict:
     """Parameters with which data are read that continue a run: the ids of then stay, new ones come behind.
 
     Raises:
-        ConfigError: the run's record is missing, or no record.
+        QinZooError: the run's record is missing, or no record; or what was kept of the encoding of raw files.
     """
     record = require_record(Path(params["continues"]))
     if has_item_table(params):
         specs = grown_sizes(params, record["sizes"])
         return apply_overrides(params, {"feature_specs": [*specs, *(params.get("feature_specs") or [])]})
     encoder = Path(params["continues"]).with_suffix(".encoder.json")
+    if is_raw(params) and not encoder.is_file():
+        raise DataError(f"{encoder} is gone: what the numbers of the run stand for. Put it back, or train anew.")
     known = {"encoder_file": str(encoder)} if encoder.is_file() else {}
     return {**params, **known, "grow_vocabularies": True}
 

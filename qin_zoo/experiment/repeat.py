@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qin_zoo.config.experiments import apply_overrides
+from qin_zoo.data.dataset import has_item_table
+from qin_zoo.data.encode import is_raw
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.prepare import Prepared, prepare_params
 from qin_zoo.experiment.record import content_of, environment, identity, read_record, require_record
@@ -54,12 +57,19 @@ class Repetition:
 def as_trained(prepared: Prepared, checkpoint: Path, given: Iterable[str], echo: Callable[[str], None]) -> Prepared:
     """The experiment with the parameters, sizes and vocabularies that these weights were trained with.
 
-    A record beside them tells, and of raw files what was kept of their encoding. Parameters that were ``given`` stay;
-    what else the configuration says otherwise is told.
+    A record beside them tells, and of raw files what was kept of their encoding; that this is missing is said as a
+    warning. Parameters that were ``given`` stay; what else the configuration says otherwise is told.
     """
-    encoder = checkpoint.with_suffix(".encoder.json")
-    if encoder.is_file() and "encoder_file" not in given:
+    params, encoder = prepared.params, checkpoint.with_suffix(".encoder.json")
+    encodes = "encoder_file" not in given and not has_item_table(params) and is_raw(params)
+    if encodes and encoder.is_file():
         prepared = replace(prepared, params=apply_overrides(prepared.params, {"encoder_file": str(encoder)}))
+    elif encodes and checkpoint.is_file() and not params.get("encoder_file"):
+        logging.warning(
+            f"{checkpoint}: there is no {encoder.name} beside it, which a run keeps: vocabularies and scales are those "
+            f"of {params['train_data']} as it is now. If the weights were trained with other rows, predictions "
+            "are wrong; name the run's file with --set encoder_file=FILE."
+        )
     record = read_record(checkpoint.with_suffix(".json"))
     if record is None or record["params"].get("model") != prepared.params["model"]:
         return prepared  # of another model: loading them says so

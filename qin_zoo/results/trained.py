@@ -11,7 +11,9 @@ from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.from_data import is_model
 from qin_zoo.experiment.ownership import verify_weights
 from qin_zoo.experiment.prepare import Prepared, prepare
+from qin_zoo.experiment.record import read_record
 from qin_zoo.experiment.repeat import as_trained, prepare_repetition
+from qin_zoo.files import file_digest
 from qin_zoo.results.runs import ROOTS, find_runs, resolve_one
 
 
@@ -52,7 +54,8 @@ def find_run(
     Args:
         run: see :func:`find_record`; or the name of a model, trained on the ``data`` of the options.
         config: folder with ``model_config.yaml``; of no meaning with a record.
-        checkpoint: weights in the place of the run's own.
+        checkpoint: weights in the place of the run's own. A copy of these, with no record beside it, is known by its
+            SHA-256, and used as they are.
         options: as of :func:`~qin_zoo.experiment.prepare.prepare`.
 
     Raises:
@@ -67,6 +70,15 @@ def find_run(
     else:
         prepared = prepare(run, config, **options)
         own = prepared.files.checkpoint
-    prepared = as_trained(prepared, checkpoint or own, parse_overrides(overrides), echo)
-    verify_weights(checkpoint or own)
-    return prepared, checkpoint or own
+    weights = checkpoint or own
+    prepared = as_trained(prepared, own if _is_copy(weights, own) else weights, parse_overrides(overrides), echo)
+    verify_weights(weights)
+    return prepared, weights
+
+
+def _is_copy(weights: Path, own: Path) -> bool:
+    """Whether weights without a record are those that a run's record was written for."""
+    if weights == own or weights.with_suffix(".json").exists() or not weights.is_file():
+        return False
+    record = read_record(own.with_suffix(".json")) or {}
+    return (record.get("sha256") or {}).get("checkpoint") == file_digest(weights)

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 import yaml
 
+from qin_zoo.data.grown import require_same_words
 from qin_zoo.data.vocabulary import FittedEncoder
 from qin_zoo.errors import DataError
+from qin_zoo.experiment.continued import prepare_continuation
 from qin_zoo.experiment.predict import predict_split
 from qin_zoo.experiment.prepare import prepare
 from qin_zoo.experiment.run import run_experiment
@@ -63,17 +66,56 @@ def experiment(tmp_path, monkeypatch):
     return Path(record["files"]["prediction"]).read_bytes()
 
 
-def predictions():
-    prepared, checkpoint = find_run("E", Path("conf"), None)
+def predictions(weights=None, **overrides):
+    prepared, checkpoint = find_run("E", Path("conf"), weights and Path(weights), overrides=overrides)
     return predict_split(prepared, "test", checkpoint, echo=lambda line: None).prediction.read_bytes()
 
 
 @pytest.mark.usefixtures("experiment")
-def test_tomorrow_s_training_rows_change_no_prediction(experiment):
+def test_tomorrow_s_training_rows_change_no_prediction(experiment, caplog):
     write("data/train.csv", 700, 9, 5)
     assert predictions() == experiment
+    Path("kept.model").write_bytes(Path("checkpoints/D/E.model").read_bytes())
+    assert predictions("kept.model") == experiment, "a copy of the weights is known by its content"
+    Path("checkpoints/D/E.json").unlink()
+    assert "encoder.json" not in caplog.text
+    predictions("kept.model")
+    assert "there is no kept.encoder.json beside it" in caplog.text
+    assert predictions("kept.model", encoder_file="checkpoints/D/E.encoder.json") == experiment
     Path("checkpoints/D/E.encoder.json").unlink()
     assert predictions() != experiment, "without what the run kept the ids are others"
+
+
+def test_weights_are_not_taken_over_where_values_have_other_numbers(experiment):
+    """With the vocabularies of then, and a learning rate that moves nothing, they predict what they predicted."""
+    write("data/train.csv", 700, 9, 5)
+    start = {"init_from": "checkpoints/D/E.model", "learning_rate": 1e-12, "model_root": "other"}
+    with pytest.raises(DataError, match=r"expected number 2 of 'user' to be .*--set encoder_file=checkpoints"):
+        run_experiment(prepare("E", Path("conf"), overrides=start), Path(), echo=lambda line: None)
+    start["encoder_file"] = "checkpoints/D/E.encoder.json"
+    record = run_experiment(prepare("E", Path("conf"), overrides=start), Path(), echo=lambda line: None)
+    texts = Path(record["files"]["prediction"]).read_text(), experiment.decode()
+    now, then = ([float(line.split(",")[1]) for line in text.split()[1:]] for text in texts)
+    np.testing.assert_allclose(now, then, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "same"),
+    [
+        ((["a", "b"], []), (["a", "b", "c"], []), True),
+        ((["a", "b"], []), (["b", "a"], []), False),
+        ((["a", "b"], []), (["a"], []), False),
+        ((["a", "b"], ["v"]), (["a", "b"], ["v", "w"]), True),
+        ((["a", "b"], ["v"]), (["a", "b", "c"], ["v"]), False),
+    ],
+)
+def test_vocabularies_may_go_on_behind_the_old_words(tmp_path, then, now, same):
+    for name, (words, beyond) in (("then", then), ("now", now)):
+        known = {"user": {"words": words, "beyond": beyond, "remap": True}}
+        text = json.dumps({"vocabularies": known, "lengths": {}, "scales": {}, "boundaries": {}})
+        (tmp_path / name).write_text(text)
+    with nullcontext() if same else pytest.raises(DataError, match="of 'user' to be"):
+        require_same_words(tmp_path / "then", tmp_path / "now")
 
 
 @pytest.mark.slow
@@ -99,6 +141,13 @@ def test_tomorrow_s_training_rows_change_no_export(experiment, tmp_path):
     np.testing.assert_allclose(scores, [float(line.split(",")[-1]) for line in lines[-len(rows) :]], atol=1e-6)
     Path("checkpoints/D/E.encoder.json").unlink()
     assert export("fitted anew.onnx")["inputs"] != before["inputs"]
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_run_without_its_encoder_is_not_continued():
+    Path("checkpoints/D/E.encoder.json").unlink()
+    with pytest.raises(DataError, match=r"E\.encoder\.json is gone"):
+        prepare_continuation(Path("checkpoints/D/E.json"), Path("data")).open_dataset()
 
 
 def test_an_encoder_of_another_form(experiment):
