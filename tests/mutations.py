@@ -649,8 +649,8 @@ FAULTS = [
     ),
     Fault(
         "data/encode.py",
-        "fitted = before or _statistics(",
-        "fitted = _statistics(",
+        "before or _NOTHING",
+        "_NOTHING",
         "experiment/test_as_trained.py",
         "encoder_file: numbers are scaled by today's rows",
     ),

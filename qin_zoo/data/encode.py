@@ -37,12 +37,13 @@ from qin_zoo.feature_types import has_table
 from qin_zoo.files import read_object
 
 _log = logging.getLogger(__name__)
-_FORMAT = 5  # raise it whenever what is written changes
+_FORMAT = 6  # raise it whenever what is written changes
 ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")
 _READ = (
     "dataset_id", "feature_cols", "label_col", "min_categr_count", "num_buckets", "sep", "n_rows", "group_id", *_SIZES,
 )  # fmt: skip
+_NOTHING = FittedEncoder({}, {}, {}, {})
 
 
 def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
             ``valid_data``, ``test_data`` (a file, or a folder of them), ``feature_cols``, ``label_col``,
             ``min_categr_count``, ``num_buckets``, ``sep``, ``n_rows``, ``group_id``, ``rebuild_dataset``;
             ``valid_size``, ``test_size``, ``split_type``, ``seed``: see :func:`~qin_zoo.data.raw_files.split_off`;
-            ``encoder_file``: what was fitted to the training rows of a run, to be used instead of fitting it anew;
+            ``encoder_file``: what was fitted to the training rows of a run, to be used instead of fitting it anew (what
+            it knows nothing of is fitted, and said);
             ``grow_vocabularies``: with values of these training rows that it does not know behind those that it does.
         progress: called with (split, rows done, rows in all).
 
@@ -66,6 +68,7 @@ def encode_fields(params: Mapping[str, Any], progress: Progress | None = None) -
         DataError: a file, column or value that cannot be used; a folder that cannot be written.
     """
     if not is_raw(params):
+        _tell_doubtful(params)
         return dict(params)
     entries, splits = _entries(params)
     entry = _complete(entries)
@@ -124,6 +127,20 @@ def is_raw(params: Mapping[str, Any]) -> bool:
     if kind == "csv":
         return not (rebuild is False and known and path.suffix != ".csv")
     return bool(rebuild) or (rebuild is None and not known)
+
+
+def _tell_doubtful(params: Mapping[str, Any]) -> None:
+    """Warns where only a feature map says that a parquet file is encoded, and it does not lie beside that."""
+    folder, file = _folder(params), Path(str(params.get("train_data") or ""))
+    said = any(params.get(key) is not None for key in ("rebuild_dataset", "feature_map_json"))
+    if said or not params.get("feature_cols") or _kind(params) != "parquet":
+        return
+    if not file.resolve().is_relative_to(folder.resolve()):
+        _log.warning(
+            "%s is taken for encoded, its values for ids, because there is a %s. If they are the values as they were "
+            "collected, set rebuild_dataset: True; if not, rebuild_dataset: False.",
+            file, folder / "feature_map.json",
+        )  # fmt: skip
 
 
 def _folder(params: Mapping[str, Any]) -> Path:
@@ -234,11 +251,13 @@ def _encode(
             if name in vocabularies
         }
     vocabularies, vectors = _with_vectors(fields, vocabularies, owner_of, work, bool(before))
-    fitted = before or _statistics(fields, raw["train"])
+    fitted = _statistics(fields, raw["train"], before or _NOTHING)
     report["cut"] = cut(fields, raw, fitted.lengths)
     report["unknown"], vocabularies = unknown(fields, raw, vocabularies, {} if before else usual)
     own = {name: v for name, v in vocabularies.items() if owner_of[name] == name and fields[name].type != "meta"}
-    cache.write_json(work / ENCODER_FILE, replace(fitted, vocabularies=own).as_json())
+    fitted = replace(fitted, vocabularies=own)
+    report["fitted"] = [name for name in fitted.names() if name not in before.names()] if before else []
+    cache.write_json(work / ENCODER_FILE, fitted.as_json())
 
     def columns(file: RawFile, split: str) -> pl.LazyFrame:
         out = []
@@ -393,11 +412,11 @@ def _require_vectors(name: str, file: Path, vocabulary: Vocabulary, keys: pl.Ser
     _log.log(level, "%s has vectors of %d of the %d values of feature '%s'", file, known, len(vocabulary.words), name)
 
 
-def _statistics(fields: Mapping[str, RawField], files: list[RawFile]) -> FittedEncoder:
-    """What is to be known of training files but for vocabularies."""
+def _statistics(fields: Mapping[str, RawField], files: list[RawFile], known: FittedEncoder) -> FittedEncoder:
+    """What is to be known of training files but for vocabularies, and is not known already."""
     lengths = {name: field.column.get("max_len") or 0 for name, field in fields.items() if field.form == "ids"}
-    scales: dict[str, tuple[float, float]] = {}
-    boundaries: dict[str, np.ndarray] = {}
+    lengths |= known.lengths
+    scales, boundaries = dict(known.scales), dict(known.boundaries)
     x = pl.col("x")
 
     def column(name: str, part: Callable[[pl.DataType], pl.Expr]) -> pl.LazyFrame:
@@ -408,12 +427,12 @@ def _statistics(fields: Mapping[str, RawField], files: list[RawFile]) -> FittedE
         if lengths.get(name) == 0:
             longest = collected(files[0].path, column(name, field.tokens).select(x.list.len().max())).item()
             lengths[name] = max(1, longest or 0)
-        elif normalizer:
+        elif normalizer and name not in scales:
             figures = x.min().alias("low"), x.max().alias("high"), x.mean().alias("mean"), x.std(ddof=0).alias("std")
             low, high, mean, std = collected(files[0].path, column(name, field.numbers).select(figures)).row(0)
             shift, scale = (mean, std) if normalizer == "StandardScaler" else (low, high - low)
             scales[name] = (shift, scale or 1.0)
-        elif field.processor == "quantile_bucket":
+        elif field.processor == "quantile_bucket" and name not in boundaries:
             numbers = collected(files[0].path, column(name, field.numbers))["x"]
             boundaries[name] = field.boundaries(numbers.to_numpy())
     return FittedEncoder({}, lengths, scales, boundaries)

@@ -118,8 +118,8 @@ def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) 
 
 
 def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, and which fields have no value in common with
-    those whose vocabulary they share (``apart``).
+    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, which fields have no value in common with
+    those whose vocabulary they share (``apart``), and which an ``encoder_file`` knew nothing of (``fitted``).
 
     Raises:
         DataError, ConfigError: sequences that are read position by position do not match.
@@ -128,6 +128,15 @@ def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         share = entry["unknown"] / entry["given"]
         suspicious = share >= _SUSPICIOUS and share > 2 * entry["usual"]
         _log.log(logging.WARNING if suspicious else logging.INFO, "%s", _unknown_text(entry))
+        if entry["feature"] == params.get("group_id"):
+            _log.warning(
+                "group_id '%s': %d of %d %s rows have values that the training rows do not have, and are one group, as "
+                "in FuxiCTR, for gAUC and its like. To keep them apart, group by a copy: {name: group, dtype: str, "
+                "type: meta, active: True, preprocess: copy_from(%s)}, group_id: group",
+                entry["feature"], entry["unknown"], entry["given"], entry["split"], entry["feature"],
+            )  # fmt: skip
+    for name in report["fitted"]:
+        _log.warning("encoder_file knows nothing of '%s': that is fitted to %s", name, params["train_data"])
     for name, owner in report["apart"]:
         _log.warning("column '%s' shares the vocabulary of '%s', but no training row has a value of both", name, owner)
     for name, count in report["cut"].items():

@@ -194,6 +194,10 @@ class FittedEncoder:
                 f"found something else ({type(error).__name__}). Train again, or name another encoder_file."
             ) from None
 
+    def names(self) -> list[str]:
+        """The fields of which it knows something."""
+        return list(dict.fromkeys([*self.vocabularies, *self.lengths, *self.scales, *self.boundaries]))
+
     def require(self, fields: Iterable[str]) -> None:
         """Raises DataError where it knows of a field that the data set does not have any more."""
         missing = [name for name in (*self.vocabularies, *self.lengths) if name not in fields]

@@ -210,6 +210,42 @@ def test_files_that_are_encoded_already_are_left_alone(tmp_path):
         assert encode_fields(same) == same
 
 
+def test_raw_parquet_beside_a_stale_feature_map_is_told(tmp_path, caplog):
+    _, params = setting(tmp_path, "parquet")
+    stale = tmp_path / "root/fields/feature_map.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")
+    assert encode_fields(params) == params  # as FuxiCTR, which encodes nothing where there is a feature map
+    assert "train.parquet is taken for encoded" in caplog.text
+    caplog.clear()
+    encode_fields({**params, "train_data": str(stale.parent / "train.parquet")})
+    encode_fields({**params, "rebuild_dataset": False})
+    assert not caplog.messages
+    assert encode_fields({**params, "rebuild_dataset": True}) != params
+
+
+def test_what_an_older_encoding_does_not_know_is_fitted(tmp_path, caplog):
+    """A sequence, scales and boundaries; what it knows stays, though the training rows are others."""
+    bucket = {"name": "part", "active": True, "dtype": "float", "type": "categorical", "preprocess": "copy_from(price)",
+              "category_processor": "quantile_bucket", "num_buckets": 4}  # fmt: skip
+    old = [c for c in COLUMNS if c["name"] in ("user", "item", "price")]
+    _, params = setting(tmp_path, columns=old)
+    kept = Path(encode_fields(params)["train_data"]).with_name("encoder.json")
+    frames, params = setting(tmp_path, columns=[*COLUMNS, bucket])
+    train = frames["train"] = frames["train"].filter(pl.col("price").is_not_null())
+    train.write_csv(params["train_data"])
+    encoded = encode_fields({**params, "encoder_file": str(kept)})
+    got = pl.read_parquet(encoded["train_data"])
+    age, price = train["age"].fill_null(18).to_numpy(), train["price"].to_numpy()
+    then = frame(120, 0)["price"].fill_null(0).to_numpy()
+    np.testing.assert_allclose(got["price"], (price - then.mean()) / then.std(), rtol=1e-5)
+    np.testing.assert_allclose(got["age"], (age - age.min()) / (age.max() - age.min()), rtol=1e-5)
+    assert got["part"].to_list() == np.digitize(price, np.percentile(price, [25, 50, 75])).tolist()
+    assert set(got["clicks"].list.len()) == {4}
+    told = [message for message in caplog.messages if "encoder_file knows nothing of" in message]
+    assert sorted(message.split("'")[1] for message in told) == ["age", "clicks", "level", "part", "tags"]
+
+
 def test_folders_of_files_and_names_without_suffix(tmp_path):
     frames, params = setting(tmp_path)
     whole = pl.read_parquet(encode_fields(params)["train_data"])

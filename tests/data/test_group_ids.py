@@ -66,6 +66,21 @@ def test_the_mend_of_the_message_works(tmp_path):
     assert (groups == groups[7]).sum() == 1
 
 
+def test_unknown_users_are_one_group_and_that_is_told(tmp_path, caplog):
+    """Five rows of four new values; a copy of the column, which the message names, keeps them apart."""
+    groups = pl.Series([f"g{i % 4}" for i in range(15)] + ["new", "new", "x", "y", "z"])
+    params = dataset(tmp_path, lambda i: f"g{i}", groups, "csv")
+    params["feature_cols"][1]["type"] = "categorical"
+    assert len(set(Dataset(params).group_ids("valid"))) == 5
+    assert "group_id 'grp': 5 of 20 valid rows" in caplog.text
+    caplog.clear()
+    copied = {"name": "group", "dtype": "str", "type": "meta", "active": True, "preprocess": "copy_from(grp)"}
+    params |= {"feature_cols": [*params["feature_cols"], copied], "group_id": "group"}
+    found = Dataset(params).group_ids("valid")
+    assert "group_id" not in caplog.text
+    assert [set(np.flatnonzero(found == f)) for f in found] == [set(np.flatnonzero(groups == g)) for g in groups]
+
+
 @pytest.mark.parametrize("hole", [np.nan, None])
 def test_encoded_files(hole, tmp_path):
     """An npz that FuxiCTR has written, and a parquet file of an item-table dataset."""
