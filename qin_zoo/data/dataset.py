@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -211,14 +213,27 @@ def count_rows(params: Mapping[str, Any]) -> int:
 
 
 def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The same dataset with all its files in another folder; DataError where there is no such folder."""
-    names = {key: Path(params[key]).name for key in _FILES if params.get(key)}
+    """The same dataset with all its files in another folder; DataError where there is no such folder.
+
+    Files of one name, as ``train/part.csv`` and ``test/part.csv``, keep the folders by which they are told apart.
+    """
+    columns = params.get("feature_cols") or []
+    vectors = [c["pretrained_emb"] for c in columns if c.get("pretrained_emb")]
+    names = _names_of([*(params[key] for key in _FILES if params.get(key)), *vectors])
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected one with {', '.join(names.values())}.")
-    moved: dict[str, Any] = {key: str(folder / name) for key, name in names.items()}
-    if params.get("feature_cols"):
+        raise DataError(f"{folder} is no folder; expected one with {', '.join(map(str, names.values()))}.")
+    moved: dict[str, Any] = {key: str(folder / names[params[key]]) for key in _FILES if params.get(key)}
+    if columns:
         moved["feature_cols"] = [
-            {**c, "pretrained_emb": str(folder / Path(c["pretrained_emb"]).name)} if c.get("pretrained_emb") else c
-            for c in params["feature_cols"]
+            {**c, "pretrained_emb": str(folder / names[c["pretrained_emb"]])} if c.get("pretrained_emb") else c
+            for c in columns
         ]
     return {**params, **moved, "feature_map_json": str(folder / "feature_map.json")}
+
+
+def _names_of(files: Iterable[str | Path]) -> dict[str | Path, Path]:
+    """File -> its name; with the folders by which they differ where several have the same."""
+    places, folders = {file: Path(os.path.abspath(file)) for file in files}, defaultdict(set)
+    for place in places.values():
+        folders[place.name].add(place.parent)
+    return {file: place.relative_to(os.path.commonpath(folders[place.name])) for file, place in places.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from qin_zoo.data.dataset import Dataset, open_feature_map
+from qin_zoo.data.dataset import Dataset, open_feature_map, relocate
 from qin_zoo.data.encode import encode_fields, find_encoded, is_raw
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.fuxi import FeatureMap
@@ -255,6 +255,24 @@ def test_folders_of_files_and_names_without_suffix(tmp_path):
     valid = params["valid_data"].removesuffix(".csv")
     parts = encode_fields({**params, "train_data": str(tmp_path / "parts"), "valid_data": valid})
     assert pl.read_parquet(parts["train_data"]).equals(whole)
+
+
+@pytest.mark.parametrize(
+    ("files", "moved"),
+    [
+        (["d/train.csv", "/abs/d/valid.csv", "x/test.csv"], ["train.csv", "valid.csv", "test.csv"]),
+        (["d/train/p.csv", "d/valid/p.csv", "d/x/test/p.csv"], ["train/p.csv", "valid/p.csv", "x/test/p.csv"]),
+        (["d/train/*.csv", "d/test/*.csv", "d/valid.csv"], ["train/*.csv", "test/*.csv", "valid.csv"]),
+        (["d/train.csv", "d/test.csv", "x/../d/test.csv"], ["train.csv", "test.csv", "test.csv"]),
+        (["d/train", "d/valid/", "d/test"], ["train", "valid", "test"]),
+    ],
+)  # fmt: skip
+def test_files_in_another_folder_stay_apart(tmp_path, files, moved):
+    params = dict(zip(("train_data", "valid_data", "test_data"), files))
+    vectors = [{"name": "item", "pretrained_emb": f"v/{name}/emb.npz"} for name in "ab"]
+    found = relocate({**params, "feature_cols": vectors}, tmp_path)
+    assert [found[key] for key in params] == [str(tmp_path / name) for name in moved]
+    assert [c["pretrained_emb"] for c in found["feature_cols"]] == [str(tmp_path / f"{name}/emb.npz") for name in "ab"]
 
 
 def test_vocabularies_that_keep_their_numbers_and_chains_of_sharing(tmp_path):
