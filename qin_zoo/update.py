@@ -74,7 +74,7 @@ def update_run(
         name, gpu, overrides, plugins: see :func:`~qin_zoo.experiment.continued.prepare_continuation`.
 
     Raises:
-        DataError: no split but the training rows has labels.
+        DataError: no split but the training rows has labels, or no metric is a number on it.
         QinZooError: whatever continuing the run refuses.
     """
     prepared = prepare_continuation(record, data, name=name, gpu=gpu, overrides=overrides, plugins=plugins)
@@ -85,12 +85,12 @@ def update_run(
     model = build_model(prepared, dataset)  # the run before, its tables grown but nothing learnt
     warm_start(model, str(Path(prepared.params["continues"]).with_suffix(".model")))
     y_pred, before = predict_rows(model.eval(), dataset, split)
+    metric = _deciding(before, split, echo)
     drawn_before = Draws.from_dict(draw_split(dataset, split, y_pred, prepared.params["metrics"]))
     del model
     new = run_experiment(prepared, results_folder, argv=argv, echo=echo, resume=resume, overwrite=overwrite)
     files = RunFiles(Path(new["files"]["record"]).parent, new["expid"])
     differences = _differences(new[split], before, Draws.from_dict(new["draws"]), drawn_before)
-    metric = default_monitor(list(new[split]))
     worse = differences[metric].mean * (-1 if mode_of(metric) == "max" else 1)
     if allowed is None:
         half = differences[metric].half
@@ -108,6 +108,20 @@ def update_run(
         echo(f"{split} {name}: {old} before, {now} after, {change}")
     echo(f"{verdict}; {report}")
     return update
+
+
+def _deciding(before: Mapping[str, float], split: str, echo: Callable[[str], None]) -> str:
+    """The metric that decides: AUC, or the first that is a number on these rows, which may be of one class."""
+    found = [name for name, value in before.items() if math.isfinite(value)]
+    if not found:
+        raise DataError(
+            f"{', '.join(before)}: no number on the {split} rows of the new data, so nothing tells whether the model "
+            "got worse. Add logloss, --set 'metrics=[AUC, logloss]', or give rows with and without a click."
+        )
+    metric = default_monitor(found)
+    if metric != (usual := default_monitor(list(before))):
+        echo(f"{usual} is no number on the {split} rows of the new data: {metric} decides.")
+    return metric
 
 
 def _differences(

@@ -78,6 +78,25 @@ def test_the_gate(run, tmp_path, capsys):
     assert f"Not exported: the new model is worse than the old one on the new rows. {out} stays as it is." in said.err
 
 
+@pytest.mark.parametrize(("metrics", "metric"), [(["AUC", "logloss"], "logloss"), (["AUC"], None)])
+def test_new_rows_of_one_class(run, tmp_path, metrics, metric):
+    """They have no AUC: another metric decides, and where there is none nothing is trained."""
+    record, folders = run
+    file, said = folders[1] / "test.parquet", []
+    pl.read_parquet(file).with_columns(label=pl.lit(0)).write_parquet(file)
+    asked = {"results_folder": tmp_path, "echo": said.append, "overrides": {"metrics": metrics}}
+    if metric is None:
+        with pytest.raises(DataError, match="AUC: no number on the test rows of the new data"):
+            update_run(Path(record["files"]["record"]), folders[1], **asked)
+        assert not said
+        return
+    done = update_run(Path(record["files"]["record"]), folders[1], allowed=1, **asked)
+    scores = np.loadtxt(done.files.prediction, delimiter=",", skiprows=1)[:, 1]
+    assert done.after["logloss"] == pytest.approx(-np.log(1 - scores).mean(), abs=1e-6)
+    assert (done.metric, done.passed) == (metric, True)
+    assert "AUC is no number on the test rows of the new data: logloss decides." in said
+
+
 def test_passed_and_exported(run, tmp_path):
     pytest.importorskip("onnxscript")
     from qin_zoo.serving.scorer import Scorer
