@@ -67,6 +67,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
+def as_json(value: object) -> Any:
+    """JSON values: numbers that JSON has not, NaN and infinite ones, become null, and what else it has not its text."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file; OSError where it cannot be read, ValueError where it holds none."""
     if path.exists() and not path.is_file():  # a named pipe would be waited for

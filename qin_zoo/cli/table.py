@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from qin_zoo.errors import printable
+from qin_zoo.files import as_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -45,8 +46,8 @@ def print_table(
 
 
 def print_json(value: object) -> None:
-    """Prints a value for programs; what JSON does not know becomes its text."""
-    print(json.dumps(value, indent=2, default=str))
+    """Prints a value for programs; what JSON does not know becomes its text, a number that is none null."""
+    print(json.dumps(as_json(value), indent=2))
 
 
 def print_lines(*lines: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from qin_zoo import __version__
 from qin_zoo.errors import ConfigError, QinZooError
-from qin_zoo.files import read_json, replace_text
+from qin_zoo.files import as_json, read_json, replace_text
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -35,7 +36,7 @@ class Look(TypedDict):
     epoch: int
     step: int
     train_loss: float
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     learning_rate: float
     seconds: float
     best: bool
@@ -55,7 +56,8 @@ class RunRecord(TypedDict):
         model, dataset_id, config_dir: what was trained on what, and where that is configured.
         params: all parameters, those of the dataset included.
         rows: of each split.
-        valid, test: metric -> value; empty where the rows have no labels.
+        valid, test: metric -> value; empty where the rows have no labels. What is NaN, as the AUC of rows of one class,
+            is null in the file, and NaN again when it is read.
         reachable: best AUC that is possible, where it is known.
         calibration: split -> :class:`qin_zoo.calibration.Reliability`.
         draws: metrics for other users, :class:`qin_zoo.bootstrap.Draws`.
@@ -86,8 +88,8 @@ class RunRecord(TypedDict):
     config_dir: NotRequired[str]
     params: dict[str, Any]
     rows: dict[str, int]
-    valid: dict[str, float]
-    test: dict[str, float]
+    valid: dict[str, float | None]
+    test: dict[str, float | None]
     reachable: NotRequired[dict[str, float] | None]
     calibration: NotRequired[dict[str, dict[str, Any]]]
     draws: NotRequired[dict[str, Any]]
@@ -130,8 +132,8 @@ def environment() -> dict:
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Writes a run's record; values JSON does not know (paths, tuples) become their text."""
-    replace_text(path, json.dumps(record, indent=2, default=str) + "\n")
+    """Writes a run's record; values JSON does not know (paths, tuples) become their text, a metric that is NaN null."""
+    replace_text(path, json.dumps(as_json(record) | {"params": record["params"]}, indent=2, default=str) + "\n")
 
 
 @cache
@@ -147,9 +149,12 @@ def read_record(path: Path) -> RunRecord | None:
         record = read_json(path)
         if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
             return None
-        return _form().validate_python(record)
+        record = _form().validate_python(record)
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
+    for metrics in (record["valid"], record["test"], *(look["metrics"] for look in record.get("evaluations", []))):
+        metrics.update({name: math.nan for name, value in metrics.items() if value is None})
+    return record
 
 
 def require_record(path: Path) -> RunRecord:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qin_zoo.bootstrap import Draws
 from qin_zoo.config.values import Id
@@ -25,6 +26,9 @@ def _check_draws(data: dict) -> dict:
     except QinZooError as error:
         raise ValueError(str(error)) from None
     return data
+
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]  # null in files
 
 
 class Entry(BaseModel):
@@ -66,18 +70,18 @@ class Entry(BaseModel):
     rows_of: str
     content_of: str = ""
     split: str
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, Number]]
     parameters: int
     rows: dict[str, int]
     draws: Annotated[dict[str, Any], AfterValidator(_check_draws)] | None = Field(default=None, repr=False)
     tuning: dict[str, Any] | None = None
-    curve: list[float] = []
+    curve: list[Number] = []
     seconds: float
     scored: float | None = None
     calibration: dict[str, Any] | None = None
     reachable: dict[str, float] | None = None
-    tests: dict[str, dict[str, float]] = {}
-    slices: dict[str, dict[str, dict[str, float]]] = {}
+    tests: dict[str, dict[str, Number]] = {}
+    slices: dict[str, dict[str, dict[str, Number]]] = {}
     environment: dict[str, Any] = {}
     params: dict[str, Any] = Field(default={}, repr=False)
 

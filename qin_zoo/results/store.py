@@ -12,7 +12,7 @@ from typing import Literal
 
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.record import read_record
-from qin_zoo.files import read_json, replace_text
+from qin_zoo.files import as_json, read_json, replace_text
 from qin_zoo.results.entry import Entry, entry_of, parse_entry, record_of
 from qin_zoo.results.probes import read_probe
 
@@ -55,7 +55,8 @@ class Store:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise QinZooError(f"Cannot write to {file.parent}: {error.strerror}. Name another --store.") from error
-        text = json.dumps(entry.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+        found = as_json(entry.model_dump(mode="json")) | {"params": entry.params}
+        text = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False)
         replace_text(file, text + "\n")
         return said
 

@@ -10,7 +10,7 @@ import pytest
 
 from qin_zoo.bootstrap import draw_users
 from qin_zoo.cli import main
-from qin_zoo.experiment.record import SCHEMA_VERSION
+from qin_zoo.experiment.record import SCHEMA_VERSION, read_record, write_record
 from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.results.entry import entry_of
 from qin_zoo.results.lines import boards, compare
@@ -86,6 +86,37 @@ def test_the_name_says_experiment_variation_and_seed():
     assert entry.scored == 400
     assert entry.curve == pytest.approx([0.6, 0.7])
     assert entry.calibration["ece"] == 0.02
+
+
+def strict(text):
+    """What a reader makes of JSON that knows no NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_a_metric_that_is_not_a_number_is_null_in_files(tmp_path, capsys):
+    """The AUC of rows of one class. Files of old, in which NaN stands, are read as ever."""
+    made = record(auc=math.nan, rate=math.inf) | {"valid": {"AUC": 0.6}}
+    old, new = write(tmp_path / "old", made) / "d/QIN_x.json", tmp_path / "new/d/QIN_x.json"
+    write_record(new, made)
+    assert math.isinf(json.loads(new.read_text())["params"].pop("rate"))  # a parameter is what it was
+    write_record(new, record(auc=math.nan) | {"valid": {"AUC": 0.6}})
+    assert strict(new.read_text())["test"] == {"AUC": None, "logloss": 0.4}
+    for file in (old, new):
+        found = read_record(file)
+        assert math.isnan(found["test"]["AUC"])
+        assert math.isnan(found["evaluations"][1]["metrics"]["AUC"])
+        assert (found["test"]["logloss"], found["valid"]["AUC"]) == (0.4, 0.6)
+    store = Store(tmp_path / "s")
+    store.add(entry_of(read_record(new)))
+    (file,) = store.folder.glob("*/*.json")
+    strict(file.read_text())
+    (entry,) = store.entries(warn=pytest.fail)
+    assert math.isnan(entry.values["AUC"])
+    assert store.add(entry_of(read_record(new))) == "known"
+    with pytest.raises(SystemExit):
+        main(["runs", "--root", str(new.parents[1]), "--json"])
+    (listed,) = strict(capsys.readouterr().out)
+    assert listed["metrics"]["test"] == {"AUC": None, "logloss": 0.4}
 
 
 def test_the_same_again_is_the_same_line_and_another_result_another(tmp_path):
