@@ -214,6 +214,11 @@ def test_stats_count_nulls_and_texts(tmp_path):
     assert (lists.nulls, lists.low, lists.high, lists.lengths) == (1, 1, 3, (0, 2))
     assert d.type.startswith("struct")
     assert (n.nulls, n.distinct) == (3, 0)
+    numbers = [1.0, np.nan, 3.0, np.nan, 8.0]
+    pl.DataFrame({"x": numbers}).write_parquet(tmp_path / "x.parquet")
+    np.savez(tmp_path / "x.npz", x=numbers)
+    for (x,) in (column_stats(tmp_path / "x.parquet"), column_stats(tmp_path / "x.npz")):
+        assert (x.nulls, x.low, x.high, x.mean, x.distinct) == (2, 1, 8, 4, 3)
     assert run("stats", tmp_path / "f.parquet").exit_code == run("head", tmp_path / "f.parquet").exit_code == 0
 
 

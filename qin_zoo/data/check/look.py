@@ -158,7 +158,7 @@ def _array_stats(name: str, array: object) -> ColumnStats:
         step = max(1, _STEP // width)
         _accumulate(out, (np.asarray(array[i : i + step]) for i in range(0, rows, step)), array.dtype.kind)
     if array.ndim == 1 and not single and array.dtype.kind in "biufSU" and array.size:
-        out.distinct = len(np.unique(array[:]))
+        out.distinct = len(np.unique(array[:])) - (1 if out.nulls else 0)
     return out
 
 
@@ -200,6 +200,7 @@ def _parquet_column(table: ParquetTable, name: str) -> ColumnStats:
         return out
     with readable(table.path):
         values = pl.from_arrow(pq.read_table(table.path, columns=[name], pre_buffer=False).column(0))
+    values = values.fill_nan(None) if values.dtype.is_float() else values
     out.nulls = values.null_count()
     out.distinct = values.n_unique() - (1 if out.nulls else 0)
     if out.distinct:
