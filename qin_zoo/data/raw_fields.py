@@ -41,6 +41,7 @@ class RawField:
         min_count: rarer values are unknown.
         buckets: ids that a ``category_processor`` gives.
         is_history: whether a model reads it as a history, whose newest entries, the last, count.
+        is_boolean: whether its column holds booleans.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RawField:
     min_count: int
     buckets: int = 10
     is_history: bool = False
+    is_boolean: bool = False
 
     @property
     def type(self) -> str:
@@ -91,7 +93,7 @@ class RawField:
     def as_made(self, stored: pl.DataType) -> RawField:
         """The field, its dtype that of the values that ``preprocess`` made, which FuxiCTR's vocabularies then hold."""
         if not self.column.get("preprocess") or self.form in ("ids", "vector"):
-            return self
+            return replace(self, is_boolean=stored == pl.Boolean)
         dtype = dtype_of(stored)
         column = {**self.column, "dtype": dtype}
         for key in ("fill_na", "na_value"):  # nothing is missing any more; a number still counts as no value of its own
@@ -327,7 +329,7 @@ class RawField:
         about = {"dtype": dtype, "fill": self.fill, "missing": self._missing}
         about |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
         about |= {"keep": "newest" if self.keeps_newest else "first"}
-        about |= {"shift": shift, "scale": scale}
+        about |= {"shift": shift, "scale": scale, **({"boolean": True} if self.is_boolean else {})}
         if boundaries is not None:
             about["boundaries"] = boundaries.tolist()
         elif self.processor:

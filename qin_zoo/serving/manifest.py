@@ -123,6 +123,7 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
     _want(raw["splitter"] != "", f"{where}.splitter", "a text that is not empty", "")
     for key in ("shift", "scale"):
         _want(_finite(raw.get(key)), f"{where}.{key}", "a finite number", raw.get(key))
+    _want(raw.get("boolean", True) is True, f"{where}.boolean", "true, or nothing", raw.get("boolean"))
     _want(raw["scale"] != 0, f"{where}.scale", "a number that is not 0", raw["scale"])
     ways = [key for key in ("vocabulary", "boundaries", "buckets") if key in raw]
     possible = {"id": ways[:1], "ids": ["vocabulary"]}.get(form, [])
@@ -131,6 +132,8 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
     if form == "number" or "boundaries" in raw or (form == "id" and raw["dtype"] != "str"):
         dtype = "int" if form == "id" and raw["dtype"] == "int" else "float"
         _want(_is_number(raw["fill"] or "0", dtype), f"{where}.fill", "a number as text", raw["fill"])
+    if form == "vector":
+        _want(_is_number(raw["missing"] or "0", "float"), f"{where}.missing", "a number as text", raw["missing"])
     if form == "ids":
         _choice(raw, "keep", where, ("newest", "first"))
     if "vocabulary" in raw:

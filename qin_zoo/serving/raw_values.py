@@ -81,12 +81,19 @@ class Field:
         encode = {"id": self._one, "ids": self._list, "number": self._numeric, "vector": self._vector}[self._form]
         found, unknown = [], 0
         for value in values:
-            encoded, missed = encode(value if self._made is None else self._made(value, where), where)
+            value = value if self._made is None else self._made(value, where)
+            encoded, missed = encode(self._of_boolean(value) if isinstance(value, (bool, np.bool_)) else value, where)
             found.append(encoded)
             unknown += missed
         return np.array(found, self._type.dtype).reshape(self._type.shape(len(found), self.described)), unknown
 
     # ---- one value
+
+    def _of_boolean(self, value: bool) -> object:
+        """What polars makes of a column of booleans; of another column's field the value, which is no value of it."""
+        if not self._raw.get("boolean"):
+            return value
+        return str(bool(value)).lower() if self._kind is str else int(value)
 
     def _one(self, value: object, where: str) -> tuple[int, int]:
         if not self._raw:
@@ -148,9 +155,13 @@ class Field:
     def _vector(self, value: object, where: str) -> tuple[list[float], int]:
         if isinstance(value, str) and self._raw:
             value = value.split(self._raw["splitter"])
+        fill = self._raw.get("missing")  # of an embedding there is one where fill_na is given
+        if fill and (value is None or (isinstance(value, LISTS) and all(v is None or v == "" for v in value))):
+            value = [fill] * self._dim
         if not isinstance(value, LISTS) or len(value) != self._dim:
             raise RequestError(f"{where}: expected a list of {self._dim} numbers, found {shown(value)}.")
         numbers = [tokens.number(number, where) for number in value]
+        numbers = [float(fill) if fill and number is None else number for number in numbers]
         if any(number is None or not abs(number) <= _FLOAT32 for number in numbers):
             raise RequestError(f"{where}: expected {self._dim} numbers that float32 can hold, found {shown(value)}.")
         return numbers, 0

@@ -1,8 +1,11 @@
 """Raw values of requests become what the encoder of files makes of them, in polars."""
 
+import numpy as np
 import polars as pl
 import pytest
 
+from qin_zoo.data.encode import encode_fields, raw_descriptions
+from qin_zoo.errors import RequestError
 from qin_zoo.serving.raw_values import Field
 
 NUMBERS = [
@@ -28,6 +31,56 @@ def test_numbers_in_a_column_of_numbers(number):
     word = pl.Series([number]).cast(pl.String).item()
     values = [number, repr(number), f" {number!r} "]
     assert field("float", {word: 7}).encode(values, "x")[0].tolist() == [7, 7, 7]
+
+
+def encoded(folder, rows, *columns):
+    """Of raw parquet rows, by feature: what the file of encoded training rows holds, and the field of a request."""
+    rows.with_columns(click=pl.int_range(len(rows)) % 2).write_parquet(folder / "train.parquet")
+    params = {
+        "dataset_id": "d", "data_root": str(folder), "data_format": "parquet", "rebuild_dataset": True,
+        "train_data": str(folder / "train.parquet"), "label_col": {"name": "click", "dtype": "float"},
+        "feature_cols": [{"active": True, **column} for column in columns],
+    }  # fmt: skip
+    held = pl.read_parquet(encode_fields(params)["train_data"])
+    raw, words = raw_descriptions(params)
+    found = {}
+    for name, type_ in ((column["name"], column["type"]) for column in columns):
+        about = {"vocabulary": name, "unknown": 99} if name in words else {}
+        described = {"name": name, "type": type_, "vocab_size": 100, "dim": 2, "raw": {**raw[name], **about}}
+        known = {word: number for word, number in words.get(name, {}).items() if not word.startswith("__")}
+        found[name] = held[name].to_list(), Field(described, {name: known})
+    return found
+
+
+def test_booleans_as_in_a_column_of_booleans(tmp_path):
+    rows = pl.DataFrame({name: [True, False, True] for name in ("text", "whole", "number", "hash")})
+    fields = encoded(
+        tmp_path, rows, {"name": "text", "type": "categorical", "dtype": "str"},
+        {"name": "whole", "type": "categorical", "dtype": "int"},
+        {"name": "number", "type": "numeric", "dtype": "float"},
+        {"name": "hash", "type": "categorical", "category_processor": "hash_bucket", "num_buckets": 50, "dtype": "str"},
+    )  # fmt: skip
+    for held, of_request in fields.values():
+        assert len(set(held)) == 2
+        for one in (bool, np.bool_):
+            values, unknown = of_request.encode([one(True), one(False), one(True)], "x")
+            assert (values.tolist(), unknown) == (held, 0)
+    with pytest.raises(RequestError, match="expected a text or a number, found True"):
+        field("str", {"true": 1}).encode([True], "x")  # a column of texts
+
+
+def test_a_vector_that_is_missing(tmp_path):
+    """Where fill_na says what stands for it; else it is refused, as in a file."""
+    vectors = [[1.0, 2.0], None, [None, 3.0], [], [None, None]]
+    rows = pl.DataFrame({"v": vectors}, schema={"v": pl.List(pl.Float64)})
+    column = {"name": "v", "type": "embedding", "dtype": "float", "pretrain_dim": 2}
+    ((held, of_request),) = encoded(tmp_path, rows, {**column, "fill_na": 0.5}).values()
+    assert held == [[1, 2], [0.5, 0.5], [0.5, 3], [0.5, 0.5], [0.5, 0.5]]
+    assert of_request.encode([*vectors, "", "1^2"], "x")[0].tolist() == [*held, [0.5, 0.5], [1, 2]]
+    ((_, of_request),) = encoded(tmp_path, pl.DataFrame({"v": [[1.0, 2.0]]}), column).values()
+    for missing in (None, [None, 1.0], ""):
+        with pytest.raises(RequestError, match="expected"):
+            of_request.encode([missing], "x")
 
 
 def test_whole_numbers():

@@ -255,12 +255,13 @@ def _raw_value(described: dict, most: int | None = None) -> dict:
     """Of a named field; null is a missing value."""
     raw = described.get("raw")
     form = type_of(described).form
+    boolean = ["boolean"] if raw and raw.get("boolean") else []
     if form == "vector":
-        return _value(described)
+        return {"anyOf": [_value(described), {"type": "null"}]} if raw and raw.get("missing") else _value(described)
     if form == "number":
-        return {"type": ["number", "null"]}
+        return {"type": ["number", *boolean, "null"]}
     if raw:
-        one = {"type": [{"int": "integer", "float": "number"}.get(raw["dtype"], "string"), "null"]}
+        one = {"type": [{"int": "integer", "float": "number"}.get(raw["dtype"], "string"), *boolean, "null"]}
         one |= {"description": described["expected"]} if described.get("expected") else {}
     else:
         one = {**_ID, "maximum": described["vocab_size"] - 1}
