@@ -351,11 +351,22 @@ def _fuxictr_hash(params: Mapping[str, object]) -> str:
 def _checked_list(key: str, values: list, place: str) -> list:
     if not values:
         raise ConfigError(f"{place}: '{key}' is an empty list; give the values to try.")
-    texts = [json.dumps(value, sort_keys=True, default=str) for value in values]
+    texts = [json.dumps(_meant(value), sort_keys=True, default=str) for value in values]
     counts = Counter(texts)
     if twice := [value for value, text in zip(values, texts) if counts[text] > 1]:
         raise ConfigError(f"{place}: '{key}' holds {show(twice[0])} twice. Keep one of the two.")
     return values
+
+
+def _meant(value: object) -> object:
+    """A value with its numbers as they are used: '1e-3' is 0.001, and 64.0 is 64."""
+    if isinstance(value, (list, tuple)):
+        return [_meant(part) for part in value]
+    try:
+        number = to_number(value)
+    except ValueError:
+        return value
+    return int(number) if number == number // 1 else number
 
 
 def _range(key: str, written: dict, place: str) -> Range:

@@ -156,6 +156,8 @@ class TestMistakes:
             ({"epochs": [1, 0]}, "Key 'epochs' (search.yaml, line 4): expected"),
             ({"epochs": []}, "is an empty list"),
             ({"epochs": [1, 2, 1]}, "holds 1 twice"),
+            ({"learning_rate": ["1e-3", 0.01, 0.001]}, "holds 1e-3 twice"),
+            ({"dnn_hidden_units": [[64, 32], ["64", 32.0]]}, "twice. Keep one"),
             ({"dataset_id": ["a", "b"]}, "'dataset_id' cannot be tuned"),
             ({"learning_rate": {"low": 0, "high": 1, "step": 1e-320}}, "too small to be told apart between 0 and 1"),
             ({"learning_rate": {"low": 0, "high": 1, "step": 1e-18}}, "too small to be told apart"),
