@@ -129,6 +129,10 @@ def is_raw(params: Mapping[str, Any]) -> bool:
     return bool(rebuild) or (rebuild is None and not known)
 
 
+def _folder(params: Mapping[str, Any]) -> Path:
+    return Path(params.get("data_root") or "./data/") / str(params.get("dataset_id"))
+
+
 def _tell_doubtful(params: Mapping[str, Any]) -> None:
     """Warns where only a feature map says that a parquet file is encoded, and it does not lie beside that."""
     folder, file = _folder(params), Path(str(params.get("train_data") or ""))
@@ -141,10 +145,6 @@ def _tell_doubtful(params: Mapping[str, Any]) -> None:
             "collected, set rebuild_dataset: True; if not, rebuild_dataset: False.",
             file, folder / "feature_map.json",
         )  # fmt: skip
-
-
-def _folder(params: Mapping[str, Any]) -> Path:
-    return Path(params.get("data_root") or "./data/") / str(params.get("dataset_id"))
 
 
 def _entries(params: Mapping[str, Any]) -> tuple[list[Path], dict[str, list[Path]]]:
