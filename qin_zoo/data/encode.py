@@ -23,11 +23,11 @@ import polars as pl
 
 from qin_zoo.data import SPLITS, cache
 from qin_zoo.data.feature_map import FeatureMap
-from qin_zoo.data.preprocess import Wrong, expanded, given_fill, is_given
+from qin_zoo.data.preprocess import Wrong, as_number, expanded, given_fill, is_given, number_or
 from qin_zoo.data.raw_fields import RawField, raw_fields
 from qin_zoo.data.raw_files import RawFile, collected, raw_files, read_vectors, reading, split_off, write_vectors
 from qin_zoo.data.reports import cut, say, unequal, unknown
-from qin_zoo.data.rows import weight_kind
+from qin_zoo.data.rows import row_kinds, weight_kind
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.data.specs import label_names
 from qin_zoo.data.stored import Progress
@@ -37,7 +37,7 @@ from qin_zoo.feature_types import has_table
 from qin_zoo.files import read_object
 
 _log = logging.getLogger(__name__)
-_FORMAT = 5  # raise it whenever what is written changes
+_FORMAT = 6  # raise it whenever what is written changes
 ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")
 _READ = (
@@ -201,7 +201,7 @@ def _encode(
     """Writes everything into a folder; returns what :func:`~qin_zoo.data.reports.say` is to say of it."""
     fields, labels = raw_fields(params), _labels(params)
     weight = weight_kind(params.get("sample_weight"), "train", fields, list(labels))
-    labels |= dict.fromkeys(weight)
+    labels |= {name: (None, kind) for name, kind in weight.items()}
     raw = {name: [RawFile(file, _kind(params), params) for file in files] for name, files in splits.items()}
     raw = split_off(raw, params)
     first = raw["train"][0]
@@ -213,10 +213,11 @@ def _encode(
         labelled[split] = [
             name
             for name in labels
-            if (split == "train" if name in weight else split != "test" or _has_label(files, name))
+            if (split == "train" if name in weight else split != "test" or _has_label(files, name, labels[name][1]))
         ]
         needed = {name: labels[name] for name in labelled[split]}
         rows[split] = sum(_checked(file, fields, needed, widths, params.get("group_id")) for file in files)
+    _check_units(fields, raw)
     report: dict[str, Any] = {"parallel": unequal(fields, raw), "cut": {}}
     parsed, names = work / "parsed", [*fields, *labels]
     parsed.mkdir()
@@ -254,7 +255,7 @@ def _encode(
             else:
                 value = field.ids(stored, vocabularies.get(name), fitted.lengths.get(name, 0))
             out.append(value.alias(name))
-        return file.frame.select(*out, *(_label(file, name, labels[name]).alias(name) for name in labelled[split]))
+        return file.frame.select(*out, *(_label(file, name, labels[name][0]).alias(name) for name in labelled[split]))
 
     for split, files in raw.items():
         progress(f"{split} (encoding)", 0, rows[split])
@@ -279,39 +280,78 @@ def _checked(
     for name in (*fields, *labels):
         file.require(name)
     for name in labels:
-        if not (file.schema[name] == pl.String or file.schema[name].is_numeric() or file.schema[name] == pl.Boolean):
-            raise DataError(f"{at(file.path, name)}: expected numbers as labels, found the type {file.schema[name]}.")
-    wrong = {name: field.wrong(file.schema[name], widths.get(name)) for name, field in fields.items()}
-    wrong |= {
-        name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label, or sample_weight")
-        for name, fill in labels.items()
-    }
-    if group_id in fields and given_fill(fields[group_id].column) is None:
-        bad, _ = wrong[group_id] or (pl.lit(False), "")
-        missing = ~is_given(pl.col(group_id), file.schema[group_id])  # all such rows would be one large group
-        wrong[group_id] = bad | missing, "the group that the row is of"
-    return file.check([Wrong(name, *check, shown=name) for name, check in wrong.items() if check])
+        _require_numbers(file, name)
+    wrong = []
+    for name, field in fields.items():
+        found, missing = field.wrong(file.schema[name], widths.get(name)), field.missing(file.schema[name])
+        if name == group_id and given_fill(field.column) is None:
+            missing = ~is_given(pl.col(name), file.schema[name])  # all such rows would be one large group
+            found = (found[0] | missing if found else missing), "the group that the row is of"
+        wrong += [Wrong(name, *found, name, missing)] if found else []
+    return file.check([*wrong, *(_wrong_label(file, name, *label) for name, label in labels.items())])
 
 
-def _labels(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Label -> what stands for a missing one, None for nothing."""
+def _check_units(fields: Mapping[str, RawField], raw: Mapping[str, list[RawFile]]) -> None:
+    """Raises DataError where a column of times, or of time spans, counts other units in one file than in another."""
+    first, *others = (file for files in raw.values() for file in files)
+    for name, file in ((name, file) for name in fields for file in others):
+        one, other = first.schema[name], file.schema[name]
+        if (one.is_temporal() or other.is_temporal()) and _unit(one) != _unit(other):
+            raise DataError(
+                f"{at(file.path, name)}: expected the type {one}, as in {first.path}, found {other}: equal times would "
+                "be other values. Write the column in both as the same type."
+            )
+
+
+def _unit(stored: pl.DataType) -> tuple[type[pl.DataType], str | None]:
+    return stored.base_type(), getattr(stored, "time_unit", None)
+
+
+def _labels(params: Mapping[str, Any]) -> dict[str, tuple[float | None, str]]:
+    """Label -> what stands for a missing one, None for nothing, and its kind."""
     names, columns = label_names(params), params["label_col"]
-    return {
-        name: given_fill(column) for name, column in zip(names, columns if isinstance(columns, list) else [columns])
-    }
+    kinds = row_kinds({}, names, params.get("task") or "binary_classification")
+    columns = columns if isinstance(columns, list) else [columns]
+    return {name: (given_fill(column), kinds[name]) for name, column in zip(names, columns)}
 
 
 def _label(file: RawFile, name: str, fill: float | None) -> pl.Expr:
-    column = pl.col(name).str.strip_chars() if file.schema[name] == pl.String else pl.col(name)
-    number = column.cast(pl.Float64, strict=False)
-    return number if fill is None else pl.when(column.is_null()).then(float(fill)).otherwise(number)
+    column, stored = pl.col(name), file.schema[name]
+    return as_number(column, stored, pl.Float64) if fill is None else number_or(column, stored, float(fill))
 
 
-def _has_label(files: list[RawFile], name: str) -> bool:
-    """Whether a test split has the label: not if no file has the column, or it is empty throughout."""
-    if not all(name in file.schema for file in files):
+def _wrong_label(file: RawFile, name: str, fill: float | None, kind: str) -> Wrong:
+    number, column = _label(file, name, fill), pl.col(name)
+    good = number.cast(pl.Float32).is_finite()
+    missing = ~is_given(column, file.schema[name]) | number.is_nan()
+    if kind == "label":
+        good, expected = number.is_in([0, 1]), "a label, 0 or 1 (map clicks to these)"
+    elif kind == "float":
+        good, expected, missing = good & (number >= 0), "what the row counts (sample_weight), from 0 on", None
+    else:
+        expected = "a finite number as label"
+    return Wrong(name, ~good.fill_null(False), expected, name, missing)
+
+
+def _require_numbers(file: RawFile, name: str) -> None:
+    if not (file.schema[name] == pl.String or file.schema[name].is_numeric() or file.schema[name] == pl.Boolean):
+        raise DataError(f"{at(file.path, name)}: expected numbers as labels, found the type {file.schema[name]}.")
+
+
+def _has_label(files: list[RawFile], name: str, kind: str) -> bool:
+    """Whether a test split has the label: not if no file has the column, it is empty throughout, or says nothing."""
+    values: set[float | None] = set()
+    for file in files:
+        if name not in file.schema:
+            return False
+        if file.schema[name] != pl.Null:
+            _require_numbers(file, name)
+            given = file.frame.filter(is_given(pl.col(name), file.schema[name]))
+            values.update(file.collect(given.select(_label(file, name, None).unique())).to_series())
+    if kind == "label" and len(values) == 1 and values.isdisjoint({None, 0, 1}):
+        _log.warning("%s: the label holds one value other than 0 and 1; taken as absent", at(files[0].path, name))
         return False
-    return any(file.collect(file.frame.select(pl.col(name).count())).item() for file in files)
+    return bool(values)
 
 
 def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:

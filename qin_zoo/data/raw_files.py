@@ -116,15 +116,16 @@ class RawFile:
         found = self.collect(self.frame.select(pl.len().alias("-rows"), *counts))
         if found["-rows"][0] == 0:
             raise DataError(f"{self.path}: expected at least one row, found none: the split is empty. Write it again.")
-        for n, (name, bad, expected, shown) in enumerate(wrong):
+        for n, (name, bad, expected, shown, missing) in enumerate(wrong):
             if found[f"-{n}"][0]:
                 numbered, *_ = self._prepare(self._scan.with_row_index("-row"))
-                rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad")).filter("-bad").head(1)
-                row = self.collect(rows).row(0, named=True)
+                fills = pl.lit(False) if missing is None else missing
+                rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad"), fills.alias("-fills"))
+                row = self.collect(rows.filter("-bad").head(1)).row(0, named=True)
                 text = "nothing" if row["-shown"] in (None, "", []) else repr(row["-shown"])
-                missing = text == "nothing" or "nan" in text.lower()
                 great = "whole" in expected and len(text.strip("'-+")) > 18 and text.strip("'-+").isdigit()
-                mend = ", or set fill_na" if missing else ": it is beyond 2^63 - 1, use dtype: str" if great else ""
+                mend = ": it is beyond 2^63 - 1, use dtype: str" if great else ""
+                mend = ", or set fill_na" if row["-fills"] else mend
                 raise DataError(
                     f"{at(self.path, name, row['-row'])}: expected {expected}, found {text[:80]}. Correct the "
                     f"value{mend} (rows count from 0, behind the header)."
