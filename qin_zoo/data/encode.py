@@ -269,6 +269,8 @@ def _encode(
         name: field.described(*fitted.scales.get(name, (0.0, 1.0)), fitted.boundaries.get(name), first.made.get(name))
         for name, field in fields.items()
     }
+    for name, vocabulary in vocabularies.items():
+        described[name] |= vocabulary.told_apart
     cache.write_json(work / "raw_fields.json", described)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
     return report

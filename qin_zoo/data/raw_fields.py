@@ -271,7 +271,7 @@ class RawField:
             the vocabulary; the share of values that are too rare for it, or come once: about as many are new elsewhere.
         """
         least = 1 if self.type == "meta" else self.min_count
-        counts, spellings = _together(counts)
+        counts, spellings, forms = _together(counts)
         given = counts.filter(pl.col("value").is_not_null() & (pl.col("value") != self._missing))
         kept = given.filter(pl.col("count") >= least)
         rare = given.filter(pl.col("count") < max(least, 2))["count"].sum()
@@ -280,7 +280,7 @@ class RawField:
             "by": ["count", "value"], "descending": [True, False]
         }  # fmt: skip
         words, all_given = kept.sort(**order)["value"], given["count"].sum()
-        return Vocabulary(words, self.remap, spellings=spellings), rare / max(all_given, 1)
+        return Vocabulary(words, self.remap, spellings=spellings, forms=forms), rare / max(all_given, 1)
 
     def ids(self, stored: pl.DataType, vocabulary: Vocabulary | None, max_len: int = 0) -> pl.Expr:
         """The ids of a categorical or meta feature, or a sequence's ``max_len`` ids, padded and cut on one side."""
@@ -351,13 +351,14 @@ class RawField:
         return about | ({"made": asdict(made)} if made else {})
 
 
-def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The counts of the words of all files, those of a number that is written in two ways as one; and these ways.
+def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, tuple[str, ...]]:
+    """The counts of the words of all files, those of a number that is written in two ways as one; these ways; and the
+    forms in which such numbers are one.
 
     Not where a file tells them apart: with 05 and 5, or with 5.0 and 5 beside 5.5, they are texts.
     """
     words = counts["value"].drop_nulls().unique()
-    form = None
+    form, forms = None, tuple(FORMS)
     if unpadded(words).n_unique() < len(words):
         apart = counts.select("file", "value").drop_nulls().unique()
         apart = apart.select("file", whole(apart["value"]).alias("whole"), unpadded(apart["value"]).alias("plain"))
@@ -365,11 +366,12 @@ def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         form = unpadded if (each["whole"] == each["plain"]).all() else whole
         if words.str.contains(r"^-?[0-9]*\.0*[1-9][0-9]*$").any():
             form = None
+        forms = tuple(FORMS)[{unpadded: 0, whole: 1, None: 2}[form] :]
     counts = counts.with_columns((form(counts["value"]) if form else counts["value"]).alias("form"))
     several = pl.col("value").n_unique().over("form") > 1
     counts = counts.with_columns(pl.when(several).then("form").otherwise("value").alias("word"))
     spellings = counts.filter(pl.col("value") != pl.col("word")).select("value", "word").unique()
-    return counts.group_by(pl.col("word").alias("value")).agg(pl.col("count").sum()), spellings
+    return counts.group_by(pl.col("word").alias("value")).agg(pl.col("count").sum()), spellings, forms
 
 
 def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:

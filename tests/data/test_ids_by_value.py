@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qin_zoo.data.dataset import Dataset
-from qin_zoo.data.encode import encode_fields
+from qin_zoo.data.encode import encode_fields, encoder_file
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
@@ -158,6 +158,34 @@ def test_texts_that_a_file_tells_apart_stay_apart():
     assert Vocabulary(pl.Series(["0", "-3", "a.0"])).spelled(pl.Series(["000", "-3.0", "a", "3", "00.0"])).rows() == [
         ("000", "0"), ("-3.0", "-3"), ("00.0", "0"),
     ]  # fmt: skip
+
+
+def zips(train, test):
+    """The ids of texts that stand in the training rows, where 06, 05 are often; and of those of a test file."""
+
+    def change(split, table):
+        values = {"train": train, "test": test}.get(split, ["06"])
+        return {**table, "user": [*values, *["05", "06", "06"] * 99][: len(table["user"])]}
+
+    return change
+
+
+@pytest.mark.parametrize("test", [["06"], ["5"], ["5", "05"]])
+def test_a_rare_text_that_is_told_apart_is_unknown_in_every_file(tmp_path, test):
+    """Whatever the test file holds: with 05 and 5 the training rows have two values, of which 5 is too rare."""
+    columns = [{**COLUMNS[0], "min_categr_count": 2}, *COLUMNS[1:]]
+    params = written(tmp_path / "d", columns, change=zips(["5", "06"], test))
+    found = ids(params)
+    assert found["train"]["user"][:3] == [3, 1, 2]
+    assert found["test"]["user"][: len(test)] == [{"06": 1, "05": 2, "5": 3}[value] for value in test]
+    again = {**params, "encoder_file": str(encoder_file(encode_fields(params))), "n_rows": 20}
+    assert ids(again)["test"]["user"] == found["test"]["user"][:20]
+
+
+def test_texts_that_a_test_file_tells_apart_stay_apart(tmp_path):
+    test = ["5.0", "05", "6", "05"]  # 6 beside 06, 5.0 beside 05: other values
+    found = ids(written(tmp_path / "d", change=zips(["06"], test)))
+    assert found["test"]["user"][: len(test)] == [3, 2, 3, 2]
 
 
 def test_versions_keep_their_zeros(tmp_path):
