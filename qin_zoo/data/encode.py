@@ -115,15 +115,20 @@ def raw_descriptions(params: Mapping[str, Any]) -> tuple[dict[str, dict], dict[s
 
 def is_raw(params: Mapping[str, Any]) -> bool:
     """Whether the data files hold values as they were collected, not ids."""
-    path = Path(str(params.get("train_data") or ""))
-    kind = params.get("data_format") or path.suffix[1:]
+    path, kind = Path(str(params.get("train_data") or "")), _kind(params)
     if kind not in ("csv", "parquet") or not params.get("feature_cols"):
         return False
     rebuild = params.get("rebuild_dataset")
     known = Path(params.get("feature_map_json") or _folder(params) / "feature_map.json").is_file()
     if kind == "csv":
-        return not (rebuild is False and known and path.suffix != ".csv")
+        return not (rebuild is False and known and path.suffix.lower() != ".csv")
     return bool(rebuild) or (rebuild is None and not known)
+
+
+def raw_rows(params: Mapping[str, Any]) -> int:
+    """Number of training rows in raw files."""
+    kind = _kind(params)
+    return sum(RawFile(file, kind, params).num_rows for file in raw_files(Path(params["train_data"]), kind))
 
 
 def _folder(params: Mapping[str, Any]) -> Path:
@@ -173,7 +178,7 @@ def _key(value: object) -> str:
 
 
 def _kind(params: Mapping[str, Any]) -> str:
-    return str(params.get("data_format") or Path(str(params["train_data"])).suffix[1:])
+    return str(params.get("data_format") or Path(str(params.get("train_data") or "")).suffix[1:].lower())
 
 
 def _complete(entries: list[Path]) -> Path | None:
@@ -202,12 +207,19 @@ def _encode(
     fields, labels = raw_fields(params), _labels(params)
     weight = weight_kind(params.get("sample_weight"), "train", fields, list(labels))
     labels |= {name: (None, kind) for name, kind in weight.items()}
+    if both := [name for name in labels if name in fields]:
+        raise ConfigError(
+            f"dataset '{params['dataset_id']}': '{both[0]}' is the label and a feature too; the model would see its "
+            "answer. Take it out of feature_cols."
+        )
     raw = {name: [RawFile(file, _kind(params), params) for file in files] for name, files in splits.items()}
     raw = split_off(raw, params)
     first = raw["train"][0]
     for name in fields:
         first.require(name)
     fields = {name: field.as_made(first.schema[name]) for name, field in fields.items()}
+    each = {file.path: file for files in raw.values() for file in files}.values()
+    report: dict[str, Any] = {"short": [text for file in each if (text := file.short_lines())]}
     widths, rows, labelled = _widths(fields, first), {}, {}
     for split, files in raw.items():
         labelled[split] = [
@@ -218,7 +230,7 @@ def _encode(
         needed = {name: labels[name] for name in labelled[split]}
         rows[split] = sum(_checked(file, fields, needed, widths, params.get("group_id")) for file in files)
     _check_units(fields, raw)
-    report: dict[str, Any] = {"parallel": unequal(fields, raw), "cut": {}}
+    report |= {"parallel": unequal(fields, raw), "cut": {}}
     parsed, names = work / "parsed", [*fields, *labels]
     parsed.mkdir()
     raw = {
@@ -342,15 +354,16 @@ def _require_numbers(file: RawFile, name: str) -> None:
 
 def _has_label(files: list[RawFile], name: str, kind: str) -> bool:
     """Whether a test split has the label: not if no file has the column, it is empty throughout, or says nothing."""
-    values: set[float | None] = set()
+    seen: set[tuple[bool, float | None]] = set()
     for file in files:
         if name not in file.schema:
             return False
         if file.schema[name] != pl.Null:
             _require_numbers(file, name)
-            given = file.frame.filter(is_given(pl.col(name), file.schema[name]))
-            values.update(file.collect(given.select(_label(file, name, None).unique())).to_series())
-    if kind == "label" and len(values) == 1 and values.isdisjoint({None, 0, 1}):
+            given, label = is_given(pl.col(name), file.schema[name]), _label(file, name, None)
+            seen.update(file.collect(file.frame.select(given.alias("given"), label.alias("label")).unique()).rows())
+    values = {label for given, label in seen if given}
+    if kind == "label" and len(seen) == len(values) == 1 and values.isdisjoint({None, 0, 1}):
         _log.warning("%s: the label holds one value other than 0 and 1; taken as absent", at(files[0].path, name))
         return False
     return bool(values)

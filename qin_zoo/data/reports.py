@@ -133,12 +133,14 @@ def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) 
 
 
 def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, and which fields have no value in common with
-    those whose vocabulary they share (``apart``).
+    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, which files have ``short`` lines, and which
+    fields have no value in common with those whose vocabulary they share (``apart``).
 
     Raises:
         DataError, ConfigError: sequences that are read position by position do not match.
     """
+    for text in report["short"]:
+        _log.warning("%s", text)
     for entry in report["unknown"]:
         share = entry["unknown"] / entry["given"]
         suspicious = share >= _SUSPICIOUS and share > 2 * entry["usual"]
