@@ -385,7 +385,7 @@ def _without_blank_lines(frame: pl.LazyFrame, path: Path, separator: str) -> pl.
                 f"{path}, line {line}: expected a value, found a row without any, in a file with blank lines. Remove "
                 "the blank lines, or the row."
             )
-    first, *others = frame.collect_schema()
+    first, *others = reading(path, frame.collect_schema)
     empty = pl.col(first).is_null() | (pl.col(first).str.strip_chars() == "")
     return frame.filter(~pl.all_horizontal(empty, *(pl.col(name).is_null() for name in others)))
 
