@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 
 import pytest
 from conftest import REPOSITORY
@@ -103,6 +104,14 @@ def test_imports_lead_to_modules(file):
 
     ours = [name for name in imported(file) if name.startswith("qin_zoo.")]
     assert [name for name in ours if not there(name) and not there(name.rpartition(".")[0])] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_the_name_of_a_file_is_no_pattern(file):
+    """polars takes v[12]/train.parquet for the files of v1 and v2."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    readers = [c for c in calls if re.fullmatch(r"pl\.(read|scan)_\w+", ast.unparse(c.func))]
+    assert [ast.unparse(c) for c in readers if all(word.arg != "glob" for word in c.keywords)] == []
 
 
 def test_no_module_imports_itself():

@@ -62,7 +62,7 @@ def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: C
             rows = dataset.used_rows(split)
             index = data.with_a_past if split == "train" else np.arange(len(rows))
             values = np.clip((tables[split].values[index][:, kept] - mean[kept]) / deviation[kept], -_LARGEST, _LARGEST)
-            frame = pl.read_parquet(file)[rows[index]]
+            frame = pl.read_parquet(file, glob=False)[rows[index]]
             vectors = pl.Series(COLUMN, values.astype(np.float32), pl.Array(pl.Float32, len(kept)))
             with replace_file(out / f"{split}.parquet") as temporary:
                 frame.with_columns(vectors.cast(pl.List(pl.Float32))).write_parquet(temporary)

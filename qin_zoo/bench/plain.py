@@ -133,16 +133,16 @@ class PlainLoader:
             )
         self._row_features = list(row_specs(specs))
         columns = [*dict.fromkeys([*self._row_features, *feature_map.labels, "item_id", "item_seq"])]
-        missing = [c for c in columns if c not in pl.scan_parquet(path).collect_schema()]
+        missing = [c for c in columns if c not in pl.scan_parquet(path, glob=False).collect_schema()]
         if missing:
             raise DataError(
                 f"{path}: no column '{missing[0]}'. The plain loader reads histories that stand in the rows "
                 "(item_id, item_seq), as in MicroLens_1M_x1."
             )
-        self.rows = pl.scan_parquet(path).select(columns).head(_ROWS).collect().to_pandas()
+        self.rows = pl.scan_parquet(path, glob=False).select(columns).head(_ROWS).collect().to_pandas()
         self.num_samples = len(self.rows)
         items = item_info_of(params, path)
-        self.items = pl.read_parquet(items, columns=list(item_specs(specs))).to_pandas()
+        self.items = pl.read_parquet(items, columns=list(item_specs(specs)), glob=False).to_pandas()
         self.labels, self.max_len = feature_map.labels, params.get("max_len", 100)
         self.batch_size = params["batch_size"]
 

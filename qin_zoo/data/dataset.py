@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded
+from qin_zoo.data.encode import encode_fields, encoder_file, find_encoded, is_raw, raw_rows
 from qin_zoo.data.feature_map import build_feature_map, load_feature_map
 from qin_zoo.data.item_layout import data_file, open_data
 from qin_zoo.data.loader import ColumnLoader, FieldsLoader, ItemTableLoader
 from qin_zoo.data.preprocess import expanded
-from qin_zoo.data.sources import check_file, open_source
+from qin_zoo.data.sources import open_source
 from qin_zoo.data.stored import Progress
 from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.feature_types import has_item_table
@@ -199,17 +198,14 @@ def tables_beside(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def count_rows(params: Mapping[str, Any]) -> int:
-    """Number of training rows in the file of a configuration, of which nothing else is read.
+    """Number of training rows in the file of a configuration, or its folder of raw ones; nothing else is read.
 
     Raises:
         DataError: the file is missing or has no rows.
         ConfigError: none is named.
     """
     path = data_file(params.get("train_data"), (".parquet", ".npz", ".csv"))
-    if path.suffix != ".csv":
-        return open_source(path).num_rows
-    check_file(path)
-    return pl.scan_csv(path, separator=params.get("sep", ","), infer_schema=False).select(pl.len()).collect().item()
+    return raw_rows(params) if not has_item_table(params) and is_raw(params) else open_source(path).num_rows
 
 
 def relocate(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:

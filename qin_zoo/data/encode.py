@@ -23,11 +23,11 @@ import polars as pl
 
 from qin_zoo.data import SPLITS, cache
 from qin_zoo.data.feature_map import FeatureMap
-from qin_zoo.data.preprocess import Wrong, expanded, given_fill, is_given
+from qin_zoo.data.preprocess import Wrong, as_number, expanded, given_fill, is_given, number_or
 from qin_zoo.data.raw_fields import RawField, raw_fields
 from qin_zoo.data.raw_files import RawFile, collected, raw_files, read_vectors, reading, split_off, write_vectors
 from qin_zoo.data.reports import cut, say, unequal, unknown
-from qin_zoo.data.rows import weight_kind
+from qin_zoo.data.rows import row_kinds, weight_kind
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.data.specs import label_names
 from qin_zoo.data.stored import Progress
@@ -118,15 +118,20 @@ def raw_descriptions(params: Mapping[str, Any]) -> tuple[dict[str, dict], dict[s
 
 def is_raw(params: Mapping[str, Any]) -> bool:
     """Whether the data files hold values as they were collected, not ids."""
-    path = Path(str(params.get("train_data") or ""))
-    kind = params.get("data_format") or path.suffix[1:]
+    path, kind = Path(str(params.get("train_data") or "")), _kind(params)
     if kind not in ("csv", "parquet") or not params.get("feature_cols"):
         return False
     rebuild = params.get("rebuild_dataset")
     known = Path(params.get("feature_map_json") or _folder(params) / "feature_map.json").is_file()
     if kind == "csv":
-        return not (rebuild is False and known and path.suffix != ".csv")
+        return not (rebuild is False and known and path.suffix.lower() != ".csv")
     return bool(rebuild) or (rebuild is None and not known)
+
+
+def raw_rows(params: Mapping[str, Any]) -> int:
+    """Number of training rows in raw files."""
+    kind = _kind(params)
+    return sum(RawFile(file, kind, params).num_rows for file in raw_files(Path(params["train_data"]), kind))
 
 
 def _folder(params: Mapping[str, Any]) -> Path:
@@ -190,7 +195,7 @@ def _key(value: object) -> str:
 
 
 def _kind(params: Mapping[str, Any]) -> str:
-    return str(params.get("data_format") or Path(str(params["train_data"])).suffix[1:])
+    return str(params.get("data_format") or Path(str(params.get("train_data") or "")).suffix[1:].lower())
 
 
 def _complete(entries: list[Path]) -> Path | None:
@@ -218,23 +223,31 @@ def _encode(
     """Writes everything into a folder; returns what :func:`~qin_zoo.data.reports.say` is to say of it."""
     fields, labels = raw_fields(params), _labels(params)
     weight = weight_kind(params.get("sample_weight"), "train", fields, list(labels))
-    labels |= dict.fromkeys(weight)
+    labels |= {name: (None, kind) for name, kind in weight.items()}
+    if both := [name for name in labels if name in fields]:
+        raise ConfigError(
+            f"dataset '{params['dataset_id']}': '{both[0]}' is the label and a feature too; the model would see its "
+            "answer. Take it out of feature_cols."
+        )
     raw = {name: [RawFile(file, _kind(params), params) for file in files] for name, files in splits.items()}
     raw = split_off(raw, params)
     first = raw["train"][0]
     for name in fields:
         first.require(name)
     fields = {name: field.as_made(first.schema[name]) for name, field in fields.items()}
+    each = {file.path: file for files in raw.values() for file in files}.values()
+    report: dict[str, Any] = {"short": [text for file in each if (text := file.short_lines())]}
     widths, rows, labelled = _widths(fields, first), {}, {}
     for split, files in raw.items():
         labelled[split] = [
             name
             for name in labels
-            if (split == "train" if name in weight else split != "test" or _has_label(files, name))
+            if (split == "train" if name in weight else split != "test" or _has_label(files, name, labels[name][1]))
         ]
         needed = {name: labels[name] for name in labelled[split]}
         rows[split] = sum(_checked(file, fields, needed, widths, params.get("group_id")) for file in files)
-    report: dict[str, Any] = {"parallel": unequal(fields, raw), "cut": {}}
+    _check_units(fields, raw)
+    report |= {"parallel": unequal(fields, raw), "cut": {}}
     parsed, names = work / "parsed", [*fields, *labels]
     parsed.mkdir()
     raw = {
@@ -273,7 +286,7 @@ def _encode(
             else:
                 value = field.ids(stored, vocabularies.get(name), fitted.lengths.get(name, 0))
             out.append(value.alias(name))
-        return file.frame.select(*out, *(_label(file, name, labels[name]).alias(name) for name in labelled[split]))
+        return file.frame.select(*out, *(_label(file, name, labels[name][0]).alias(name) for name in labelled[split]))
 
     for split, files in raw.items():
         progress(f"{split} (encoding)", 0, rows[split])
@@ -287,6 +300,8 @@ def _encode(
         name: field.described(*fitted.scales.get(name, (0.0, 1.0)), fitted.boundaries.get(name), first.made.get(name))
         for name, field in fields.items()
     }
+    for name, vocabulary in vocabularies.items():
+        described[name] |= vocabulary.told_apart
     cache.write_json(work / "raw_fields.json", described)
     _log.info("Encoded %s into %s", ", ".join(f"{count} {split} rows" for split, count in rows.items()), work.parent)
     return report
@@ -298,39 +313,79 @@ def _checked(
     for name in (*fields, *labels):
         file.require(name)
     for name in labels:
-        if not (file.schema[name] == pl.String or file.schema[name].is_numeric() or file.schema[name] == pl.Boolean):
-            raise DataError(f"{at(file.path, name)}: expected numbers as labels, found the type {file.schema[name]}.")
-    wrong = {name: field.wrong(file.schema[name], widths.get(name)) for name, field in fields.items()}
-    wrong |= {
-        name: (~_label(file, name, fill).is_finite().fill_null(False), "a number as label, or sample_weight")
-        for name, fill in labels.items()
-    }
-    if group_id in fields and given_fill(fields[group_id].column) is None:
-        bad, _ = wrong[group_id] or (pl.lit(False), "")
-        missing = ~is_given(pl.col(group_id), file.schema[group_id])  # all such rows would be one large group
-        wrong[group_id] = bad | missing, "the group that the row is of"
-    return file.check([Wrong(name, *check, shown=name) for name, check in wrong.items() if check])
+        _require_numbers(file, name)
+    wrong = []
+    for name, field in fields.items():
+        found, missing = field.wrong(file.schema[name], widths.get(name)), field.missing(file.schema[name])
+        if name == group_id and given_fill(field.column) is None:
+            missing = ~is_given(pl.col(name), file.schema[name])  # all such rows would be one large group
+            found = (found[0] | missing if found else missing), "the group that the row is of"
+        wrong += [Wrong(name, *found, name, missing)] if found else []
+    return file.check([*wrong, *(_wrong_label(file, name, *label) for name, label in labels.items())])
 
 
-def _labels(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Label -> what stands for a missing one, None for nothing."""
+def _check_units(fields: Mapping[str, RawField], raw: Mapping[str, list[RawFile]]) -> None:
+    """Raises DataError where a column of times, or of time spans, counts other units in one file than in another."""
+    first, *others = (file for files in raw.values() for file in files)
+    for name, file in ((name, file) for name in fields for file in others):
+        one, other = first.schema[name], file.schema[name]
+        if (one.is_temporal() or other.is_temporal()) and _unit(one) != _unit(other):
+            raise DataError(
+                f"{at(file.path, name)}: expected the type {one}, as in {first.path}, found {other}: equal times would "
+                "be other values. Write the column in both as the same type."
+            )
+
+
+def _unit(stored: pl.DataType) -> tuple[type[pl.DataType], str | None]:
+    return stored.base_type(), getattr(stored, "time_unit", None)
+
+
+def _labels(params: Mapping[str, Any]) -> dict[str, tuple[float | None, str]]:
+    """Label -> what stands for a missing one, None for nothing, and its kind."""
     names, columns = label_names(params), params["label_col"]
-    return {
-        name: given_fill(column) for name, column in zip(names, columns if isinstance(columns, list) else [columns])
-    }
+    kinds = row_kinds({}, names, params.get("task") or "binary_classification")
+    columns = columns if isinstance(columns, list) else [columns]
+    return {name: (given_fill(column), kinds[name]) for name, column in zip(names, columns)}
 
 
 def _label(file: RawFile, name: str, fill: float | None) -> pl.Expr:
-    column = pl.col(name).str.strip_chars() if file.schema[name] == pl.String else pl.col(name)
-    number = column.cast(pl.Float64, strict=False)
-    return number if fill is None else pl.when(column.is_null()).then(float(fill)).otherwise(number)
+    column, stored = pl.col(name), file.schema[name]
+    return as_number(column, stored, pl.Float64) if fill is None else number_or(column, stored, float(fill))
 
 
-def _has_label(files: list[RawFile], name: str) -> bool:
-    """Whether a test split has the label: not if no file has the column, or it is empty throughout."""
-    if not all(name in file.schema for file in files):
+def _wrong_label(file: RawFile, name: str, fill: float | None, kind: str) -> Wrong:
+    number, column = _label(file, name, fill), pl.col(name)
+    good = number.cast(pl.Float32).is_finite()
+    missing = ~is_given(column, file.schema[name]) | number.is_nan()
+    if kind == "label":
+        good, expected = number.is_in([0, 1]), "a label, 0 or 1 (map clicks to these)"
+    elif kind == "float":
+        good, expected, missing = good & (number >= 0), "what the row counts (sample_weight), from 0 on", None
+    else:
+        expected = "a finite number as label"
+    return Wrong(name, ~good.fill_null(False), expected, name, missing)
+
+
+def _require_numbers(file: RawFile, name: str) -> None:
+    if not (file.schema[name] == pl.String or file.schema[name].is_numeric() or file.schema[name] == pl.Boolean):
+        raise DataError(f"{at(file.path, name)}: expected numbers as labels, found the type {file.schema[name]}.")
+
+
+def _has_label(files: list[RawFile], name: str, kind: str) -> bool:
+    """Whether a test split has the label: not if no file has the column, it is empty throughout, or says nothing."""
+    seen: set[tuple[bool, float | None]] = set()
+    for file in files:
+        if name not in file.schema:
+            return False
+        if file.schema[name] != pl.Null:
+            _require_numbers(file, name)
+            given, label = is_given(pl.col(name), file.schema[name]), _label(file, name, None)
+            seen.update(file.collect(file.frame.select(given.alias("given"), label.alias("label")).unique()).rows())
+    values = {label for given, label in seen if given}
+    if kind == "label" and len(seen) == len(values) == 1 and values.isdisjoint({None, 0, 1}):
+        _log.warning("%s: the label holds one value other than 0 and 1; taken as absent", at(files[0].path, name))
         return False
-    return any(file.collect(file.frame.select(pl.col(name).count())).item() for file in files)
+    return bool(values)
 
 
 def _widths(fields: Mapping[str, RawField], file: RawFile) -> dict[str, int]:

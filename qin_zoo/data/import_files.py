@@ -137,7 +137,7 @@ def log_end(folder: Path) -> float | None:
         None of other datasets, and of logs without times.
     """
     file = Path(folder) / "log.parquet"
-    if not file.is_file() or "time" not in pl.read_parquet_schema(file):
+    if not file.is_file() or "time" not in pl.scan_parquet(file, glob=False).collect_schema():
         return None
     return pl.scan_parquet(file, glob=False).select(pl.col("time").max()).collect().item() / 1e9
 

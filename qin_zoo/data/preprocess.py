@@ -118,12 +118,14 @@ class Wrong(NamedTuple):
         bad: true where a row holds it.
         expected: what the column must hold.
         shown: the column whose value a message gives.
+        missing: true where it is a missing value, which ``fill_na`` would fill; None where that mends nothing.
     """
 
     name: str
     bad: pl.Expr
     expected: str
     shown: str
+    missing: pl.Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def prepare(
                 function.make(made).is_null().alias(f"-wrong {name}"), made.alias(f"-from {name}")
             )
             expected = f"{function.expected}, for {column['preprocess']}"
-            checks.append(Wrong(source, pl.col(f"-wrong {name}"), expected, f"-from {name}"))
+            missing = pl.col(f"-from {name}").is_null()
+            checks.append(Wrong(source, pl.col(f"-wrong {name}"), expected, f"-from {name}", missing))
         frame = frame.with_columns(function.make(pl.col(source)).alias(name))
         origins[name] = origins[source].then(call=called)
         if fill is not None and not here:
@@ -245,6 +248,12 @@ def as_number(column: pl.Expr, stored: pl.DataType, number: type[pl.DataType]) -
     if stored == pl.String:
         column = column.str.strip_chars()
         column = column.str.strip_suffix(".0") if number == pl.Int64 else column
-    elif stored.is_float() and number == pl.Int64:
+    elif (stored.is_float() or stored.is_decimal()) and number == pl.Int64:
         column = pl.when(column == column.floor()).then(column)
     return column.cast(number, strict=False)
+
+
+def number_or(column: pl.Expr, stored: pl.DataType, fill: float) -> pl.Expr:
+    """As a number, ``fill`` in place of one that is missing, NaN among them; null where it is none."""
+    number = as_number(column, stored, pl.Float64)
+    return pl.when(~is_given(column, stored) | number.is_nan()).then(fill).otherwise(number)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, given_fill, is_given
+from qin_zoo.data.preprocess import NUMBERS, Made, as_number, dtype_of, given_fill, is_given, number_or
 from qin_zoo.data.specs import USAGES, Spec, active_columns, check_known, check_spec_shape, field_groups, spec_of
-from qin_zoo.data.vocabulary import Vocabulary, unpadded, whole
+from qin_zoo.data.vocabulary import FORMS, Vocabulary, unpadded, whole
 from qin_zoo.errors import ConfigError
 from qin_zoo.feature_types import SIZES, check_type, has_table, type_of
 
@@ -143,7 +143,7 @@ class RawField:
         if self.number is None:
             column = pl.col(self.name).fill_nan(None) if stored.is_float() else pl.col(self.name)
             return column.cast(pl.String).fill_null(self.fill)
-        return as_number(pl.col(self.name), stored, self.number).cast(pl.String).fill_null(self.fill)
+        return self._number(stored, self.number).cast(pl.String).fill_null(self.fill)
 
     def given(self, stored: pl.DataType) -> pl.Expr:
         """Of :meth:`words`, those that are a value and do not stand for a missing one, in one column."""
@@ -167,8 +167,8 @@ class RawField:
     def _fills(self) -> bool:
         return given_fill(self.column) is not None
 
-    def _number(self, stored: pl.DataType) -> pl.Expr:
-        number = as_number(pl.col(self.name), stored, pl.Float64)
+    def _number(self, stored: pl.DataType, kind: type[pl.DataType] = pl.Float64) -> pl.Expr:
+        number = as_number(pl.col(self.name), stored, kind)
         return number.fill_nan(None) if self._fills else number
 
     def vectors(self, stored: pl.DataType) -> pl.Expr:
@@ -179,11 +179,10 @@ class RawField:
             lists = lists.arr.to_list() if isinstance(stored, pl.Array) else lists
         else:
             lists = lists.cast(pl.String).str.split(self._splitter)
-        numbers = as_number(_element, inner, pl.Float64)
         if not self._fills:
-            return lists.list.eval(numbers)
+            return lists.list.eval(as_number(_element, inner, pl.Float64))
         given = pl.when((lists.list.len() > 0) & (lists.list.eval(is_given(_element, inner)).list.any())).then(lists)
-        return given.list.eval(numbers.fill_nan(None).fill_null(float(self.fill)))
+        return given.list.eval(number_or(_element, inner, float(self.fill)))
 
     def filled(self, stored: pl.DataType, width: int) -> pl.Expr:
         """An embedding's lists of numbers, ``fill_na`` in place of those that are missing."""
@@ -197,6 +196,7 @@ class RawField:
         if isinstance(stored, pl.Array):
             column = column.arr.to_list()
         if isinstance(stored, (pl.List, pl.Array)):
+            column = column.list.eval(_element.fill_nan(None)) if stored.inner.is_float() else column
             column = column.cast(pl.List(pl.String)).fill_null(pl.lit([], dtype=pl.List(pl.String)))
         else:
             column = column.cast(pl.String).fill_null(self.fill).str.split(self._splitter)
@@ -205,23 +205,47 @@ class RawField:
         whole = as_number(_element, pl.String, pl.Int64).cast(pl.String)
         return column.list.eval(pl.when(_element == self._missing).then(_element).otherwise(whole))
 
+    def missing(self, stored: pl.DataType) -> pl.Expr | None:
+        """Where a row must not hold what it does, but may with ``fill_na``; None where that mends nothing."""
+        if self._fills:
+            return None
+        if self.form == "vector":
+            v = self.vectors(stored)
+            return v.is_null() | (v.list.len() == 0) | v.list.eval(_element.is_nan()).list.any()
+        return self._number(stored).is_nan() if self._is_number else None
+
+    @property
+    def _is_number(self) -> bool:
+        """Whether its values are computed with."""
+        return self.form == "number" or self.processor == "quantile_bucket"
+
     def wrong(self, stored: pl.DataType, width: int | None) -> tuple[pl.Expr, str] | None:
         """Where a row holds what it must not, with what it must hold; None where anything goes.
 
         The column is ``stored`` in the file as that type; the vectors of an embedding have ``width`` numbers.
         """
+        found = self._wrong(stored, width)
+        if self.remap or not found or not has_table(self.column):
+            return found
+        ids = self.tokens(stored).cast(pl.List(pl.Int64) if self.form == "ids" else pl.Int64, strict=False)
+        negative = (ids.list.min() if self.form == "ids" else ids) < 0
+        return found[0] | negative.fill_null(False), f"{found[1]}, from 0 on, as remap: False keeps it"
+
+    def _wrong(self, stored: pl.DataType, width: int | None) -> tuple[pl.Expr, str] | None:
         column = pl.col(self.name)
         if self.form == "vector":
             v = self.filled(stored, width)
-            bad = v.list.eval(_element.is_null() | ~_element.is_finite()).list.any()
-            expected = f"{width} finite numbers"
+            bad = v.list.eval(_element.is_null() | ~_element.cast(pl.Float32).is_finite()).list.any()
+            expected = f"{width} finite numbers that float32 can hold"
             if not stored.is_nested():
                 expected += f" with {self._splitter!r} between them (splitter), no brackets"
             return (bad | (v.list.len() != width)).fill_null(True), expected
-        if self.form == "number":
+        if self._is_number:
             none = as_number(column, stored, pl.Float64).is_null() & is_given(column, stored)
-            bad = none | ~self._number(stored).is_finite().fill_null(True)
-            return bad, "a finite number"
+            number, expected = self._number(stored), "a finite number"
+            if self.form == "number" and not self.column.get("normalizer"):  # else it is scaled before
+                number, expected = number.cast(pl.Float32), f"{expected} that float32 can hold"
+            return none | ~number.is_finite().fill_null(True), expected
         if self.form == "ids":
             text, said = pl.lit(False), f"values with {self._splitter!r} between them (splitter), no brackets"
             if stored == pl.String:
@@ -237,7 +261,7 @@ class RawField:
                 return text.fill_null(False), said
             bad = self._entries(stored).list.eval(_element.is_null()).list.any()
             return bad | text.fill_null(False), f"whole numbers; {said}" if stored == pl.String else "whole numbers"
-        number = pl.Float64 if self.processor == "quantile_bucket" else self.number
+        number = self.number
         if stored.is_float() and number != pl.Float64:
             exact = column.is_null() | column.is_nan() | ((column == column.floor()) if number else pl.lit(True))
             digits = _digits(stored)
@@ -257,7 +281,7 @@ class RawField:
             the vocabulary; the share of values that are too rare for it, or come once: about as many are new elsewhere.
         """
         least = 1 if self.type == "meta" else self.min_count
-        counts, spellings = _together(counts)
+        counts, spellings, forms = _together(counts)
         given = counts.filter(pl.col("value").is_not_null() & (pl.col("value") != self._missing))
         kept = given.filter(pl.col("count") >= least)
         rare = given.filter(pl.col("count") < max(least, 2))["count"].sum()
@@ -266,7 +290,7 @@ class RawField:
             "by": ["count", "value"], "descending": [True, False]
         }  # fmt: skip
         words, all_given = kept.sort(**order)["value"], given["count"].sum()
-        return Vocabulary(words, self.remap, spellings=spellings), rare / max(all_given, 1)
+        return Vocabulary(words, self.remap, spellings=spellings, forms=forms), rare / max(all_given, 1)
 
     def ids(self, stored: pl.DataType, vocabulary: Vocabulary | None, max_len: int = 0) -> pl.Expr:
         """The ids of a categorical or meta feature, or a sequence's ``max_len`` ids, padded and cut on one side."""
@@ -337,13 +361,14 @@ class RawField:
         return about | ({"made": asdict(made)} if made else {})
 
 
-def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The counts of the words of all files, those of a number that is written in two ways as one; and these ways.
+def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, tuple[str, ...]]:
+    """The counts of the words of all files, those of a number that is written in two ways as one; these ways; and the
+    forms in which such numbers are one.
 
     Not where a file tells them apart: with 05 and 5, or with 5.0 and 5 beside 5.5, they are texts.
     """
     words = counts["value"].drop_nulls().unique()
-    form = None
+    form, forms = None, tuple(FORMS)
     if unpadded(words).n_unique() < len(words):
         apart = counts.select("file", "value").drop_nulls().unique()
         apart = apart.select("file", whole(apart["value"]).alias("whole"), unpadded(apart["value"]).alias("plain"))
@@ -351,11 +376,12 @@ def _together(counts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         form = unpadded if (each["whole"] == each["plain"]).all() else whole
         if words.str.contains(r"^-?[0-9]*\.0*[1-9][0-9]*$").any():
             form = None
+        forms = tuple(FORMS)[{unpadded: 0, whole: 1, None: 2}[form] :]
     counts = counts.with_columns((form(counts["value"]) if form else counts["value"]).alias("form"))
     several = pl.col("value").n_unique().over("form") > 1
     counts = counts.with_columns(pl.when(several).then("form").otherwise("value").alias("word"))
     spellings = counts.filter(pl.col("value") != pl.col("word")).select("value", "word").unique()
-    return counts.group_by(pl.col("word").alias("value")).agg(pl.col("count").sum()), spellings
+    return counts.group_by(pl.col("word").alias("value")).agg(pl.col("count").sum()), spellings, forms
 
 
 def raw_fields(params: Mapping[str, Any]) -> dict[str, RawField]:

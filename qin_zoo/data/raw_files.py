@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import logging
 import mmap
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from qin_zoo.errors import ConfigError, DataError, first_line, suggest
 
 _log = logging.getLogger(__name__)
 _QUOTE = b'"'
+_NO_SEPARATOR = "\x1f"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _ARRAYS = ("key", "value")
 
 
@@ -93,6 +97,12 @@ class RawFile:
     def _separator(self) -> str:
         return str(self.params.get("sep") or ",")
 
+    def short_lines(self) -> str | None:
+        """What is to be said of lines of a csv file that have too few fields; DataError where its end is missing."""
+        if self.kind != "csv":
+            return None
+        return self.read(lambda: _short_lines(self.path, self._separator, self.params.get("n_rows")))
+
     def parsed(self, copy: Path, names: Iterable[str]) -> RawFile:
         """The same columns, read from a parquet file that this writes: text is parsed once, not for every column."""
         if self.kind == "parquet" and self.rows is None and self.frame is self._scan:
@@ -116,15 +126,16 @@ class RawFile:
         found = self.collect(self.frame.select(pl.len().alias("-rows"), *counts))
         if found["-rows"][0] == 0:
             raise DataError(f"{self.path}: expected at least one row, found none: the split is empty. Write it again.")
-        for n, (name, bad, expected, shown) in enumerate(wrong):
+        for n, (name, bad, expected, shown, missing) in enumerate(wrong):
             if found[f"-{n}"][0]:
                 numbered, *_ = self._prepare(self._scan.with_row_index("-row"))
-                rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad")).filter("-bad").head(1)
-                row = self.collect(rows).row(0, named=True)
+                fills = pl.lit(False) if missing is None else missing
+                rows = numbered.select("-row", pl.col(shown).alias("-shown"), bad.alias("-bad"), fills.alias("-fills"))
+                row = self.collect(rows.filter("-bad").head(1)).row(0, named=True)
                 text = "nothing" if row["-shown"] in (None, "", []) else repr(row["-shown"])
-                missing = text == "nothing" or "nan" in text.lower()
                 great = "whole" in expected and len(text.strip("'-+")) > 18 and text.strip("'-+").isdigit()
-                mend = ", or set fill_na" if missing else ": it is beyond 2^63 - 1, use dtype: str" if great else ""
+                mend = ": it is beyond 2^63 - 1, use dtype: str" if great else ""
+                mend = ", or set fill_na" if row["-fills"] else mend
                 raise DataError(
                     f"{at(self.path, name, row['-row'])}: expected {expected}, found {text[:80]}. Correct the "
                     f"value{mend} (rows count from 0, behind the header)."
@@ -295,7 +306,13 @@ def _as_text(keys: np.ndarray, dtype: str) -> pl.Series:
 def _header(path: Path, separator: str) -> list[str]:
     """The names in the first line; raises DataError where it is not UTF-8."""
     _, record = next(_records(path), (1, b""))
-    return next(csv.reader([_text(path, 1, record)], delimiter=separator), [])
+    try:
+        return next(csv.reader([_text(path, 1, record)], delimiter=separator), [])
+    except csv.Error as error:
+        mend = "Write a quote within quotes twice, and close each."
+        if re.search(rb"\r[^\n]", record):
+            mend = f"Its lines end with a carriage return alone: tr '\\r' '\\n' < {path.name} > new.csv"
+        raise DataError(f"{path}, line 1: expected the names of columns, cannot be read ({error}). {mend}") from None
 
 
 def _check_lines(path: Path, separator: str) -> None:
@@ -312,13 +329,57 @@ def _check_lines(path: Path, separator: str) -> None:
             )
 
 
+def _short_lines(path: Path, separator: str, limit: int | None) -> str | None:
+    """What is to be said of lines with fewer fields than the header; None where there are none.
+
+    Raises:
+        DataError: the last line is one, has no end, and others are complete: the file was cut off.
+    """
+    width, short, complete, line, count = 0, [], False, 0, 0
+    if not _may_have_short_lines(path, separator, limit):
+        return None
+    for line, record in islice(_records(path), limit and limit + 1):
+        if record.strip():
+            count = _fields(record, separator)
+            width, complete = width or count, complete or (width == count)
+            short += [(line, count)] if count < width else []
+    if not short:
+        return None
+    if complete and short[-1] == (line, count) and limit is None and not _ends_a_line(path):
+        raise DataError(
+            f"{path}, line {line}: expected {width} fields as in the header, found {count} and the end of the file, "
+            "which seems to be cut off. Fetch it again, or drop the line."
+        )
+    return (
+        f"{path}: {len(short)} lines have fewer fields than the header, which has {width} (line {short[0][0]} has "
+        f"{short[0][1]}); what is not there is taken as missing"
+    )
+
+
+def _may_have_short_lines(path: Path, separator: str, limit: int | None) -> bool:
+    """Whether a line has fewer fields than the first, found quickly: quotes that end in another line are not heeded."""
+    lines = pl.scan_csv(
+        path, separator=_NO_SEPARATOR, quote_char=None, has_header=False, new_columns=["line"], infer_schema=False,
+        n_rows=limit and limit + 1, truncate_ragged_lines=True, glob=False,
+    )  # fmt: skip
+    fields = pl.col("line").str.replace_all('"[^"]*"', "").str.count_matches(separator, literal=True)
+    return reading(path, lambda: lines.select((fields < fields.first()).any()).collect(engine="streaming").item())
+
+
+def _ends_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, 2)
+        return file.read() == b"\n"
+
+
 def _without_blank_lines(frame: pl.LazyFrame, path: Path, separator: str) -> pl.LazyFrame:
-    """The rows but for blank lines, of which polars makes rows without a value; pandas leaves them out, too.
+    """The rows but for blank lines, of which polars makes rows without a value, but for spaces; pandas leaves them out.
 
     Raises:
         DataError: beside blank lines there is a row that has only separators: it could not be told from them.
     """
-    if not _may_have_blank_lines(path):
+    blanks = b" \t".replace(separator.encode(), b"")
+    if not _may_have_blank_lines(path, blanks):
         return frame
     for line, record in _records(path):
         if record and not record.strip(separator.encode() + b" \t") and separator.encode() in record:
@@ -326,12 +387,14 @@ def _without_blank_lines(frame: pl.LazyFrame, path: Path, separator: str) -> pl.
                 f"{path}, line {line}: expected a value, found a row without any, in a file with blank lines. Remove "
                 "the blank lines, or the row."
             )
-    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    first, *others = reading(path, frame.collect_schema)
+    empty = pl.col(first).is_null() | (pl.col(first).str.strip_chars() == "")
+    return frame.filter(~pl.all_horizontal(empty, *(pl.col(name).is_null() for name in others)))
 
 
-def _may_have_blank_lines(path: Path) -> bool:
+def _may_have_blank_lines(path: Path, blanks: bytes) -> bool:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return any(data.find(blank) >= 0 for blank in (b"\n\n", b"\n\r\n"))
+        return re.search(rb"\n([%b]*\r?\n|[%b]+\r?\Z)" % (blanks, blanks), data) is not None
 
 
 def _records(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -356,7 +419,8 @@ def _text(path: Path, line: int, record: bytes) -> str:
     try:
         return record.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        encoding = "utf-16" if line == 1 and record.startswith(_UTF_16) else "latin1"
         raise DataError(
             f"{path}, line {line}: expected UTF-8, found the byte 0x{record[error.start]:02x}. Convert the file, for "
-            f"example with: iconv -f latin1 -t utf-8 {path.name} > new.csv"
+            f"example with: iconv -f {encoding} -t utf-8 {path.name} > new.csv"
         ) from None

@@ -16,7 +16,7 @@ import polars as pl
 from qin_zoo.data.raw_fields import RawField
 from qin_zoo.data.raw_files import RawFile
 from qin_zoo.data.specs import field_groups
-from qin_zoo.data.vocabulary import Vocabulary
+from qin_zoo.data.vocabulary import Vocabulary, whole
 from qin_zoo.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def unknown(
                 continue  # whose words the vocabulary is of
             values = pl.concat([_values(field, file, vocabulary) for file in files])
             others = values.filter(pl.col("value").is_not_null())
-            spelled = vocabulary.spelled(others["value"])
+            spelled = _one_word(field, files, vocabulary.spelled(others["value"]))
             out[name] = replace(out[name], spellings=pl.concat([out[name].spellings, spelled]).unique("value"))
             lacking = others.filter(~pl.col("value").is_in(spelled["value"].implode()))
             given, count = int(values["count"].sum()), int(lacking["count"].sum())
@@ -67,6 +67,21 @@ def unknown(
                     )
                 entries.append(entry)
     return entries, out
+
+
+def _one_word(field: RawField, files: list[RawFile], spelled: pl.DataFrame) -> pl.DataFrame:
+    """Those of ``spelled``, ``value`` and ``word``, of which no file holds two as different values: 05 and 5."""
+    if spelled.is_empty():
+        return spelled
+    pairs = pl.concat([spelled, spelled.select("word", value="word").select("value", "word")]).unique()
+    pairs = pairs.with_columns(whole=whole(pairs["value"]))
+    for file in files:
+        values = file.frame.select(field.given(file.schema[field.name]).alias("value")).unique()
+        here = file.collect(values.filter(pl.col("value").is_in(pairs["value"].implode()))).join(pairs, on="value")
+        apart = here.filter(pl.col("whole").n_unique().over("word") > 1)
+        same = pl.col("word").is_in(apart["word"].implode()) & (whole(spelled["value"]) != whole(spelled["word"]))
+        spelled = spelled.filter(~same)
+    return spelled
 
 
 def _values(field: RawField, file: RawFile, vocabulary: Vocabulary) -> pl.DataFrame:
@@ -118,12 +133,15 @@ def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) 
 
 
 def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, which fields have no value in common with
-    those whose vocabulary they share (``apart``), and which an ``encoder_file`` knew nothing of (``fitted``).
+    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, which files have ``short`` lines, which fields
+    have no value in common with those whose vocabulary they share (``apart``), and which an ``encoder_file`` knew
+    nothing of (``fitted``).
 
     Raises:
         DataError, ConfigError: sequences that are read position by position do not match.
     """
+    for text in report["short"]:
+        _log.warning("%s", text)
     for entry in report["unknown"]:
         share = entry["unknown"] / entry["given"]
         suspicious = share >= _SUSPICIOUS and share > 2 * entry["usual"]

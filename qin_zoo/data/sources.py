@@ -194,7 +194,7 @@ class ParquetSource:
             if column.null_count:
                 seen.add(None)
             if column.null_count < len(column):
-                seen.update(pc.min_max(column).as_py().values())
+                seen.update(None if v != v else v for v in pc.min_max(column).as_py().values())  # NaN is no value
             if len(seen) > 1:  # a true label column ends the search at its first chunk
                 return False
         return seen.isdisjoint({0, 1})

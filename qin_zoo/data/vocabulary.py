@@ -32,6 +32,9 @@ def unpadded(words: pl.Series) -> pl.Series:
     return words.str.replace(r"^(-?)0*([0-9]+?)(?:\.0+)?$", "${1}${2}")
 
 
+FORMS = {"unpadded": unpadded, "whole": whole}  # the first makes more texts one number
+
+
 def _no_spellings() -> pl.DataFrame:
     return pl.DataFrame(schema={"value": pl.String, "word": pl.String})
 
@@ -48,12 +51,14 @@ class Vocabulary:
         remap: whether the values are numbered from 1, in the order of ``words``.
         beyond: further values, of a file of pretrained vectors, numbered from behind the unknown.
         spellings: ``value``, as it stands in the files, and the ``word`` that it is.
+        forms: those of ``FORMS`` that make no two values one which the training rows tell apart, rare ones among them.
     """
 
     words: pl.Series
     remap: bool = True
     beyond: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
     spellings: pl.DataFrame = field(default_factory=_no_spellings)
+    forms: tuple[str, ...] = tuple(FORMS)
 
     @cached_property
     def oov(self) -> int:
@@ -71,19 +76,26 @@ class Vocabulary:
     @cached_property
     def _form(self) -> Callable[[pl.Series], pl.Series] | None:
         """How numbers are written where two that are equal are the same word."""
-        return next((form for form in (unpadded, whole) if form(self._known).n_unique() == len(self._known)), None)
+        forms = (FORMS[name] for name in self.forms)
+        return next((form for form in forms if form(self._known).n_unique() == len(self._known)), None)
 
     @property
     def size(self) -> int:
         """Number of ids, padding and the unknown included."""
         return self.oov + 1 + len(self.beyond)
 
+    @property
+    def told_apart(self) -> dict[str, list[str]]:
+        """``forms``, JSON, where they are not all."""
+        return {} if len(self.forms) == len(FORMS) else {"forms": list(self.forms)}
+
     def merged(self, other: Vocabulary) -> Vocabulary:
         """With the words of ``other`` that are new, behind its own."""
         spelled = self.spelled(other.words.filter(~other.words.is_in(self.words.implode())))
         new = other.words.filter(~other.words.is_in(pl.concat([self.words, spelled["value"]]).implode()))
         spellings = pl.concat([self.spellings, other.spellings, spelled]).unique("value")
-        return Vocabulary(pl.concat([self.words, new]), self.remap, spellings=spellings)
+        forms = min(self.forms, other.forms, key=len)
+        return Vocabulary(pl.concat([self.words, new]), self.remap, spellings=spellings, forms=forms)
 
     def has(self, values: pl.Series) -> pl.Series:
         """Which of them are a word, or another way to write one."""
@@ -167,6 +179,7 @@ class FittedEncoder:
         return {
             "vocabularies": {
                 name: {"words": v.words.to_list(), "beyond": v.beyond.to_list(), "remap": v.remap}
+                | v.told_apart
                 for name, v in self.vocabularies.items()
             },
             "lengths": dict(self.lengths),
@@ -181,7 +194,10 @@ class FittedEncoder:
             found = read_json(path)
             return cls(
                 {
-                    name: Vocabulary(_texts(v["words"]), bool(v["remap"]), _texts(v["beyond"]))
+                    name: Vocabulary(
+                        _texts(v["words"]), bool(v["remap"]), _texts(v["beyond"]),
+                        forms=tuple(name for name in FORMS if name in v.get("forms", FORMS)),
+                    )
                     for name, v in found["vocabularies"].items()
                 },
                 {name: int(length) for name, length in found["lengths"].items()},

@@ -9,6 +9,7 @@ import numpy as np
 from qin_zoo.feature_types import FEATURE_TYPES, type_of
 from qin_zoo.serving.catalogue import unpack
 from qin_zoo.serving.preprocess import FUNCTIONS
+from qin_zoo.serving.raw_values import FORMS
 from qin_zoo.serving.tokens import TOKENS
 
 _WIDEST = 2**20  # numbers in one value of a feature
@@ -145,6 +146,8 @@ def _raw(described: dict, raw: dict, vocabularies: dict, where: str) -> None:
         _want(not wrong, at, f"ids from 0 to {size - 1}, which {described['name']} has", wrong[:1])
         wrong = [word for word in words if raw["dtype"] != "str" and not _is_number(word, raw["dtype"])]
         _want(not wrong, at, f"words of dtype {raw['dtype']}, as {described['name']} has", wrong[:1])
+    if "forms" in raw:
+        _names(raw["forms"], FORMS, f"{where}.forms")
     if "buckets" in raw:
         _number(raw, "buckets", where, 1, described["vocab_size"])
     if "boundaries" in raw:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -55,7 +55,7 @@ class Field:
         words = vocabularies.get(self._raw.get("vocabulary"), {})
         self.words: dict = {self._kind(word): number for word, number in words.items()}
         self._keep, self._unknown = self._raw.get("keep", "newest"), self._raw.get("unknown", 0)
-        self._plain = _by_value(self.words) if self._kind is str else None
+        self._plain = _by_value(self.words, self._raw.get("forms", FORMS)) if self._kind is str else None
         fill = self._raw.get("fill") if self._form == "id" else ""
         filled = self._find(self._kind(fill)) if fill else None
         self._filled = self._unknown if filled is None else filled
@@ -191,12 +191,14 @@ class Field:
         return {"id": known, "ids": [known], "number": shift}.get(self._form, [0.0] * (self._dim or 0))
 
 
-def _by_value(words: Mapping[str, int]) -> tuple[Callable[[str], str], dict[str, int]] | None:
+def _by_value(
+    words: Mapping[str, int], forms: Iterable[str]
+) -> tuple[Callable[[str], str], dict[str, int]] | None:
     """How numbers are written so that equal ones are one word, and the ids of the words so written; None if none is.
 
-    As ``qin_zoo/data/vocabulary.py`` has it: 5.0 and 0005 are 5, unless 05 is another word than 5.
+    As ``qin_zoo/data/vocabulary.py`` has it: 5.0 and 0005 are 5, unless 05 was another value than 5.
     """
-    for form in (_unpadded, _whole):
+    for form in (FORMS[name] for name in forms):
         plain = {form(word): number for word, number in words.items()}
         if len(plain) == len(words):
             return form, plain
@@ -209,3 +211,6 @@ def _unpadded(word: str) -> str:
 
 def _whole(word: str) -> str:
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", word, flags=re.ASCII)
+
+
+FORMS = {"unpadded": _unpadded, "whole": _whole}

@@ -302,8 +302,10 @@ def test_label_may_be_absent_only_where_optional(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [pa.array([-1] * 9), pa.array([None] * 9), pa.array([None] * 9, pa.float64()), pa.array([2.0] * 9)]
-)
+    "values",
+    [pa.array([-1] * 9), pa.array([None] * 9), pa.array([None] * 9, pa.float64()), pa.array([2.0] * 9),
+     pa.array([float("nan")] * 9)],
+)  # fmt: skip
 def test_placeholder_labels_count_as_absent(tmp_path, small_chunks, caplog, values):
     path = write(tmp_path / "test.parquet", {"a": list(range(9)), "label": values})
     with caplog.at_level(logging.WARNING):

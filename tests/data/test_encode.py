@@ -2,6 +2,8 @@ import importlib.util
 import json
 import os
 from collections import Counter
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -377,4 +379,124 @@ def test_files_that_cannot_be_used(tmp_path):
 def test_configurations_that_cannot_be_used(tmp_path, change, words):
     _, params = setting(tmp_path, columns=[{**COLUMNS[0], **change}, *COLUMNS[1:]])
     with pytest.raises(ConfigError, match=words):
+        encode_fields(params)
+
+
+def single(folder, values, column, label=None, kind="parquet", **more):
+    """The parameters of a dataset of one feature, x: its values in the training rows."""
+    table = {"x": values, "clk": label or [0, 1] * (len(values) // 2)}
+    getattr(pl.DataFrame(table), f"write_{kind}")(folder / f"train.{kind}")
+    return {
+        "dataset_id": "d", "data_root": str(folder / "root"), "data_format": kind, "rebuild_dataset": True,
+        "train_data": str(folder / f"train.{kind}"), "feature_cols": [{"name": "x", **column}],
+        "label_col": {"name": "clk", "dtype": "float"}, **more,
+    }  # fmt: skip
+
+
+def encoded_column(params, name="x"):
+    return pl.read_parquet(encode_fields(params)["train_data"])[name].to_list()
+
+
+NAN = float("nan")
+BUCKETS = {"type": "categorical", "dtype": "float", "category_processor": "quantile_bucket", "num_buckets": 2}
+PRICE = {"type": "numeric", "dtype": "float"}
+VECTOR = {"type": "embedding", "dtype": "float"}
+EVENTS = {"type": "sequence", "max_len": 2}
+OWN = {"type": "categorical", "dtype": "int", "remap": False}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "fill", "found"),
+    [
+        (BUCKETS, [1.0, 2.0, NAN, 4.0], 2, [0, 1, 1, 1]),
+        (BUCKETS, ["1", "2", "nan", "4"], 2, [0, 1, 1, 1]),
+        (PRICE, [1.0, 2.0, NAN, 4.0], 3, [1, 2, 3, 4]),
+        (VECTOR, [[1.0], [2.0], [NAN], [4.0]], 3, [[1], [2], [3], [4]]),
+    ],
+)
+def test_missing_numbers_are_refused_until_fill_na_says_what_they_are(tmp_path, column, values, fill, found):
+    params = single(tmp_path, values, column)
+    with pytest.raises(DataError, match=r"column 'x', row 2: expected .*finite number.*found .*nan.*or set fill_na"):
+        encode_fields(params)
+    assert encoded_column({**params, "feature_cols": [{"name": "x", **column, "fill_na": fill}]}) == found
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_nan_among_floats_of_a_category_is_filled(tmp_path, kind):
+    column = {"type": "categorical", "dtype": "float", "fill_na": 3}
+    assert encoded_column(single(tmp_path, [5.0, NAN, 3.0, 7.0], column, kind=kind)) == [1, 3, 3, 2]
+
+
+def test_nan_in_a_list_of_floats_is_no_entry(tmp_path):
+    values = [[2.0], [NAN], [2.0, NAN], [1.0, 2.0]]
+    assert encoded_column(single(tmp_path, values, EVENTS)) == [[1, 0], [0, 0], [1, 0], [2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ({"type": "categorical", "dtype": "int"}, [Decimal("5.0"), Decimal("5.5")], "row 1: expected a whole number"),
+        (PRICE, [1.0, 1e39], "row 1: expected a finite number that float32 can hold, found 1e"),
+        (VECTOR, [[1.0], [-1e39]], "row 1: expected 1 finite numbers that float32 can hold"),
+        ({**VECTOR, "fill_na": 0}, ["1^2", "1^b"], r"row 1: expected 2 finite .* found '1\^b'"),
+        (OWN, [0, -1], "row 1: expected a whole number, from 0 on, as remap: False keeps it, found -1"),
+        ({**EVENTS, "remap": False}, [[3], [3, -1]], "row 1: expected whole numbers, from 0 on"),
+        (PRICE, ["1", "Banana"], "row 1: .* found 'Banana'"),
+        ({"type": "categorical", "dtype": "int"}, ["1", "nan"], "row 1: expected a whole number, found 'nan'"),
+        ({**EVENTS, "dtype": "int"}, [[1.0], [NAN]], "row 1: expected whole numbers, found .nan"),
+    ],
+)
+def test_what_no_fill_na_mends(tmp_path, column, values, words):
+    with pytest.raises(DataError, match=f"column 'x', {words}") as error:
+        encode_fields(single(tmp_path, values, column))
+    assert "set fill_na" not in str(error.value)
+
+
+def test_a_number_beyond_float32_may_be_scaled(tmp_path):
+    params = single(tmp_path, [0.0, 1e39], {**PRICE, "normalizer": "MinMaxScaler"})
+    assert encoded_column(params) == [0, 1]
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("parquet", NAN), ("parquet", None), ("csv", '""'), ("csv", "nan")])
+def test_a_missing_label_is_filled_as_the_message_says(tmp_path, kind, missing):
+    params = single(tmp_path, [5, 5], PRICE, [1.0, missing if kind == "parquet" else 0.0], kind)
+    if kind == "csv":
+        Path(params["train_data"]).write_text(f"x,clk\n5,1\n5,{missing}\n")
+    with pytest.raises(DataError, match=r"column 'clk', row 1: expected a label, 0 or 1.*or set fill_na"):
+        encode_fields(params)
+    filled = {**params, "label_col": {"name": "clk", "dtype": "float", "fill_na": 1}}
+    assert encoded_column(filled, "clk") == [1, 1]
+
+
+def test_labels_are_checked_where_they_stand(tmp_path, caplog):
+    params = single(tmp_path, [5, 5], PRICE, [-1, 1], "csv")
+    with pytest.raises(DataError, match=r"train\.csv, column 'clk', row 0: expected a label, 0 or 1 .*found '-1'"):
+        encode_fields(params)
+    assert encoded_column({**params, "task": "regression"}, "clk") == [-1, 1]
+    params = single(tmp_path, [5, 5], PRICE, kind="csv")
+    for label in ("-1", "nan", '""'):  # a test split may say nothing
+        (tmp_path / "test.csv").write_text(f"x,clk\n5,{label}\n5,{label}\n")
+        found = encode_fields({**params, "test_data": str(tmp_path / "test.csv")})
+        assert pl.read_parquet(found["test_data"]).columns == ["x"]
+    assert any("one value other than 0 and 1" in message for message in caplog.messages)
+
+
+def test_weights_are_checked_where_they_stand(tmp_path):
+    for weight, text in ((-1.0, "-1.0"), (None, "nothing")):
+        params = single(tmp_path, [5, 5], PRICE, sample_weight="w")
+        file = params["train_data"]
+        pl.read_parquet(file).with_columns(w=pl.Series([1.0, weight])).write_parquet(file)
+        with pytest.raises(DataError, match=rf"'w', row 1: expected what the row counts .*found {text}") as error:
+            encode_fields(params)
+        assert "set fill_na" not in str(error.value)
+
+
+@pytest.mark.parametrize("unit", [pl.Datetime("us"), pl.Date])
+def test_times_are_counted_in_one_unit(tmp_path, unit):
+    times = pl.Series([datetime(2024, 1, 1), datetime(2024, 1, 2)], dtype=pl.Datetime("ns"))
+    params = {**single(tmp_path, times, {**PRICE, "normalizer": "MinMaxScaler"}), "test_data": str(tmp_path / "t")}
+    pl.DataFrame({"x": times}).write_parquet(tmp_path / "t.parquet")
+    assert pl.read_parquet(encode_fields(params)["test_data"])["x"].to_list() == [0, 1]
+    pl.DataFrame({"x": times.cast(unit)}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet, column 'x': expected the type Datetime.*train\.parquet, found"):
         encode_fields(params)

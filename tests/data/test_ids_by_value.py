@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin_zoo.data.dataset import Dataset
-from qin_zoo.data.encode import encode_fields
+from qin_zoo.data.dataset import Dataset, count_rows
+from qin_zoo.data.encode import encode_fields, encoder_file
 from qin_zoo.data.raw_fields import RawField
-from qin_zoo.data.raw_files import read_vectors
+from qin_zoo.data.raw_files import RawFile, read_vectors
 from qin_zoo.data.vocabulary import Vocabulary
 from qin_zoo.errors import ConfigError, DataError
 
@@ -160,6 +162,34 @@ def test_texts_that_a_file_tells_apart_stay_apart():
     assert Vocabulary(pl.Series(["0", "-3", "a.0"])).spelled(pl.Series(["000", "-3.0", "a", "3", "00.0"])).rows() == [
         ("000", "0"), ("-3.0", "-3"), ("00.0", "0"),
     ]  # fmt: skip
+
+
+def zips(train, test):
+    """The ids of texts that stand in the training rows, where 06, 05 are often; and of those of a test file."""
+
+    def change(split, table):
+        values = {"train": train, "test": test}.get(split, ["06"])
+        return {**table, "user": [*values, *["05", "06", "06"] * 99][: len(table["user"])]}
+
+    return change
+
+
+@pytest.mark.parametrize("test", [["06"], ["5"], ["5", "05"]])
+def test_a_rare_text_that_is_told_apart_is_unknown_in_every_file(tmp_path, test):
+    """Whatever the test file holds: with 05 and 5 the training rows have two values, of which 5 is too rare."""
+    columns = [{**COLUMNS[0], "min_categr_count": 2}, *COLUMNS[1:]]
+    params = written(tmp_path / "d", columns, change=zips(["5", "06"], test))
+    found = ids(params)
+    assert found["train"]["user"][:3] == [3, 1, 2]
+    assert found["test"]["user"][: len(test)] == [{"06": 1, "05": 2, "5": 3}[value] for value in test]
+    again = {**params, "encoder_file": str(encoder_file(encode_fields(params))), "n_rows": 20}
+    assert ids(again)["test"]["user"] == found["test"]["user"][:20]
+
+
+def test_texts_that_a_test_file_tells_apart_stay_apart(tmp_path):
+    test = ["5.0", "05", "6", "05"]  # 6 beside 06, 5.0 beside 05: other values
+    found = ids(written(tmp_path / "d", change=zips(["06"], test)))
+    assert found["test"]["user"][: len(test)] == [3, 2, 3, 2]
 
 
 def test_versions_keep_their_zeros(tmp_path):
@@ -358,15 +388,94 @@ def test_a_folder_that_looks_like_a_pattern(tmp_path):
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
-@pytest.mark.parametrize("place", [1, 10, None])
-def test_blank_lines_are_no_rows(tmp_path, ends, place):
+@pytest.mark.parametrize(("place", "blank"), [(1, ""), (10, ""), (None, ""), (10, "  "), (None, "\t ")])
+@pytest.mark.parametrize("label", [True, False])
+def test_blank_lines_are_no_rows(tmp_path, ends, place, blank, label):
     params = written(tmp_path / "d")
     plain = ids(params)
     file = Path(params["test_data"])
+    lines = [line if label else line.rpartition(",")[0] for line in file.read_text().splitlines()]
+    lines.insert(place or len(lines), blank)
+    for end in ("", ends):
+        file.write_bytes((ends.join(lines) + end).encode())
+        assert ids(params) == plain
+
+
+def cut_lines(params, cut):
+    """Cuts fields off lines of the test file: line -> how many stay; -1 is the last, and loses its end."""
+    file = Path(params["test_data"])
     lines = file.read_text().splitlines()
-    lines.insert(place or len(lines), "")
-    file.write_bytes(ends.join([*lines, ""]).encode())
-    assert ids(params) == plain
+    for line, fields in cut.items():
+        lines[line] = ",".join(lines[line].split(",")[:fields])
+    file.write_text("\n".join(lines) + "\n" * (-1 not in cut))
+
+
+@pytest.mark.parametrize(("cut", "words"), [({}, ""), ({7: 2, 9: 3}, "2 lines have fewer .* 4 .line 8 has 2")])
+def test_lines_with_too_few_fields_are_said(tmp_path, caplog, cut, words):
+    order = ("label", "user", "item", "clicks")
+    params = written(tmp_path / "d", change=lambda split, table: {name: table[name] for name in order})
+    cut_lines(params, cut)
+    for _ in range(2):  # also when the encoded files are used again
+        caplog.clear()
+        found = ids(params)
+        said = [m for m in caplog.messages if re.search(rf"test\.csv: .*{words}.*taken as missing", m)]
+        assert len(said) == bool(cut)
+    assert [found["test"]["clicks"][line - 1] for line in cut] == [[0] * 4, found["test"]["clicks"][8]][: len(cut)]
+
+
+def test_lines_with_too_few_fields_among_quotes(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text('a,b,c\n"1, or\n2",2,3\n"1,2","3,4",5\n')
+    assert RawFile(file, "csv", {}).short_lines() is None
+    file.write_text(file.read_text() + '"1,2,3\n,4",5\n')
+    assert "1 lines have fewer fields than the header, which has 3 (line 5 has 2)" in RawFile(
+        file, "csv", {}
+    ).short_lines()
+
+
+def test_a_file_that_was_cut_off(tmp_path):
+    params = written(tmp_path / "d")
+    cut_lines(params, {-1: 1})
+    with pytest.raises(DataError, match=r"test\.csv, line 51: expected 4 fields .* found 1 and the end of the file"):
+        encode_fields(params)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda b: b.replace(b"\n", b"\r"), r"carriage return alone: tr '\\r' '\\n' < valid\.csv"),
+        (lambda b: b'"' + b * 999, r"cannot be read .*close each"),
+        (lambda b: b.decode().encode("utf-16"), r"expected UTF-8, .*iconv -f utf-16 "),
+    ],
+)
+def test_a_file_without_a_header_that_can_be_read(tmp_path, change, words):
+    params = written(tmp_path / "d")
+    file = Path(params["valid_data"])
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(DataError, match=rf"valid\.csv, line 1: .*{words}"):
+        encode_fields(params)
+
+
+def test_rows_are_counted_as_they_are_encoded(tmp_path):
+    params = written(tmp_path / "v[12]", sep=None)
+    written(tmp_path / "v1", rows={split: {c: v * 3 for c, v in table.items()} for split, table in log().items()})
+    assert count_rows(params) == 200
+    file, parts = Path(params["train_data"]), tmp_path / "parts"
+    parts.mkdir()
+    shutil.copy(file, parts / "a.csv")
+    shutil.copy(file, parts / "b.csv")
+    assert count_rows({**params, "train_data": str(parts)}) == 400
+    assert count_rows({**params, "n_rows": 20}) == 20
+    upper = file.rename(file.with_suffix(".CSV"))
+    named = {**params, "data_format": None, "train_data": str(upper)}
+    assert count_rows(named) == 200
+    assert len(ids(named)["train"]["user"]) == 200
+
+
+@pytest.mark.parametrize("kind", ["meta", "categorical"])
+def test_a_label_is_no_feature(tmp_path, kind):
+    with pytest.raises(ConfigError, match=r"'label' is the label and a feature too.* Take it out of feature_cols"):
+        encode_fields(written(tmp_path / "d", [*COLUMNS, {"name": "label", "type": kind}]))
 
 
 def test_a_row_of_separators_among_blank_lines(tmp_path):

@@ -14,19 +14,20 @@ from qin_zoo.serving.raw_values import Field
 RAW = {"dtype": "str", "fill": "", "missing": "", "splitter": "^", "keep": "newest", "shift": 0.0, "scale": 1.0}
 
 
+@pytest.mark.parametrize("forms", [["unpadded", "whole"], ["whole"], []])
 @pytest.mark.parametrize(
     "words",
     [["5", "12", "7"], ["5.0", "12.0", "7.0"], ["0005", "0012", "0007"], ["05", "5", "7.0"], ["5", "5.0", "5.5"],
      ["a", "-3", "0"], ["1.5", "x.0", "00"]],
 )  # fmt: skip
-def test_values_written_in_another_way(words):
+def test_values_written_in_another_way(words, forms):
     tokens = ["5", "5.0", "05", "0005", "005.00", "7", "007", "-3", "-03.0", "0", "0.0", "000", "x", "x.0", "5.5", "a"]
-    vocabulary = Vocabulary(pl.Series(words))
+    vocabulary = Vocabulary(pl.Series(words), forms=tuple(forms))
     others = pl.Series([t for t in tokens if t not in words])
     vocabulary = replace(vocabulary, spellings=vocabulary.spelled(others))
     expected = pl.DataFrame({"t": tokens}).select(vocabulary.encode(pl.col("t"))).to_series().to_list()
     ids = {word: n for n, word in enumerate(words, 1)}
-    raw = {**RAW, "vocabulary": "f", "unknown": vocabulary.oov}
+    raw = {**RAW, "vocabulary": "f", "unknown": vocabulary.oov, **vocabulary.told_apart}
     field = Field({"name": "f", "type": "categorical", "vocab_size": 9, "raw": raw}, {"f": ids})
     found, unknown = field.encode(tokens, "f")
     assert found.tolist() == expected
