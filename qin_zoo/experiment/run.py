@@ -34,7 +34,7 @@ from qin_zoo.log import above_bars, log_to, silent
 from qin_zoo.metrics import evaluate_metrics, needs_groups
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.training.checkpoint import CheckpointStore
-from qin_zoo.training.memory import keep_freed_memory
+from qin_zoo.training.memory import denormals_as_zero, keep_freed_memory
 from qin_zoo.training.stop import catch_signals
 from qin_zoo.training.trackers import check_tracker, sinks_of
 from qin_zoo.training.tracking import Tracker
@@ -97,6 +97,7 @@ def _open(prepared: Prepared, group: Group) -> Dataset:
     return dataset
 
 
+@denormals_as_zero()
 def _run(
     prepared: Prepared, dataset: Dataset, group: Group, results_folder, argv, echo, on_evaluation, resume: bool, notes
 ) -> dict:

@@ -1,9 +1,13 @@
-"""Keeps the memory that training frees for training to use again."""
+"""What a training asks of the machine: the memory that it frees to use again, and quick work with tiny numbers."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_KEPT = 35 << 20  # bytes: more of it is faster, and scattered sizes cost more memory
@@ -27,6 +31,19 @@ def keep_freed_memory() -> None:
     if library := _glibc():
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
         library.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Within the block this thread, and those that torch begins meanwhile, count numbers below 1.2e-38 as zero.
+
+    Without a penalty Adam's moments of rows that do not occur end there, and stay; ten times as slow on a CPU.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # what else runs in this process may count on them
 
 
 def tidy_memory(step: int) -> None:

@@ -195,8 +195,6 @@ class Trainer:
             )
         _require_rows_for_batch_norm(model, train)
         logging.info(f"Training: {model._steps_per_epoch} batches/epoch, at most {self.epochs} epochs")
-        # Without a penalty Adam's moments of rows that do not occur end as denormals, ten times as slow on a CPU.
-        torch.set_flush_denormal(True)
         self._start = self._saved_at = time.perf_counter()
         self._sums = _Sums.zero(model.device)
         self._watch = Watch(model.device)

@@ -443,7 +443,7 @@ def test_nan_in_a_list_of_floats_is_no_entry(tmp_path):
         ({**EVENTS, "remap": False}, [[3], [3, -1]], "row 1: expected whole numbers, from 0 on"),
         (PRICE, ["1", "Banana"], "row 1: .* found 'Banana'"),
         ({"type": "categorical", "dtype": "int"}, ["1", "nan"], "row 1: expected a whole number, found 'nan'"),
-        ({**EVENTS, "dtype": "int"}, [[1.0], [NAN]], "row 1: expected whole numbers, found .nan"),
+        ({**EVENTS, "dtype": "int"}, [[1.0], [NAN]], "row 1: expected whole numbers that a float .* found .nan"),
     ],
 )
 def test_what_no_fill_na_mends(tmp_path, column, values, words):

@@ -36,6 +36,26 @@ def test_what_is_free_between_blocks_is_given_back_every_few_steps():
     assert given_back > 200 << 20
 
 
+TINY = """
+import torch
+from qin_zoo.training.memory import denormals_as_zero
+
+torch.set_num_threads(2)
+with denormals_as_zero():
+    tiny = torch.full((1 << 22,), 3e-39)
+    print(int((tiny * 0.9).count_nonzero()))
+print(float(tiny[0] * 0.9))
+"""
+
+
+def test_numbers_below_the_smallest_normal_one_are_zero_for_all_threads():
+    """In a process whose threads begin there; what comes after has them again."""
+    done = subprocess.run([sys.executable, "-c", TINY], capture_output=True, text=True, check=True)
+    within, after = map(float, done.stdout.split())
+    assert within == 0
+    assert after == pytest.approx(2.7e-39, rel=1e-6)
+
+
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     memory.keep_freed_memory()

@@ -55,15 +55,6 @@ def test_record_of_an_evaluation(feature_map, tmp_path):
     assert model.evaluate(VALID)["AUC"] == pytest.approx(best), "the best weights are left in the model"
 
 
-def test_numbers_below_the_smallest_normal_one_count_as_zero(feature_map, tmp_path):
-    """Adam's moments of a row that does not occur again end there, and stay."""
-    torch.set_flush_denormal(False)
-    tiny, seen = torch.full((1 << 18,), 3e-39), []
-    trainer = Trainer(build(feature_map, tmp_path), epochs=1, on_evaluation=lambda _: seen.append((tiny * 0.9).max()))
-    trainer.fit(TRAIN, VALID)
-    assert seen == [0]
-
-
 def test_train_loss_is_the_mean_over_the_batches(feature_map, tmp_path):
     model = build(feature_map, tmp_path, learning_rate=0.0, net_dropout=0.0)
     (evaluation,) = Trainer(model, epochs=1).fit(TRAIN, VALID)
