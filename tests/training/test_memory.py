@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from qin_zoo.experiment.prepare import prepare
+from qin_zoo.experiment.run import run_experiment
 from qin_zoo.training import memory
 
 FREED_BETWEEN = """
@@ -54,6 +57,16 @@ def test_numbers_below_the_smallest_normal_one_are_zero_for_all_threads():
     within, after = map(float, done.stdout.split())
     assert within == 0
     assert after == pytest.approx(2.7e-39, rel=1e-6)
+
+
+def test_a_run_counts_them_as_zero(sample, tmp_path):
+    sizes = {"embedding_dim": 4, "max_len": 8, "batch_size": 512, "num_layers": 1, "epochs": 1, "metrics": ["AUC"]}
+    prepared = prepare("QIN_sample", data=sample, overrides={**sizes, "model_root": str(tmp_path)})
+    tiny, seen = torch.tensor(3e-39), []
+    run_experiment(prepared, tmp_path, echo=lambda _: None, on_evaluation=lambda _: seen.append(float(tiny * 0.9)))
+    assert seen
+    assert set(seen) == {0}
+    assert tiny * 0.9 > 0
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
