@@ -124,6 +124,13 @@ FAULTS = [
         "folding: a folded batch norm without its eps, infinite for a constant column",
     ),
     Fault(
+        "layers/dice.py",
+        "add_(shift).mul_(counts.unsqueeze(1))",
+        "add_(shift)",
+        "layers/test_dice.py",
+        "mean: a padded place passes on the gradient of one, not of all it stands for",
+    ),
+    Fault(
         "layers/din_attention.py",
         "by_target = F.linear(target, w_t + w_difference, first.bias)",
         "by_target = F.linear(target, w_t - w_difference, first.bias)",

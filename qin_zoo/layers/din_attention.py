@@ -6,15 +6,19 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qin_zoo.layers.chunks import in_chunks
-from qin_zoo.layers.dropout import run_layers
+from qin_zoo.layers.dice import can_count, dice
+from qin_zoo.layers.dropout import row_chunks, run_layers
 from qin_zoo.layers.folding import fold_steps
 from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, take_rows, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
+
+_ELEMENTS = 1 << 18
 
 
 class DINAttention(InterestLayer):
@@ -23,7 +27,8 @@ class DINAttention(InterestLayer):
     The MLP's first layer is linear in its four parts, ``(W_1 + W_3) t + (W_2 − W_3) h + W_4 (t ⊙ h)``: the first
     needs computing once per row, the second once per distinct item, only the last at every position. Padding is
     left out, unless the MLP takes statistics over a batch (Dice or a batch norm, in training): those include the
-    padding, and the published checkpoints were trained so. To know how much is left a GPU is waited for, once.
+    padding, and the published checkpoints were trained so. One padded position of a row, counted as often as there
+    are, is enough for Dice. To know how much is left a GPU is waited for, once.
 
     Args:
         attention_layer: an MLP (N, 4·D) -> (N, 1): FuxiCTR's ``MLP_Block`` or an ``nn.Sequential``, its first layer
@@ -42,42 +47,62 @@ class DINAttention(InterestLayer):
     def _steps(self) -> nn.Sequential:
         return getattr(self.attention_layer, "mlp", self.attention_layer)
 
-    def _places(self, mask: Tensor) -> Tensor:
-        """Which positions the MLP has to see: indices of the flattened (B·L,) positions, (N,)."""
-        takes_statistics = any(isinstance(m, _BatchNorm) and m.training for m in self.attention_layer.modules())
-        if takes_statistics or torch.compiler.is_dynamo_compiling():  # which leaves nothing out
-            return torch.arange(mask.numel(), device=mask.device)
-        return mask.flatten().nonzero().squeeze(1)
+    def _places(self, mask: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Which positions the MLP has to see, (N,) indices of the flattened (B·L,) ones; how many each of the last
+        stands for, (R,), where its statistics are to be counted."""
+        if torch.compiler.is_dynamo_compiling():  # which leaves nothing out
+            return torch.arange(mask.numel(), device=mask.device), None
+        norms = [m for m in self.attention_layer.modules() if isinstance(m, _BatchNorm) and m.training]
+        if not norms:
+            return mask.flatten().nonzero().squeeze(1), None
+        padded = None if index is None else index[~mask]
+        if not self._can_count(len(norms)) or padded is None or (padded != padded[:1]).any():
+            return torch.arange(mask.numel(), device=mask.device), None
+        counts = (~mask).sum(dim=1)  # (B,)
+        rows = counts.nonzero().squeeze(1)
+        one = rows * mask.shape[1] + (~mask[rows]).byte().argmax(dim=1)
+        return torch.cat([mask.flatten().nonzero().squeeze(1), one]), counts[rows]
 
-    def _scores(self, target: Tensor, history: History, length: int) -> Callable[[Tensor], Tensor]:
-        """What the MLP gives at places (N,), (N, 1)."""
+    def _can_count(self, norms: int) -> bool:
+        """Whether equal places stay equal, and all ``norms`` that take statistics can count them."""
+        drops = any(isinstance(m, nn.Dropout) and m.p and m.training for m in self.attention_layer.modules())
+        return not drops and sum(can_count(step) for step in self._steps()) == norms
+
+    def _scores(self, target: Tensor, history: History, length: int) -> Callable[..., Tensor]:
+        """What the MLP gives at places (N,), the last of which stand for ``counts``: (N, 1)."""
         first, *rest = self._steps()
         w_t, w_h, w_difference, w_product = first.weight.chunk(4, dim=1)  # (H, D) each
         by_target = F.linear(target, w_t + w_difference, first.bias)  # (B, H)
         items, index = history if isinstance(history, ItemRows) else (history.flatten(0, 1), None)
         by_item = F.linear(items, w_h - w_difference)  # (U, H)
 
-        def scores(places: Tensor) -> Tensor:
-            if len(places) == len(target) * length:  # all, in their order: nothing to look up, nor to sum up backward
-                item = places if index is None else index.flatten()
+        def scores(places: Tensor, counts: Tensor | None = None) -> Tensor:
+            item = places if index is None else index.flatten()[places]
+            if torch.compiler.is_dynamo_compiling():  # all places, in their order
                 of_row, of_target = (values.repeat_interleave(length, dim=0) for values in (target, by_target))
-            else:
-                item = places if index is None else index.flatten()[places]
+                x = F.linear(of_row * take_rows(items, item), w_product) + of_target + take_rows(by_item, item)
+            elif target.is_cuda:
                 of_row, of_target = (take_rows(values, places // length) for values in (target, by_target))
-            x = F.linear(of_row * take_rows(items, item), w_product)  # (N, H)
-            x = x + of_target + take_rows(by_item, item)
-            return run_layers(rest, x)  # torch's own dropout draws a number for each element, one after the other
+                x = F.linear(of_row * take_rows(items, item), w_product) + of_target + take_rows(by_item, item)
+            else:
+                x = _FirstLayer.apply(target, items, by_target, by_item, w_product, places // length, item)  # (N, H)
+            if counts is None:
+                return run_layers(rest, x)  # torch's own dropout draws a number for each element, one after the other
+            for step in rest:
+                x = dice(step, x, counts) if can_count(step) else step(x)
+            return x
 
         return scores
 
     def weights(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         history = dense(history) if isinstance(history, SharedHistory) else history
         batch, length = mask.shape
-        mask, places = mask.bool(), self._places(mask.bool())
+        mask = mask.bool()
+        places, counts = self._places(mask, history.index if isinstance(history, ItemRows) else None)
         if not len(places):  # an MLP with batch norm cannot run on no rows
             return target.new_zeros(batch, length)
         scores = self._scores(target, history, length)
-        x = scores(places) if self.training else in_chunks(scores, places, rows=4096)
+        x = scores(places, counts) if self.training else in_chunks(scores, places, rows=4096)
         weight = x.new_zeros(batch * length).index_copy(0, places, x.flatten()).view(batch, length)
         return masked_softmax(weight, mask) if self.use_softmax else weight * mask
 
@@ -116,3 +141,57 @@ class FoldedDINAttention(InterestLayer):
 
     def forward(self, target: Tensor, history: History, mask: Tensor) -> Tensor:
         return weighted_sum(self.weights(target, history, mask), history)
+
+
+class _FirstLayer(torch.autograd.Function):
+    """``W (t ⊙ h) + u + v`` at N places, t and u by row (B, …), h and v by item (U, …): (N, H).
+
+    Nothing as long as N but its result is kept or passed over: what is read for some thousand places is read again for
+    the gradients. On a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, target, items, by_target, by_item, weight, row, item):
+        dtype = by_target.dtype  # under autocast that of its products
+        ctx.save_for_backward(target, items, weight, row, item)
+        ctx.dtype, ctx.of_item = dtype, by_item.dtype
+        target, items, weight, by_item = (values.to(dtype) for values in (target, items, weight, by_item))
+        (hidden, size), parts = weight.shape, _parts(row, weight)
+        out = torch.empty(len(row), hidden, dtype=dtype)
+        rooms = [torch.empty(len(row[parts[0]]), n, dtype=dtype) for n in (size, size, hidden)]
+        for part in parts:
+            y, own_row, own_item = out[part], row[part], item[part]
+            x, z, of_item = (room[: len(y)] for room in rooms)
+            torch.index_select(target, 0, own_row, out=x).mul_(torch.index_select(items, 0, own_item, out=z))
+            torch.index_select(by_target, 0, own_row, out=y).add_(torch.index_select(by_item, 0, own_item, out=of_item))
+            y.addmm_(x, weight.t())
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        target, items, weight, row, item = ctx.saved_tensors
+        t, h, w, exact = target.to(ctx.dtype), items.to(ctx.dtype), weight.to(ctx.dtype), weight.dtype
+        of_target, of_items, of_weight = (torch.zeros_like(values, dtype=exact) for values in (target, items, weight))
+        by_target, by_item = (weight.new_zeros(len(values), len(weight)) for values in (target, items))
+        parts = _parts(row, weight)
+        rooms = [torch.empty(len(row[parts[0]]), weight.shape[1], dtype=ctx.dtype) for _ in range(4)]
+        for part in parts:
+            y, own_row, own_item = grad[part], row[part], item[part]
+            x, z, product, both = (room[: len(y)] for room in rooms)
+            torch.index_select(t, 0, own_row, out=x)
+            torch.index_select(h, 0, own_item, out=z)
+            of_weight += y.t() @ torch.mul(x, z, out=both)
+            torch.mm(y, w, out=product)
+            of_target.index_add_(0, own_row, z.mul_(product).to(exact))
+            of_items.index_add_(0, own_item, x.mul_(product).to(exact))
+            by_target.index_add_(0, own_row, y.to(exact))
+            by_item.index_add_(0, own_item, y.to(exact))
+        like = (target.dtype, items.dtype, ctx.dtype, ctx.of_item, exact)
+        found = (of_target, of_items, by_target, by_item, of_weight)
+        return *(values.to(dtype) for values, dtype in zip(found, like)), None, None
+
+
+def _parts(row: Tensor, weight: Tensor) -> list[slice]:
+    """Places of which inputs and results stay in the processor's cache together."""
+    return row_chunks(len(row), row.device, max(256, _ELEMENTS // max(weight.shape)))
