@@ -14,7 +14,7 @@ from qin_zoo.layers.chunks import in_chunks
 from qin_zoo.layers.dice import can_count, dice
 from qin_zoo.layers.dropout import row_chunks, run_layers
 from qin_zoo.layers.folding import fold_steps
-from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, take_rows, weighted_sum
+from qin_zoo.layers.history import History, ItemRows, SharedHistory, dense, sums_by_row, take_rows, weighted_sum
 from qin_zoo.layers.interest import InterestLayer
 from qin_zoo.layers.pooling import masked_softmax
 
@@ -173,7 +173,6 @@ class _FirstLayer(torch.autograd.Function):
         target, items, weight, row, item = ctx.saved_tensors
         t, h, w, exact = target.to(ctx.dtype), items.to(ctx.dtype), weight.to(ctx.dtype), weight.dtype
         of_target, of_items, of_weight = (torch.zeros_like(values, dtype=exact) for values in (target, items, weight))
-        by_target, by_item = (weight.new_zeros(len(values), len(weight)) for values in (target, items))
         parts = _parts(row, weight)
         rooms = [torch.empty(len(row[parts[0]]), weight.shape[1], dtype=ctx.dtype) for _ in range(4)]
         for part in parts:
@@ -185,9 +184,8 @@ class _FirstLayer(torch.autograd.Function):
             torch.mm(y, w, out=product)
             of_target.index_add_(0, own_row, z.mul_(product).to(exact))
             of_items.index_add_(0, own_item, x.mul_(product).to(exact))
-            by_target.index_add_(0, own_row, y.to(exact))
-            by_item.index_add_(0, own_item, y.to(exact))
         like = (target.dtype, items.dtype, ctx.dtype, ctx.of_item, exact)
+        by_target, by_item = sums_by_row(grad, row, len(target)), sums_by_row(grad, item, len(items))
         found = (of_target, of_items, by_target, by_item, of_weight)
         return *(values.to(dtype) for values, dtype in zip(found, like)), None, None
 

@@ -135,8 +135,10 @@ def _bags(index: Tensor, like: Tensor) -> Tensor:
 
 
 def take_rows(table: Tensor, index: Tensor) -> Tensor:
-    """Rows (…, D) of a table (U, D) at ``index`` (…): ``F.embedding``, quick on a GPU where many places are padding."""
-    return _Taken.apply(table, index) if table.is_cuda else F.embedding(index, table)
+    """Rows (…, D) of a table (U, D) at ``index`` (…): ``F.embedding``, its gradient summed as :func:`sums_by_row`."""
+    if torch.compiler.is_dynamo_compiling() and not table.is_cuda:  # the compiler's own way with it is as good
+        return F.embedding(index, table)
+    return _Taken.apply(table, index)
 
 
 def let_compile() -> None:
@@ -166,12 +168,49 @@ def _scores(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
     return scores.view(index.shape)
 
 
-def _sums_by_row(vectors: Tensor, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+def sums_by_row(values: Tensor, index: Tensor, rows: int) -> Tensor:
+    """The gradient of rows that were taken: ``Σ values`` (…, D) over the places of ``index`` (…) where each stands.
+
+    Args:
+        values: (…, D).
+        index: (…) int32 or int64, below ``rows``.
+        rows: U.
+
+    Returns:
+        (U, D).
+    """
+    if index.is_cuda:
+        index = _apart(index, ~values.any(dim=-1), rows)
+        return torch.ops.aten.embedding_dense_backward(values, index, rows, -1, False)
+    order, begin = _by_row(index, rows)
+    return F.embedding_bag(order, values.reshape(-1, values.shape[-1]), begin, mode="sum")
+
+
+def _weighted_sums_by_row(vectors: Tensor, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """The gradient of a table: for each row, ``Σ weight_bl · vectors_b`` over the places where it stands, (U, D)."""
-    index, table = _apart(index, weight == 0, table.shape[0]), table.detach().requires_grad_()
-    with torch.enable_grad():
-        sums = _bag(index, table, weight.to(table.dtype))
-    return torch.autograd.grad(sums, table, vectors.to(table.dtype))[0]
+    vectors, weight = vectors.to(table.dtype), weight.to(table.dtype)
+    if index.is_cuda:
+        index, table = _apart(index, weight == 0, table.shape[0]), table.detach().requires_grad_()
+        with torch.enable_grad():
+            sums = _bag(index, table, weight)
+        return torch.autograd.grad(sums, table, vectors)[0]
+    order, begin = _by_row(index, table.shape[0])
+    of = torch.div(order, index.shape[1], rounding_mode="floor")
+    return F.embedding_bag(of, vectors, begin, mode="sum", per_sample_weights=weight.flatten()[order])
+
+
+def _by_row(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """All places of ``index``, (N,), those of one row after those of the one before; where each row's begin, (U,).
+
+    Sorted once for all sums of a batch: what was found stays with the tensor. On a CPU ``embedding_bag`` reads what it
+    is told to at many times the pace at which torch's gradients of it and of ``embedding`` add to rows here and there.
+    """
+    key, known = (rows, index._version), getattr(index, "_places_by_row", None)
+    if known is None or known[0] != key:
+        sorted_rows, order = index.flatten().sort(stable=True)
+        begin = torch.searchsorted(sorted_rows, torch.arange(rows, dtype=sorted_rows.dtype))
+        known = index._places_by_row = key, order.int(), begin.int()
+    return known[1:]
 
 
 def _apart(index: Tensor, nothing: Tensor, rows: int) -> Tensor:
@@ -196,7 +235,7 @@ class _RowScores(torch.autograd.Function):
     def backward(ctx, grad):
         query, table, index = ctx.saved_tensors
         of_query = _bag(index, table, grad.to(table.dtype)).to(query.dtype)  # Σ_l grad_l h_l, (B, D)
-        return of_query, _sums_by_row(query, table, index, grad) if ctx.needs_input_grad[1] else None, None
+        return of_query, _weighted_sums_by_row(query, table, index, grad) if ctx.needs_input_grad[1] else None, None
 
 
 class _RowSums(torch.autograd.Function):
@@ -212,7 +251,7 @@ class _RowSums(torch.autograd.Function):
     def backward(ctx, grad):
         weight, table, index = ctx.saved_tensors
         of_weight = _scores(grad, table, index) if ctx.needs_input_grad[0] else None
-        return of_weight, _sums_by_row(grad, table, index, weight) if ctx.needs_input_grad[1] else None, None
+        return of_weight, _weighted_sums_by_row(grad, table, index, weight) if ctx.needs_input_grad[1] else None, None
 
 
 class _Taken(torch.autograd.Function):
@@ -228,5 +267,4 @@ class _Taken(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (index,) = ctx.saved_tensors
-        index = _apart(index, ~grad.any(dim=-1), ctx.rows)
-        return torch.ops.aten.embedding_dense_backward(grad, index, ctx.rows, -1, False), None
+        return sums_by_row(grad, index, ctx.rows), None
