@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+_SHORT = 1 << 15  # rows whose numbers sort twice as fast
+
 
 class ItemRows(NamedTuple):
     """A history given as rows of a table, so that each distinct item is represented only once.
@@ -207,9 +209,10 @@ def _by_row(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """
     key, known = (rows, index._version), getattr(index, "_places_by_row", None)
     if known is None or known[0] != key:
-        sorted_rows, order = index.flatten().sort(stable=True)
-        begin = torch.searchsorted(sorted_rows, torch.arange(rows, dtype=sorted_rows.dtype))
-        known = index._places_by_row = key, order.int(), begin.int()
+        flat = index.flatten()
+        order = (flat.short() if rows <= _SHORT else flat).sort(stable=True).indices
+        count = torch.bincount(flat, minlength=rows)
+        known = index._places_by_row = key, order.int(), (count.cumsum(0) - count).int()
     return known[1:]
 
 

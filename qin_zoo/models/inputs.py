@@ -63,6 +63,9 @@ class ModelInput:
         return self.contents[name]
 
 
+_FEW = 20  # ids of a table for each place of a list: of fewer, a product with the whole table takes a CPU less time
+
+
 class Embedder:
     """Embeds named features through FuxiCTR's ``FeatureEmbedding`` and concatenates them.
 
@@ -132,7 +135,7 @@ class Embedder:
         if isinstance(table, ShardedTable):
             return table.mean(ids)
         ids = ids.long()
-        if table.num_embeddings <= 2 * ids.shape[1] and not table.sparse:
+        if table.num_embeddings <= (2 if ids.is_cuda else _FEW) * ids.shape[1] and not table.sparse:
             return mean_of_few(ids, table)
         how = {"mode": "mean", "padding_idx": table.padding_idx, "sparse": table.sparse}
         return F.embedding_bag(ids, table.weight, **how)
@@ -473,7 +476,7 @@ def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> I
 
 
 def mean_of_few(ids: Tensor, table: nn.Embedding) -> Tensor:
-    """What ``embedding_bag`` gives of lists (N, T) longer than the table: how often each id occurs, times the table.
+    """What ``embedding_bag`` gives of lists (N, T) of few ids: how often each id of the table occurs, times the table.
 
     Its gradient is a product, too, where ``embedding_bag`` sorts all N · T ids in each step.
     """
