@@ -75,6 +75,8 @@ class DINAttention(InterestLayer):
         by_target = F.linear(target, w_t + w_difference, first.bias)  # (B, H)
         items, index = history if isinstance(history, ItemRows) else (history.flatten(0, 1), None)
         by_item = F.linear(items, w_h - w_difference)  # (U, H)
+        if not torch.is_grad_enabled():  # once for all chunks; gradients are summed in the vectors' own precision
+            target, items = target.to(by_target.dtype), items.to(by_target.dtype)
 
         def scores(places: Tensor, counts: Tensor | None = None) -> Tensor:
             item = places if index is None else index.flatten()[places]
