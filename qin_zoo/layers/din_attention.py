@@ -80,14 +80,14 @@ class DINAttention(InterestLayer):
 
         def scores(places: Tensor, counts: Tensor | None = None) -> Tensor:
             item = places if index is None else index.flatten()[places]
-            if torch.compiler.is_dynamo_compiling():  # all places, in their order
-                of_row, of_target = (values.repeat_interleave(length, dim=0) for values in (target, by_target))
-                x = F.linear(of_row * take_rows(items, item), w_product) + of_target + take_rows(by_item, item)
-            elif target.is_cuda:
-                of_row, of_target = (take_rows(values, places // length) for values in (target, by_target))
-                x = F.linear(of_row * take_rows(items, item), w_product) + of_target + take_rows(by_item, item)
-            else:
+            if not target.is_cuda and not torch.compiler.is_dynamo_compiling():
                 x = _FirstLayer.apply(target, items, by_target, by_item, w_product, places // length, item)  # (N, H)
+            else:
+                if len(places) == len(target) * length:  # all, in their order: nothing to look up, nor to sum up
+                    of_row, of_target = (values.repeat_interleave(length, dim=0) for values in (target, by_target))
+                else:
+                    of_row, of_target = (take_rows(values, places // length) for values in (target, by_target))
+                x = F.linear(of_row * take_rows(items, item), w_product) + of_target + take_rows(by_item, item)
             if counts is None:
                 return run_layers(rest, x)  # torch's own dropout draws a number for each element, one after the other
             for step in rest:

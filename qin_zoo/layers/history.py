@@ -211,7 +211,7 @@ def _by_row(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     if known is None or known[0] != key:
         flat = index.flatten()
         order = (flat.short() if rows <= _SHORT else flat).sort(stable=True).indices
-        count = torch.bincount(flat, minlength=rows)
+        count = flat.new_zeros(rows).index_add_(0, flat, torch.ones_like(flat))  # bincount, which does not compile
         known = index._places_by_row = key, order.int(), (count.cumsum(0) - count).int()
     return known[1:]
 
