@@ -56,10 +56,13 @@ def verdict(record: dict, baselines: list[dict]) -> str:
             f"`qin-zoo baseline {record['files']['record']}` fits them."
         )
     split = "test" if record["test"] else "valid"
-    metric = default_monitor(list(record[split]))
+    known = [name for name, value in record[split].items() if math.isfinite(value)]  # rows of one class have no AUC
+    if not known:
+        return f"Not compared with the baselines: no metric is a number on the {split} rows."
+    metric = default_monitor(known)
     sign = 1 if mode_of(metric) == "max" else -1
     own = record[split][metric]
-    others = {r["expid"]: r[split][metric] for r in baselines if metric in r[split]}
+    others = {r["expid"]: r[split][metric] for r in baselines if math.isfinite(r[split].get(metric, math.nan))}
     if not others:
         return f"Not compared with the baselines: they have no {split} {metric}."
     ranked = sorted(others, key=lambda name: -sign * others[name])
