@@ -154,12 +154,12 @@ def run_baselines(
     view = View(dataset, params)
     labelled = [split for split in SPLITS if dataset.has(split) and dataset.has_labels(split)]
     label = {split: dataset.labels(split)[dataset.used_rows(split)] for split in labelled}
-    data = Data(view, label, _when(params, dataset, label["train"], echo), params["seed"])
     if _one_class(label["train"]):
         raise DataError(
             f"{params['train_data']}: expected rows with a click and rows without, found {len(label['train']):,} with "
             f"label {label['train'][0]:g}: there is nothing to learn. Use another train_data."
         )
+    data = Data(view, label, _when(params, dataset, label["train"], echo), params["seed"])
     if view.user is None:
         echo("Nobody says whose rows these are (--set group_id=COLUMN): nothing is counted of users.")
     if columns is not None:

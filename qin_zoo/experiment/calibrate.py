@@ -12,7 +12,7 @@ from qin_zoo.calibration import Calibrator, calibration_file, calibrator_to_dict
 from qin_zoo.errors import ConfigError
 from qin_zoo.experiment.predict import predict_rows
 from qin_zoo.experiment.prepare import Prepared, build_model
-from qin_zoo.experiment.report import markdown_table
+from qin_zoo.experiment.report import markdown_picture, markdown_table
 from qin_zoo.experiment.tasks import is_regression
 from qin_zoo.files import file_digest, replace_text
 from qin_zoo.metrics import evaluate_metrics
@@ -119,5 +119,5 @@ def _report(title: str, results: dict, picture: str) -> str:
         "ECE: expected calibration error, in bins of equally many rows, equal scores in one. The step was fitted to "
         f"the valid rows, so what it says of them is optimistic{others}."
     )
-    parts = [f"# {title}", markdown_table(["rows", *_METRICS], rows), f"![reliability]({picture})", note]
+    parts = [f"# {title}", markdown_table(["rows", *_METRICS], rows), markdown_picture("reliability", picture), note]
     return "\n\n".join(parts) + "\n"

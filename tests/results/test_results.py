@@ -4,9 +4,11 @@ import csv
 import json
 import math
 import statistics
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from qin_zoo.bootstrap import draw_users
 from qin_zoo.cli import main
@@ -200,6 +202,44 @@ def test_what_was_scored_on_other_rows_is_not_compared():
         ("d", ["DIN_x", "QIN_x"]),
         ("e", ["MLP_x"]),
     ]
+
+
+def test_boards_of_one_dataset_id_are_told_apart(tmp_path, capfd):
+    """A dataset whose files changed: two boards, whose pictures must not be each other's."""
+    store = Store(tmp_path / "s")
+    for rows in ("r", "other"):
+        for r in (record("QIN_x", rows=rows), record("DIN_x", rows=rows)):
+            store.add(entry_of(r))
+    found = boards(store.entries())
+    names = [board.name for board in found]
+    assert len(set(names)) == 2
+    assert all(name.startswith("d #") for name in names)
+    page = tmp_path / "page.md"
+    assert run(capfd, "leaderboard", "--store", store.folder, "--markdown", page)[0] == 0
+    assert [line for line in page.read_text().splitlines() if line.startswith("## ")] == [f"## {n}" for n in names]
+    assert len(list(tmp_path.glob("*.png"))) == len(set(pictures_of(page))) == 8
+    assert run(capfd, "leaderboard", "--store", store.folder, "--dataset", names[0])[0] == 0
+
+
+def pictures_of(page):
+    """What a Markdown parser of others takes for pictures, as names of files."""
+    inline = [t for token in MarkdownIt().parse(page.read_text()) for t in token.children or [] if t.type == "image"]
+    return [unquote(token.attrs["src"]) for token in inline]
+
+
+def test_markdown_shows_pictures_and_tables_whatever_names_hold(tmp_path, capfd):
+    """Names of runs may hold spaces and brackets; metrics' parts in a store of others whatever they like."""
+    store = Store(tmp_path / "s")
+    for variation in ("plain", "100 % [a) b"):
+        r = record(f"A (1) ü.{variation}.s1", dropout=variation)
+        store.add(entry_of(r, {"tests": {"a|b\n<script>": {"AUC": 0.6}}, "slices": {}}))
+    page = tmp_path / "my (first) page.md"
+    assert run(capfd, "leaderboard", "--store", store.folder, "--markdown", page)[0] == 0
+    assert sorted(pictures_of(page)) == sorted(file.name for file in tmp_path.glob("*.png"))
+    html = MarkdownIt().enable("table").render(page.read_text())
+    assert "<th style=\"text-align:right\">a|b &lt;script&gt;</th>" in html
+    assert html.count("<table>") == 3
+    assert "<script>" not in html
 
 
 def test_rows_that_one_result_joins_are_one_board():
