@@ -160,7 +160,8 @@ def test_tests_and_slices_complete_an_entry(tmp_path):
     assert store.add(tested) == "completed"
     assert store.add(plain) == "known"
     assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
-    drawn = {"draws": {"groups": 1, "drawn": "x", "values": {}}, "tuning": {"trials": 3, "minutes": 0.5}}
+    drawn = {"draws": {"groups": 1, "drawn": "x", "values": {}}}
+    drawn["tuning"] = {"asked": "3 trials", "trials": 3, "minutes": 0.5}
     assert store.add(entry_of(record() | drawn)) == "completed"
     assert store.entries()[0].tuning == drawn["tuning"]
     assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
@@ -574,6 +575,11 @@ def test_a_metric_that_is_no_number_is_shown_ranked_last_and_keeps_nobody_back(b
         ("newer", "newer qin-zoo"),
         ("no metrics", "expected metrics of the test split"),
         ("metric", "Unknown metric 'F1'"),
+        ("rows", "expected the number of test rows"),
+        ("tuning", "tuning.minutes: Field required"),
+        ("calibration", "as many of predicted as of clicked"),
+        ("reachable", "reachable.blind_auc: Field required"),
+        ("slices", "expected the number of rows of each part"),
     ],
 )
 def test_a_damaged_result_is_named_and_keeps_nobody_back(content, message, tmp_path):
@@ -582,6 +588,10 @@ def test_a_damaged_result_is_named_and_keeps_nobody_back(content, message, tmp_p
     good = json.loads(next(store.folder.rglob("*.json")).read_text())
     metrics = {"no metrics": {}, "metric": {"test": {"F1": 1}}}
     changes = {"newer": {"schema_version": 99}, **{name: {"metrics": found} for name, found in metrics.items()}}
+    parts = {"rows": {}, "tuning": {"asked": "3 trials", "trials": 3}, "reachable": {"best_auc": 0.9}}
+    parts |= {"calibration": {"ece": 0.1, "predicted": [0.1, 0.2], "clicked": [0.1]}}
+    parts |= {"slices": {"item_clicks": {"0": {"AUC": 0.5}}}}
+    changes |= {name: {name: part} for name, part in parts.items()}
     bad = store.folder / "d/bad.json"
     bad.write_text(json.dumps(good | changes[content]) if content in changes else content)
     said = []
