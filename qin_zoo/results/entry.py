@@ -153,6 +153,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
     asked_for = record.get("asked_for", record["expid"])  # a run that was numbered belongs with the others of its name
     name = asked_for.removesuffix(f".s{seed}")
     experiment, _, variation = name.partition(".") if name != asked_for else (name, "", "")
+    experiment, variation = record.get("line") or (experiment, variation)
     params = {key: value for key, value in parameters.items() if key != "model_id"}
     split = "test" if record["test"] else "valid"
     evaluations, scoring = record["evaluations"], record.get("scoring")
