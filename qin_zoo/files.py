@@ -34,6 +34,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_device(path):
+            raise QinZooError(f"Could not write {path}: it is a device or a pipe, which no file replaces. Name a file.")
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -51,6 +53,13 @@ def replace_file(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether there is something that is neither file nor folder; /dev/stdout links to whatever a process has open."""
+    if path.is_symlink() and os.readlink(path).startswith("/proc/"):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -135,10 +144,17 @@ class LockFile:
         return read_object(self.path)
 
     def write(self, note: dict) -> None:
-        """Notes something for others to read; the lock must be held."""
-        self._file.truncate(0)
-        self._file.write(json.dumps(note))
-        self._file.flush()
+        """Notes something for others to read; the lock must be held. QinZooError, without the lock, on a full disk."""
+        try:
+            self._file.truncate(0)
+            self._file.write(json.dumps(note))
+            self._file.flush()
+        except OSError as error:
+            file, self._file = self._file, None
+            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it would write what is left
+                file.close()
+            raise QinZooError(f"Cannot write {self.path}: {error.strerror}. Choose another folder.") from error
 
     def release(self, remove: bool = False) -> None:
         """Lets go of the lock; the note stays, unless the file is to be removed."""

@@ -327,14 +327,24 @@ def _checked_groups(group_id: Sequence[int] | None, rows: int, metric: str) -> n
             f"says which group (user, session, …) a row is of, or leave {metric} out."
         )
     groups = np.asarray(group_id).reshape(-1)
+    if groups.dtype.kind in "US" and isinstance(group_id, (list, tuple)):  # numpy makes the text "nan" of a NaN
+        groups = np.asarray(group_id, dtype=object).reshape(-1)
     if len(groups) != rows:
         raise DataError(f"{rows} labels but {len(groups)} group ids: each row needs one.")
     if groups.dtype.kind in "OUS":
         # objects sort slowly or, if they are of several types, not at all; their codes do
         codes = {g: i for i, g in enumerate(dict.fromkeys(groups.tolist()))}
-        if any(g is None or g != g for g in codes):
+        if any(map(_is_missing, codes)):
             raise DataError("group_id has rows without a group. Give every row one.")
         groups = np.fromiter((codes[g] for g in groups.tolist()), dtype=np.int64, count=rows)
     elif groups.dtype.kind == "f" and np.isnan(groups).any():
         raise DataError(f"group_id is NaN in {int(np.isnan(groups).sum())} rows. Give every row a group.")
     return groups
+
+
+def _is_missing(group: object) -> bool:
+    """Whether it is None, NaN, or pandas' NA, which no comparison tells from itself."""
+    try:
+        return group is None or bool(group != group)
+    except TypeError:
+        return True

@@ -5,6 +5,7 @@ import warnings
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,6 +221,8 @@ def test_broken_predictions_are_counted():
         ([0, np.nan], [0.5, 0.5], None, "Labels must be 0 or 1"),
         ([0, 1], [0.5, 0.6], [1.0, np.nan], "NaN in 1 rows"),
         ([0, 1], [0.5, 0.6], [None, "a"], "without a group"),
+        ([0, 1], [0.5, 0.6], ["a", float("nan")], "without a group"),
+        ([0, 1], [0.5, 0.6], pd.Series(["a", None], dtype="string"), "without a group"),
         ([0, 1], ["a", "b"], None, "columns of numbers"),
     ],
 )

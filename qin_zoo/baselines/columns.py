@@ -56,7 +56,6 @@ def write_columns(params: dict, dataset: Dataset, data: Data, out: Path, echo: C
     mean, deviation = train.mean(0), train.std(0)
     kept = np.flatnonzero(deviation > 1e-6)
     names = [tables["train"].names[i] for i in kept]
-    out.mkdir(parents=True, exist_ok=True)
     with sole_writer(out / COLUMN, "columns are being written"):
         for split, file in files.items():
             rows = dataset.used_rows(split)

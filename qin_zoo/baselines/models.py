@@ -86,12 +86,14 @@ class Baseline(ABC):
         parameters: after fitting, how many numbers it has learned.
         needs_item: whether it knows nothing but items (and users).
         needs_columns: whether it is fitted to those of :mod:`~qin_zoo.baselines.features`.
+        needs_both: whether the validation rows must be of both classes, too, as the training rows of all of them.
     """
 
     about: ClassVar[str]
     settings: ClassVar[Mapping[str, Any]] = {}
     needs_item: ClassVar[bool] = False
     needs_columns: ClassVar[bool] = False
+    needs_both: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.chosen: dict[str, Any] = {}
@@ -127,6 +129,7 @@ class RecentPopularity(Baseline):
     about = "how often the item was clicked of late"
     settings = {"half_lives": [1.0, 0.3, 0.1, 0.03, 0.01]}
     needs_item = True
+    needs_both = True
 
     def fit(self, data: Data) -> Callable[[str], np.ndarray]:
         from sklearn.linear_model import LogisticRegression
@@ -229,6 +232,7 @@ class BoostedTrees(Baseline):
         "patience": 200,
     }
     needs_columns = True
+    needs_both = True
 
     def fit(self, data: Data) -> Callable[[str], np.ndarray]:
         try:

@@ -29,7 +29,7 @@ from qin_zoo.data.columns import open_table
 from qin_zoo.data.dataset import Dataset, relocate, tables_beside
 from qin_zoo.data.describe import user_column
 from qin_zoo.distributed import ALONE
-from qin_zoo.errors import ConfigError, suggest
+from qin_zoo.errors import ConfigError, DataError, suggest
 from qin_zoo.experiment.from_data import describe_data
 from qin_zoo.experiment.ownership import owned
 from qin_zoo.experiment.prepare import Prepared
@@ -154,6 +154,11 @@ def run_baselines(
     view = View(dataset, params)
     labelled = [split for split in SPLITS if dataset.has(split) and dataset.has_labels(split)]
     label = {split: dataset.labels(split)[dataset.used_rows(split)] for split in labelled}
+    if _one_class(label["train"]):
+        raise DataError(
+            f"{params['train_data']}: expected rows with a click and rows without, found {len(label['train']):,} with "
+            f"label {label['train'][0]:g}: there is nothing to learn. Use another train_data."
+        )
     data = Data(view, label, _when(params, dataset, label["train"], echo), params["seed"])
     if view.user is None:
         echo("Nobody says whose rows these are (--set group_id=COLUMN): nothing is counted of users.")
@@ -161,14 +166,29 @@ def run_baselines(
         write_columns(params, dataset, data, columns, echo)
     records = []
     for one in prepared:
-        if BASELINES[one.params["model"]].needs_item and not view.forms.get("item"):
-            echo(f"{one.expid}: left out, as the rows name no item (--set target_field=FEATURE).")
+        if why := _why_not(BASELINES[one.params["model"]], data):
+            echo(f"{one.expid}: left out, as {why}.")
             continue
         with owned(one, dataset.fingerprints(), ALONE, overwrite=overwrite, echo=echo) as own:
             records.append(_run(own, dataset, data, echo))
             keep_results(own, records[-1], results_folder, list(argv))
     _renew_reports(records, echo)
     return records
+
+
+def _why_not(baseline: type[Baseline], data: Data) -> str | None:
+    """Why a baseline cannot be fitted to these rows; None where it can."""
+    if baseline.needs_item and not data.view.forms.get("item"):
+        return "the rows name no item (--set target_field=FEATURE)"
+    if baseline.needs_both and _one_class(data.label["valid"]):
+        return "the validation rows are all with a click, or all without"
+    if baseline.needs_columns and _one_class(data.label["train"][data.with_a_past]):
+        return "the training rows after the first ones, of which it counts, are all with a click, or all without"
+    return None
+
+
+def _one_class(label: np.ndarray) -> bool:
+    return bool((label == label[0]).all())
 
 
 def _run(prepared: Prepared, dataset: Dataset, data: Data, echo) -> dict:

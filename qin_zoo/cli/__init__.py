@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import inspect
 import io
 import os
@@ -64,6 +65,7 @@ def build_app(asked: str | None = None, names_only: bool = False) -> typer.Typer
     return app
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # not a fault of ours, wherever it happens
 _PLAIN = {"±": "+-", "→": "->", "–": "-", "−": "-", "…": "...", "×": "x", "Δ": "d", "★": "*", "’": "'", "─": "-"}
 _PLAIN |= {block: str(number) for number, block in enumerate("▁▂▃▄▅▆▇█", 1)}
 
@@ -92,7 +94,8 @@ def _app_for(argv: list[str]) -> typer.Typer:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2."""
+    """Entry point: a mistake in the input is one message and status 1, a wrong command line is status 2; so is a
+    full disk one message and status 1."""
     be_a_good_neighbour()
     warnings_on_terminal()
     _write_what_the_terminal_can()
@@ -100,4 +103,11 @@ def main(argv: list[str] | None = None) -> None:
         _app_for(sys.argv[1:] if argv is None else argv)(args=argv)
     except QinZooError as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"Error: {where}{error.strerror}. What was to be written there is not whole.", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would write the rest once more
         sys.exit(1)

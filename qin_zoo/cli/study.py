@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from qin_zoo.cli import options
+from qin_zoo.errors import QinZooError
 
 
 def study(
@@ -49,6 +51,7 @@ def study(
     common = {"overrides": parse_overrides(overrides), "plugins": plugin}
     name = f"{file.resolve().parent.name}_{file.stem}"
     folder = out or Path(runs[0].prepare(**common).params["model_root"]) / "studies"
+    _check_folder(folder)
     gpus, until = gpu or [-1] * workers, None if minutes is None else time.monotonic() + 60 * minutes
     ready, untuned = runs, {}
     try:
@@ -62,7 +65,6 @@ def study(
     compared = boards(entry_of(records[run], records[run]) for run in ready if run in records)
     show_boards(compared)
     page = folder / f"{name}.md"
-    folder.mkdir(parents=True, exist_ok=True)
     write_markdown(compared, page, name, {run.name: why for run, why in failures.items()})
     if compared:
         write_csv(compared, page.with_suffix(".csv"))
@@ -72,3 +74,11 @@ def study(
     if failures:
         typer.echo(f"{len(failures)} of {len(runs)} runs failed; see above.", err=True)
         raise typer.Exit(1)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises QinZooError unless the table can be written, which is at the very end."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "may not be written to" if there.is_dir() else "is no folder"
+        raise QinZooError(f"The table would be written to {folder}, but {there} {why}. Name another folder with --out.")

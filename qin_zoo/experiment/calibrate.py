@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from qin_zoo.calibration import Calibrator, calibration_file, calibrator_to_dict, fit_calibrator, reliability
-from qin_zoo.errors import ConfigError
+from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.experiment.predict import predict_rows
 from qin_zoo.experiment.prepare import Prepared, build_model
-from qin_zoo.experiment.report import markdown_table
+from qin_zoo.experiment.report import markdown_picture, markdown_table
 from qin_zoo.experiment.tasks import is_regression
 from qin_zoo.files import file_digest, replace_text
 from qin_zoo.metrics import evaluate_metrics
@@ -97,7 +97,16 @@ def _held_out(method: str, y_true: np.ndarray, y_pred: np.ndarray, users: np.nda
     after = y_pred.copy()
     for number in range(_FOLDS):
         inside = fold == number
-        after[inside] = fit_calibrator(method, y_true[~inside], y_pred[~inside])(y_pred[inside])
+        try:
+            after[inside] = fit_calibrator(method, y_true[~inside], y_pred[~inside])(y_pred[inside])
+        except QinZooError as error:
+            alone = users is None
+            whose = f"{len(y_true):,} rows" + ("" if alone else f" of {groups.max() + 1:,} user(s)")
+            mend = "" if alone else ", or --set group_id=null, with metrics that need no groups"
+            raise QinZooError(
+                f"A step is kept only if it helps rows that it was not fitted to, and of these {whose} it cannot be "
+                f"fitted without those of one fold: {error} More valid rows are needed{mend}."
+            ) from None
     sides = {"before": y_pred, "after": after}
     return {when: {k: v for k, v in _measure(y_true, p).items() if k != "reliability"} for when, p in sides.items()}
 
@@ -119,5 +128,5 @@ def _report(title: str, results: dict, picture: str) -> str:
         "ECE: expected calibration error, in bins of equally many rows, equal scores in one. The step was fitted to "
         f"the valid rows, so what it says of them is optimistic{others}."
     )
-    parts = [f"# {title}", markdown_table(["rows", *_METRICS], rows), f"![reliability]({picture})", note]
+    parts = [f"# {title}", markdown_table(["rows", *_METRICS], rows), markdown_picture("reliability", picture), note]
     return "\n\n".join(parts) + "\n"

@@ -76,6 +76,7 @@ class RunRecord(TypedDict):
         files: what was written -> path, or None.
         period: of a continued run, how it came about.
         tuning: of a study's run, what was spent on its parameters.
+        line: of a study's run, experiment and variation, where its name does not tell them apart.
         trial_of: of a trial, the search.
         baseline, chosen: of a baseline, what it is, and what the validation rows chose.
     """
@@ -108,6 +109,7 @@ class RunRecord(TypedDict):
     files: NotRequired[dict[str, str | None]]
     period: NotRequired[dict[str, Any]]
     tuning: NotRequired[dict[str, Any]]
+    line: NotRequired[list[str]]
     trial_of: NotRequired[str]
     baseline: NotRequired[str]
     chosen: NotRequired[dict[str, float]]

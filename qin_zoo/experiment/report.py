@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from qin_zoo.experiment.record import (
     append_results_line,
@@ -22,6 +24,8 @@ from qin_zoo.training.tracking import shown_params
 if TYPE_CHECKING:
     from qin_zoo.experiment.prepare import Prepared
 
+_CELL = re.compile(r"[|<]")  # what would end a cell, or begin a tag
+
 _COURSES = {
     "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
     "learning_rate, before this figure is compared with others.",
@@ -33,8 +37,14 @@ _COURSES = {
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
+    header, *rows = [[_CELL.sub(r"\\\g<0>", " ".join(cell.split("\n"))) for cell in row] for row in (header, *rows)]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown_picture(title: str, name: str) -> str:
+    """A picture beside a page, in Markdown; names of runs may hold spaces and brackets, which would end the link."""
+    return f"![{title.replace('[', '(').replace(']', ')')}]({quote(name)})"
 
 
 def baselines_of(record: dict) -> list[dict]:
@@ -56,10 +66,13 @@ def verdict(record: dict, baselines: list[dict]) -> str:
             f"`qin-zoo baseline {record['files']['record']}` fits them."
         )
     split = "test" if record["test"] else "valid"
-    metric = default_monitor(list(record[split]))
+    known = [name for name, value in record[split].items() if math.isfinite(value)]  # rows of one class have no AUC
+    if not known:
+        return f"Not compared with the baselines: no metric is a number on the {split} rows."
+    metric = default_monitor(known)
     sign = 1 if mode_of(metric) == "max" else -1
     own = record[split][metric]
-    others = {r["expid"]: r[split][metric] for r in baselines if metric in r[split]}
+    others = {r["expid"]: r[split][metric] for r in baselines if math.isfinite(r[split].get(metric, math.nan))}
     if not others:
         return f"Not compared with the baselines: they have no {split} {metric}."
     ranked = sorted(others, key=lambda name: -sign * others[name])
@@ -129,7 +142,7 @@ def _training(record: dict, evaluations: list[dict], kept: dict, metrics: list[s
         ]
         for e in evaluations
     ]
-    picture = f"![training curves]({Path(record['files']['curves']).name})"
+    picture = markdown_picture("training curves", Path(record["files"]["curves"]).name)
     return ["## Training", picture, markdown_table(header, rows)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qin_zoo.experiment.report import markdown_table
+from qin_zoo.experiment.report import markdown_picture, markdown_table
 from qin_zoo.explain.explanation import Explanation, HistoryItem
 
 _METHOD = (
@@ -70,21 +70,17 @@ def render_report(e: Explanation, picture: str) -> str:
     rows = [[*history_row(e, item), *(f"{item.features[n]:+.4f}" for n in names)] for item in e.history]
     parts = [
         f"# {e.expid}, {e.split} row {e.row}",
-        f"{e.model} on {e.dataset_id}, {_cell(e.scored)}: {sum_line(e)}.",
-        f"![contributions and weights]({picture})",
+        f"{e.model} on {e.dataset_id}, {e.scored}: {sum_line(e)}.",
+        markdown_picture("contributions and weights", picture),
         "## Features",
-        markdown_table(["feature", "value", "contribution"], [list(map(_cell, row)) for row in feature_rows(e)]),
+        markdown_table(["feature", "value", "contribution"], feature_rows(e)),
         f"{_METHOD} Here: {delta_line(e)}. {left_out_line(e)}".rstrip(),
         "## History, oldest first",
         "\n".join(attention_lines(e)),
     ]
     if rows:
         header = ["item", "place", *weight_names(e), "contribution", *names]
-        parts.append(markdown_table(header, [[_cell(row[0]), *row[1:]] for row in rows]))
+        parts.append(markdown_table(header, rows))
     else:
         parts.append("The row has no history.")
     return "\n\n".join(parts) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

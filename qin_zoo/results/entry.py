@@ -7,7 +7,8 @@ import json
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from qin_zoo.bootstrap import Draws
 from qin_zoo.config.values import Id
@@ -29,6 +30,41 @@ def _check_draws(data: dict) -> dict:
 
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]  # null in files
+
+
+def _check_slices(data: dict) -> dict:
+    if any("rows" not in part for parts in data.values() for part in parts.values()):
+        raise ValueError("expected the number of rows of each part")
+    return data
+
+
+def _check_curve(data: dict) -> dict:
+    if len(data["predicted"]) != len(data["clicked"]):
+        raise ValueError("expected as many of predicted as of clicked")
+    return data
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Tuning(TypedDict):
+    """What is shown of a tuning."""
+
+    asked: str
+    trials: int
+    minutes: float
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Calibration(TypedDict):
+    """What is shown of a calibration."""
+
+    ece: Number
+    predicted: list[float]
+    clicked: list[float]
+
+
+class _Reachable(TypedDict):
+    best_auc: float
+    blind_auc: float
 
 
 class Entry(BaseModel):
@@ -74,14 +110,14 @@ class Entry(BaseModel):
     parameters: int
     rows: dict[str, int]
     draws: Annotated[dict[str, Any], AfterValidator(_check_draws)] | None = Field(default=None, repr=False)
-    tuning: dict[str, Any] | None = None
+    tuning: _Tuning | None = None
     curve: list[Number] = []
     seconds: float
     scored: float | None = None
-    calibration: dict[str, Any] | None = None
-    reachable: dict[str, float] | None = None
+    calibration: Annotated[_Calibration, AfterValidator(_check_curve)] | None = None
+    reachable: _Reachable | None = None
     tests: dict[str, dict[str, Number]] = {}
-    slices: dict[str, dict[str, dict[str, Number]]] = {}
+    slices: Annotated[dict[str, dict[str, dict[str, Number]]], AfterValidator(_check_slices)] = {}
     environment: dict[str, Any] = {}
     params: dict[str, Any] = Field(default={}, repr=False)
 
@@ -117,6 +153,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
     asked_for = record.get("asked_for", record["expid"])  # a run that was numbered belongs with the others of its name
     name = asked_for.removesuffix(f".s{seed}")
     experiment, _, variation = name.partition(".") if name != asked_for else (name, "", "")
+    experiment, variation = record.get("line") or (experiment, variation)
     params = {key: value for key, value in parameters.items() if key != "model_id"}
     split = "test" if record["test"] else "valid"
     evaluations, scoring = record["evaluations"], record.get("scoring")
@@ -177,11 +214,14 @@ def parse_entry(data: object, where: str) -> Entry:
         entry = Entry.model_validate(data)
         if not entry.metrics.get(entry.split):
             raise QinZooError(f"{where}: expected metrics of the {entry.split} split, found {entry.metrics}.")
+        if entry.split not in entry.rows:
+            raise QinZooError(f"{where}: expected the number of {entry.split} rows, found {entry.rows}.")
         check_metrics(entry.values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise QinZooError(f"{where} is no result of qin-zoo: {key}: {first['msg']}.") from None
+        what = first.get("ctx", {}).get("error") or first["msg"]
+        raise QinZooError(f"{where} is no result of qin-zoo: {key}: {what}.") from None
     except ConfigError as error:
         raise QinZooError(f"{where}: {error}") from None
     return entry

@@ -132,7 +132,7 @@ class Board:
     """Everything that was scored on the same rows.
 
     Attributes:
-        name: the shortest of the datasets' ids.
+        name: the shortest of the datasets' ids; with the beginning of the rows' hash where other rows have it, too.
         lines: in the order in which their first entries came.
     """
 
@@ -224,10 +224,12 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
     for entry in entries:
         key = (entry.experiment, entry.variation, entry.dataset_id, entry.setting)
         groups.setdefault(rows[entry.rows_of], {}).setdefault(key, {}).setdefault(entry.seed, []).append(entry)
+    names = {of: min((key[2] for key in lines), key=lambda d: (len(d), d)) for of, lines in groups.items()}
+    often = Counter(names.values())
     made = []
-    for lines in groups.values():
+    for of, lines in groups.items():
         board = [Line(_name(key, lines), dict(sorted(seeds.items()))) for key, seeds in lines.items()]
-        made.append(Board(min((key[2] for key in lines), key=lambda d: (len(d), d)), board))
+        made.append(Board(names[of] + (f" #{of[:4]}" if often[names[of]] > 1 else ""), board))
     return sorted(made, key=lambda board: board.name)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from qin_zoo.experiment.report import markdown_table
+from qin_zoo.experiment.report import markdown_picture, markdown_table
 from qin_zoo.files import replace_file, replace_text
 from qin_zoo.pages import write_page
 from qin_zoo.pages.plots import PAGE, save, style, svg
@@ -44,7 +44,7 @@ def write_markdown(boards: list[Board], file: Path, title: str, failed: Mapping[
             for plot in plots(board):
                 picture = file.with_name(f"{file.stem}_{board.name}_{plot.key}.png")
                 save(plot.figure, picture)
-                parts += [f"**{plot.title}.** {plot.told}", f"![{plot.title}]({picture.name})"]
+                parts += [f"**{plot.title}.** {plot.told}", markdown_picture(plot.title, picture.name)]
     if failed:
         parts += ["## Failed", "\n".join(f"- `{name}`: {why.splitlines()[0]}" for name, why in failed.items())]
     replace_text(file, "\n\n".join(parts) + "\n")

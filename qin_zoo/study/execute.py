@@ -54,7 +54,7 @@ def run_missing(
     failures: dict[StudyRun, str] = {}
     for run, p in prepared.items():
         try:
-            record = over_periods(run, p, options) if run.periods else _finished(p, study, run.tuning)
+            record = over_periods(run, p, options) if run.periods else _finished(p, study, run)
         except Exception as error:  # of this run's data, say; the others have their own
             failures[run] = failure(error, p.files.log)
             echo(f"{run.name} failed: {failures[run]}")
@@ -102,20 +102,26 @@ def train(job: tuple[Study, StudyRun, dict], gpu: int, connection: Connection) -
         return "failed", failure(error, prepared and prepared.files.log)
 
 
-def _finished(prepared: Prepared, study: Study, tuning: dict | None) -> dict | None:
-    record = finished_record(prepared)
+def _finished(prepared: Prepared, study: Study, run: StudyRun) -> dict | None:
+    record, notes = finished_record(prepared), _notes(run)
     if record is None:
         return None
-    if tuning is not None and record.get("tuning") != tuning:  # which has gone on, and found nothing better
-        record |= {"tuning": tuning}
+    if any(record.get(key) != note for key, note in notes.items()):  # a tuning has gone on, and found nothing better
+        record |= notes
         write_record(prepared.files.record, record)
     found = stored_probe(prepared, record, study.tests, study.slices)
     return None if found is None else record | found
 
 
+def _notes(run: StudyRun) -> dict:
+    """What the record of a run keeps of the study."""
+    found = {"tuning": run.tuning, "line": run.of_line}
+    return {key: note for key, note in found.items() if note is not None}
+
+
 def _train(prepared: Prepared, study: Study, run: StudyRun, options: dict) -> dict:
     argv = ["qin-zoo", "study", run.name]
-    common = {"echo": silent, "overwrite": True, "notes": {"tuning": run.tuning} if run.tuning else None}
+    common = {"echo": silent, "overwrite": True, "notes": _notes(run)}
 
     def trained(prepared: Prepared) -> dict:
         try:

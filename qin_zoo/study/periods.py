@@ -53,6 +53,7 @@ def over_periods(run: StudyRun, prepared: Prepared, options: dict, train: Train 
     slices = {str(n): {"rows": r["rows"][split], **r[split]} for n, r in enumerate(records, 1)}
     seconds = sum(r["evaluations"][-1]["seconds"] if r["evaluations"] else r["seconds"] for r in records)
     of_all = {"expid": run.name, "asked_for": run.name, "seconds": seconds, "draws": _draws(parts, records)}
+    of_all["line"] = run.of_line
     of_all["rows"] = {name: sum(r["rows"][name] for r in records) for name in record["rows"]}
     of_all |= {"calibration": {}, "evaluations": [], "slices": {"period": slices}}  # these are not of one
     return {**record, **means, **of_all}

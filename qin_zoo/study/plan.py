@@ -133,6 +133,11 @@ class StudyRun:
         return self.experiment, self.variation, self.dataset
 
     @property
+    def of_line(self) -> list[str] | None:
+        """Experiment and variation where :attr:`name` does not tell them apart; else None."""
+        return [self.experiment, self.variation] if "." in self.experiment else None
+
+    @property
     def name(self) -> str:
         """Name of the run's files, which lie in a folder of their dataset."""
         return f"{self.experiment}.{self.variation}.s{self.seed}"
@@ -164,12 +169,16 @@ def read_study(file: Path) -> Study:
 
 
 def plan_runs(study: Study, file: Path) -> list[StudyRun]:
-    """Every run of a study, seed by seed, so that a study that is stopped has whole seeds behind it."""
+    """Every run of a study, seed by seed, so that a study that is stopped has whole seeds behind it.
+
+    Raises:
+        ConfigError: two of them would write the same files.
+    """
     folder, own = file.parent / (study.config or "."), study.config is not None
     folders = {name: folder if own or defines_experiment(folder, name) else None for name in study.experiments}
     datasets = {name: {"dataset_id": name, **changes} for name, changes in study.datasets.items()}
     periods = tuple(study.periods)
-    return [
+    runs = [
         StudyRun(
             experiment,
             dataset,
@@ -185,3 +194,10 @@ def plan_runs(study: Study, file: Path) -> list[StudyRun]:
         for experiment in study.experiments
         for variation, changes in study.variations.items()
     ]
+    named: dict[tuple, StudyRun] = {}
+    for run in runs:
+        other = named.setdefault((run.name, run.overrides.get("dataset_id")), run)
+        if other is not run:
+            lines = " and ".join(f"{one.experiment}, {one.variation}," for one in (other, run))
+            raise ConfigError(f"{file}: {lines} would both be called {run.name}; give one of them another name.")
+    return runs

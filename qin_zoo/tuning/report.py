@@ -10,7 +10,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from qin_zoo.experiment.report import markdown_table
+from qin_zoo.experiment.report import markdown_picture, markdown_table
 from qin_zoo.files import replace_file, replace_text
 from qin_zoo.tuning.plots import draw_plots
 from qin_zoo.tuning.space import dump, show
@@ -199,9 +199,8 @@ def _page(results: Results, pictures: dict[str, Path]) -> str:
             "As a block of a `model_config.yaml`:",
             f"```yaml\n{dump({best.expid: model}).rstrip()}\n```",
         ]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in results.rows]
-    parts += ["## Trials", markdown_table(results.header, rows)]
-    parts += [f"## {title}\n\n![{title}]({path.name})" for title, path in pictures.items()]
+    parts += ["## Trials", markdown_table(results.header, results.rows)]
+    parts += [f"## {title}\n\n{markdown_picture(title, path.name)}" for title, path in pictures.items()]
     parts += results.notes
     if results.failed:
         messages = "\n".join(f"- `{x.expid}`: {x.error.splitlines()[0]}" for x in results.failed)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from optuna.trial import TrialState
 
@@ -119,7 +120,7 @@ def plan_search(
         base=base,
         folder=folder,
         name=study_name(space, dataset.fingerprints()),
-        storage_url=storage or f"sqlite:///{folder / space.file.stem}.db",
+        storage_url=storage or f"sqlite:///{quote(str(folder / space.file.stem))}.db",
         trials=space.size if space.is_grid else trials or _DEFAULT_TRIALS,
         pruner=pruner or ("none" if space.is_grid else "median"),
         seed=seed,

@@ -23,7 +23,7 @@ from qin_zoo.baselines.run import prepare_baselines, run_baselines
 from qin_zoo.data.dataset import Dataset
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.run import import_folder
-from qin_zoo.errors import ConfigError
+from qin_zoo.errors import ConfigError, DataError
 from qin_zoo.experiment.record import read_record
 from qin_zoo.experiment.repeat import prepare_repetition
 from qin_zoo.experiment.report import verdict, write_report
@@ -329,6 +329,19 @@ def test_a_report_says_whether_its_run_beats_them(made, folder):
     assert any("1 reports" in text for text in again)
 
 
+def test_where_rows_have_no_auc_another_metric_tells_what_is_beaten(made):
+    """Test rows of one class: no comparison with NaN is a victory."""
+    nan = dict.fromkeys(("AUC", "gAUC"), float("nan"))
+    records = [{**r, "test": {**r["test"], **nan}} for r in made[0].values()]
+    best = min(r["test"]["logloss"] for r in records)
+    run = {**records[0], "test": {**records[0]["test"], "logloss": best + 0.01}}
+    told = verdict(run, records)
+    assert told.startswith("**Does not beat")
+    assert f"test logloss {best + 0.01:.4f}" in told
+    nothing = {**run, "test": nan}
+    assert verdict(nothing, records) == "Not compared with the baselines: no metric is a number on the test rows."
+
+
 def test_a_record_repeats_itself_and_another_setting_is_numbered(made, tmp_path):
     first, root = made[0]["BoostedTrees"], made[2]
     again = baselines(first["files"]["record"], root)
@@ -373,6 +386,32 @@ def test_what_cannot_be_used_is_said(folder, tmp_path):
     record = baselines(folder, tmp_path, ["ItemConstant"])[0]["files"]["record"]
     with pytest.raises(ConfigError, match="is the record of a baseline"):
         prepare_repetition(Path(record))
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "left"),
+    [
+        ("valid", pl.col("label") == 0, ["RecentPopularity", "BoostedTrees"]),
+        ("train", (pl.col("label") == 1) | (pl.int_range(pl.len()) < 20), ["LogisticRegression", "BoostedTrees"]),
+        ("train", pl.col("label") == 1, None),
+    ],
+)
+def test_rows_of_one_class(split, rows, left, folder, tmp_path):
+    """Who cannot learn from them is left out; where nobody can, that is one message, and nothing is written."""
+    shutil.copytree(folder, tmp_path / "shop")
+    frame = pl.read_parquet(folder / f"{split}.parquet").filter(rows).with_columns(when=pl.int_range(pl.len()))
+    frame.write_parquet(tmp_path / "shop" / f"{split}.parquet")
+    when = "when" if split == "train" else None
+    options = {f"{split}_data": str(tmp_path / "shop" / f"{split}.parquet")}
+    said = []
+    if left is None:
+        with pytest.raises(DataError, match="expected rows with a click and rows without"):
+            baselines(folder, tmp_path / "root", time=when, **options)
+        assert not (tmp_path / "root").exists()
+        return
+    records = baselines(folder, tmp_path / "root", time=when, echo=said.append, **options)
+    assert {record["model"] for record in records} == BASELINES.keys() - set(left)
+    assert [line.split("_")[0] for line in said if "left out, as the" in line] == left
 
 
 def test_rows_sorted_by_their_label_tell_no_time(folder, tmp_path):

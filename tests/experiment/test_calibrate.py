@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from qin_zoo.cli import main
+from qin_zoo.errors import QinZooError
+from qin_zoo.experiment.calibrate import _held_out
 from qin_zoo.serving import Scorer
 
 SMALL = ["--set", "epochs=1", "--set", "embedding_dim=4", "--set", "batch_size=512", "--set", "verbose=0"]
@@ -130,6 +132,14 @@ def test_a_runs_report_tells_its_error(run):
     report = (FOLDER / "QIN_sample.md").read_text()
     assert "| ECE |" in report
     assert f"{record['calibration']['valid']['ece']:.6f}" in report
+
+
+def test_one_user_cannot_be_held_out_and_that_is_what_is_said():
+    """Both labels are there, so that they are all alike is no answer."""
+    label, score = np.array([0, 1, 0, 1, 1, 0]), np.array([0.1, 0.9, 0.6, 0.7, 0.4, 0.2])
+    with pytest.raises(QinZooError, match=r"these 6 rows of 1 user\(s\) it cannot be fitted .* --set group_id=null"):
+        _held_out("platt", label, score, np.array(["u"] * 6))
+    assert _held_out("platt", np.tile(label, 9), np.tile(score, 9), None)["after"]["logloss"] < 1
 
 
 def test_a_step_that_makes_held_out_rows_worse_is_not_kept(run, sample, monkeypatch, capsys):

@@ -4,9 +4,11 @@ import csv
 import json
 import math
 import statistics
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from qin_zoo.bootstrap import draw_users
 from qin_zoo.cli import main
@@ -158,7 +160,8 @@ def test_tests_and_slices_complete_an_entry(tmp_path):
     assert store.add(tested) == "completed"
     assert store.add(plain) == "known"
     assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
-    drawn = {"draws": {"groups": 1, "drawn": "x", "values": {}}, "tuning": {"trials": 3, "minutes": 0.5}}
+    drawn = {"draws": {"groups": 1, "drawn": "x", "values": {}}}
+    drawn["tuning"] = {"asked": "3 trials", "trials": 3, "minutes": 0.5}
     assert store.add(entry_of(record() | drawn)) == "completed"
     assert store.entries()[0].tuning == drawn["tuning"]
     assert store.entries()[0].tests == {"t": {"AUC": 0.5}}
@@ -200,6 +203,44 @@ def test_what_was_scored_on_other_rows_is_not_compared():
         ("d", ["DIN_x", "QIN_x"]),
         ("e", ["MLP_x"]),
     ]
+
+
+def test_boards_of_one_dataset_id_are_told_apart(tmp_path, capfd):
+    """A dataset whose files changed: two boards, whose pictures must not be each other's."""
+    store = Store(tmp_path / "s")
+    for rows in ("r", "other"):
+        for r in (record("QIN_x", rows=rows), record("DIN_x", rows=rows)):
+            store.add(entry_of(r))
+    found = boards(store.entries())
+    names = [board.name for board in found]
+    assert len(set(names)) == 2
+    assert all(name.startswith("d #") for name in names)
+    page = tmp_path / "page.md"
+    assert run(capfd, "leaderboard", "--store", store.folder, "--markdown", page)[0] == 0
+    assert [line for line in page.read_text().splitlines() if line.startswith("## ")] == [f"## {n}" for n in names]
+    assert len(list(tmp_path.glob("*.png"))) == len(set(pictures_of(page))) == 8
+    assert run(capfd, "leaderboard", "--store", store.folder, "--dataset", names[0])[0] == 0
+
+
+def pictures_of(page):
+    """What a Markdown parser of others takes for pictures, as names of files."""
+    inline = [t for token in MarkdownIt().parse(page.read_text()) for t in token.children or [] if t.type == "image"]
+    return [unquote(token.attrs["src"]) for token in inline]
+
+
+def test_markdown_shows_pictures_and_tables_whatever_names_hold(tmp_path, capfd):
+    """Names of runs may hold spaces and brackets; metrics' parts in a store of others whatever they like."""
+    store = Store(tmp_path / "s")
+    for variation in ("plain", "100 % [a) b"):
+        r = record(f"A (1) ü.{variation}.s1", dropout=variation)
+        store.add(entry_of(r, {"tests": {"a|b\n<script>": {"AUC": 0.6}}, "slices": {}}))
+    page = tmp_path / "my (first) page.md"
+    assert run(capfd, "leaderboard", "--store", store.folder, "--markdown", page)[0] == 0
+    assert sorted(pictures_of(page)) == sorted(file.name for file in tmp_path.glob("*.png"))
+    html = MarkdownIt().enable("table").render(page.read_text())
+    assert "<th style=\"text-align:right\">a|b &lt;script&gt;</th>" in html
+    assert html.count("<table>") == 3
+    assert "<script>" not in html
 
 
 def test_rows_that_one_result_joins_are_one_board():
@@ -534,6 +575,11 @@ def test_a_metric_that_is_no_number_is_shown_ranked_last_and_keeps_nobody_back(b
         ("newer", "newer qin-zoo"),
         ("no metrics", "expected metrics of the test split"),
         ("metric", "Unknown metric 'F1'"),
+        ("rows", "expected the number of test rows"),
+        ("tuning", "tuning.minutes: Field required"),
+        ("calibration", "as many of predicted as of clicked"),
+        ("reachable", "reachable.blind_auc: Field required"),
+        ("slices", "expected the number of rows of each part"),
     ],
 )
 def test_a_damaged_result_is_named_and_keeps_nobody_back(content, message, tmp_path):
@@ -542,6 +588,10 @@ def test_a_damaged_result_is_named_and_keeps_nobody_back(content, message, tmp_p
     good = json.loads(next(store.folder.rglob("*.json")).read_text())
     metrics = {"no metrics": {}, "metric": {"test": {"F1": 1}}}
     changes = {"newer": {"schema_version": 99}, **{name: {"metrics": found} for name, found in metrics.items()}}
+    parts = {"rows": {}, "tuning": {"asked": "3 trials", "trials": 3}, "reachable": {"best_auc": 0.9}}
+    parts |= {"calibration": {"ece": 0.1, "predicted": [0.1, 0.2], "clicked": [0.1]}}
+    parts |= {"slices": {"item_clicks": {"0": {"AUC": 0.5}}}}
+    changes |= {name: {name: part} for name, part in parts.items()}
     bad = store.folder / "d/bad.json"
     bad.write_text(json.dumps(good | changes[content]) if content in changes else content)
     said = []

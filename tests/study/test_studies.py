@@ -10,6 +10,7 @@ import yaml
 from conftest import REPOSITORY
 
 from qin_zoo.cli import main
+from qin_zoo.results.store import Store
 from qin_zoo.study.plan import plan_runs, read_study
 from qin_zoo.study.slices import slice_rows
 
@@ -71,6 +72,44 @@ def test_a_study_runs_and_goes_on(study, tmp_path):
     assert numbers(folder / f"{name}.csv") == rows, "the same seed gives the same line"
     status, shown = study(FILE.replace("[1, 2]", "[1]"), "--set", "learning_rate=0.01")
     assert "2 runs: 0 finished before" in shown.out
+
+
+@pytest.mark.slow
+def test_names_with_dots_are_taken_apart_where_they_were_joined(study, tmp_path):
+    """QIN_v1.5 in the variation lr.01 is called QIN_v1.5.lr.01.s1, of which no dot tells where the variation begins."""
+    (tmp_path / "model_config.yaml").write_text("QIN_v1.5: {model: QIN, dataset_id: sample}\n")
+    (tmp_path / "dataset_config.yaml").write_text((REPOSITORY / "dataset_configs/sample.yaml").read_text())
+    text = "experiments: [QIN_v1.5]\nseeds: [1]\nvariations: {plain: {}, lr.01: {learning_rate: 0.01}}\n"
+    lines = [("QIN_v1.5", "plain"), ("QIN_v1.5", "lr.01")]
+    status, shown = study(text)
+    assert status == 0, shown.err
+    table = tmp_path / f"checkpoints/studies/{tmp_path.name}_s.csv"
+    assert [(r["experiment"], r["variation"]) for r in numbers(table)] == lines
+    record = tmp_path / "checkpoints/sample/QIN_v1.5.plain.s1.json"
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "line"}))  # of old
+    assert "2 finished before" in study(text)[1].out
+    with pytest.raises(SystemExit):
+        main(["results", "add", "checkpoints"])
+    entries = Store(tmp_path / "results").entries()
+    assert {(e.experiment, e.variation) for e in entries} == set(lines)
+
+
+def test_two_runs_of_one_name_are_refused(study, tmp_path):
+    text = "experiments: [A.b, A]\nseeds: [1]\nvariations: {b.c: {}, c: {}}\n"
+    status, shown = study(text)
+    assert status == 1
+    assert "A.b, c, and A, b.c, would both be called A.b.c.s1" in shown.err
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(study, tmp_path):
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        status, shown = study(FILE, "--out", out)
+        assert status == 1
+        assert f"The table would be written to {out}, but" in shown.err
+        assert "is no folder" in shown.err
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.slow

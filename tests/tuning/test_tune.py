@@ -248,6 +248,16 @@ def test_pruned_leaves_its_log_only(tuner_file, project):
     assert not list(project.glob("*.csv"))
 
 
+def test_a_storage_lies_under_the_name_of_its_file(tuner_file, project):
+    """SQLAlchemy takes %20 in a URL for a space, and what follows a ? for options."""
+    file = tuner_file({"seed": [1, 2]})
+    odd = file.rename(file.with_name("my%20search?a=b#c.yaml"))
+    search = plan_search(read_space(odd), plugins=[project / "toy.py"])
+    TUNE.mkdir(parents=True)
+    open_storage(search.storage_url)
+    assert [path.name for path in TUNE.iterdir()] == ["my%20search?a=b#c.db"]
+
+
 @pytest.mark.parametrize(("monitor", "best"), [("logloss", 0.4), ("AUC", 0.9)])
 def test_a_pruned_trial_is_worth_its_best_evaluation(monitor, best, tuner_file, project):
     mode = "min" if monitor == "logloss" else "max"
