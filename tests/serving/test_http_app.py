@@ -150,6 +150,13 @@ class TestOtherRefusals:
         kind = "Application/JSON; charset=utf-8"
         assert client.post("/score", content=json.dumps(BODY), headers={"Content-Type": kind}).status_code == 200
 
+    def test_a_compressed_body(self, client):
+        for coding, status in (("gzip", 415), ("br", 415), ("Identity", 200)):
+            headers = {**JSON, "Content-Encoding": coding}
+            answer = client.post("/score", content=json.dumps(BODY), headers=headers)
+            assert answer.status_code == status
+            assert status == 200 or f"without Content-Encoding, found '{coding}'" in answer.json()["detail"]
+
     def test_too_large(self, client):
         answer = client.post("/score", content=b"x" * 20_001, headers=JSON)
         assert answer.status_code == 413
