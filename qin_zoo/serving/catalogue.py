@@ -31,7 +31,7 @@ def unpack(packed: Mapping) -> np.ndarray:
     unpacking = zlib.decompressobj()
     try:
         data = unpacking.decompress(base64.b85decode(packed["zlib"]), size + 1)  # no more than fits
-    except zlib.error as error:
+    except (zlib.error, OverflowError) as error:
         raise ValueError(str(error)) from None
     if len(data) != size:
         raise ValueError(f"expected {size} bytes, found {len(data)} or more")

@@ -182,6 +182,7 @@ class TestPack:
         [
             {"shape": [10**9], "zlib": pack(np.zeros(10, int))["zlib"]},
             {"shape": [9], "zlib": pack(np.zeros(10**6, int))["zlib"]},  # no more is unpacked than fits
+            {"shape": [10, 2**59], "zlib": pack(np.zeros(10, int))["zlib"]},  # more than there are bytes
             {"shape": [1], "zlib": "é"},
             {"shape": [1], "zlib": "abcd"},
         ],
