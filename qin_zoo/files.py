@@ -50,7 +50,8 @@ def replace_file(path: Path) -> Iterator[Path]:
             "folder you may write to (model_root)."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written nothing is left
+            temporary.unlink()
 
 
 def replace_text(path: Path, text: str) -> None:
