@@ -72,7 +72,7 @@ class Catalogue:
         there[0] = False
         if named:
             there &= self._named
-        where = where or {}
+        where = {} if where is None else where
         check_names(where, self._codes, "where")
         for name, value in where.items():
             codes = [self._code(name, one) for one in (value if isinstance(value, list) else [value])]

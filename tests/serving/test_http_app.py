@@ -113,6 +113,8 @@ BODY = {"history": [1], "candidates": [2, 3], "context": CONTEXT}
         ({"candidates": [500], "embeddings": {"500": {"item_emb_d128": [1e300] * 128}}}, "expected finite numbers"),
         ({"candidates": [500], "embeddings": {"500": {"item_emb_d128": [3e38] * 128}}}, "give finite scores"),
         ({"candidates": [500], "embeddings": [1]}, "embeddings: expected item -> features"),
+        ({"embeddings": []}, "embeddings: expected item -> features, found []"),
+        ({"embeddings": False}, "embeddings: expected item -> features, found False"),
     ],
 )
 def test_requests_that_are_refused(change, message, client):
