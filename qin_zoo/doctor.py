@@ -46,15 +46,13 @@ def look_at(path: Path | None) -> Iterator[Remark]:
         yield from _machine()
     elif path.suffix == ".onnx":
         yield from _export(path)
-    elif path.is_file() and path.suffix == ".json":
-        yield from _run(path)
     elif path.is_dir() and any((path / f"train{suffix}").exists() for suffix in (".parquet", ".csv", ".npz")):
         yield from _data(path)
+    elif runs := _runs(path):
+        for record in runs:
+            yield from _run(record)
     elif path.is_dir() and any(path.glob("*/*.json")):
         yield from _store(path)
-    elif path.is_dir() and any(path.glob("*.json")):
-        for record in sorted(path.glob("*.json")):
-            yield from _run(record)
     else:
         raise QinZooError(
             f"{path}: expected a run's record (<expid>.json), a folder of runs or of data, an export (NAME.onnx) or a "
@@ -109,6 +107,15 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _runs(path: Path) -> list[Path]:
+    """The records, whole or not, that a path names: itself, those in the folder, or a folder deeper, by dataset."""
+    from qin_zoo.experiment.record import read_record
+
+    files = [path, *sorted(path.glob("*.json")), *sorted(path.glob("*/*.json"))]
+    files = [file for file in files if file.suffix == ".json" and file.is_file()]
+    return [file for file in files if file.with_suffix(".model").exists() or read_record(file) is not None]
+
+
 def _run(record_file: Path) -> Iterator[Remark]:
     """Whether a run's files are the ones its record was written for, and its data still what it was."""
     from qin_zoo.calibration import read_calibrator
@@ -118,8 +125,7 @@ def _run(record_file: Path) -> Iterator[Remark]:
 
     record, name = read_record(record_file), record_file.stem
     if record is None:
-        if record_file.parent.joinpath(f"{name}.model").exists():
-            yield Remark("error", f"{record_file}: damaged, or no record of a run. Its weights cannot be vouched for.")
+        yield Remark("error", f"{record_file}: damaged, or no record of a run. Its weights cannot be vouched for.")
         return
     files = RunFiles(record_file.parent, name)
     seed = record["params"].get("seed")

@@ -52,7 +52,8 @@ def replace_file(path: Path) -> Iterator[Path]:
             "folder you may write to (model_root)."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written nothing is left
+            temporary.unlink()
 
 
 def _is_device(path: Path) -> bool:

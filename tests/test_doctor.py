@@ -73,6 +73,17 @@ def test_a_damaged_record(run):
     assert worst(run)[0] == "error"
 
 
+def test_folders_of_runs(run):
+    """That of one dataset, and that of all, where exports and their manifests may lie, too."""
+    (run.parent / "qin.onnx.json").write_text("{}")
+    for folder in (run.parent, run.parent.parent):
+        severity, text = worst(folder)
+        assert severity == "ok", text
+        assert "QIN_sample.json: QIN on sample" in text
+    with pytest.raises(QinZooError, match=r"qin\.onnx\.json: expected a run's record"):
+        worst(run.parent / "qin.onnx.json")
+
+
 def test_data_machine_and_others(trained, tmp_path):
     severity, _ = worst(trained / "data")
     assert severity in ("ok", "note", "warning")

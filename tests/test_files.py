@@ -11,7 +11,7 @@ import torch
 from qin_zoo.calibration import calibration_file, read_calibrator
 from qin_zoo.errors import CheckpointError, QinZooError
 from qin_zoo.experiment.record import read_record
-from qin_zoo.files import LockFile, parse_json, read_json, replace_file
+from qin_zoo.files import LockFile, parse_json, read_json, replace_file, replace_text
 from qin_zoo.results.probes import read_probe
 from qin_zoo.serving.bundle import _KEY, _field, _manifest
 
@@ -81,3 +81,12 @@ def test_only_what_the_disk_refuses_is_said_to_be_its_fault(tmp_path):
         with pytest.raises(QinZooError, match="free space"), replace_file(tmp_path / "x"):
             torch.save(torch.zeros(100_000), failing)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_where_nothing_can_be(tmp_path):
+    """Behind a file as if it were a folder; under a name that is too long for another to stand beside it."""
+    (tmp_path / "x").write_text("before")
+    for place in (tmp_path / "x" / "y", tmp_path / ("z" * 250)):
+        with pytest.raises(QinZooError, match=r"Could not write .*: (File exists|File name too long)"):
+            replace_text(place, "after")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]

@@ -246,7 +246,13 @@ def _checked(graph: bytes, manifest: dict, path: Path, model: BaseModel, score: 
 
 def _sealed(graph: bytes, manifest: dict, path: Path) -> tuple[bytes, dict]:
     data, manifest = seal(graph, manifest)
-    path.write_bytes(data)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise QinZooError(
+            f"{path}: {error.strerror}. An export is checked there before it is written: free space, or name another "
+            "folder in the variable TMPDIR."
+        ) from error
     return data, manifest
 
 

@@ -31,7 +31,7 @@ def unpack(packed: Mapping) -> np.ndarray:
     unpacking = zlib.decompressobj()
     try:
         data = unpacking.decompress(base64.b85decode(packed["zlib"]), size + 1)  # no more than fits
-    except zlib.error as error:
+    except (zlib.error, OverflowError) as error:
         raise ValueError(str(error)) from None
     if len(data) != size:
         raise ValueError(f"expected {size} bytes, found {len(data)} or more")
@@ -72,7 +72,7 @@ class Catalogue:
         there[0] = False
         if named:
             there &= self._named
-        where = where or {}
+        where = {} if where is None else where
         check_names(where, self._codes, "where")
         for name, value in where.items():
             codes = [self._code(name, one) for one in (value if isinstance(value, list) else [value])]

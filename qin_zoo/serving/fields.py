@@ -58,7 +58,7 @@ class FieldRequests:
         Raises:
             RequestError: the request cannot be read.
         """
-        if embeddings:
+        if embeddings not in (None, {}):
             raise RequestError("embeddings: a model of named fields takes none. Give an item's fields as a candidate.")
         given = self._candidates(candidates)
         context = {} if context is None else context

@@ -6,6 +6,7 @@ always; the name of a list alone is ``""``. The row features of a user are as th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -113,7 +114,7 @@ class FileHistories:
         set_aside: where the log of another file was moved to. What came after this file's ``until`` was taken over.
 
     Raises:
-        QinZooError: the file is not of that form.
+        QinZooError: the file is not of that form, or nothing can be written beside it.
     """
 
     remote = False
@@ -122,7 +123,13 @@ class FileHistories:
         self.path, self._length, self._ids = path, length, ids
         self._events = Path(f"{path}.events")
         self._lock = threading.Lock()
-        self._open()
+        try:
+            self._open()
+        except OSError as error:
+            raise QinZooError(
+                f"{error.filename or self._events}: {error.strerror}. Histories need a folder that can be read and "
+                "written: their events are kept beside the file."
+            ) from error
 
     def _open(self) -> None:
         self.loaded = file_state(self.path)
@@ -191,11 +198,9 @@ class FileHistories:
                     aside.unlink(missing_ok=True)
                     os.link(self._events, aside)
             self._file = os.open(self._events, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            size = os.fstat(self._file).st_size
-            if size == 0:
-                os.write(self._file, head)
-            elif os.pread(self._file, 1, size - 1) != b"\n":  # a crash cut the last line short
-                os.write(self._file, b"\n")
+            if not found.endswith(b"\n"):  # nothing, or a head that a full disk cut short
+                os.ftruncate(self._file, 0)
+                _add_line(self._file, head)
         finally:
             lock.release(remove=True)
         return aside
@@ -230,16 +235,23 @@ class FileHistories:
         return Known(kept[""] if [*kept] == [""] else kept, features)
 
     def append(self, user: str, item: object, time: float | None = None) -> None:
-        """Adds an item, or field -> value, as the user's newest."""
+        """Adds an item, or field -> value, as the user's newest.
+
+        Raises:
+            StoreError: the log cannot be written now; the event is not kept.
+        """
         told = {} if time is None else {"time": time}
         line = json.dumps({"user": user, "item": item, **told, "at": round(clock.time(), 3)}).encode() + b"\n"
-        with self._lock:
-            if self._is_current():
-                os.write(self._file, line)
-                return
-            with open(self._events, "ab", buffering=0) as log:  # others have a newer file of histories already
-                log.write(line)
-            self._add(user, item)
+        try:
+            with self._lock:
+                if self._is_current():
+                    _add_line(self._file, line)
+                    return
+                with open(self._events, "a+b", buffering=0) as log:  # others have a newer file of histories already
+                    _add_line(log.fileno(), line)
+                self._add(user, item)
+        except OSError as error:
+            raise StoreError(f"{self._events}: {error.strerror}") from error
 
     def _read_on(self) -> None:
         """Takes in what was appended since, by whomever."""
@@ -260,6 +272,15 @@ class FileHistories:
             values.append(value)
             if len(values) > 2 * self._length:
                 del values[: -self._length]
+
+
+def _add_line(file: int, line: bytes) -> None:
+    """Appends a line, also behind one that a crash or a full disk cut short; OSError where it is not there whole."""
+    size = os.fstat(file).st_size
+    if size and os.pread(file, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    if os.write(file, line) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _moment(line: bytes) -> float:

@@ -95,7 +95,7 @@ class ItemRequests:
         Raises:
             RequestError: the request cannot be read.
         """
-        if self._is_plain and not embeddings and (found := self._plain(history, candidates, context)) is not None:
+        if self._is_plain and embeddings is None and (found := self._plain(history, candidates, context)) is not None:
             return found
         history, beside = self.read_history(history)
         candidates = self.ids(candidates, "candidates")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ pytest.importorskip("onnxscript")
 from qin_zoo.cli import build_app
 from qin_zoo.errors import QinZooError, RequestError
 from qin_zoo.experiment.prepare import build_model
-from qin_zoo.export.export import export_model
+from qin_zoo.export.export import _sealed, export_model
 from qin_zoo.export.item_table import update_items
 from qin_zoo.export.request import RequestModel
 from qin_zoo.feature_types import type_of
@@ -361,6 +362,12 @@ class TestCommand:
         assert isinstance(result.exception, QinZooError)
         assert message in str(result.exception)
         assert not out.exists()
+
+
+def test_no_room_for_checking(tmp_path):
+    """In the folder of temporary files, before anything is written where it was asked for."""
+    with pytest.raises(QinZooError, match=r"/dev/full: No space left on device\. An export is checked there .*TMPDIR"):
+        _sealed(b"", {}, Path("/dev/full"))
 
 
 class TestModelsOfSomebody:

@@ -91,3 +91,8 @@ def test_compiled_model_is_the_same_model_compiled_once(name):
         assert train(plain, batch, 1) == pytest.approx(train(compiled, batch, 1), abs=1e-5)
     counted = torch._dynamo.utils.counters
     assert (counted["stats"]["unique_graphs"], dict(counted["graph_break"])) == (1, {})
+    plain.load_state_dict(compiled.state_dict())
+    batch = random_item_batch(MANY, 8, batch=640)  # DIN's places are scored in parts
+    with torch.no_grad():
+        ours, theirs = (model.eval()(batch)["logits"] for model in (compiled, plain))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

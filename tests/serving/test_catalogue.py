@@ -112,6 +112,7 @@ class TestTop:
             ({"where": {"item_tags": "x"}}, "item_tags: expected a whole number, found 'x'"),
             ({"where": {"item_tags": True}}, "expected a whole number, found True"),
             ({"where": [1]}, "where: expected feature -> value"),
+            ({"where": []}, r"where: expected feature -> value, found \[\]"),
             ({"context": {}}, "likes_level is missing"),
             ({"context": {**CONTEXT, "likes_level": [1, 2]}}, "one value"),
             ({"history": "x"}, "history: expected whole numbers"),
@@ -182,6 +183,7 @@ class TestPack:
         [
             {"shape": [10**9], "zlib": pack(np.zeros(10, int))["zlib"]},
             {"shape": [9], "zlib": pack(np.zeros(10**6, int))["zlib"]},  # no more is unpacked than fits
+            {"shape": [10, 2**59], "zlib": pack(np.zeros(10, int))["zlib"]},  # more than there are bytes
             {"shape": [1], "zlib": "é"},
             {"shape": [1], "zlib": "abcd"},
         ],

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -79,6 +80,38 @@ class TestFile:
         again.append("a", 10)
         for one in (again, store, FileHistories(file, 10)):
             assert one.get("a").history == [7, 8, 9, 10]
+
+    def test_a_full_disk(self, file):
+        """An event that is there in part is not told as kept, and takes none with it that comes when there is room."""
+        store, log = FileHistories(file, 10), file.parent / "h.npz.events"
+        store.append("a", 9)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 20, limits[1]))
+            for _ in range(2):
+                with pytest.raises(StoreError, match=r"h\.npz\.events"):
+                    store.append("a", 10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not log.read_bytes().endswith(b"\n")
+        store.append("a", 11)
+        for one in (store, FileHistories(file, 10)):
+            assert one.get("a").history == [7, 8, 9, 11]
+
+    def test_no_place_for_events(self, file, tmp_path):
+        with pytest.raises(QinZooError, match=r"nowhere/h\.npz\.events\.lock: No such file or directory"):
+            FileHistories(tmp_path / "nowhere" / "h.npz", 10)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+            with pytest.raises(QinZooError, match=r"h\.npz\.events: .*\. Histories need a folder that can"):
+                FileHistories(file, 10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        store = FileHistories(file, 10)
+        store.append("a", 9)
+        for one in (store, FileHistories(file, 10)):
+            assert one.get("a").history == [7, 8, 9]
 
     def test_processes_that_are_killed_while_they_append(self, file):
         """Two write at once and one of them is killed: what was told as kept is there, each event once."""

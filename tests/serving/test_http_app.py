@@ -113,6 +113,8 @@ BODY = {"history": [1], "candidates": [2, 3], "context": CONTEXT}
         ({"candidates": [500], "embeddings": {"500": {"item_emb_d128": [1e300] * 128}}}, "expected finite numbers"),
         ({"candidates": [500], "embeddings": {"500": {"item_emb_d128": [3e38] * 128}}}, "give finite scores"),
         ({"candidates": [500], "embeddings": [1]}, "embeddings: expected item -> features"),
+        ({"embeddings": []}, "embeddings: expected item -> features, found []"),
+        ({"embeddings": False}, "embeddings: expected item -> features, found False"),
     ],
 )
 def test_requests_that_are_refused(change, message, client):
@@ -149,6 +151,13 @@ class TestOtherRefusals:
     def test_a_content_type_with_parameters(self, client):
         kind = "Application/JSON; charset=utf-8"
         assert client.post("/score", content=json.dumps(BODY), headers={"Content-Type": kind}).status_code == 200
+
+    def test_a_compressed_body(self, client):
+        for coding, status in (("gzip", 415), ("br", 415), ("Identity", 200)):
+            headers = {**JSON, "Content-Encoding": coding}
+            answer = client.post("/score", content=json.dumps(BODY), headers=headers)
+            assert answer.status_code == status
+            assert status == 200 or f"without Content-Encoding, found '{coding}'" in answer.json()["detail"]
 
     def test_too_large(self, client):
         answer = client.post("/score", content=b"x" * 20_001, headers=JSON)

@@ -69,6 +69,7 @@ def test_the_example_is_valid_and_answered(served):
         ({"candidates": [{"item": 1.5, "cate": ["c"]}]}, "cate: expected a text or a number"),
         ({"history": {}}, "history: clicks is missing"),
         ({"embeddings": {"3": {}}}, "takes none"),
+        ({"embeddings": 0}, "takes none"),
     ],
 )
 def test_mistakes(change, words, served):

@@ -2,8 +2,10 @@
 
 import asyncio
 import copy
+import gc
 import logging
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -167,6 +169,23 @@ class TestTrial:
         (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
         monkeypatch.chdir(tmp_path)
         assert asyncio.run(try_out(path, settings(path))) == Scorer(path).manifest["sha256"]
+
+    def test_the_service_ends_meanwhile(self, path, monkeypatch, caplog):
+        """By Ctrl-C or SIGTERM; there is no traceback in the log."""
+        monkeypatch.setattr(loading, "_CODE", "import time; time.sleep(60)")
+
+        async def ends():
+            trying = asyncio.create_task(try_out(path, settings(path)))
+            await asyncio.sleep(0.5)
+            trying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await trying
+
+        begin = time.monotonic()
+        asyncio.run(ends())
+        gc.collect()  # asyncio logs an error that nobody has asked for when it is thrown away
+        assert not caplog.records
+        assert time.monotonic() - begin < 20
 
     def test_replaced_meanwhile(self, sample, path, monkeypatch, caplog):
         live = live_model(path)

@@ -78,6 +78,24 @@ class TestAnswers:
                 connection.sendall(BODY[half:])
             assert [answer_of(receive_all(c))[0] for c in (first, second)] == [200, 200]
 
+    @pytest.mark.parametrize("cuts", [(), (30,), (-1,), (-len(BODY),), (-len(BODY) - 2, -20)])
+    def test_another_protocol_is_not_taken(self, cuts, service, scorer):
+        """Java's client offers HTTP/2 with each request, as `curl --http2` does; it is answered once, in HTTP/1.1."""
+        offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAA")
+        asked = post(BODY, *offer, length=len(BODY))
+        last = post(BODY, "Connection: close", length=len(BODY))
+        packets = [asked[first:end] for first, end in zip((None, *cuts), (*cuts, None))]
+        with service.connect() as connection:
+            for packet in [*packets, asked + asked + last]:
+                connection.sendall(packet)
+                time.sleep(0.05)
+            answers = receive_all(connection).split(b"HTTP/1.1 ")[1:]
+        assert len(answers) == 4
+        for answer in answers:
+            status, body = answer_of(b"HTTP/1.1 " + answer)
+            assert status == 200
+            assert np.array_equal(np.float32(body["scores"]), scorer.score(**request(3)))
+
     def test_answers_are_sent_at_once(self, service):
         """Connections inherit TCP_NODELAY from the listener; asyncio sets it only where it made the socket itself."""
         from qin_zoo.serving.http.server import listen
@@ -100,8 +118,12 @@ class TestBadClients:
             post(b"zz\r\n", "Transfer-Encoding: chunked"),
             b"GET /healthz HTTP/1.1\r\nHost: test\r\nX: " + b"x" * 20_000,
             b"GET /healthz HTTP/1.1\r\nHost: test\r\nHost: other\r\n\r\n",
+            b"CONNECT test:80 HTTP/1.1\r\nHost: test\r\n\r\n",
         ],
-        ids=["no http", "random", "no host", "negative", "two lengths", "bad chunk", "huge header", "two hosts"],
+        ids=[
+            "no http", "random", "no host", "negative", "two lengths", "bad chunk", "huge header", "two hosts",
+            "tunnel",
+        ],
     )
     def test_garbage(self, raw, service):
         with service.connect() as connection:

@@ -1,5 +1,6 @@
 """Several processes on one port: what they share, what they count, crashes, reloads and the end."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,17 @@ import httpx
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from http_service import Service, equals, export, path_fixture, request, scorer_fixture  # noqa: F401
+from http_service import (
+    Service,
+    answer_of,
+    equals,
+    export,
+    path_fixture,  # noqa: F401
+    post,
+    receive_all,
+    request,
+    scorer_fixture,  # noqa: F401
+)
 
 pytest.importorskip("onnxscript")
 
@@ -159,3 +170,21 @@ def test_idle_clients_are_told(path):
         assert running.process.wait(30) == 0
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", running.port), timeout=5)
+
+
+def test_nobody_is_let_in_at_the_end(path):
+    """As with one process: who connects while one of them still answers is refused at once, and none waits in vain."""
+    body = json.dumps(request()).encode()
+    with Service(path, "--workers", 2) as running:
+        running.client.close()
+        with running.connect() as connection:
+            connection.sendall(post(body[:10], length=len(body)))
+            time.sleep(0.3)
+            running.signal("SIGTERM")
+            time.sleep(0.3)
+            for _ in range(8):  # whichever worker's turn it is
+                with pytest.raises(ConnectionRefusedError):
+                    running.connect()
+            connection.sendall(body[10:])
+            assert answer_of(receive_all(connection))[0] == 200
+        assert running.process.wait(30) == 0

@@ -131,6 +131,10 @@ def test_what_nothing_is_known_of(days):
         kept = {"user_id": "u4", "item": {"item_seq": "sku-9", "item_seq_label": 2}}
         assert client.post("/events", content=json.dumps(kept), headers=JSON).status_code == 200
         assert FileHistories(days / "h.npz", 8, "original").get("u4").history["item_seq"][-1] == "sku-9"
+        for item in ("sku-9", {"item_seq": "sku-9"}, {**kept["item"], "rating": 5}):
+            refused = client.post("/events", content=json.dumps({**kept, "item": item}), headers=JSON)
+            assert refused.status_code == 422
+            assert "item: expected a value of each by name, item_seq, item_seq_label," in refused.json()["detail"]
 
 
 def test_the_store_is_what_the_log_says(days):

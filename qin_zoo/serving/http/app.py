@@ -84,6 +84,8 @@ class Service:
             kind = request.header(b"content-type")
             if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
                 return problem(415, f"expected the header Content-Type: application/json, found {kind[:60]!r}.")
+            if (coding := request.header(b"content-encoding")).lower() not in ("", "identity"):
+                return problem(415, f"expected a body without Content-Encoding, found {coding[:60]!r}.")
         return None
 
     def _bears_token(self, request: Request) -> bool:

@@ -174,13 +174,24 @@ class Connection(asyncio.Protocol):
     def _parse(self, data: bytes) -> None:
         self._raw += len(data)
         try:
-            self._parser.feed_data(data)
+            while True:
+                try:
+                    self._parser.feed_data(data)
+                    break
+                except httptools.HttpParserUpgrade as asked:
+                    data = self._head_without_upgrade() + data[asked.args[0] :]
             if self._raw > _LARGEST_HEAD and self._in_head:
                 raise _Malformed
-        except httptools.HttpParserUpgrade:
-            self._last(problem(400, "expected a request, found a change of protocol.", close=True))
         except (httptools.HttpParserError, _Malformed):
             self._last(problem(400, "expected a request as HTTP has it, found another or none.", close=True))
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head just read, for a new parser: this one has taken what follows for another protocol. Who offers one,
+        as Java's client does HTTP/2 in each request, may be answered in this one."""
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        self._parser = httptools.HttpRequestParser(self)
+        lines = [b"%b: %b" % header for header in self._headers.items() if header[0] != b"upgrade"]
+        return b"\r\n".join([b"%b %b HTTP/%b" % (method, self._url, version), *lines, b"", b""])
 
     def eof_received(self) -> bool:
         """The client has closed its half: it gets the answers to what it has sent whole."""
@@ -228,7 +239,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._deaf:
+        upgrades = self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
+        if self._deaf or upgrades:  # these are read once more
             return
         headers, version = self._headers, self._parser.get_http_version()
         coding = headers.get(b"transfer-encoding")

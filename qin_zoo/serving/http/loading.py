@@ -71,10 +71,12 @@ async def try_out(path: Path, settings: Settings) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+    async def said() -> list[bytes]:  # a task of its own: asyncio logs a traceback for a gathering that is cancelled
+        return await asyncio.gather(process.stdout.read(), process.stderr.read())
+
     try:
-        output, errors = await asyncio.wait_for(
-            asyncio.gather(process.stdout.read(), process.stderr.read()), settings.load_timeout
-        )
+        output, errors = await asyncio.wait_for(said(), settings.load_timeout)
         status = await process.wait()
     except asyncio.TimeoutError:
         raise QinZooError(

@@ -61,7 +61,7 @@ _PROBLEMS = {
     401: "No token, or not the service's.",
     408: "The body came too slowly.",
     413: "The body is too large.",
-    415: "Not sent as application/json.",
+    415: "Not sent as application/json, or compressed.",
     422: "JSON that is no request to this model.",
     503: "Too much to do; Retry-After says when to try again.",
 }

@@ -64,12 +64,15 @@ def serve(settings: Settings) -> None:
 
         def work(number: int, parent: int | None = None, begun: Callable[[], None] = lambda: None) -> None:
             metrics.begin(number)
+            for other in listeners:  # a listener takes connections as long as any process has it open
+                if other is not listeners[number]:
+                    other.close()
             run(_work(listeners[number], Service(settings, models, metrics, histories), models, parent, begun))
 
         if settings.workers == 1:
             work(0, begun=begun)
         else:
-            supervise(settings.workers, work, begun)
+            supervise(settings.workers, work, begun, lambda: [listener.close() for listener in listeners])
         event(logging.INFO, "stopped")
 
 
@@ -129,7 +132,7 @@ async def _work(
     await ended.wait()
     if parent is not None:
         loop.remove_reader(parent)
-    door.close()
+    await door.close()
     await _end(service, settings.grace)
     for task in tasks:
         task.cancel()
@@ -237,10 +240,12 @@ class _Door:
             event(logging.ERROR, "connections wait, none can be accepted", error=error.strerror, times=self._times)
             self._told, self._times = self._loop.time(), 0
 
-    def close(self) -> None:
-        """Nobody else is let in."""
+    async def close(self) -> None:
+        """Nobody else is let in, once those are who stand before it."""
         self._loop.remove_reader(self._listener)
+        self._accept()
         self._listener.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _allow_files(max_connections: int) -> None:

@@ -155,7 +155,9 @@ class Tasks:
         user, time = user_key(asked["user_id"]), asked.get("time")
         if time is not None and (isinstance(time, bool) or not isinstance(time, (int, float))):
             raise RequestError(f"time: expected a number, found {shown(time)}.")
-        item = asked["item"]
+        item, names = asked["item"], self._models.first.current.requests.no_history
+        if isinstance(names, dict) and len(names) > 1 and (not isinstance(item, dict) or item.keys() != names.keys()):
+            raise RequestError(f"item: expected a value of each by name, {', '.join(names)}, found {shown(item)}.")
         history = {name: [value] for name, value in item.items()} if isinstance(item, dict) else [item]
         self._models.first.current.requests.read_history(history)
         self._histories.append(user, item, time)

@@ -17,7 +17,9 @@ _LOOK = 0.05  # seconds between looks at the workers
 _SOON = 1.0  # a worker that ended sooner after its start waits so long for its successor
 
 
-def supervise(workers: int, work: Callable[[int, int], None], begun: Callable[[], None]) -> None:
+def supervise(
+    workers: int, work: Callable[[int, int], None], begun: Callable[[], None], close: Callable[[], None]
+) -> None:
     """Runs workers until SIGTERM or SIGINT. SIGHUP is passed on to each.
 
     They are forked, so that what this process holds, an item table of gigabytes among it, is there once. One that
@@ -26,6 +28,7 @@ def supervise(workers: int, work: Callable[[int, int], None], begun: Callable[[]
     Args:
         work: called in each with its number, and with a file that ends when this process does.
         begun: called once they are there.
+        close: called when they are told to end, before they are; it closes the listeners.
 
     Raises:
         QinZooError: this system cannot fork.
@@ -59,7 +62,9 @@ def supervise(workers: int, work: Callable[[int, int], None], begun: Callable[[]
 
     def tell(number: int, *_: object) -> None:
         nonlocal ending
-        ending = ending or number != signal.SIGHUP
+        if number != signal.SIGHUP and not ending:
+            ending = True
+            close()
         for pid in [*running]:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
