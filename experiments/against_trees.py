@@ -24,12 +24,17 @@ LEAST, MOST = -0.031, 0.0125  # farther ones are arrows
 
 
 def differences(dataset: str) -> list[tuple[str, Estimate]]:
-    """Baselines of the dataset, and networks that have the trees' columns besides, the worst first."""
+    """Baselines of the dataset, and networks with the trees' columns besides or tuned without them, the worst first."""
     counted = f"{dataset.removesuffix('_rated')}_counted"
     for board in boards(Store(Path(__file__).parent / "results").entries()):
         for trees in (line for line in board.lines if line.name == f"{TREES}_{dataset}"):
-            compared = [x for x in board.lines if x.first.dataset_id == counted or x.first.experiment in told(dataset)]
-            return sorted(((called(x), compare(x, trees, "AUC")) for x in compared), key=lambda pair: pair[1].mean)
+            shown, named = told(dataset), []
+            for x in board.lines:
+                if x.first.dataset_id == counted or x.first.experiment in shown:
+                    named.append((called(x), x))
+                elif x.first.tuning:
+                    named.append((f"{called(x)}, not counted", x))
+            return sorted(((name, compare(x, trees, "AUC")) for name, x in named), key=lambda pair: pair[1].mean)
     raise SystemExit(f"{dataset}: no trees among the stored results.")
 
 
