@@ -28,7 +28,7 @@ class DINAttention(InterestLayer):
     needs computing once per row, the second once per distinct item, only the last at every position. Padding is
     left out, unless the MLP takes statistics over a batch (Dice or a batch norm, in training): those include the
     padding, and the published checkpoints were trained so. One padded position of a row, counted as often as there
-    are, is enough for Dice. To know how much is left a GPU is waited for, once.
+    are, is enough for Dice on a CPU. To know how much is left a GPU is waited for, once.
 
     Args:
         attention_layer: an MLP (N, 4·D) -> (N, 1): FuxiCTR's ``MLP_Block`` or an ``nn.Sequential``, its first layer
@@ -55,9 +55,11 @@ class DINAttention(InterestLayer):
         norms = [m for m in self.attention_layer.modules() if isinstance(m, _BatchNorm) and m.training]
         if not norms:
             return mask.flatten().nonzero().squeeze(1), None
-        padded = None if index is None else index[~mask]
-        if not self._can_count(len(norms)) or padded is None or (padded != padded[:1]).any():
+        if index is None or index.is_cuda or not self._can_count(len(norms)):
             return torch.arange(mask.numel(), device=mask.device), None
+        padded = index[~mask]
+        if (padded != padded[:1]).any():
+            return torch.arange(mask.numel()), None
         counts = (~mask).sum(dim=1)  # (B,)
         rows = counts.nonzero().squeeze(1)
         one = rows * mask.shape[1] + (~mask[rows]).byte().argmax(dim=1)
