@@ -63,7 +63,7 @@ class ModelInput:
         return self.contents[name]
 
 
-_FEW = 20  # ids of a table for each place of a list: of fewer, a product with the whole table takes a CPU less time
+_FEW = 20  # ids of a table for each place of a list: of fewer, a product with the whole table trains faster on a CPU
 
 
 class Embedder:
@@ -135,7 +135,8 @@ class Embedder:
         if isinstance(table, ShardedTable):
             return table.mean(ids)
         ids = ids.long()
-        if table.num_embeddings <= (2 if ids.is_cuda else _FEW) * ids.shape[1] and not table.sparse:
+        few = _FEW if self.layer.training and not ids.is_cuda else 2
+        if table.num_embeddings <= few * ids.shape[1] and not table.sparse:
             return mean_of_few(ids, table)
         how = {"mode": "mean", "padding_idx": table.padding_idx, "sparse": table.sparse}
         return F.embedding_bag(ids, table.weight, **how)
