@@ -492,10 +492,15 @@ def mean_of_few(ids: Tensor, table: nn.Embedding) -> Tensor:
 def _distinct(index: Tensor, every: int) -> tuple[Tensor, Tensor]:
     """Ids that hold all of ``index`` (B, L), of which there are ``every`` many: (U,), and where each stands, (B, L).
 
-    On a GPU, which would have to be waited for to know the distinct ones, either all there are, or one for each place.
+    On a CPU the distinct ones, in order; of few enough by a mark for each, four times as fast as by a search. On a GPU,
+    which would have to be waited for to know them, either all there are, or one for each place.
     """
-    if not index.is_cuda:
+    if not index.is_cuda and every > index.numel():
         return torch.unique(index, return_inverse=True)
+    if not index.is_cuda:
+        index = index.long()
+        seen = torch.zeros(every, dtype=torch.int32).scatter_(0, index.flatten(), 1)
+        return seen.nonzero().view(-1), (seen.cumsum(0, dtype=torch.int32) - 1)[index]
     if every <= index.numel():
         return torch.arange(every, device=index.device), index
     return index.flatten(), torch.arange(index.numel(), device=index.device).view(index.shape)
