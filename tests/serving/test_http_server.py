@@ -1,5 +1,6 @@
 """`qin-zoo serve` in a process of its own: answers, limits, signals, and clients that misbehave."""
 
+import http.client
 import json
 import os
 import resource
@@ -237,6 +238,21 @@ class TestBadClients:
         with service.connect() as connection:
             connection.sendall(asked)
             assert receive_all(connection).startswith(b"HTTP/1.1 405")
+
+    def test_looks_at_heads_alone(self, service):
+        """As balancers and uptime monitors do: the headers of GET without the body, and the connection goes on."""
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
+        for path in ("/healthz", "/openapi.json", "/", "/healthz"):
+            told = []
+            for method in ("HEAD", "GET"):
+                connection.request(method, path)
+                answer = connection.getresponse()
+                headers = {name: value for name, value in answer.getheaders() if name.lower() != "date"}
+                told.append((answer.status, headers, len(answer.read())))
+            (status, headers, body), (_, of_get, size) = told
+            assert (status, headers, body) == (200, of_get, 0)
+            assert int(headers["content-length"]) == size > 0
+        connection.close()
 
     def test_closes_its_half(self, service, scorer):
         """It has sent all it will, and reads the answers."""

@@ -57,6 +57,8 @@ class Service:
             "/openapi.json": {"GET": lambda request: request.reply(Answer(200, orjson.dumps(self._description())))},
             "/": {"GET": self._show_page},
         }
+        for methods in self.routes.values():  # HEAD is answered as GET, without the body
+            methods |= {"HEAD": methods["GET"]} if "GET" in methods else {}
         self._expected = None if settings.token is None else b"bearer " + settings.token.encode()
         self._queue: deque[tuple[Request, float]] = deque()
         self._working, self._long, self._shadowing = False, 0, 0
