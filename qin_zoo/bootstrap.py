@@ -98,7 +98,7 @@ def draw_users_of_parts(
     sizes = [len(y_true) for y_true, *_ in parts]
     alone = any(group_id is None for *_, group_id in parts)
     names = np.arange(sum(sizes)) if alone else np.concatenate([np.asarray(g) for *_, g in parts])
-    group, groups = _numbered(names)
+    group, groups = numbered(names)
     scores = [
         _Scores(y_true, y_pred, metrics, own)
         for (y_true, y_pred, _), own in zip(parts, np.split(group, np.cumsum(sizes)[:-1]))
@@ -138,7 +138,7 @@ class _Scores:
         return found
 
 
-def _numbered(group_id: np.ndarray) -> tuple[np.ndarray, int]:
+def numbered(group_id: np.ndarray) -> tuple[np.ndarray, int]:
     """(N,) numbers of the groups in the order in which they come, whatever they are called; and how many there are."""
     _, first, place = np.unique(group_id, return_index=True, return_inverse=True)
     number = np.empty(len(first), np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from qin_zoo.cli import options
@@ -9,6 +11,10 @@ from qin_zoo.cli import options
 
 def predict(
     run: options.Run,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="RUN", help="Another run: the mean of both predictions; may be repeated."),
+    ] = None,
     config: options.Config = None,
     checkpoint: options.Checkpoint = None,
     split: options.Split = "test",
@@ -24,7 +30,10 @@ def predict(
     from qin_zoo.results.trained import find_run
 
     changes = options.changes(overrides, strict)
-    prepared, checkpoint = find_run(run, config, checkpoint, gpu=gpu, data=data, overrides=changes, plugins=plugin)
-    for note in prepared.notes:
-        typer.echo(note)
-    predict_split(prepared, split, checkpoint=checkpoint, out=out, echo=typer.echo)
+    how = {"gpu": gpu, "data": data, "overrides": changes, "plugins": plugin}
+    found = [find_run(run, config, checkpoint, **how), *(find_run(other, config, **how) for other in others or ())]
+    for prepared, _ in found:
+        for note in prepared.notes:
+            typer.echo(note)
+    (prepared, checkpoint), *rest = found
+    predict_split(prepared, split, checkpoint=checkpoint, out=out, echo=typer.echo, others=rest)

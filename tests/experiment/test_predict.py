@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -49,6 +50,40 @@ def test_the_train_split_is_predicted_in_the_rows_that_were_used(changes, sample
     if "unseen_items" not in changes:  # which changes histories too
         again = predict_split(whole, "train", out=tmp_path / "whole", echo=said.append)
         np.testing.assert_allclose(predictions(again.prediction)[1][ids], y_pred, atol=1e-6)
+
+
+def test_the_mean_of_several_runs(sample, tmp_path):
+    """By NumPy and scikit-learn, of models that see other parts of the same rows; nobody's files are replaced."""
+    one, other = trained(sample, tmp_path), trained(sample, tmp_path / "other", seed=7, max_len=3)
+    parts = [predictions(predict_split(p, "valid", out=tmp_path / p.expid, echo=lambda text: None).prediction)[1]
+             for p in (one, other)]  # fmt: skip
+    kept, said = {file: file.read_bytes() for file in tmp_path.rglob("*.csv")}, []
+    files = predict_split(one, "valid", echo=said.append, others=[(other, other.files.checkpoint)])
+    assert files.prediction.name == "QIN_sample.mean-of-2.valid.prediction.csv"
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.csv") if file != files.prediction} == kept
+    y_pred = predictions(files.prediction)[1]
+    np.testing.assert_allclose(y_pred, np.mean(parts, axis=0), rtol=0, atol=1e-7)
+    told = [line.split(": ")[1] for line in said if "valid: " in line]
+    y_true = one.open_dataset().labels("valid")
+    for line, scores in zip(told, (*parts, y_pred), strict=True):
+        found = dict(part.split(" ") for part in line.split("  "))
+        assert float(found["AUC"]) == pytest.approx(roc_auc_score(y_true, scores), abs=1e-6)
+        assert float(found["logloss"]) == pytest.approx(log_loss(y_true, scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("change", ["order", "fewer", "labels"])
+def test_no_mean_of_other_rows(change, sample, tmp_path):
+    import polars as pl
+
+    shutil.copytree(sample, data := tmp_path / "data")
+    rows = pl.read_parquet(sample / "valid.parquet")
+    flipped = rows.with_columns(label=1 - pl.col("label"))
+    {"order": rows.reverse(), "fewer": rows[1:], "labels": flipped}[change].write_parquet(data / "valid.parquet")
+    one, other = trained(sample, tmp_path / "one"), trained(data, tmp_path / "other")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.csv")}
+    with pytest.raises(QinZooError, match="needs the same rows of the valid split in the same order"):
+        predict_split(one, "valid", echo=lambda text: None, others=[(other, other.files.checkpoint)])
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.csv")} == before
 
 
 class TwoLabels:
