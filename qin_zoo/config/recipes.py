@@ -96,6 +96,8 @@ def _batch_size(rows: int) -> int:
         size *= 2
     while _BATCHES[0] <= size < _BATCHES[1] and size * _STEPS < rows:
         size *= 2
+    while rows > 1 and rows % size == 1:  # batch norm cannot take a batch of one row
+        size += 1
     return size
 
 

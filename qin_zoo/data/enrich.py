@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.item_files import ITEM_FILE, check_output, in_folder, index_column, write_columns, write_report
-from qin_zoo.data.raw_files import reading
+from qin_zoo.data.raw_files import RawFile, reading
 from qin_zoo.data.sources import ParquetSource, at, check_file, open_source, readable
 from qin_zoo.errors import DataError, suggest
 
@@ -157,6 +157,7 @@ def _read(path: Path, wanted: list[str], index: str, known: set[str], count: int
     if path.suffix == ".npy":
         return _read_array(path, wanted, count), []
     if path.suffix == ".csv":
+        RawFile(path, "csv", {}).short_lines()  # says what would hide rows
         scan = pl.scan_csv(path, glob=False, infer_schema_length=None)
     else:
         ParquetSource(path)  # says what is wrong with a file that cannot be opened
@@ -173,6 +174,9 @@ def _read(path: Path, wanted: list[str], index: str, known: set[str], count: int
     if not chosen:
         raise DataError(f"{path}: no column of numbers that the item table lacks. Name columns with --column.")
     frame = reading(path, lambda: scan.select(pl.col(index), *chosen).collect())
+    frame = frame.with_columns(pl.col(pl.Decimal).cast(pl.Float64))
+    if not frame.height:
+        raise DataError(f"{path}: expected at least one row, found none. Write it again.")
     ids = frame[index]
     if not ids.dtype.is_integer() or ids.null_count():
         raise DataError(f"{at(path, index)}: expected whole numbers, found {ids.dtype} or nulls.")

@@ -17,13 +17,14 @@ import numpy as np
 import polars as pl
 
 from qin_zoo.data.preprocess import Made, Wrong, prepare
-from qin_zoo.data.sources import ParquetSource, at, check_file, each_once, require_exact
+from qin_zoo.data.sources import ParquetSource, at, check_file, each_once, in_utc, require_exact
 from qin_zoo.errors import ConfigError, DataError, first_line, suggest
 
 _log = logging.getLogger(__name__)
 _QUOTE = b'"'
 _NO_SEPARATOR = "\x1f"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"PK\x03\x04", b"\xfd7zXZ")  # gzip, zstd, bzip2, zip, xz
 _ARRAYS = ("key", "value")
 
 
@@ -154,9 +155,8 @@ class RawFile:
         stored = self.read(frame.collect_schema)
         texts = [name for name, kind in stored.items() if isinstance(kind, (pl.Categorical, pl.Enum))]
         lists = [name for name, kind in stored.items() if isinstance(getattr(kind, "inner", None), pl.Categorical)]
-        if not texts and not lists:
-            return frame
-        return frame.with_columns(pl.col(texts).cast(pl.String), pl.col(lists).cast(pl.List(pl.String)))
+        changed = [pl.col(texts).cast(pl.String), pl.col(lists).cast(pl.List(pl.String)), *in_utc(stored)]
+        return frame.with_columns(changed) if texts or lists or len(changed) > 2 else frame
 
     @cached_property
     def _names(self) -> list[str]:
@@ -222,7 +222,7 @@ def reading(path: object, query: Callable[[], Any]) -> Any:
     """What a query returns; DataError in place of what polars raises."""
     try:
         return query()
-    except (pl.exceptions.PolarsError, UnicodeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeError) as error:
         raise DataError(f"{path}: cannot be read. {first_line(error)}") from None
 
 
@@ -320,6 +320,7 @@ def _check_lines(path: Path, separator: str) -> None:
     fields = None
     for row, (line, record) in enumerate(_records(path), -1):
         _text(path, line, record)
+        _check_quotes(path, line, record, separator)
         count = _fields(record, separator)
         fields = fields or count
         if count > fields:
@@ -333,13 +334,15 @@ def _short_lines(path: Path, separator: str, limit: int | None) -> str | None:
     """What is to be said of lines with fewer fields than the header; None where there are none.
 
     Raises:
-        DataError: the last line is one, has no end, and others are complete: the file was cut off.
+        DataError: the last line is one, has no end, and others are complete: the file was cut off; or a quote stands
+            alone within a field.
     """
     width, short, complete, line, count = 0, [], False, 0, 0
     if not _may_have_short_lines(path, separator, limit):
         return None
     for line, record in islice(_records(path), limit and limit + 1):
         if record.strip():
+            _check_quotes(path, line, record, separator)
             count = _fields(record, separator)
             width, complete = width or count, complete or (width == count)
             short += [(line, count)] if count < width else []
@@ -357,13 +360,28 @@ def _short_lines(path: Path, separator: str, limit: int | None) -> str | None:
 
 
 def _may_have_short_lines(path: Path, separator: str, limit: int | None) -> bool:
-    """Whether a line has fewer fields than the first, found quickly: quotes that end in another line are not heeded."""
+    """Whether a line has fewer fields than the first, or an odd number of quotes; quotes over lines are not heeded."""
     lines = pl.scan_csv(
         path, separator=_NO_SEPARATOR, quote_char=None, has_header=False, new_columns=["line"], infer_schema=False,
         n_rows=limit and limit + 1, truncate_ragged_lines=True, glob=False,
     )  # fmt: skip
     fields = pl.col("line").str.replace_all('"[^"]*"', "").str.count_matches(separator, literal=True)
-    return reading(path, lambda: lines.select((fields < fields.first()).any()).collect(engine="streaming").item())
+    odd = pl.col("line").str.count_matches('"', literal=True) % 2 == 1
+    doubtful = ((fields < fields.first()) | odd).any()
+    return reading(path, lambda: lines.select(doubtful).collect(engine="streaming").item())
+
+
+def _check_quotes(path: Path, line: int, record: bytes, separator: str) -> None:
+    """Raises DataError for a field with one quote within (27" tv): polars leaves out rows up to the next such field."""
+    if _QUOTE not in record:
+        return
+    end = re.escape(separator.encode())
+    rest = re.sub(rb'(?:^|(?<=%b))[ ]*"(?:[^"]|"")*"(?=\s*(?:%b|\Z))' % (end, end), b"", record)
+    if b"\n" in rest or rest.count(_QUOTE) % 2:
+        raise DataError(
+            f"{path}, line {line}: expected quotes around whole fields alone, found {rest.splitlines()[0][:80]!r}. "
+            "Close them; put a field that has quotes of its own in double quotes, and write its own twice."
+        )
 
 
 def _ends_a_line(path: Path) -> bool:
@@ -420,6 +438,8 @@ def _text(path: Path, line: int, record: bytes) -> str:
         return record.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         encoding = "utf-16" if line == 1 and record.startswith(_UTF_16) else "latin1"
+        if line == 1 and record.startswith(_PACKED):
+            raise DataError(f"{path}: expected text, found a compressed file. Unpack it.") from None
         raise DataError(
             f"{path}, line {line}: expected UTF-8, found the byte 0x{record[error.start]:02x}. Convert the file, for "
             f"example with: iconv -f {encoding} -t utf-8 {path.name} > new.csv"

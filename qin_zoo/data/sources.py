@@ -7,6 +7,7 @@ two it reads.
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 16_384
 _READ_ERRORS = (
     ValueError, TypeError, KeyError, EOFError, OSError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile,
-    zlib.error, pa.ArrowException, pl.exceptions.PolarsError,
+    zlib.error, pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException,
 )  # fmt: skip
 _NPZ_ERRORS = (ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
 _NPY_PREFIX = 1 << 17  # more than the header of a .npy file ever takes
+# polars would end at a time of +05:30, as pandas writes it; in_utc takes care of such
+os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
 
 
 class Chunk(NamedTuple):
@@ -103,6 +106,13 @@ def readable(path: Path, mend: str = "Fetch or write it again.") -> Iterator[Non
         yield
     except _READ_ERRORS as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)}). {mend}") from error
+
+
+def in_utc(schema: pl.Schema) -> list[pl.Expr]:
+    """Columns of times with a fixed offset (+05:30), which is no zone for polars, as the same moments in UTC."""
+    times = [(name, kind) for name, kind in schema.items() if isinstance(kind, pl.Datetime)]
+    offsets = [(name, kind.time_unit) for name, kind in times if (kind.time_zone or "").startswith(("+", "-"))]
+    return [pl.col(name).to_physical().cast(pl.Datetime(unit, "UTC")) for name, unit in offsets]
 
 
 def require_exact(where: str, values: np.ndarray) -> None:

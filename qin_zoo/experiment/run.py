@@ -142,7 +142,7 @@ def _run(
             f"{dataset.rows('train'):,} training rows, {model.device}"
         )
         if prepared.described:
-            told = (f"{key} {params[key]}" for key in ("batch_size", "epochs", "learning_rate"))
+            told = (f"{key} {params[key]}" for key in ("batch_size", "epochs", "learning_rate") if key in params)
             echo(f"  recipe {params['recipe']}: {', '.join(told)}, …; to go on from it: --config {files.config}")
         if params.get("data_loader"):
             echo(f"  data_loader {params['data_loader']} is not used: the zoo's own loader gives the same batches.")

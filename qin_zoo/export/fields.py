@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from itertools import count
 
 import numpy as np
 import torch
@@ -203,8 +204,10 @@ def _words(described: Mapping, vocabularies: Mapping) -> dict[int, object]:
     raw = described.get("raw")
     if raw is None:
         return {number: number for number in range(1, described.get("vocab_size", 1))}
-    words = {number: word for word, number in vocabularies.get(raw.get("vocabulary"), {}).items()}
-    return words | ({raw["unknown"]: {"str": "__OOV__"}.get(raw["dtype"], str(2**62))} if "unknown" in raw else {})
+    known = vocabularies.get(raw.get("vocabulary"), {})
+    words = {number: word for word, number in known.items()}
+    unknown = "__OOV__" if raw["dtype"] == "str" else next(w for w in map(str, count(2**62)) if w not in known)
+    return words | ({raw["unknown"]: unknown} if "unknown" in raw else {})
 
 
 def _drawn(described: Mapping, words: dict, g: np.random.Generator, length: int) -> tuple[object, object]:

@@ -62,7 +62,7 @@ def write_csv(boards: list[Board], file: Path) -> None:
 
 def _row(entry: Entry) -> dict[str, object]:
     drawn = entry.drawn
-    errors = {name: estimate([0.0], values).users for name, values in drawn.values.items()} if drawn else {}
+    errors = {name: estimate([0.0], v, drawn.groups).users for name, v in drawn.values.items()} if drawn else {}
     row = {
         "dataset": entry.dataset_id,
         **{key: getattr(entry, key) for key in ("experiment", "variation", "model", "seed", "split")},

@@ -83,10 +83,16 @@ def estimate(by_seed: Sequence[float], draws: np.ndarray | None = None, users: i
         draws: (draws,) mean over seeds in each draw of users. Default: not known.
         users: how many there are.
     """
-    known = draws is not None and np.isfinite(draws).mean() >= 0.5
+    known = draws is not None and users != 1 and _tell(draws)
     error_of_users = float(np.nanstd(draws, ddof=1)) if known else math.nan
     error_of_seeds, freedom = deviation(by_seed) / math.sqrt(len(by_seed)), (users - 1, len(by_seed) - 1)
     return Estimate(statistics.fmean(by_seed), error_of_users, error_of_seeds, tuple(max(f, 1) for f in freedom))
+
+
+def _tell(draws: np.ndarray) -> bool:
+    """Whether draws show what other users would change; not if few have a value, or one user alone gives it to all."""
+    finite = draws[np.isfinite(draws)]
+    return len(finite) >= len(draws) / 2 and (len(finite) == len(draws) or bool(finite.min() < finite.max()))
 
 
 def deviation(values: Sequence[float]) -> float:

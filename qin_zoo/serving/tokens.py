@@ -13,12 +13,12 @@ from qin_zoo.errors import RequestError
 from qin_zoo.serving.values import shown
 
 LISTS = (list, tuple, np.ndarray)
-_WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_WHOLE = re.compile(r"[+-]?[0-9]+(\.0)?", re.ASCII)
 _INT64 = 2**63
 
 
 def whole(value: object, where: str) -> int | None:
-    """A whole number, or a text of one; RequestError for anything else."""
+    """A whole number, or a text of one, 5.0 as files have it, too; RequestError for anything else."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
@@ -29,7 +29,7 @@ def whole(value: object, where: str) -> int | None:
         fits = isinstance(value, Real) and float(value).is_integer()
     if not fits:
         raise RequestError(f"{where}: expected a whole number, found {shown(value)}.")
-    result = int(value)
+    result = int(value.strip().removesuffix(".0") if isinstance(value, str) else value)
     if not -_INT64 <= result < _INT64:
         raise RequestError(f"{where}: expected a whole number of 64 bits, found {shown(value)}.")
     return result

@@ -422,7 +422,7 @@ def _require_rows_for_batch_norm(model, train) -> None:
     if size and (enough := size_for_batch_norm(model, rows, size)) != size:
         raise ConfigError(
             f"batch_size {size:,} makes a batch of one row of the {rows:,} training rows, and batch norm needs two. "
-            f"Set batch_size to {enough:,}, or batch_norm to False."
+            f"Set {f'batch_size to {enough:,}, or ' if rows > 1 else ''}batch_norm to False."
         )
 
 

@@ -149,7 +149,13 @@ def test_bad_data_leaves_an_earlier_run_alone(data, tmp_path, capsys):
 @pytest.mark.parametrize("size", [1, 2999])
 def test_batch_norm_of_one_row(size, sample, capsys):
     message = fails(capsys, "run", "QIN_sample", "--data", sample, "--set", f"batch_size={size}")
-    assert all(word in message for word in ["batch of one row", "3,000", "batch_norm"])
+    assert all(word in message for word in ["batch of one row", "3,000", "Set batch_size to", "batch_norm"])
+
+
+def test_batch_norm_of_one_row_in_all(data, capsys):
+    """No batch_size mends that."""
+    pl.read_parquet(data / "train.parquet").head(1).write_parquet(data / "train.parquet")
+    assert "Set batch_norm to False" in fails(capsys, "run", "QIN_sample", "--data", data, "--set", "batch_size=32")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,12 @@ def test_looks_and_batches_follow_the_rows(rows, batch_size, looks):
     assert "dnn_hidden_units" not in recipe("small", rows, ["embedding_dim"])
 
 
+def test_no_batch_has_one_row():
+    """Of which batch normalisation, which steady() asks for, has no statistics."""
+    for rows in [*range(2, 3000), 9601, 19_201, 76_801, 33 * 32 + 1, 3_600_001]:
+        assert rows % recipe("small", rows, ())["batch_size"] != 1, rows
+
+
 def test_few_rows_get_steps_enough():
     for rows in (3, 300, 5000):
         chosen = recipe("small", rows, TAKEN)

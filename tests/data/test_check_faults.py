@@ -179,6 +179,8 @@ FAULTS = [
     ("unknown-history-item", "error", put("valid", "item_seq", (3, [1, 2, 3, 4, 5, 6, 7, 900]))),
     ("label-not-binary", "error", put("train", "label", (3, 2))),
     ("label-not-binary", "error", put("valid", "label", (4, 0.5))),
+    ("test-labels", "error", put("test", "label", (3, None))),
+    ("test-labels", "error", put("test", "label", (3, 2))),
     ("label-missing", "error", drop("train", "label")),
     ("label-one-class", "error", column("train", "label", lambda v: 0)),
     ("level-out-of-range", "error", put("train", "likes_level", (3, 11))),

@@ -105,6 +105,27 @@ def test_refused(folder, arguments, message):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+def test_decimals_are_numbers(folder):
+    """As databases write what they have summed."""
+    numbers = pl.read_parquet(folder / "item_feature.parquet").select("item_id", "price")
+    numbers.cast({"price": pl.Decimal(20, 2)}).write_parquet(folder / "item_feature.parquet")
+    enrich(folder)
+    found = column(folder / "item_info_enriched.parquet", "price")
+    assert found == [i / 4 if 1 <= i < 25 and i != 5 else 0 for i in range(ITEMS)]
+
+
+def test_files_that_would_leave_items_without_a_value(folder):
+    """Rows that a quote within a field would hide, where that column is not read; and no rows at all."""
+    about = pl.read_csv(folder / "about.csv")
+    lines, tv = (folder / "about.csv").read_text().splitlines(), '27" tv'
+    (folder / "about.csv").write_text("".join(f'{line},{tv if n else "note"}\n' for n, line in enumerate(lines)))
+    about.head(0).write_parquet(folder / "none.parquet")
+    for name, message in (("about.csv", "line 2: expected quotes"), ("none.parquet", "one row")):
+        with pytest.raises(DataError, match=message):
+            enrich(folder, name)
+    assert not (folder / "item_info_enriched.parquet").exists()
+
+
 def test_killed_and_repeated(folder):
     """Half of the file is on the disk when the process is killed."""
     script = (

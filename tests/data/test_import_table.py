@@ -9,6 +9,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from qin_zoo.cli import build_app, main
 from qin_zoo.data.importers import ImportOptions, import_table
 from qin_zoo.data.importers.description import Entry, read_description
 from qin_zoo.data.importers.guess import describe
+from qin_zoo.data.importers.own_files import OwnFile
 from qin_zoo.data.importers.vectors import read_vectors
 from qin_zoo.errors import DataError, QinZooError
 
@@ -445,6 +448,51 @@ def test_parts_with_their_columns_in_another_order(raw, tmp_path):
     summary, found = brought(raw, tmp_path / "out")
     assert found == plain()
     assert said(summary, "Not read", "items.csv.gz, more.")
+
+
+def test_parts_without_times_are_in_the_order_of_their_numbers(tmp_path):
+    """part-10 is behind part-9: of a user's rows, those of the last part are the last."""
+    (raw := tmp_path / "raw").mkdir()
+    for n in range(11):
+        (raw / f"part-{n}.csv").write_text(f"user_id,item_id,click\nu,i{n},{n % 2}\n")
+    for sources in ([raw], sorted(raw.iterdir())):
+        (log,) = describe(sources).entries
+        assert list(log.files) == [f"part-{n}.csv" for n in range(11)]
+    assert brought(raw, tmp_path / "out")[1] == [("u", f"i{n}", n % 2) for n in range(11)]
+
+
+@pytest.mark.parametrize("offset", ["+05:30", "-03:00"])
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_offsets_are_no_zones_for_polars(raw, tmp_path, offset, unit):
+    """As pandas stores what it reads of 2024-01-01T00:00:00+05:30."""
+    times = pd.to_datetime(frame()["time"], unit="s", utc=True).dt.tz_convert(f"UTC{offset}").dt.as_unit(unit)
+    (raw / "log.csv").unlink()
+    frame().assign(time=times)[::-1].to_parquet(raw / "log.parquet")
+    assert brought(raw, tmp_path / "out")[1] == plain()
+    kept = pl.read_parquet(tmp_path / "out/log.parquet")["time"]
+    assert kept.to_list() == [t * 10**9 for *_, t, _ in sorted(ROWS, key=lambda row: -row[2])]
+
+
+def test_indexes_that_pandas_keeps_beside_the_columns(raw, tmp_path):
+    """Equally spaced ids or times are no column of the file; of another number of rows they are not of these rows."""
+    (raw / "log.csv").unlink()
+    rows = [(u, int(i.removeprefix("sku-")), t, c) for u, i, t, c in ROWS]
+    frame(rows)[::-1].set_index("time").to_parquet(raw / "log.parquet")
+    items = pd.DataFrame({"item_id": np.arange(5), "kind": list("abcab")}).set_index("item_id")
+    items.to_parquet(raw / "items.parquet")
+    assert pq.read_schema(raw / "log.parquet").names == ["user_id", "item_id", "click"]
+    assert brought(raw, tmp_path / "out")[1] == [(u, str(i), c) for u, i, _, c in rows]
+    assert pl.read_parquet(tmp_path / "out/item_info.parquet")["item_kind"].to_list() == [0, 1, 2, 3, 1, 2]
+    part = pq.read_table(raw / "items.parquet").slice(0, 3)
+    pq.write_table(part, raw / "items.parquet")
+    assert OwnFile(raw / "items.parquet").names == ["kind"]
+
+
+def test_a_type_that_polars_has_not(raw):
+    tags = pa.array([[1]], pa.list_view(pa.int64()))
+    pq.write_table(pa.table({"item_id": ["a"], "tags": tags}), raw / "items.parquet")
+    with pytest.raises(DataError, match=r"items\.parquet: cannot be read"):
+        describe([raw])
 
 
 def test_zones_as_databases_write_them_and_decimal_commas(raw, tmp_path):

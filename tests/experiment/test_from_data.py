@@ -139,6 +139,11 @@ class TestRun:
             assert qin_zoo("predict", *run) == 0
             assert f"AUC {first['AUC']:.6f}" in capsys.readouterr().out
 
+    def test_without_a_recipe(self, tmp_path, capsys):
+        write_csv_fields(tmp_path / "data")
+        assert qin_zoo("run", "DCNv2", "--data", "data", "--set", "recipe=published", "--set", "epochs=1") == 0
+        assert "recipe published: batch_size 1024, epochs 1, …" in capsys.readouterr().out
+
     def test_weights_are_averaged_unless_that_would_pass_over_lazy_tables(self, sample):
         assert prepare("DIN", data=sample).params["ema_decay"] == 0.999
         assert prepare("DIN", data=sample, overrides={"ema_decay": None}).params["ema_decay"] is None

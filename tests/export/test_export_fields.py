@@ -28,6 +28,7 @@ pytest.importorskip("onnxscript")
 
 from qin_zoo.errors import ConfigError, RequestError
 from qin_zoo.experiment.prepare import build_model, prepare
+from qin_zoo.export.fields import _words
 from qin_zoo.serving import Scorer
 
 
@@ -62,6 +63,13 @@ HISTORIES = {
     "SDIM": {"short_seq_len": 3, "dnn_hidden_units": [8]},
     "TWIN": {"topk": 2, "short_seq_len": 3, "dnn_hidden_units": [8], "published": True},
 }
+
+
+def test_no_word_of_a_vocabulary_stands_for_the_unknown():
+    """2^62 is an id of somebody: with it for an unknown one an export would not agree with its model."""
+    described = {"raw": {"vocabulary": "v", "dtype": "int", "unknown": 9}}
+    words = _words(described, {"v": {"7": 1, str(2**62): 2, str(2**62 + 1): 3}})
+    assert len(set(words.values())) == len(words) == 4
 
 
 @pytest.mark.slow

@@ -285,6 +285,24 @@ def test_what_is_visible_is_found_four_times_in_five():
         assert power == pytest.approx(0.8, abs=0.02 if freedom > 2 else 0.1)
 
 
+def test_one_user_tells_nothing_of_others():
+    """As scipy, whose bootstrap wants two observations: no interval of width 0, and no difference that is certain."""
+    from scipy.stats import bootstrap
+
+    y_true, y_pred, users = np.tile([0, 1], 20), np.random.default_rng(0).random(40), np.repeat(np.arange(20), 2)
+    alone = draw_users(y_true, y_pred, ["AUC", "gAUC"], np.zeros(40))
+    one_of_all = draw_users(np.r_[[0, 1], np.zeros(38)], y_pred, ["gAUC"], users)  # the others' rows have no click
+    with pytest.raises(ValueError, match="two or more"):
+        bootstrap(([0.7],), np.mean)
+    for draws, metric in ((alone, "AUC"), (alone, "gAUC"), (one_of_all, "gAUC")):
+        found = estimate([0.1], draws.values[metric], draws.groups)
+        assert math.isnan(found.error)
+        assert found.interval is None
+        assert math.isnan(found.p)
+    constant = draw_users(y_true, np.full(40, 0.3), ["AUC"], users)
+    assert estimate([0.5], constant.values["AUC"], 20).interval == [0.5, 0.5]  # for any users
+
+
 def test_p_values_of_several_comparisons():
     assert holm([0.01, 0.04, 0.03, 0.02]) == pytest.approx([0.04, 0.06, 0.06, 0.06])  # R's p.adjust
     assert holm([0.5, math.nan, 0.02, 0.9]) == pytest.approx([1.0, math.nan, 0.06, 1.0], nan_ok=True)

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from qin_zoo.data.encode import encode_fields, raw_descriptions
-from qin_zoo.errors import RequestError
+from qin_zoo.errors import DataError, RequestError
 from qin_zoo.serving.raw_values import Field
 
 NUMBERS = [
@@ -88,3 +88,16 @@ def test_whole_numbers():
     ids, unknown = field("int", {"5": 3, "-5": 4}).encode(values, "x")
     assert ids.tolist() == [3, 3, 3, 3, 3, 4, 99, 99, 99]
     assert unknown == 1  # the 6; what is missing is not unknown
+
+
+def test_whole_numbers_as_csv_files_have_them(tmp_path):
+    """pandas writes 5.0 beside a gap: a text that the encoder takes for a number is one in a request, and no other."""
+    texts = ["5", "5.0", " 05 ", "+5.0", "-5.0", "0.0", "-0", "9223372036854775807"]
+    column = {"name": "x", "type": "categorical", "dtype": "int"}
+    ((held, of_request),) = encoded(tmp_path, pl.DataFrame({"x": texts}), column).values()
+    assert of_request.encode(texts, "x")[0].tolist() == held
+    for text in ("5.", "5.00", "5.5", "5e0", ".0", "5.0.0", "٥"):
+        with pytest.raises(RequestError, match="expected a whole number"):
+            of_request.encode([text], "x")
+        with pytest.raises(DataError, match="whole"):
+            encoded(tmp_path, pl.DataFrame({"x": [text, *texts]}), column)

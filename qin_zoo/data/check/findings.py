@@ -33,6 +33,7 @@ CODES: dict[str, tuple[str, str]] = {
     "history-too-short": ("error", f"Write the split and user_info.parquet from the same data. {FIX}"),
     "label-not-binary": ("error", f"Labels are clicks: map them to 0 and 1. {FIX}"),
     "label-missing": ("error", "Join the labels to the rows; only the test split may lack them."),
+    "test-labels": ("error", "Give every test row a label, 0 or 1, or none: leave the column out."),
     "label-one-class": ("error", "Sample rows with both labels; AUC is undefined for one class."),
     "level-out-of-range": ("error", f"Bucket the counts into 0…10 again. {FIX}"),
     "history-length-varies": ("note", "Nothing to do here; FuxiCTR's own loader wants one length."),

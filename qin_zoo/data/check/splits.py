@@ -139,6 +139,8 @@ class _Reader:
         readable = label is not None and table.element(label)[1] != "other"
         self.label = label if readable and name != "test" else None
         self.levels = [c for c in LEVELS if c in table.names and table.element(c) == (False, "int")]
+        # a test split may lack labels, but not some of them
+        self.doubted = label if readable and name == "test" and not table.is_placeholder(label) else None
         known = {self.user, self.item, label, HISTORY, "seq_len", *self.levels}
         self.others = [c for c in table.names if c not in known]
         self.known_items = f"ids below {rules.items:,}, the rows of the item table" if rules.items else ""
@@ -153,6 +155,9 @@ class _Reader:
         self._wrong("unknown-item", self.item, self.known_items, self.rules.beyond(item), item)
         self._wrong("padding-target", self.item, "the id of an item", (item == 0) & ~self.bad, item)
         label = self._label(columns) if self.label else None
+        if self.doubted:
+            given, null = scalars(columns[self.doubted], np.float64)
+            self._wrong("test-labels", self.doubted, "0 or 1 in each row", null | (given != 0) & (given != 1), given)
         levels = []
         for column in self.levels:
             level, null = scalars(columns[column])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,13 +120,13 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files, by name; DataError for what cannot be read."""
     if len(sources) == 1 and sources[0].is_dir():
         folder = sources[0]
-        files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in (*SUFFIXES, *VECTORS))
+        files = [p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in (*SUFFIXES, *VECTORS)]
         if not files:
             raise DataError(
                 f"{folder}: expected files {', '.join((*SUFFIXES, *VECTORS))}, found {found_in(folder)}. Unpack them, "
                 "or write them as csv or parquet."
             )
-        return folder, files
+        return folder, sorted(files, key=_place)
     for path in sources:
         if path.suffix.lower() not in (*SUFFIXES, *VECTORS):
             what = "a folder" if path.is_dir() else f"'{path.suffix}'" if path.exists() else "nothing there"
@@ -134,7 +135,12 @@ def files_of(sources: Sequence[Path]) -> tuple[Path, list[Path]]:
     if len(parents) > 1:
         raise DataError(f"{sources[0]}: expected files of one folder, found {len(parents)} folders. Put them together.")
     folder = sources[0].parent
-    return folder, sorted(folder / path.name for path in sources)
+    return folder, sorted((folder / path.name for path in sources), key=_place)
+
+
+def _place(path: Path) -> list:
+    """Sorts part-2 before part-10: where there is no time, the order of the files is that of the rows."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _id_columns(names: Iterable[str], words: set[str]) -> list[str]:

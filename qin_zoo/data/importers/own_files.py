@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from qin_zoo.data.importers.tables import Table, read_parquet, require
-from qin_zoo.data.sources import check_file, each_once, require_exact
+from qin_zoo.data.sources import check_file, each_once, readable, require_exact
 from qin_zoo.errors import DataError
 
 TEXT = (".csv", ".tsv", ".txt")
@@ -46,7 +48,10 @@ class OwnFile:
         self._texts: dict[str, pl.Series] = {}
         if path.suffix.lower() == ".parquet":
             self.form = "parquet"
-            self.frame = read_parquet(path).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+            frame = read_parquet(path)
+            with readable(path):
+                index = _range_index(path, frame)
+            self.frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String), *index)
         else:
             check_file(path)
             separator = _separator(path)
@@ -107,6 +112,15 @@ class OwnFile:
         """A row as text."""
         values = self.frame.row(row)
         return ",".join("" if value is None else str(value) for value in values)[:200]
+
+
+def _range_index(path: Path, frame: pl.DataFrame) -> list[pl.Series]:
+    """Named indexes of equally spaced numbers, which pandas writes beside the columns: its ids or times may be such."""
+    about = pq.read_metadata(path).metadata or {}
+    found = json.loads(about.get(b"pandas", b"{}")).get("index_columns", [])
+    named = [index for index in found if isinstance(index, dict) and index.get("name") not in (None, *frame.columns)]
+    ranges = [(index["name"], range(index["start"], index["stop"], index["step"])) for index in named]
+    return [pl.Series(name, values) for name, values in ranges if len(values) == frame.height]
 
 
 def _separator(path: Path) -> str:

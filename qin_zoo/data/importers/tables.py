@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from qin_zoo.data.sources import check_file, each_once, readable
+from qin_zoo.data.sources import check_file, each_once, in_utc, readable
 from qin_zoo.errors import DataError, first_line, suggest
 
 _LONGEST_HEADER = 1 << 20
@@ -49,6 +49,7 @@ def read_parquet(path: Path, *columns: str, whole: Sequence[str] = (), unique: s
     check_file(path)
     with readable(path, "Fetch it again."):
         frame = pl.read_parquet(path, glob=False)
+        frame = frame.with_columns(in_utc(frame.schema))
     for name in (*whole, *columns):
         require(path, frame.columns, name)
     for name in whole:
