@@ -29,6 +29,10 @@ from qin_zoo.files import LockFile, file_digest
 _SHOWN = 3  # parameters in a message
 
 
+class InTraining(QinZooError):
+    """Another process trains this very run."""
+
+
 @contextmanager
 def owned(
     prepared: Prepared,
@@ -48,7 +52,7 @@ def owned(
         overwrite: replace what another run has left under this name.
 
     Raises:
-        QinZooError: another process trains this very run, or the name is held by one and shall be overwritten.
+        InTraining: another process trains this very run, or the name is held by one and shall be overwritten.
     """
     lock, number = None, torch.zeros(1, dtype=torch.int64)
     if group.leads:
@@ -146,10 +150,10 @@ def _lock(files: RunFiles) -> LockFile | None:
         ) from error
 
 
-def _busy(files: RunFiles) -> QinZooError:
+def _busy(files: RunFiles) -> InTraining:
     note = LockFile(files.lock).read()
     since = f" since {time.strftime('%H:%M', time.localtime(note['since']))}" if "since" in note else ""
-    return QinZooError(
+    return InTraining(
         f"{files.expid} is being trained by process {note.get('process', '?')}{since}, in {files.folder}. Wait until "
         "it has ended, or give this run a name of its own: --name NAME."
     )

@@ -21,7 +21,7 @@ from qin_zoo.processes.child import begin_child
 
 _POLL_SECONDS = 1.0
 _SAVING_SECONDS = 60.0
-_LAST_WORDS = ("done", "pruned", "failed", "stopped", "died")  # whatever else a training says is a question
+_LAST_WORDS = ("done", "pruned", "failed", "stopped", "busy", "died")  # whatever else a training says is a question
 
 Train = Callable[[object, int, Connection], tuple]
 """A function of a module: of what was sent, the index of the GPU, and a connection to speak over meanwhile. What it

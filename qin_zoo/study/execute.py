@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qin_zoo.errors import CheckpointError
+from qin_zoo.experiment.ownership import InTraining
 from qin_zoo.experiment.prepare import Prepared
 from qin_zoo.experiment.record import write_record
 from qin_zoo.experiment.run import finished_record, run_experiment
@@ -22,6 +23,8 @@ from qin_zoo.study.plan import Study, StudyRun
 from qin_zoo.study.probe import probe, stored_probe
 from qin_zoo.threads import share
 from qin_zoo.training.stop import Stopped
+
+_SECONDS_BETWEEN = 10.0  # looks at what another process trains
 
 
 def run_missing(
@@ -65,15 +68,24 @@ def run_missing(
     failed = f"{len(failures)} failed, " if failures else ""
     echo(f"{len(runs)} runs: {len(records)} finished before, {failed}{len(missing)} to do")
     # as many threads for the last runs, as sums depend on it
-    crew, waiting, number = Crew(gpus[: len(missing)], share(len(gpus)), train), iter(missing), count(1)
+    crew, number = Crew(gpus[: len(missing)], share(len(gpus)), train), count(1)
+    waiting, elsewhere = dict.fromkeys(missing, 0.0), set()  # run -> when it is begun, at the earliest
 
     def fill() -> bool:
         over = until is not None and time.monotonic() > until
-        while crew.idle and not over and (run := next(waiting, None)) is not None:
+        due = [run for run, when in waiting.items() if when <= time.monotonic() and not over]
+        for run in due[: len(crew.idle)]:
+            del waiting[run]
             crew.take(run).send((study, run, options))
-        return False
+        return bool(waiting) and not over
 
     def hear(run: StudyRun, kind: str, what: Any) -> None:
+        if kind == "busy":  # begun again, it ends at once with what the other process has left
+            if run not in elsewhere:
+                echo(f"{run.name}: {what}; this study waits for its record")
+            elsewhere.add(run)
+            waiting[run] = time.monotonic() + _SECONDS_BETWEEN
+            return
         done = f"[{next(number)}/{len(missing)}] {run.name}"
         if kind == "done":
             records[run] = what
@@ -89,13 +101,16 @@ def run_missing(
 def train(job: tuple[Study, StudyRun, dict], gpu: int, connection: Connection) -> tuple:
     """Trains a run and scores what is asked, for a :class:`~qin_zoo.processes.worker.Worker`.
 
-    Says ``("done", record)``, ``("failed", message)`` or, after a SIGTERM, ``("stopped", message)``.
+    Says ``("done", record)``, ``("failed", message)``, ``("busy", message)`` where another process trains it, or, after
+    a SIGTERM, ``("stopped", message)``.
     """
     study, run, options = job
     prepared = None
     try:
         prepared = run.prepare(**options, gpu=gpu)
         return "done", _train(prepared, study, run, options)
+    except InTraining as error:
+        return "busy", str(error).partition(". ")[0]
     except Stopped:
         return "stopped", "its process was told to stop; the same command goes on from here"
     except Exception as error:

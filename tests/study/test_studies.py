@@ -2,7 +2,10 @@
 
 import csv
 import json
+import subprocess
+import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import yaml
 from conftest import REPOSITORY
 
 from qin_zoo.cli import main
+from qin_zoo.files import LockFile
 from qin_zoo.results.store import Store
 from qin_zoo.study.plan import plan_runs, read_study
 from qin_zoo.study.slices import slice_rows
@@ -92,6 +96,42 @@ def test_names_with_dots_are_taken_apart_where_they_were_joined(study, tmp_path)
         main(["results", "add", "checkpoints"])
     entries = Store(tmp_path / "results").entries()
     assert {(e.experiment, e.variation) for e in entries} == set(lines)
+
+
+@pytest.mark.slow
+def test_given_twice_at_once_each_run_is_trained_once(study, sample, tmp_path):
+    """Two commands share the work; each ends well, with the same table."""
+    settings = [*SMALL, *(f"{split}_data={sample}/{split}.parquet" for split in ("train", "valid", "test"))]
+    settings = [part for pair in (*settings, f"item_info={sample}/item_info.parquet") for part in ("--set", pair)]
+    (tmp_path / "s.yaml").write_text(FILE)
+    command = [sys.executable, "-m", "qin_zoo", "study", "s.yaml", *settings, "--out"]
+    at_once = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen([*command, out], **at_once) for out in ("a", "b")]
+    said = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert any("this study waits for its record" in text for text in said)
+    assert not any("failed" in text for text in said)
+    logs = [file.read_text() for file in (tmp_path / "checkpoints/sample").glob("*.log")]
+    assert [text.count("Training: ") for text in logs] == [1] * 4
+    one, other = (numbers(next((tmp_path / out).glob("*.csv"))) for out in ("a", "b"))
+    assert one == other
+    assert len(one) == 4
+
+
+@pytest.mark.slow
+def test_what_another_process_leaves_undone_is_trained_here(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("qin_zoo.study.execute._SECONDS_BETWEEN", 0.5)
+    folder = tmp_path / "checkpoints/sample"
+    folder.mkdir(parents=True)
+    lock = LockFile(folder / ".QIN_sample.two.s1.lock")
+    assert lock.acquire()
+    timer = threading.Timer(12, lock.release)
+    timer.start()
+    status, shown = study(FILE)
+    timer.join()
+    assert status == 0, shown.err
+    assert shown.out.count("waits for its record") == 1
+    assert len(list(folder.glob("*.json"))) == 4
 
 
 def test_two_runs_of_one_name_are_refused(study, tmp_path):
