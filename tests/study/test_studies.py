@@ -369,7 +369,7 @@ def test_studies_of_the_repository_can_be_prepared(file, monkeypatch):
     monkeypatch.setattr("qin_zoo.experiment.prepare.count_rows", lambda params: 80_000)  # recipes ask the data
     plan = read_study(file)
     runs = plan_runs(plan, file)
-    assert len(runs) >= 9
+    assert len(runs) >= 3
     for run in runs[: len(runs) // len(plan.seeds)]:
         prepared = run.prepare()
         name = f"{run.experiment}.pretrained.s{run.seed}" if run.periods else run.name
