@@ -82,7 +82,7 @@ def run_missing(
     def hear(run: StudyRun, kind: str, what: Any) -> None:
         if kind == "busy":  # begun again, it ends at once with what the other process has left
             if run not in elsewhere:
-                echo(f"{run.name}: {what}; this study waits for its record")
+                echo(f"{what}; this study waits for its record")
             elsewhere.add(run)
             waiting[run] = time.monotonic() + _SECONDS_BETWEEN
             return
