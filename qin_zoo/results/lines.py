@@ -132,7 +132,8 @@ class Board:
     """Everything that was scored on the same rows.
 
     Attributes:
-        name: the shortest of the datasets' ids; with the beginning of the rows' hash where other rows have it, too.
+        name: the shortest of the datasets' ids, of such the most used; with the beginning of the rows' hash where other
+            rows have it, too.
         lines: in the order in which their first entries came.
     """
 
@@ -224,7 +225,8 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
     for entry in entries:
         key = (entry.experiment, entry.variation, entry.dataset_id, entry.setting)
         groups.setdefault(rows[entry.rows_of], {}).setdefault(key, {}).setdefault(entry.seed, []).append(entry)
-    names = {of: min((key[2] for key in lines), key=lambda d: (len(d), d)) for of, lines in groups.items()}
+    used = {of: Counter(key[2] for key in lines) for of, lines in groups.items()}
+    names = {of: min(lines, key=lambda d: (len(d), -lines[d], d)) for of, lines in used.items()}
     often = Counter(names.values())
     made = []
     for of, lines in groups.items():

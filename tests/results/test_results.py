@@ -205,6 +205,12 @@ def test_what_was_scored_on_other_rows_is_not_compared():
     ]
 
 
+def test_a_board_is_called_after_what_most_of_it_is():
+    """Strategies of embeddings have datasets of their own, on the rows of the models'."""
+    several = [record("MLP_x", dataset="d_a"), record("QIN_x", dataset="d_b"), record("DIN_x", dataset="d_b")]
+    assert [board.name for board in boards(map(entry_of, several))] == ["d_b"]
+
+
 def test_boards_of_one_dataset_id_are_told_apart(tmp_path, capfd):
     """A dataset whose files changed: two boards, whose pictures must not be each other's."""
     store = Store(tmp_path / "s")
