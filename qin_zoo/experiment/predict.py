@@ -94,8 +94,9 @@ def _require_same_rows(dataset: Dataset, other: Dataset, split: str, name: str, 
         labels = [of.labels(split, name)[rows] for name in of.feature_map.labels] if of.has_labels(split) else []
         return [rows, *([] if users is None else [numbered(users[rows])[0]]), *labels]
 
-    same = dataset.feature_map.labels == other.feature_map.labels and len(told(dataset)) == len(told(other))
-    if not (same and all(np.array_equal(*pair, equal_nan=True) for pair in zip(told(dataset), told(other)))):
+    ours, theirs = told(dataset), told(other)
+    same = dataset.feature_map.labels == other.feature_map.labels and len(ours) == len(theirs)
+    if not (same and all(np.array_equal(*pair, equal_nan=True) for pair in zip(ours, theirs))):
         raise DataError(
             f"The mean of {name} and {other_name} needs the same rows of the {split} split in the same order, with the "
             f"same users and labels; found {len(dataset.used_rows(split)):,} and {len(other.used_rows(split)):,} rows "
