@@ -94,8 +94,8 @@ def plan_line(study: Study, file: Path, run: StudyRun, options: dict) -> Search:
     if len(space.datasets) > 1:
         raise ConfigError(f"{file}: tuning varies parameters of the dataset; make them variations of the study.")
     trials: int | None = tuning.trials or _MOST_TRIALS
-    if not space.ranges:
-        space = replace(space, sampled=space.size > trials)
-        trials = trials if space.sampled else None
+    if space.is_grid:
+        space = space.draw(trials, tuning.seed) if space.size > trials else space
+        trials = None
     plugins = options.get("plugins")
     return plan_search(space, trials=trials, plugins=plugins, pruner=tuning.pruner, seed=tuning.seed)

@@ -19,11 +19,12 @@ import itertools
 import json
 import logging
 import math
+import random
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -78,7 +79,7 @@ class Space:
         ranges: varied key -> range.
         origin: key -> where it was written.
         name: what the search and its files are named after.
-        sampled: lists alone are drawn from, too, instead of being a grid.
+        drawn: which combinations of a grid are tried, in this order; None: all.
     """
 
     file: Path
@@ -90,20 +91,25 @@ class Space:
     ranges: dict[str, Range]
     origin: dict[str, str] = field(repr=False)
     name: str
-    sampled: bool = False
+    drawn: tuple[int, ...] | None = None
 
     @property
     def is_grid(self) -> bool:
-        """Whether it has values only, no ranges: then every combination is tried."""
-        return not (self.ranges or self.sampled)
+        """Whether it has values only, no ranges: then every combination is tried, or those drawn, each once."""
+        return not self.ranges
 
     @property
     def size(self) -> int:
-        """Number of combinations of the lists."""
-        return math.prod(map(len, self.lists.values()))
+        """Number of combinations of the lists that are tried."""
+        return math.prod(map(len, self.lists.values())) if self.drawn is None else len(self.drawn)
+
+    def draw(self, count: int, seed: int) -> Space:
+        """The same with ``count`` different combinations of its grid, by chance."""
+        return replace(self, drawn=tuple(random.Random(seed).sample(range(self.size), count)))
 
     def point(self, index: int) -> dict[str, object]:
-        """A combination of the lists, in FuxiCTR's order; ``index`` is from 0 to below :attr:`size`."""
+        """A combination of the lists, in FuxiCTR's order or as drawn; ``index`` is from 0 to below :attr:`size`."""
+        index = index if self.drawn is None else self.drawn[index]
         point = {}
         for key in reversed(self.lists):
             index, place = divmod(index, len(self.lists[key]))
@@ -139,7 +145,7 @@ class Space:
             "datasets": self.datasets,
             "lists": self.lists,
             "ranges": {key: {name: getattr(r, name) for name in _RANGE_KEYS} for key, r in self.ranges.items()},
-            **({"sampled": True} if self.sampled else {}),
+            **({} if self.drawn is None else {"drawn": self.drawn}),
         }
 
 

@@ -1,5 +1,6 @@
 """Studies with a tuning phase: the same for every model, resumed, under a budget, and told."""
 
+import itertools
 import threading
 from multiprocessing import Pipe
 
@@ -136,13 +137,30 @@ def test_what_is_refused(change, message, study, tmp_path):
     assert not list(tmp_path.glob("checkpoints/sample/*.json"))
 
 
-def test_lists_with_more_combinations_than_trials_are_drawn_from(study, sample, tmp_path):
+def test_of_lists_with_more_combinations_than_trials_none_is_tried_twice(study, tmp_path):
+    lists = {"learning_rate": [1e-3, 2e-3, 3e-3], "net_dropout": [0.0, 0.1]}
+    text = f"experiments: [MLP_sample]\nseeds: [1]\ntuning: {{trials: 5, space: {lists}}}"
+    status, shown = study(text)
+    assert status == 0, shown.err
+    trials = [record["params"] for record in records(tmp_path).values() if "trial_of" in record]
+    tried = {tuple(params[key] for key in lists) for params in trials}
+    assert len(trials) == len(tried) == 5
+    assert tried < {*itertools.product(*lists.values())}
+    status, shown = study(text)
+    assert "5 finished before" in shown.out
+    assert len(records(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("trials", [1, 5, 6, 7])
+def test_lists_with_as_many_combinations_as_trials_are_a_grid(trials, sample, tmp_path):
     file = tmp_path / "s.yaml"
-    text = "experiments: [MLP_sample]\nseeds: [1]\ntuning: {trials: 2, space: {max_len: [3, 4, 5]}}"
+    lists = {"learning_rate": [1e-3, 2e-3, 3e-3], "net_dropout": [0.0, 0.1]}
+    file.write_text(f"experiments: [MLP_sample]\nseeds: [1]\ntuning: {{trials: {trials}, space: {lists}}}")
     data = {"overrides": {f"{split}_data": f"{sample}/{split}.parquet" for split in ("train", "valid", "test")}}
     data["overrides"]["item_info"] = f"{sample}/item_info.parquet"
-    for trials, grid in ((2, False), (3, True)):
-        file.write_text(text.replace("trials: 2", f"trials: {trials}"))
-        (run,) = plan_runs(read_study(file), file)
-        search = plan_line(read_study(file), file, run, data)
-        assert (search.trials, search.space.is_grid) == (trials, grid)
+    (run,) = plan_runs(read_study(file), file)
+    search = plan_line(read_study(file), file, run, data)
+    points = [tuple(search.space.point(index).values()) for index in range(search.trials)]
+    assert len(points) == len({*points}) == min(trials, 6)
+    if trials >= 6:
+        assert points == [*itertools.product(*lists.values())]
