@@ -2,7 +2,8 @@
 
 Two thirds of a small training are matplotlib's, which draws curves like those before, and half of the rest is spent on
 parsing the configurations of the repository; a third of a small export is torch's, which lists its operators again; and
-every httpx client reads the machine's certificates, though none is asked.
+every httpx client reads the machine's certificates, though none is asked. FuxiCTR's YAML is read in C, in a twentieth
+of the time.
 """
 
 import functools
@@ -10,6 +11,7 @@ import pickle
 import sys
 
 import numpy as np
+import yaml
 
 from qin_zoo.config import safe_yaml
 
@@ -19,6 +21,7 @@ _PICTURES: dict[tuple, bytes] = {}
 def patch() -> None:
     """For the libraries that are imported by now."""
     safe_yaml.parse_yaml = _parse_yaml
+    yaml.FullLoader = getattr(yaml, "CFullLoader", yaml.FullLoader)
     figures = sys.modules.get("matplotlib.figure")
     if figures and figures.Figure.savefig is not _savefig:
         _savefig.original = figures.Figure.savefig

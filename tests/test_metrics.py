@@ -130,7 +130,8 @@ def test_plain_metrics_are_scikit_learn_s():
     rng = np.random.default_rng(2)
     y_true, y_pred = rng.integers(0, 2, 100), rng.random(100)
     values = evaluate_metrics(y_true, y_pred, ["AUC", "logloss"])
-    assert values == {"AUC": roc_auc_score(y_true, y_pred), "logloss": log_loss(y_true, y_pred)}
+    expected = {"AUC": roc_auc_score(y_true, y_pred), "logloss": log_loss(y_true, y_pred)}
+    assert values == pytest.approx(expected, rel=1e-14)
     found = evaluate_metrics(y_true, y_pred, ["brier"])["brier"]
     assert found == pytest.approx(brier_score_loss(y_true, y_pred), abs=1e-15)
     assert all(type(v) is float for v in values.values())

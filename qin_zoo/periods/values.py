@@ -8,16 +8,19 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from qin_zoo.batch import ItemBatch
 from qin_zoo.data.loader import ColumnLoader
 from qin_zoo.data.specs import table_owners
 from qin_zoo.data.stored import blocks
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _ROWS = 1 << 14  # read at a time
 _NONE = np.zeros(0, np.int64), np.zeros(0, np.int64)  # (row, value) pairs
@@ -85,6 +88,8 @@ class Values:
 
     def _carried(self, items: dict[str, Tensor], wanted: np.ndarray) -> csr_array:
         """(items, total): the wanted values of each item; padding has none."""
+        from scipy.sparse import csr_array  # half a second that every training would wait
+
         pairs = [_NONE, *(_pairs(ids, wanted) for ids in self._numbered(items))]
         item, value = (np.concatenate(part) for part in zip(*pairs))
         return csr_array((item > 0, (item, value)), shape=(len(next(iter(items.values()))), self.total))

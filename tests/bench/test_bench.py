@@ -34,7 +34,7 @@ def bench(sample, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["load", "train", "score"])
+@pytest.mark.parametrize("task", ["load", "train"])
 def test_a_race(bench, task):
     found = bench(task, "--rounds", "1")
     assert {"qin-zoo", "plain", "ratio", "environment"} <= set(found)
@@ -47,7 +47,6 @@ def test_a_race(bench, task):
         assert found["seconds_to_first_cold"] > 0
     if task == "train":
         assert found["epoch_seconds"] == pytest.approx(3000 / found["qin-zoo"]["rows_per_second"])
-    if task != "load":
         assert found["plain"]["flops"] > found["qin-zoo"]["flops"] > 0
         assert 0 < found["product_fraction"] < 1.5
 

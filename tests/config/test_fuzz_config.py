@@ -57,7 +57,7 @@ def test_the_cases_are_valid(case, folder):
 
 @pytest.mark.slow
 @given(st.sampled_from(sorted(CASES)).flatmap(lambda case: spoiled(CASES[case])))
-@settings(FUZZ, max_examples=500)
+@settings(FUZZ, max_examples=200)
 def test_spoiled_configurations(folder, files):
     write_case(files, folder)
     attempt(folder)
@@ -65,7 +65,7 @@ def test_spoiled_configurations(folder, files):
 
 @pytest.mark.slow
 @given(st.sampled_from(["fields", "csv", "table of QIN"]).flatmap(lambda case: spoiled(CASES[case])))
-@settings(FUZZ, max_examples=250)
+@settings(FUZZ, max_examples=100)
 def test_spoiled_configurations_of_every_layout(folder, files):
     write_case(files, folder)
     attempt(folder)

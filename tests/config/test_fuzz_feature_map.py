@@ -60,7 +60,7 @@ def spec(name: str) -> tuple:
 
 @pytest.mark.slow
 @given(spoiled(MAPS))
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=120)
 def test_spoiled_feature_maps(folder, files):
     write_case(files, folder)
     attempt(folder)

@@ -223,10 +223,9 @@ def faulty(sample, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_whatever_becomes_of_one_run_the_others_go_on(workers, study, faulty, tmp_path):
+def test_whatever_becomes_of_one_run_the_others_go_on(study, faulty, tmp_path):
     """Errors nobody expected, a process that is killed, one that ends: told, kept, and the status is not 0."""
-    arguments = ("--plugin", "faulty.py", "--workers", workers)
+    arguments = ("--plugin", "faulty.py", "--workers", "2")
     status, shown = study(FAULTS, *arguments, settings=[])
     assert status == 1
     assert "Traceback" not in shown.out + shown.err
@@ -240,10 +239,9 @@ def test_whatever_becomes_of_one_run_the_others_go_on(workers, study, faulty, tm
     (page,) = (folder / "studies").glob("*.md")
     assert "- `E.die.s1`: its process ended" in page.read_text()
     assert [r["variation"] for r in numbers(page.with_suffix(".csv"))] == ["plain", "late"]
-    if workers == "2":
-        status, shown = study(FAULTS, *arguments, settings=[])
-        assert status == 1
-        assert "6 runs: 2 finished before, 4 to do" in shown.out
+    status, shown = study(FAULTS, *arguments, settings=[])
+    assert status == 1
+    assert "6 runs: 2 finished before, 4 to do" in shown.out
 
 
 @pytest.mark.slow

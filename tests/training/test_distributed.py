@@ -43,7 +43,7 @@ def alone(sample, tmp_path_factory):
     return train(sample, tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_same_losses(size, sample, tmp_path, alone):
     """3,000 rows in batches of 127: the last one has 79."""
     records = together(size, train, sample, tmp_path)
@@ -59,7 +59,7 @@ def test_the_same_losses(size, sample, tmp_path, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["DIN", "DIN_SENet", "Transformer_DCN"])
+@pytest.mark.parametrize("model", ["DIN", "Transformer_DCN"])
 def test_other_models(model, sample, tmp_path):
     changes = {"epochs": 1, "learning_rate": 1e-4}  # rounding errors grow with the rate, in one process as in two
     if model == "Transformer_DCN":
@@ -74,7 +74,7 @@ def test_other_models(model, sample, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, 3])
 def test_metrics_and_predictions_are_exact(size, sample, tmp_path):
     """The same weights, scored by one and by several processes: the same bits."""
 
