@@ -208,6 +208,10 @@ class PointInTime:
             state["user"] = np.pad(self._trained, (0, users + 1 - len(self._trained)))
         return state
 
+    def of_new_users(self, rows: np.ndarray) -> float:
+        """The share of the chosen (n,) rows whose ``user`` says nobody; 0 where there is no such column."""
+        return float((self._trained[self._events.user[rows]] == 0).mean()) if self._all and rows.any() else 0.0
+
     def _prior(self, source: np.ndarray) -> np.ndarray:
         """(rows,) the share of clicks among all interactions before the rows; a half where that is not known."""
         if not self._events.timed:
