@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 _STEPS = """
 import sys, torch
 if {real}:
@@ -37,6 +35,5 @@ def run(kind: str, real: bool) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", ["Adam", "SGD"])
-def test_steps_are_the_same_and_the_compiler_is_left_out_and_can_be_had_later(kind):
-    assert run(kind, real=False) == run(kind, real=True)
+def test_steps_are_the_same_and_the_compiler_is_left_out_and_can_be_had_later():
+    assert run("Adam", real=False) == run("Adam", real=True)

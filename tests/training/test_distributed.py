@@ -23,7 +23,7 @@ from qin_zoo.experiment.run import run_experiment
 from qin_zoo.layers.synced_norm import SyncedBatchNorm1d
 
 SETTINGS = {
-    "epochs": 5, "batch_size": 127, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8,
+    "epochs": 2, "batch_size": 127, "embedding_dim": 4, "num_layers": 1, "num_row": 2, "max_len": 8,
     "net_dropout": 0.0, "eval_steps": 1, "early_stop_patience": 1000, "reduce_lr_on_plateau": False,
     "learning_rate": 1e-3,
 }  # fmt: skip
@@ -48,9 +48,9 @@ def test_the_same_losses(size, sample, tmp_path, alone):
     """3,000 rows in batches of 127: the last one has 79."""
     records = together(size, train, sample, tmp_path)
     for record in records:
-        assert [e["step"] for e in record["evaluations"]] == list(range(1, 121))
+        assert [e["step"] for e in record["evaluations"]] == list(range(1, 49))
         apart = [abs(a["train_loss"] - b["train_loss"]) for a, b in zip(alone["evaluations"], record["evaluations"])]
-        assert max(apart[:100]) < 1e-5
+        assert max(apart) < 1e-5
         assert record["valid"] == records[0]["valid"]
     assert records[0]["valid"]["AUC"] == pytest.approx(alone["valid"]["AUC"], abs=1e-4)
     predictions = np.loadtxt(tmp_path / "sample/QIN_sample.prediction.csv", delimiter=",", skiprows=1)
