@@ -27,7 +27,7 @@ _CHOICES = {
     "normalizer": ("StandardScaler", "MinMaxScaler"),
 }
 _FITTED = {"vocab_size", "max_len", "pretrain_dim"}  # sizes that the data decide
-_KEPT = ("embedding_dim", "emb_output_dim", "share_embedding", *(key for key in SIZES if key not in _FITTED))
+_KEPT = ("embedding_dim", "emb_output_dim", "share_embedding", "unknown_rate", *(k for k in SIZES if k not in _FITTED))
 _element = pl.element()
 
 

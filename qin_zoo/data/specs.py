@@ -20,7 +20,7 @@ _NO_ENCODER = (None, "null", "None", "none")  # FuxiCTR reads these words as nul
 _PRETRAINED = (".h5", ".npz", ".parquet")
 _SIZES = tuple(dict.fromkeys((*SIZES, "embedding_dim", "emb_output_dim")))
 _COMPUTED = ("codes_of", "codebook_size", "num_levels", "code_items", "neighbours_of", "top_k")
-_KEPT = (*_SIZES, "share_embedding", *_COMPUTED)
+_KEPT = (*_SIZES, "share_embedding", "unknown_rate", *_COMPUTED)
 # What FuxiCTR's preprocessing reads; the item-table layout holds encoded data, which nothing preprocesses.
 _PREPROCESSING = {"fill_na", "min_categr_count", "splitter", "padding", "remap", "padding_idx"}
 _WITHOUT_EFFECT = {"preprocess", "normalizer"}
@@ -51,6 +51,10 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "pretrain_usage": (lambda value: value in USAGES, "init, sum or concat"),
     "freeze_emb": (lambda value: isinstance(value, bool), "true or false"),
+    "unknown_rate": (
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1,
+        "a number of at least 0 and below 1",
+    ),
 }
 
 # Feature encoders, whose text FuxiCTR evaluates: constructor -> its arguments, whole numbers, but for bias
@@ -192,6 +196,8 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
             f"found {spec['padding_idx']}."
         )
     check_encoder(spec.get("feature_encoder"), where)
+    if spec.get("unknown_rate") and kind != "categorical":
+        raise ConfigError(f"{where}: unknown_rate is of features of type categorical, not {kind}. Leave it out.")
     if spec.get("pretrained_emb") and (missing := [k for k in ("oov_idx", "freeze_emb") if spec.get(k) is None]):
         raise ConfigError(f"{where}: pretrained_emb needs {missing[0]}, {_FORMS[missing[0]][1]}, found None.")
     if not complete:

@@ -102,7 +102,18 @@ class Embedder:
                 f"The batch has no feature '{missing[0]}'; it has {sorted(values)}. The feature map of dataset "
                 f"'{self.feature_map.dataset_id}' asks for it: load it, or leave it out of feature_cols."
             )
-        return {name: values[name].to(self.device, non_blocking=True) for name in names}
+        return {name: self._as_of_new(name, values[name].to(self.device, non_blocking=True)) for name in names}
+
+    def _as_of_new(self, name: str, ids: Tensor) -> Tensor:
+        """In training some rows' ids made unknown, if the feature has an ``unknown_rate``.
+
+        The network learns so what else tells about who is new (DropoutNet: Volkovs et al., NeurIPS 2017).
+        """
+        spec = self.feature_map.features[name]
+        if not (self.layer.training and spec.get("unknown_rate")):
+            return ids
+        unknown = torch.rand(ids.shape, device=ids.device) < spec["unknown_rate"]
+        return torch.where(unknown, spec.get("oov_idx", spec.get("padding_idx") or 0), ids)
 
     def embed(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Features (N, …) to their embeddings (N, dim), lists pooled (by their mean where nothing is said)."""

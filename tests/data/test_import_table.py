@@ -578,8 +578,8 @@ def test_types_that_have_no_text(raw, tmp_path):
             import_table(read_description(content, "x", raw), tmp_path / "again")
 
 
-@pytest.mark.parametrize("stay", [30, 60, 1000])
-def test_the_users_number_is_in_use_where_most_validation_rows_are_of_known_users(stay, raw, tmp_path):
+@pytest.mark.parametrize("stay", [30, 50, 1000])
+def test_users_are_unknown_in_training_as_often_as_in_the_validation_rows(stay, raw, tmp_path):
     """Users come one after the other, each for ``stay`` rows in time: the later a row, the newer its user."""
     rows = [(f"u{n // stay}", f"sku-{n % 5}", START + n, n % 2) for n in range(600)]
     frame(rows).to_csv(raw / "log.csv", index=False)
@@ -588,10 +588,9 @@ def test_the_users_number_is_in_use_where_most_validation_rows_are_of_known_user
     new = valid.join(train, on="user_id", how="anti").height / valid.height
     (config,) = yaml.safe_load((tmp_path / "out/dataset_config.yaml").read_text()).values()
     columns = {n: c for c in config["feature_cols"] for n in np.atleast_1d(c["name"])}
-    assert columns["user"]["active"] == (new <= 0.5)
-    assert columns["user_rate_level"]["active"]
-    if new > 0.5:
-        assert f"{new:.0%} of the validation rows" in said(summary, "user: ", "not active")
+    assert columns["user"].get("unknown_rate", 0) == min(round(new, 1), 0.9)
+    if new:
+        assert f"{new:.0%} of the validation rows" in said(summary, "user: ", "unknown")
     else:
         assert not [note for note in summary.notes if note.startswith("user: ")]
 

@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[str | Path], InteractionLog]] = {
 }
 FORMATS = (*READERS, "fuxictr")
 _LARGEST_CODE = 100
-_MOST_NEW = 0.5  # of the validation rows of users without training rows, for `user` to be in use
+_MOST_UNKNOWN = 0.9  # of the training rows
 _RULES = {
     "history": "interactions of the user strictly before the row's moment; equal times are not before each other",
     "given": "under given splits that are not cut in time, histories and levels hold training rows only",
@@ -141,16 +141,19 @@ def write_log(
     context = context_features(log, out, words)
     if order is not None:
         context = {name: values[order] for name, values in context.items()}
-    new = known.of_new_users(chosen & (split == 1))
-    kinds = {name: (size, name != "user" or new <= _MOST_NEW) for name, size in known.vocabularies.items()}
-    for size, active in dict.fromkeys(kinds.values()):
-        names = [name for name, kind in kinds.items() if kind == (size, active)]
-        out.feature(names, "categorical", active=active, vocab_size=size)
-    if new > _MOST_NEW:
-        notes.append(
-            f"user: {new:.0%} of the validation rows are of users without training rows, for whom it says nothing; not "
-            "active in dataset_config.yaml."
-        )
+    sizes = dict(known.vocabularies)
+    users_size = sizes.pop("user", None)
+    for size in dict.fromkeys(sizes.values()):
+        out.feature([name for name, other in sizes.items() if other == size], "categorical", vocab_size=size)
+    if users_size:
+        new = known.of_new_users(chosen & (split == 1))
+        rate = min(round(new, 1), _MOST_UNKNOWN)
+        out.feature(["user"], "categorical", vocab_size=users_size, **({"unknown_rate": rate} if rate else {}))
+        if rate:
+            notes.append(
+                f"user: {new:.0%} of the validation rows are of users without training rows; a model takes its own for "
+                f"unknown in {rate:.0%} of the training rows (unknown_rate in dataset_config.yaml)."
+            )
     if not events.timed:
         notes.append("No times: no likes_level and views_level, which count what came before a row.")
     out.keep_rows(events.user[~chosen], events.item[~chosen])
