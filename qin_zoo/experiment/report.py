@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _CELL = re.compile(r"[|<]")  # what would end a cell, or begin a tag
 
+_MISCALIBRATED = 0.05  # an ECE from which a report says how to mend it
+
 _COURSES = {
     "still improving": "**Cut off while still improving**: the last look was the best one. More epochs, or a larger "
     "learning_rate, before this figure is compared with others.",
@@ -90,7 +92,7 @@ def verdict(record: dict, baselines: list[dict]) -> str:
 def write_report(path: Path, record: dict) -> None:
     """Writes the Markdown report of a run, compared with the baselines of :func:`baselines_of`."""
     evaluations = record["evaluations"]
-    reachable, calibration = record["reachable"], record["calibration"]
+    reachable, calibration, files = record["reachable"], record["calibration"], record["files"]
     metrics = list(record["valid"] or record["test"])
     size = f"{record['rows']['train']:,} training rows, {record['parameters']:,} parameters"
     if evaluations:
@@ -117,6 +119,11 @@ def write_report(path: Path, record: dict) -> None:
             rows.append([split, *(f"{record[split].get(m, math.nan):.6f}" for m in metrics), *ece])
     header = ["split", *metrics, *(["ECE"] if calibration else [])]
     parts += [f"{record['model']} on {record['dataset_id']}: {size}.", "## Result", markdown_table(header, rows)]
+    if not record.get("baseline") and "valid" in calibration and calibration["valid"]["ece"] > _MISCALIBRATED:
+        parts.append(
+            f"**Its probabilities are off by {calibration['valid']['ece']:.2f}** on the mean (ECE of the valid split), "
+            f"whatever their order. `qin-zoo calibrate {files['record']}` fits a step against that."
+        )
     if reachable and "AUC" in record["valid"]:
         gap = reachable["best_auc"] - record["valid"]["AUC"]
         parts += [
@@ -126,7 +133,7 @@ def write_report(path: Path, record: dict) -> None:
         ]
     if evaluations:
         parts += _training(record, evaluations, kept, metrics)
-    parameters, files = shown_params(record["params"]), record["files"]
+    parameters = shown_params(record["params"])
     parts += ["## Parameters", "\n".join(f"- {key}: `{value}`" for key, value in parameters.items())]
     parts += ["## Files", "\n".join(f"- {name}: `{file}`" for name, file in files.items() if file)]
     replace_text(path, "\n\n".join(parts) + "\n")

@@ -12,6 +12,7 @@ import torch
 from qin_zoo.cli import main
 from qin_zoo.errors import QinZooError
 from qin_zoo.experiment.calibrate import _held_out
+from qin_zoo.experiment.report import write_report
 from qin_zoo.serving import Scorer
 
 SMALL = ["--set", "epochs=1", "--set", "embedding_dim=4", "--set", "batch_size=512", "--set", "verbose=0"]
@@ -44,6 +45,15 @@ def run(trained, sample, tmp_path, monkeypatch):
 
 def predictions(suffix: str = "") -> np.ndarray:
     return pl.read_csv(FOLDER / f"QIN_sample{suffix}.prediction.csv")["Task2"].to_numpy()
+
+
+def test_a_report_says_how_to_mend_probabilities_that_are_far_off(trained, tmp_path):
+    record = json.loads((trained / FOLDER / "QIN_sample.json").read_text())
+    for ece, said in ((0.04, False), (0.1234, True)):
+        write_report(tmp_path / "r.md", {**record, "calibration": {"valid": {"ece": ece}}})
+        told = [line for line in (tmp_path / "r.md").read_text().splitlines() if "probabilities are off" in line]
+        assert [f"off by {ece:.2f}" in line for line in told] == [True] * said
+        assert all(f"`qin-zoo calibrate {record['files']['record']}`" in line for line in told)
 
 
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
