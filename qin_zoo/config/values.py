@@ -460,7 +460,9 @@ class FeatureColumn(_Keys):
     splitter: Text = _key("What stands between the entries of a list in csv files.")
     feature_encoder: Encoder | None = _key("Layer, or layers, applied to its embedding.")
     share_embedding: FeatureName = _key("Feature whose embedding table it uses.")
-    unknown_rate: Share = _key("Share of the training rows in which it is unknown, as it is of who is new.")
+    unknown_rate: real("a number of at least 0 and below 1", ge=0, lt=1) = _key(
+        "Share of the training rows in which it is unknown, as it is of who is new."
+    )
     codes_of: FeatureName = _key("Embedding column of the item table whose residual codes it holds.")
     codebook_size: Size = _key("Codes in each level of codes_of.")
     num_levels: Size = _key("Levels of codes_of.")

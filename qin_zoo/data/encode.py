@@ -511,8 +511,6 @@ def _write_maps(
         if name in vocabularies and has_table(field.column):
             spec |= {"padding_idx": 0, **({"max_len": lengths[name]} if name in lengths else {})}
             spec["vocab_size"] = vocabularies[name].size
-            if spec.get("unknown_rate"):
-                spec["oov_idx"] = vocabularies[name].oov
         if field.column.get("pretrained_emb"):
             spec["pretrained_emb"], spec["pretrain_dim"] = widths[name]
             spec["freeze_emb"] = field.column.get("freeze_emb", True)

@@ -133,8 +133,9 @@ def load_feature_map(path: str | Path, params: Mapping[str, Any]) -> FeatureMap:
     for name, spec in feature_map.features.items():
         check_spec_shape(spec, f"{path}, feature '{name}'", complete=True)
         spec.setdefault("source", "")  # FuxiCTR's embedding layer looks it up
-        if "pretrained_emb" in spec:
-            _check_vocabulary(path.with_name("feature_vocab.json"), name, spec)
+        if "pretrained_emb" in spec or spec.get("unknown_rate"):
+            words = _vocabulary(path.with_name("feature_vocab.json"), name, spec)
+            spec["oov_idx"] = spec.get("oov_idx", words.get("__OOV__"))
     _check_together(feature_map, params, str(path), features)
     feature_map.set_column_index()
     return feature_map
@@ -170,18 +171,20 @@ def _read_json(path: Path) -> object:
         raise DataError(f"{path}: expected JSON, found something else ({error}).") from None
 
 
-def _check_vocabulary(path: Path, name: str, spec: Spec) -> None:
-    """Raises DataError unless FuxiCTR finds the ids of a feature's words, whose vectors lie in a file, in ``path``."""
+def _vocabulary(path: Path, name: str, spec: Spec) -> dict[str, int]:
+    """The ids of a feature's words, which FuxiCTR's preprocessing wrote to ``path``; DataError where it did not."""
     content = _read_json(path)
     words = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(words, dict):
-        raise DataError(f"{path}: expected the words of feature '{name}' with their ids, found {words!r:.80}.")
+    if not isinstance(words, dict) or ("oov_idx" not in spec and "__OOV__" not in words):
+        what = f"the words of feature '{name}', __OOV__ among them, with their ids"
+        raise DataError(f"{path}: expected {what}, found {words!r:.80}.")
     for word, number in words.items():
         if type(number) is not int or not 0 <= number < spec["vocab_size"]:
             raise DataError(
                 f"{path}, feature '{name}': expected the id of {word!r:.80} to be a whole number below the vocab_size "
                 f"{spec['vocab_size']}, found {number!r:.80}."
             )
+    return words
 
 
 def _features_of(entries: list, path: Path) -> dict[str, Spec]:

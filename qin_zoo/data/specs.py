@@ -196,8 +196,12 @@ def check_spec_shape(spec: object, where: str, complete: bool = False) -> None:
             f"found {spec['padding_idx']}."
         )
     check_encoder(spec.get("feature_encoder"), where)
-    if spec.get("unknown_rate") and kind != "categorical":
-        raise ConfigError(f"{where}: unknown_rate is of features of type categorical, not {kind}. Leave it out.")
+    plain = kind == "categorical" and spec.get("source") != "history" and not spec.get("category_processor")
+    if spec.get("unknown_rate") and not plain:
+        raise ConfigError(
+            f"{where}: expected unknown_rate of a feature of type categorical with an id in each row (no source: "
+            f"history, no category_processor), found it of type {kind}. Leave it out."
+        )
     if spec.get("pretrained_emb") and (missing := [k for k in ("oov_idx", "freeze_emb") if spec.get(k) is None]):
         raise ConfigError(f"{where}: pretrained_emb needs {missing[0]}, {_FORMS[missing[0]][1]}, found None.")
     if not complete:

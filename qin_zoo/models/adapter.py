@@ -29,7 +29,7 @@ from qin_zoo.layers.synced_norm import SyncedBatchNorm1d, sync_batch_norms
 from qin_zoo.metrics import ERROR_METRICS, evaluate_metrics
 from qin_zoo.models.base import ZooModel
 from qin_zoo.models.embedders import check_types
-from qin_zoo.models.inputs import row_columns
+from qin_zoo.models.inputs import as_of_new, row_columns
 from qin_zoo.models.precision import Precision
 
 _PLACE = re.compile(r'File "(.+)", line (\d+), in (\w+)')
@@ -73,6 +73,8 @@ class Adapted:
             ModelError: an operation of the model fails, or does not work in bfloat16; the message names it.
         """
         short = self._precision is not None and self._precision.name == "bf16"
+        if self.training:
+            inputs = as_of_new(inputs, self.feature_map.features)
         try:
             with self._precision.context() if short else contextlib.nullcontext():
                 output = super().forward(inputs)

@@ -102,18 +102,8 @@ class Embedder:
                 f"The batch has no feature '{missing[0]}'; it has {sorted(values)}. The feature map of dataset "
                 f"'{self.feature_map.dataset_id}' asks for it: load it, or leave it out of feature_cols."
             )
-        return {name: self._as_of_new(name, values[name].to(self.device, non_blocking=True)) for name in names}
-
-    def _as_of_new(self, name: str, ids: Tensor) -> Tensor:
-        """In training some rows' ids made unknown, if the feature has an ``unknown_rate``.
-
-        The network learns so what else tells about who is new (DropoutNet: Volkovs et al., NeurIPS 2017).
-        """
-        spec = self.feature_map.features[name]
-        if not (self.layer.training and spec.get("unknown_rate")):
-            return ids
-        unknown = torch.rand(ids.shape, device=ids.device) < spec["unknown_rate"]
-        return torch.where(unknown, spec.get("oov_idx", spec.get("padding_idx") or 0), ids)
+        values = {name: values[name].to(self.device, non_blocking=True) for name in names}
+        return as_of_new(values, self.feature_map.features) if self.layer.training else values
 
     def embed(self, names: list[str], values: Mapping[str, Tensor]) -> Tensor:
         """Features (N, …) to their embeddings (N, dim), lists pooled (by their mean where nothing is said)."""
@@ -485,6 +475,26 @@ def make_inputs(embedder: Embedder, target_field=None, sequence_field=None) -> I
         return FieldInputs(embedder, target_field, sequence_field)
     inputs = ItemTableInputs(embedder)
     return inputs if inputs.item_features else FieldInputs(embedder)
+
+
+def as_of_new(batch, features: Mapping[str, Mapping]):
+    """A training batch in which some ids are unknown: of a feature with an ``unknown_rate``, so large a share.
+
+    The network learns so what else tells about who is new (DropoutNet: Volkovs et al., NeurIPS 2017).
+
+    Args:
+        batch: values (B, …) of features by name, or the public triple; left as it is.
+        features: the feature map's specifications.
+    """
+    if isinstance(batch, (tuple, list)):
+        return tuple(as_of_new(part, features) if isinstance(part, Mapping) else part for part in batch)
+    changed = {}
+    for name, ids in batch.items():
+        spec = features.get(name, {})
+        if rate := spec.get("unknown_rate"):
+            unknown = torch.rand(ids.shape, device=ids.device) < rate
+            changed[name] = torch.where(unknown, spec.get("oov_idx", spec.get("padding_idx") or 0), ids)
+    return {**batch, **changed}
 
 
 def mean_of_few(ids: Tensor, table: nn.Embedding) -> Tensor:
