@@ -89,6 +89,7 @@ _METRICS = {
 }
 ERROR_METRICS = tuple(name for name, metric in _METRICS.items() if not metric.clicks)
 _NDCG = re.compile(r"NDCG(?:\(\s*(?:k\s*=\s*)?(\d{1,9})?\s*\))?")
+_OF_LABEL = re.compile(rf".+_((?:{'|'.join(_METRICS)})|{_NDCG.pattern})")
 
 
 def known_metrics() -> list[str]:
@@ -269,8 +270,14 @@ class _Groups:
         return self._gain(discount) / np.where(best > 0, best, 1)
 
 
+def without_label(name: str) -> str:
+    """The metric that a name means: ``AUC`` for ``like_AUC``, as FuxiCTR's models of several labels call theirs."""
+    match = _OF_LABEL.fullmatch(name)
+    return match.group(1) if match else name
+
+
 def _about(metric: str) -> _Metric:
-    name = metric.split("(")[0]
+    name = without_label(metric).split("(")[0]
     if name not in _METRICS:
         check_metrics([metric])
     return _METRICS[name]

@@ -27,7 +27,7 @@ from qin_zoo.errors import ConfigError, DataError, ModelError, QinZooError, firs
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.from_data import compose, is_model, telling_where_data_come_from
 from qin_zoo.experiment.record import require_record
-from qin_zoo.experiment.tasks import check_labels, check_task, task_defaults
+from qin_zoo.experiment.tasks import check_labels, check_task, is_regression, task_defaults
 from qin_zoo.metrics import default_monitor, mode_of_monitor
 from qin_zoo.progress import show_reading
 from qin_zoo.registry import get_model
@@ -177,8 +177,11 @@ def prepare_model(
 
     plugins = tuple(plugins or ())
     params, of_data = compose(model, data, constructor_params(adapt(get_model(model, plugins))))
-    if parse_overrides(options.get("overrides")).get("embedding_optimizer") == "lazy":
+    given = parse_overrides(options.get("overrides"))
+    if given.get("embedding_optimizer") == "lazy":
         params.pop("ema_decay", None)  # which would pass over every row of the tables
+    if is_regression(given):
+        params.pop("metrics", None)  # of clicks
     prepared = prepare_params(name or model, params, Path(data), plugins=plugins, **options)
     return replace(prepared, described=of_data, notes=(*params.notes, *prepared.notes))
 

@@ -107,6 +107,8 @@ def export_model(
         ConfigError: ``table`` or ``new_items`` for a dataset of named fields.
     """
     out = out if out.suffix in TARGETS else out / f"{prepared.expid}.onnx"
+    if len(labels := dataset.feature_map.labels) > 1:
+        raise ConfigError(f"{prepared.expid} predicts {', '.join(labels)}: only models of one label are exported.")
     if has_item_table(prepared.params):
         form = _of_items(prepared, dataset, model, table, new_items, echo)
     elif table != "fp32" or new_items is not None:

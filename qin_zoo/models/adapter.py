@@ -184,13 +184,13 @@ class Adapted:
         """The model's own; within :meth:`evaluate` each process gives its rows.
 
         FuxiCTR's are computed here where there are several processes, as its grouped metrics fork each of them anew;
-        so are those of numbers, which it has none of.
+        so are those of numbers, which it has none of, and of labels of one class, on which it stops.
         """
         if self._gathers:
             y_true, y_pred = self._gather(y_true, np.float64), self._gather(y_pred, np.float64)
             if self.feature_map.group_id is not None:
                 group_id = self._gather([] if group_id is None else group_id, np.int64)
-        elsewhere = self.group.active or set(metrics) & set(ERROR_METRICS)
+        elsewhere = self.group.active or set(metrics) & set(ERROR_METRICS) or len(np.unique(y_true)) < 2
         if elsewhere and super().evaluate_metrics.__func__ is BaseModel.evaluate_metrics:
             return evaluate_metrics(y_true, y_pred, metrics, group_id)
         return super().evaluate_metrics(y_true, y_pred, metrics, group_id)

@@ -14,7 +14,7 @@ from qin_zoo.bootstrap import Draws
 from qin_zoo.config.values import Id
 from qin_zoo.errors import ConfigError, QinZooError
 from qin_zoo.experiment.record import content_of, course_of, identity, monitored
-from qin_zoo.metrics import check_metrics
+from qin_zoo.metrics import check_metrics, without_label
 
 SCHEMA_VERSION = 1
 _OF_SEED = ("seed", "continues", "continued_weights")  # which run of its seed a run continues
@@ -216,7 +216,7 @@ def parse_entry(data: object, where: str) -> Entry:
             raise QinZooError(f"{where}: expected metrics of the {entry.split} split, found {entry.metrics}.")
         if entry.split not in entry.rows:
             raise QinZooError(f"{where}: expected the number of {entry.split} rows, found {entry.rows}.")
-        check_metrics(entry.values)
+        check_metrics(map(without_label, entry.values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -150,7 +150,8 @@ class TestRun:
         for lazy in ({"embedding_optimizer": "lazy"}, ["embedding_optimizer=lazy"]):
             assert "ema_decay" not in prepare("DIN", data=sample, overrides=lazy).params
 
-    def test_numbers_to_be_met_have_the_metrics_of_numbers(self, tmp_path):
+    def test_numbers_to_be_met_have_the_metrics_of_numbers(self, sample, tmp_path):
+        assert prepare("DIN", data=sample, overrides=["task=regression"]).params["metrics"] == ["MSE", "MAE"]
         write_csv_fields(tmp_path / "data")
         file = tmp_path / "data" / "dataset_config.yaml"
         file.write_text(file.read_text().replace("shop:\n", "shop:\n  task: regression\n"))

@@ -10,13 +10,19 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from sklearn.metrics import log_loss
 from torch.utils.data import DataLoader
 
 from qin_zoo.data.dataset import Dataset
-from qin_zoo.errors import ModelError
+from qin_zoo.errors import ConfigError, ModelError
 from qin_zoo.experiment.predict import predict_split
 from qin_zoo.experiment.prepare import build_model, prepare
+from qin_zoo.experiment.record import read_record
 from qin_zoo.experiment.run import run_experiment
+from qin_zoo.export.export import export_run
+from qin_zoo.metrics import mode_of
+from qin_zoo.results.entry import entry_of
+from qin_zoo.results.store import Store
 from qin_zoo.training.stop import Stopped, StopRequest
 
 SEEDS = (1, 2)
@@ -309,3 +315,30 @@ def test_shuffle_fuxictr_for_the_zoos_models(sample):
     torch.manual_seed(3)
     theirs = [int(i) for i in DataLoader(range(3000), batch_size=None, shuffle=True)]
     assert orders["fuxictr"] == theirs != orders[True]
+
+
+def test_results_of_several_labels_are_kept_and_no_export_is_promised(runs, tmp_path):
+    experiment = prepared(runs, "Towers_1", tmp_path)
+    record = run_experiment(experiment, tmp_path, echo=lambda text: None)
+    store = Store(tmp_path / "store")
+    assert store.add(entry_of(read_record(experiment.files.record))) == "new"
+    (entry,) = store.entries()
+    assert entry.values == record["test"]
+    assert {mode_of(name) for name in entry.values if name.endswith("logloss")} == {"min"}
+    with pytest.raises(ConfigError, match="Towers_1 predicts click, like: only models of one label are exported"):
+        export_run(experiment, tmp_path / "m.onnx")
+
+
+def test_a_label_of_one_class_has_no_auc(runs, tmp_path):
+    """Of which FuxiCTR's log_loss makes an error, after the training."""
+    changes = {}
+    for split in ("valid", "test"):
+        changes[f"{split}_data"] = str(tmp_path / f"{split}.npz")
+        columns = dict(np.load(runs[1]["Towers_1"][f"{split}_data"]))
+        np.savez(changes[f"{split}_data"], **{**columns, "like": np.zeros(100)})
+    experiment = prepared(runs, "Towers_1", tmp_path, monitor="logloss", monitor_mode="min", **changes)
+    found = run_experiment(experiment, tmp_path, echo=lambda text: None)["test"]
+    predicted = pl.read_csv(experiment.files.prediction)["like"].to_numpy()
+    assert found["like_logloss"] == pytest.approx(log_loss(np.zeros(100), predicted, labels=[0, 1]), rel=1e-6)
+    assert np.isnan(found["like_AUC"])
+    assert np.isfinite(found["click_AUC"])
