@@ -37,7 +37,7 @@ def predict_split(
     Args:
         split: ``train``, ``valid`` or ``test``.
         checkpoint: weights. Default: the experiment's own.
-        out: folder for the files. Default: beside the experiment's weights.
+        out: folder for the files. Default: beside the weights, wherever they lie.
         others: further experiments and their weights, each with its own features of the same rows: what is written is
             the mean of all predictions (Lakshminarayanan et al., NeurIPS 2017).
 
@@ -71,7 +71,7 @@ def predict_split(
     if others and metrics:
         metrics = metrics_of(model, dataset, split, y_pred)
     name = f"{prepared.expid}.mean-of-{len(all_of_them)}" if others else prepared.expid
-    files = RunFiles(Path(out) if out else prepared.files.folder, name if split == "test" else f"{name}.{split}")
+    files = RunFiles(Path(out or all_of_them[0][1].parent), name if split == "test" else f"{name}.{split}")
     rows, labels = dataset.used_rows(split), dataset.feature_map.labels
     write_submission(y_pred, files, rows, labels)
     if len(rows) and rows[-1] >= len(rows):

@@ -83,6 +83,9 @@ class Adapted:
         except Exception as error:  # whatever code of somebody else's raises
             what = "cannot compute in bfloat16" if short else "fails on a batch"
             mend = " Run it with precision=fp32." if short else ""
+            beside = [n for n, spec in self.feature_map.features.items() if spec.get("source") == "history"]
+            if beside:  # their embeddings stand beside the items', which FuxiCTR's models do not expect
+                mend += f" If it knows no source: history, as FuxiCTR, leave out {', '.join(beside)} (active: False)."
             raise ModelError(f"{type(self).__name__} {what}: {blame(error, self)}{mend}") from error
         if short:
             output = {name: _float(values) for name, values in output.items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -183,6 +184,22 @@ def test_commands_take_the_parameters_of_the_run(sample, tmp_path, capsys):
     assert "max_len 3 (configured:" in capsys.readouterr().out
     files = predict_split(prepared, "test", checkpoint, echo=lambda text: None)
     assert files.prediction.read_bytes() == before
+
+
+def test_a_record_from_elsewhere_is_predicted_where_it_lies(sample, tmp_path):
+    """And not where it was trained, in whose place another run of that name may be by now."""
+    record = train(sample, tmp_path)
+    own = Path(record["files"]["prediction"])
+    before = own.read_bytes()
+    (tmp_path / "theirs").mkdir()
+    for key in ("record", "checkpoint"):
+        shutil.copy(record["files"][key], tmp_path / "theirs")
+    own.write_text("another run's")
+    prepared, checkpoint = find_run(str(tmp_path / "theirs" / Path(record["files"]["record"]).name))
+    files = predict_split(prepared, "test", checkpoint, echo=lambda text: None)
+    assert files.prediction == tmp_path / "theirs" / own.name
+    assert files.prediction.read_bytes() == before
+    assert own.read_text() == "another run's"
 
 
 def test_weights_that_changed_after_the_run_are_refused(sample, tmp_path):

@@ -183,3 +183,15 @@ def test_gradients_that_are_not_those_of_backward(sample, tmp_path):
 
     for message in in_a_group(foreign("TripleNet", sample, tmp_path), change):
         assert "its train_step computes gradients without backward()" in message
+
+
+def test_what_is_told_of_the_historys_items_alone_is_named_where_a_model_stops_at_it(sample, tmp_path):
+    """FuxiCTR's models of item tables know no ``source: history``, which imports of ratings have."""
+    prepared = foreign("TripleNet", sample, tmp_path)
+    dataset = prepared.open_dataset()
+    rows, items, mask = next(iter(dataset.loader("train")))
+    rated = {"type": "categorical", "source": "history", "padding_idx": 0, "vocab_size": 6}
+    dataset.feature_map.features["rated"] = rated
+    model = build_model(prepared, dataset)
+    with pytest.raises(ModelError, match=r"invalid for input.*leave out rated \(active: False\)"):
+        model((rows, {**items, "rated": torch.zeros_like(items["item_id"])}, mask))
