@@ -162,6 +162,8 @@ def read_record(path: Path) -> RunRecord | None:
 def require_record(path: Path) -> RunRecord:
     """A run's record; ConfigError where :func:`read_record` gives none."""
     record = read_record(path)
+    if record is None and not path.exists():
+        raise ConfigError(f"{path}: no such file. Runs write theirs at the end; one cut short goes on with --resume.")
     if record is None:
         raise ConfigError(f"{path} is no record of a run (the <expid>.json that `qin-zoo run` writes).")
     return record

@@ -350,7 +350,7 @@ class TestCommand:
         ("arguments", "message"),
         [
             (["QIN_sample", "OUT", "--table", "int9"], "Did you mean 'int8'"),
-            (["nothing.json", "OUT"], "no record of a run"),
+            (["nothing.json", "OUT"], "nothing.json: no such file. Runs write theirs at the end"),
             (["QIN_sample", "OUT", "--checkpoint", "missing.model"], "No checkpoint"),
         ],
     )
