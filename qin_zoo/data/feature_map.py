@@ -10,7 +10,7 @@ from typing import Any
 
 from fuxictr.features import FeatureMap
 
-from qin_zoo.data.item_layout import HISTORY, ItemTableData
+from qin_zoo.data.item_layout import HISTORY, ItemTableData, row_specs
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.sources import at
 from qin_zoo.data.specs import (
@@ -60,6 +60,12 @@ def build_feature_map(params: Mapping[str, Any], data: ItemTableData | None = No
     feature_map.group_id = params.get("group_id")
     feature_map.default_emb_dim = params.get("embedding_dim")
     feature_map.features.update(_overridden(features, params, where))
+    group = params.get("group_id")
+    if group in features and group not in row_specs(features):
+        raise ConfigError(
+            f"{where}: group_id names '{group}', which is of items alone, not of rows. Group by a column of rows, or "
+            "by a copy of one: {name: group, dtype: int, type: meta, preprocess: copy_from(item_id)}."
+        )
     for name, spec in feature_map.features.items():
         if spec["type"] == "sequence" and "max_len" not in spec:
             spec["max_len"] = 0  # as in FuxiCTR: the item table itself says how long its lists are

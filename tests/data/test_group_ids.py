@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from qin_zoo.data.dataset import Dataset
-from qin_zoo.errors import DataError
+from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.experiment.prepare import prepare
 
 ROWS = {"train": 30, "valid": 20}
 
@@ -100,3 +101,9 @@ def test_encoded_files(hole, tmp_path):
     features = {"item": {"type": "categorical", "vocab_size": 9}, "grp": {"type": "meta"}}
     with pytest.raises(DataError, match="grp"):
         FieldsLoader(SimpleNamespace(features=features, labels=["label"], group_id="grp"), file, split="valid")
+
+
+@pytest.mark.parametrize("group", ["item_id", "item_tags"])
+def test_what_stands_in_the_item_table_groups_no_rows(group, sample):
+    with pytest.raises(ConfigError, match=f"group_id names '{group}', which is of items alone"):
+        prepare("QIN_sample", data=sample, overrides={"group_id": group}).open_dataset()
