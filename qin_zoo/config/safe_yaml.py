@@ -1,9 +1,9 @@
 """YAML from strangers: read by the safe loader, within limits, with the place of every mistake.
 
 Nothing in a file is ever constructed but mappings, lists, scalars and, since FuxiCTR's field lists are written so,
-``!!python/tuple`` of these. Refused besides broken YAML: any other tag of Python's, keys written twice, files that are
-too large, nested too deep or referring to themselves, and aliases that would unfold into more than :data:`MAX_NODES`
-values.
+``!!python/tuple`` of these. Refused besides broken YAML: any other tag of Python's, keys written twice, numbers to the
+base 8 or 60 that look like others (064, 1:30), files that are too large, nested too deep or referring to themselves,
+and aliases that would unfold into more than :data:`MAX_NODES` values.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ MAX_NODES = 300_000
 _PYTHON_TAG = "tag:yaml.org,2002:python/"
 TUPLE_TAG = f"{_PYTHON_TAG}tuple"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -140,6 +141,9 @@ class _Loader(Composer, _Events, SafeConstructor, Resolver):
             tag = node.tag.replace(_PYTHON_TAG, "!!python/")
             self._refuse(node, f"the tag {tag} is refused, since such tags can run code. Remove the tag.")
         if isinstance(node, yaml.ScalarNode):  # most are
+            if node.tag in _NUMBER_TAGS and re.match(r"[-+]?0[0-7_]+$|.*:", node.value):
+                meant = self.construct_object(node)
+                self._refuse(node, f"YAML reads {node.value} as {meant}. Write that, or what you mean; text in quotes.")
             return 1, 1
         children = node.value
         if isinstance(node, yaml.MappingNode):

@@ -300,7 +300,7 @@ Character = text("one ASCII character", lambda value: len(value) == 1 and value.
 Scalar = Annotated[Any, PlainValidator(_scalar), Expect("text or a number")]
 Id = text("an id that can be a file name", lambda value: check_id(value, "it"))
 ClassName = text("the name of a class", str.isidentifier)
-FeatureName = text("a name without '/', '\\' and '..'", can_be_a_name, _NAMES)
+FeatureName = text("text (2024, on or no in quotes) without '/', '\\' and '..'", can_be_a_name, _NAMES)
 Names = Annotated[list[FeatureName], Field(min_length=1), Expect("a list of names")]
 Mappings = Annotated[list[dict[str, Any]], Expect("a list of mappings, as in [{name: item_id, dtype: int, …}]")]
 Fields = Annotated[

@@ -26,7 +26,7 @@ from qin_zoo.data.feature_map import FeatureMap
 from qin_zoo.data.preprocess import Wrong, as_number, expanded, given_fill, is_given, number_or
 from qin_zoo.data.raw_fields import RawField, raw_fields
 from qin_zoo.data.raw_files import RawFile, collected, raw_files, read_vectors, reading, split_off, write_vectors
-from qin_zoo.data.reports import cut, say, unequal, unknown
+from qin_zoo.data.reports import cut, never_split, say, spaced, unequal, unknown
 from qin_zoo.data.rows import row_kinds, weight_kind
 from qin_zoo.data.sources import at, check_file
 from qin_zoo.data.specs import label_names
@@ -37,7 +37,7 @@ from qin_zoo.feature_types import has_table
 from qin_zoo.files import read_object
 
 _log = logging.getLogger(__name__)
-_FORMAT = 6  # raise it whenever what is written changes
+_FORMAT = 7  # raise it whenever what is written changes
 ENCODER_FILE = "encoder.json"
 _SIZES = ("valid_size", "test_size")
 _READ = (
@@ -236,7 +236,7 @@ def _encode(
         first.require(name)
     fields = {name: field.as_made(first.schema[name]) for name, field in fields.items()}
     each = {file.path: file for files in raw.values() for file in files}.values()
-    report: dict[str, Any] = {"short": [text for file in each if (text := file.short_lines())]}
+    report: dict[str, Any] = {"texts": [text for file in each if (text := file.short_lines())]}
     widths, rows, labelled = _widths(fields, first), {}, {}
     for split, files in raw.items():
         labelled[split] = [
@@ -255,6 +255,7 @@ def _encode(
         for split, files in raw.items()
     }
     vocabularies, owner_of, usual, report["apart"] = _vocabularies(fields, raw)
+    report["texts"] += spaced(vocabularies) + never_split(fields, raw["train"])
     if before := _fitted_before(params):
         before.require(fields)
         grow = params.get("grow_vocabularies")
@@ -316,6 +317,11 @@ def _checked(
         _require_numbers(file, name)
     wrong = []
     for name, field in fields.items():
+        if not field.takes(file.schema[name]):
+            raise DataError(
+                f"{at(file.path, name)}: expected one value in each row, or a list of them for a sequence or an "
+                f"embedding, found the type {file.schema[name]}. Write what the feature is as a column of its own."
+            )
         found, missing = field.wrong(file.schema[name], widths.get(name)), field.missing(file.schema[name])
         if name == group_id and given_fill(field.column) is None:
             missing = ~is_given(pl.col(name), file.schema[name])  # all such rows would be one large group

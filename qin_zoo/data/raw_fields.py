@@ -121,7 +121,8 @@ class RawField:
         return self.fill if self._fills else ""
 
     @property
-    def _splitter(self) -> str:
+    def splitter(self) -> str:
+        """What stands between the entries of a list that is text."""
         return self.column.get("splitter") or "^"
 
     def spec(self) -> Spec:
@@ -135,6 +136,12 @@ class RawField:
         return spec
 
     # What stands in the files ------------------------------------------------------------------------------------
+
+    def takes(self, stored: pl.DataType) -> bool:
+        """Whether a column of that type may be read as this field: polars makes some text of a struct, too."""
+        if self.form in ("ids", "vector") and isinstance(stored, (pl.List, pl.Array)):
+            stored = stored.inner
+        return not stored.is_nested()
 
     def tokens(self, stored: pl.DataType) -> pl.Expr:
         """The value as text, or a sequence's list of texts; missing ones filled."""
@@ -178,7 +185,7 @@ class RawField:
             inner = stored.inner
             lists = lists.arr.to_list() if isinstance(stored, pl.Array) else lists
         else:
-            lists = lists.cast(pl.String).str.split(self._splitter)
+            lists = lists.cast(pl.String).str.split(self.splitter)
         if not self._fills:
             return lists.list.eval(as_number(_element, inner, pl.Float64))
         given = pl.when((lists.list.len() > 0) & (lists.list.eval(is_given(_element, inner)).list.any())).then(lists)
@@ -199,7 +206,7 @@ class RawField:
             column = column.list.eval(_element.fill_nan(None)) if stored.inner.is_float() else column
             column = column.cast(pl.List(pl.String)).fill_null(pl.lit([], dtype=pl.List(pl.String)))
         else:
-            column = column.cast(pl.String).fill_null(self.fill).str.split(self._splitter)
+            column = column.cast(pl.String).fill_null(self.fill).str.split(self.splitter)
         if self.number is None:
             return column
         whole = as_number(_element, pl.String, pl.Int64).cast(pl.String)
@@ -238,7 +245,7 @@ class RawField:
             bad = v.list.eval(_element.is_null() | ~_element.cast(pl.Float32).is_finite()).list.any()
             expected = f"{width} finite numbers that float32 can hold"
             if not stored.is_nested():
-                expected += f" with {self._splitter!r} between them (splitter), no brackets"
+                expected += f" with {self.splitter!r} between them (splitter), no brackets"
             return (bad | (v.list.len() != width)).fill_null(True), expected
         if self._is_number:
             none = as_number(column, stored, pl.Float64).is_null() & is_given(column, stored)
@@ -247,9 +254,9 @@ class RawField:
                 number, expected = number.cast(pl.Float32), f"{expected} that float32 can hold"
             return none | ~number.is_finite().fill_null(True), expected
         if self.form == "ids":
-            text, said = pl.lit(False), f"values with {self._splitter!r} between them (splitter), no brackets"
+            text, said = pl.lit(False), f"values with {self.splitter!r} between them (splitter), no brackets"
             if stored == pl.String:
-                text = column.str.contains(r"^\s*\[.*\]\s*$") & ~column.str.contains(self._splitter, literal=True)
+                text = column.str.contains(r"^\s*\[.*\]\s*$") & ~column.str.contains(self.splitter, literal=True)
             if (inner := getattr(stored, "inner", None)) and inner.is_float() and self.dtype != "float":
                 lists, digits = column.arr.to_list() if isinstance(stored, pl.Array) else column, _digits(inner)
                 bad = lists.list.eval((_element.abs() >= 2**digits) & _element.is_not_nan()).list.any()
@@ -268,7 +275,8 @@ class RawField:
             bad = ~(exact & (column.is_null() | column.is_nan() | (column.abs() < 2**digits)))
             return bad, f"{'a whole number' if number else 'an id'} that a float holds exactly (below 2^{digits})"
         if number is None:
-            return None
+            # polars raises for bytes that are no text; RawFile.read says so
+            return (column.is_not_null() & column.cast(pl.String).is_null(), "text") if stored == pl.Binary else None
         expected = "a number" if number == pl.Float64 else "a whole number"
         return as_number(column, stored, number).is_null() & is_given(column, stored), expected
 
@@ -351,7 +359,7 @@ class RawField:
         """
         dtype = {pl.Int64: "int", pl.Float64: "float", None: "str"}[self.number]
         about = {"dtype": dtype, "fill": self.fill, "missing": self._missing}
-        about |= {"splitter": self._splitter, "padding": self.column.get("padding", "post")}
+        about |= {"splitter": self.splitter, "padding": self.column.get("padding", "post")}
         about |= {"keep": "newest" if self.keeps_newest else "first"}
         about |= {"shift": shift, "scale": scale, **({"boolean": True} if self.is_boolean else {})}
         if boundaries is not None:

@@ -85,9 +85,15 @@ class RawFile:
         """What a query on it returns; DataError, naming the line where it can, where it cannot be read."""
         try:
             return reading(self.path, query)
-        except DataError:
+        except DataError as error:
             if self.kind == "csv" and self.copy is None:
                 _check_lines(self.path, self._separator)
+            if self.kind == "parquet" and "invalid utf8" in str(error):
+                found = [name for name, stored in self._scan.collect_schema().items() if stored == pl.Binary]
+                raise DataError(
+                    f"{self.path}: expected UTF-8, found other bytes in a column of bytes ({', '.join(found)}). "
+                    "Write text, for a uuid or a hash for example its hex digits."
+                ) from None
             raise
 
     def collect(self, query: pl.LazyFrame) -> pl.DataFrame:
@@ -115,9 +121,12 @@ class RawFile:
     def require(self, name: str) -> None:
         """Raises DataError unless the file has the column."""
         if name not in self.schema:
+            mend = "Rename it in the file or in the dataset configuration."
+            if self.kind == "csv" and len(self._names) == 1:
+                mend = f"If other text than {self._separator!r} is between its columns, say which: sep in that dataset."
             raise DataError(
                 f"{self.path}: expected a column '{name}', found only: {', '.join(self._names)}."
-                f"{suggest(name, self._names)} Rename it in the file or in the dataset configuration."
+                f"{suggest(name, self._names)} {mend}"
             )
 
     def check(self, wrong: Iterable[Wrong]) -> int:

@@ -60,6 +60,8 @@ def unknown(
                 entry = {"split": split, "feature": name, "unknown": count, "given": given, "usual": rare}
                 entry |= {"such_as": lacking["value"][0], "known": next(iter(vocabulary.words), None)}
                 entry["file"] = str(files[0].path)
+                if len(near := lacking.filter(vocabulary.has(lacking["value"].str.strip_chars()))):
+                    entry |= {"such_as": near["value"][0], "known": near["value"][0].strip(), "spaces": True}
                 if count == given >= _ENOUGH and rare < _SUSPICIOUS and usual:
                     raise DataError(
                         f"{_unknown_text(entry)}. Write the same values in the same way in all files; or leave the "
@@ -132,19 +134,47 @@ def cut(fields: Mapping[str, RawField], raw: Files, lengths: Mapping[str, int]) 
     return {name: count for name, count in counts.items() if count}
 
 
+def spaced(vocabularies: Mapping[str, Vocabulary]) -> list[str]:
+    """A text of each vocabulary that has a word with spaces around it, and the same without."""
+    texts = []
+    for name, words in ((name, vocabulary.words) for name, vocabulary in vocabularies.items()):
+        plain = words.str.strip_chars()
+        if len(twice := words.filter((plain != words) & plain.is_in(words.implode()))):
+            text = f"column '{name}' holds {twice[0]!r:.60} and {twice[0].strip()!r:.60}, two values to a model;"
+            texts.append(f"{text} {len(twice)} are so. Write the files without such spaces, if they are one.")
+    return texts
+
+
+def never_split(fields: Mapping[str, RawField], files: list[RawFile]) -> list[str]:
+    """A text of each sequence that is text and of one entry in every row of ``files``: is that the splitter?"""
+    texts = []
+    for name, field in fields.items():
+        if field.form == "ids" and not any(file.schema[name].is_nested() for file in files):
+            value = pl.col(name).cast(pl.String)
+            given = pl.concat([file.frame.select(value) for file in files]).filter(pl.col(name) != "")
+            split = pl.col(name).str.contains(field.splitter, literal=True).any()
+            longest = value.get(value.str.len_bytes().arg_max()).alias("value")
+            found = files[0].collect(given.select(pl.len(), split.alias("split"), longest))
+            if found["len"][0] >= _ENOUGH and not found["split"][0]:
+                text = f"column '{name}': no training row has {field.splitter!r} (splitter): each is one value, such as"
+                texts.append(f"{text} {found['value'][0]!r:.60}")
+    return texts
+
+
 def say(report: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, which files have ``short`` lines, which fields
+    """Logs what :func:`unknown`, :func:`unequal` and :func:`cut` found, ``texts`` as they are, which fields
     have no value in common with those whose vocabulary they share (``apart``), and which an ``encoder_file`` knew
     nothing of (``fitted``).
 
     Raises:
         DataError, ConfigError: sequences that are read position by position do not match.
     """
-    for text in report["short"]:
+    for text in report["texts"]:
         _log.warning("%s", text)
     for entry in report["unknown"]:
         share = entry["unknown"] / entry["given"]
         suspicious = share >= _SUSPICIOUS and share > 2 * entry["usual"]
+        suspicious |= entry.get("spaces", False)
         _log.log(logging.WARNING if suspicious else logging.INFO, "%s", _unknown_text(entry))
         if entry["feature"] == params.get("group_id"):
             _log.warning(

@@ -41,7 +41,7 @@ class Kind:
 
 
 _IDS = "Ids count from 0, and 0 is padding; encode the column again or cast it to an integer type."
-_FLOATS = "Replace NaN and infinite values, for example with 0."
+_FLOATS = "Write floats, and 0 or the like for NaN and infinite values."
 KINDS: dict[str, Kind] = {
     "id": Kind(False, ("int",), (np.uint8, np.uint16, np.int32, np.int64), "a non-negative integer", _IDS),
     "int": Kind(False, ("int",), (np.int32, np.int64), "an integer", "Encode the column as integers."),

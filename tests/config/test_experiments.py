@@ -187,6 +187,8 @@ def test_an_experiment_without_base_in_its_file_needs_one_base_in_the_folder(fol
         ("QIN_a", {"model": b"a: \xff"}, r"line 1: not UTF-8 text"),
         ("QIN_a", {"model": b"a: 1\nb: \x07"}, r"not valid YAML: .*control characters"),
         ("QIN_a", {"model": "A: {x: 1}\nB: {x: 1, y: 2, x: 3}"}, r"line 2: the key 'x' stands on line 2 already"),
+        ("QIN_a", {"model": "A: {x: 10,\n  y: 064}"}, r"line 2: YAML reads 064 as 52\. Write that"),
+        ("QIN_a", {"model": "A: {x: -1:30.5}"}, r"line 1: YAML reads -1:30\.5 as -90\.5"),
         ("QIN_a", {"model": "A: {}\nB: {}\nA: {}"}, r"line 3: the key 'A' stands on line 1 already"),
         ("QIN_a", {"dataset": "tiny: {x: 1, x: 1}"}, r"dataset_config.yaml, line 1: the key 'x'"),
         ("QIN_a", {"model": "A:\n  f: !!python/tuple a"}, r"line 2: not valid YAML: expected a sequence"),

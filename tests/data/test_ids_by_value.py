@@ -237,6 +237,63 @@ def test_a_vocabulary_that_is_shared_but_never_meets(tmp_path, caplog):
     assert any("'clicks' shares the vocabulary of 'item'" in m for m in caplog.messages)
 
 
+def test_words_that_only_spaces_tell_apart_are_said(tmp_path, caplog):
+    """As csv files with ', ' or '^ ' between values have them."""
+    def spaced(split, table):
+        return {**table, "clicks": [c.replace("^", "^ ") for c in table["clicks"]]}
+
+    encode_fields(written(tmp_path / "d", change=spaced))
+    (said,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+    assert re.match(r"column 'item' holds ' (\d+)' and '\1', two values to a model; 14 are so", said)
+
+    def a_few(split, table):
+        return {**table, "user": [f"{u} " * (split == "test" and n < 5) or str(u) for n, u in enumerate(table["user"])]}
+
+    caplog.clear()
+    encode_fields(written(tmp_path / "e", change=a_few))
+    (said,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+    assert re.search(r"test\.csv, column 'user': 5 of 50 .* such as '(\d+) '; those have '\1'$", said)
+
+
+def test_a_splitter_that_no_row_has(tmp_path, caplog):
+    def change(split, table):
+        return {**table, "clicks": [c.replace("^", "|") for c in table["clicks"]]}
+
+    encode_fields(written(tmp_path / "d", change=change))
+    said = next(m for m in caplog.messages if "splitter" in m)
+    words = r"column 'clicks': no training row has '\^' \(splitter\): each is one value, such as '\d+(\|\d+){5}'"
+    assert re.search(words, said)
+    caplog.clear()
+    columns = [*COLUMNS[:2], {**COLUMNS[2], "splitter": "|"}]
+    encode_fields(written(tmp_path / "e", columns, change=change))
+    assert "splitter" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "words"),
+    [
+        ("user", lambda v: {"a": v}, r"column 'user': expected one value in each row, .* found the type Struct"),
+        ("user", lambda v: [v], r"column 'user': expected one value in each row, .* found the type List"),
+        ("clicks", lambda v: [{"a": v}], r"column 'clicks': expected .* a list of them for a sequence .* List\(Struct"),
+        ("user", lambda v: bytes([255, v]), r"expected UTF-8, found other bytes in a column of bytes \(user\)"),
+    ],
+)
+def test_columns_that_hold_no_values(tmp_path, column, change, words):
+    def changed(split, table):
+        return {**table, column: [change(v) for v in table[column]]}
+
+    with pytest.raises(DataError, match=words):
+        encode_fields(written(tmp_path / "d", kind="parquet", change=changed))
+
+
+def test_bytes_that_are_text_are_values(tmp_path):
+    """As Impala and old Spark write texts."""
+    def changed(split, table):
+        return {**table, "user": [str(u).encode() for u in table["user"]]}
+
+    assert ids(written(tmp_path / "d", kind="parquet", change=changed)) == ids(written(tmp_path / "plain"))
+
+
 def vectors(folder, keys):
     folder.mkdir(exist_ok=True)
     values = np.arange(len(keys) * 2, dtype=np.float32).reshape(-1, 2) + 1
@@ -454,6 +511,16 @@ def test_a_file_without_a_header_that_can_be_read(tmp_path, change, words):
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(DataError, match=rf"valid\.csv, line 1: .*{words}"):
         encode_fields(params)
+
+
+def test_columns_separated_by_something_else(tmp_path):
+    params = written(tmp_path / "d")
+    for split in SPLITS:
+        file = Path(params[f"{split}_data"])
+        file.write_bytes(file.read_bytes().replace(b",", b";"))
+    with pytest.raises(DataError, match=r"found only: user;item;.* other text than ',' .*: sep in that dataset"):
+        encode_fields(params)
+    encode_fields({**params, "sep": ";"})
 
 
 def test_rows_are_counted_as_they_are_encoded(tmp_path):
