@@ -49,7 +49,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         cause = failed.strerror if isinstance(failed, OSError) else first_line(error)
         raise QinZooError(
             f"Could not write {path}: {cause}. What was there before is unchanged; free space or choose a "
-            "folder you may write to (model_root)."
+            "folder you may write to."
         ) from error
     finally:
         with contextlib.suppress(OSError):  # where nothing can be written nothing is left

@@ -452,7 +452,7 @@ def _with_vectors(
                 written[file, dtype] = read_vectors(Path(file), dtype)
             keys, values = written[file, dtype]
             keys = found[owner_of[name]].as_words(keys)
-            _require_vectors(name, Path(file), found[owner_of[name]], keys)
+            _require_vectors(field, Path(file), found[owner_of[name]], keys, values)
             target = work / f"pretrained_{len(vectors)}.npz"
             write_vectors(target, keys, values)
             vectors[name] = target.name, values.shape[1]
@@ -461,15 +461,27 @@ def _with_vectors(
     return {name: found[owner] for name, owner in owner_of.items()}, vectors
 
 
-def _require_vectors(name: str, file: Path, vocabulary: Vocabulary, keys: pl.Series) -> None:
-    """Raises DataError where the file has vectors of other values only."""
+def _require_vectors(
+    field: RawField, file: Path, vocabulary: Vocabulary, keys: pl.Series, values: np.ndarray
+) -> None:
+    """Raises DataError where the file has vectors of other values only, two of one value, or of another length."""
+    name, width = field.name, field.column.get("pretrain_dim")
+    if width and width != values.shape[1]:
+        raise DataError(
+            f"{file}: expected vectors of {width} numbers (pretrain_dim of feature '{name}'), found {values.shape[1]}. "
+            "Correct pretrain_dim, or leave it out."
+        )
+    several = keys.is_duplicated()
+    different = pl.DataFrame(values[several.to_numpy()]).with_columns(keys.filter(several).alias("key")).unique()
+    if len(again := different.filter(different["key"].is_duplicated())):
+        raise DataError(f"{file}: expected one vector of {again['key'][0]!r}, found several. Keep one of them.")
     known = int(vocabulary.words.is_in(keys.implode()).sum())
     if not known and len(vocabulary.words):
         raise DataError(
             f"{file}: expected vectors of the values of feature '{name}', such as {vocabulary.words[0]!r}, found none: "
             f"its keys are others, such as {keys[0]!r}. Write them as the training rows have them."
         )
-    level = logging.WARNING if 2 * known < len(vocabulary.words) else logging.INFO
+    level = logging.WARNING if known < len(vocabulary.words) else logging.INFO
     _log.log(level, "%s has vectors of %d of the %d values of feature '%s'", file, known, len(vocabulary.words), name)
 
 

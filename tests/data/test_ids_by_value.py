@@ -301,6 +301,22 @@ def vectors(folder, keys):
     return [COLUMNS[0], {**COLUMNS[1], "pretrained_emb": str(folder / "vectors.npz")}]
 
 
+def test_vectors_missing_twice_or_of_another_length(tmp_path, caplog):
+    encode_fields(written(tmp_path / "some", vectors(tmp_path / "some", [str(n) for n in range(2, 15)])))
+    assert "has vectors of 13 of the 14 values of feature 'item'" in caplog.text
+    keys = [str(n) for n in range(1, 15)]
+    with pytest.raises(DataError, match="expected one vector of '5', found several"):  # 5.0 is 5
+        encode_fields(written(tmp_path / "twice", vectors(tmp_path / "twice", [*keys, "5.0"])))
+    columns = vectors(tmp_path / "long", keys)
+    columns[1]["pretrain_dim"] = 3
+    with pytest.raises(DataError, match=r"vectors of 3 numbers \(pretrain_dim of feature 'item'\), found 2"):
+        encode_fields(written(tmp_path / "long", columns))
+    file = Path(columns[1]["pretrained_emb"])
+    one, columns[1]["pretrain_dim"] = np.ones((15, 2), np.float32), 2
+    np.savez(file, key=np.array([*keys, "5.0"]), value=one)  # the same twice
+    encode_fields(written(tmp_path / "long", columns))
+
+
 def test_vectors_of_other_keys(tmp_path):
     columns = vectors(tmp_path, [f"x{i}" for i in range(20)])
     with pytest.raises(DataError, match=r"vectors\.npz: expected vectors of the values of feature 'item'"):
