@@ -144,7 +144,8 @@ def _from_file(file: Path, trials: bool = True) -> Entry | None:
         return parse_entry(data, str(file))
     record = read_record(file)
     if record is None:
-        if {"expid", "params", "evaluations"} <= data.keys():
+        # beside weights stands a record; any other JSON file is nobody's business
+        if {"expid", "params", "evaluations"} <= data.keys() or (not data and file.with_suffix(".model").exists()):
             raise QinZooError(f"{file}: the record is damaged, or was written by another version. Delete it.")
         return None
     if not (record.get("valid") or record.get("test")) or ("trial_of" in record and not trials):

@@ -635,6 +635,9 @@ def test_a_damaged_record_in_a_folder_keeps_nobody_back(tmp_path):
     assert len(list(find_results([runs], said.append))) == 9
     assert len(said) == 1
     assert "A_x.json: the record is damaged" in said[0]
+    (runs / "d/deep.model").touch()  # of a run, whose record is not whole
+    assert len(list(find_results([runs], said.append))) == 9
+    assert "deep.json: the record is damaged" in said[-1]
 
 
 def test_another_seed_is_another_run_of_the_same_setting():
