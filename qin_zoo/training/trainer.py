@@ -281,7 +281,7 @@ class Trainer:
         learning_rate = model.optimizer.param_groups[0]["lr"]
         wanted = dict.fromkeys([*model.validation_metrics, *model._monitor.get_metrics()])
         with self._average.in_place() if self._average else nullcontext():
-            metrics = model.evaluate(valid, metrics=list(wanted))
+            metrics = {name: float(value) for name, value in model.evaluate(valid, metrics=list(wanted)).items()}
             if not math.isfinite(model._monitor.get_value(metrics)):
                 raise QinZooError(
                     f"The monitored metric {model._monitor.kv_pairs} is not a number on the validation split "
@@ -293,7 +293,7 @@ class Trainer:
             epoch=model._epoch_index + 1,
             step=model._total_steps,
             train_loss=float(sums.loss) / model._eval_steps,
-            metrics={k: float(v) for k, v in metrics.items()},
+            metrics=metrics,
             learning_rate=learning_rate,
             seconds=time.perf_counter() - self._start,
             best=model._stopping_steps == 0 or not model._save_best_only,
