@@ -17,7 +17,7 @@ from qin_zoo.experiment.record import content_of, course_of, identity, monitored
 from qin_zoo.metrics import check_metrics, without_label
 
 SCHEMA_VERSION = 1
-_OF_SEED = ("seed", "continues", "continued_weights")  # which run of its seed a run continues
+OF_SEED = ("seed", "continues", "continued_weights")  # which run of its seed a run continues
 PLAIN = "plain"  # the variation of an experiment as it is configured
 
 
@@ -165,7 +165,7 @@ def entry_of(record: dict, found: dict | None = None) -> Entry:
         model=record["model"],
         dataset_id=record["dataset_id"],
         identity=_hash(params, data),
-        setting=_hash({key: value for key, value in params.items() if key not in _OF_SEED}, data),
+        setting=_hash({key: value for key, value in params.items() if key not in OF_SEED}, data),
         rows_of=_hash({s: _rows(record["data"][s]) for s in ("valid", "test") if s in record["data"]}),
         content_of=content_of(record["data"]),
         split=split,

@@ -6,14 +6,15 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from qin_zoo.bootstrap import Draws
 from qin_zoo.metrics import default_monitor, mode_of
-from qin_zoo.results.entry import PLAIN, Entry
+from qin_zoo.results.entry import OF_SEED, PLAIN, Entry
 from qin_zoo.results.statistics import Estimate, deviation, estimate
 
 
@@ -230,7 +231,8 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
     often = Counter(names.values())
     made = []
     for of, lines in groups.items():
-        board = [Line(_name(key, lines), dict(sorted(seeds.items()))) for key, seeds in lines.items()]
+        firsts = {key: next(iter(seeds.values()))[0] for key, seeds in lines.items()}
+        board = [Line(_name(key, firsts), dict(sorted(seeds.items()))) for key, seeds in lines.items()]
         made.append(Board(names[of] + (f" #{of[:4]}" if often[names[of]] > 1 else ""), board))
     return sorted(made, key=lambda board: board.name)
 
@@ -249,11 +251,21 @@ def _figures(line: Line) -> dict:
     return {seed: [entry.metrics for entry in entries[:1]] for seed, entries in line.seeds.items()}
 
 
-def _name(key: tuple, keys: Iterable[tuple]) -> str:
-    """As short as it can be without being another's."""
+def _name(key: tuple, firsts: Mapping[tuple, Entry]) -> str:
+    """As short as it can be without being another's: with the dataset, then one or two parameters, if they tell."""
     experiment, variation, dataset, setting = key
     name = experiment if variation == PLAIN else f"{experiment}, {variation}"
-    same = [k for k in keys if k[:2] == key[:2]]
-    if len(same) > 1:
-        name += f" on {dataset}" if len({k[2] for k in same}) == len(same) else f" #{setting[:4]}"
-    return name
+    same = [k for k in firsts if k[:2] == key[:2]]
+    here = [firsts[k] for k in same if k[2] == dataset]
+    if len(here) < len(same):
+        name += f" on {dataset}"
+    told, others = _peculiar(firsts[key], here), [_peculiar(entry, here) for entry in here]
+    if len(told) > 2 or others.count(told) > 1:
+        return f"{name} #{setting[:4]}"
+    return ", ".join([name, *(f"{parameter}={value}" for parameter, value in told.items())])
+
+
+def _peculiar(entry: Entry, beside: Iterable[Entry]) -> dict[str, Any]:
+    """Its parameters that not all others have, or not alike."""
+    params = {key: value for key, value in entry.params.items() if key not in OF_SEED}
+    return {k: v for k, v in params.items() if any(k not in o.params or o.params[k] != v for o in beside)}

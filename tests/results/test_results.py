@@ -211,6 +211,24 @@ def test_a_board_is_called_after_what_most_of_it_is():
     assert [board.name for board in boards(map(entry_of, several))] == ["d_b"]
 
 
+def test_lines_of_one_experiment_are_called_after_what_differs():
+    """Its dataset; then one or two parameters; a number only where these do not tell."""
+
+    def names(*runs: dict) -> list[str]:
+        made = [{**record("QIN_x", seed=1, dataset=r.pop("dataset", "d")), "line": ["QIN_x", "plain"]} for r in runs]
+        entries = [entry_of({**one, "params": {**one["params"], **params}}) for one, params in zip(made, runs)]
+        return [line.name for line in boards(entries)[0].lines]
+
+    assert names({"seed": 1}, {"seed": 2}) == ["QIN_x"]
+    assert names({}, {"epochs": 9}) == ["QIN_x", "QIN_x, epochs=9"]
+    assert names({"epochs": 8}, {"epochs": 9}, {"dataset": "e"}) == [
+        *("QIN_x on d, epochs=8", "QIN_x on d, epochs=9", "QIN_x on e")
+    ]
+    far = names({}, {"a": 1, "b": 2, "c": 3})
+    assert far[0] == "QIN_x"
+    assert far[1].startswith("QIN_x #")
+
+
 def test_boards_of_one_dataset_id_are_told_apart(tmp_path, capfd):
     """A dataset whose files changed: two boards, whose pictures must not be each other's."""
     store = Store(tmp_path / "s")
