@@ -270,6 +270,13 @@ class _Groups:
         return self._gain(discount) / np.where(best > 0, best, 1)
 
 
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Metrics on a line, and what it means that one is no number."""
+    text = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
+    none = any("AUC" in name and value != value for name, value in metrics.items())
+    return text + ("  (nan: the rows, or those of each group, are of one class)" if none else "")
+
+
 def without_label(name: str) -> str:
     """The metric that a name means: ``AUC`` for ``like_AUC``, as FuxiCTR's models of several labels call theirs."""
     match = _OF_LABEL.fullmatch(name)

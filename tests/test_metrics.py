@@ -17,6 +17,7 @@ from qin_zoo.metrics import (
     default_monitor,
     evaluate_metrics,
     known_metrics,
+    metrics_text,
     mode_of,
     mode_of_monitor,
     needs_groups,
@@ -160,6 +161,9 @@ def test_a_split_with_one_class_has_no_auc_but_a_logloss(label):
         values = evaluate_metrics([label] * 3, [0.2, 0.5, 0.9], metrics, [1, 1, 2])
     assert all(np.isnan(values[m]) for m in metrics[:3])
     assert values["logloss"] == pytest.approx(-np.mean(np.log([0.2, 0.5, 0.9] if label else [0.8, 0.5, 0.1])))
+    assert "AUC nan  gAUC nan" in metrics_text(values)
+    assert metrics_text(values).endswith("of one class)")
+    assert metrics_text({"AUC": 0.5, "R2": np.nan}) == "AUC 0.500000  R2 nan"
 
 
 def test_one_row():

@@ -18,6 +18,7 @@ from qin_zoo.errors import ConfigError, DataError, QinZooError
 from qin_zoo.experiment.files import RunFiles
 from qin_zoo.experiment.prepare import Prepared, build_model
 from qin_zoo.experiment.submission import write_submission
+from qin_zoo.metrics import metrics_text
 from qin_zoo.training.memory import keep_freed_memory
 
 
@@ -83,7 +84,7 @@ def predict_split(
 
 def _tell(metrics: dict[str, float], of: str, echo: Callable[[str], None]) -> None:
     if metrics:
-        echo(f"{of}: " + "  ".join(f"{k} {v:.6f}" for k, v in metrics.items()))
+        echo(f"{of}: {metrics_text(metrics)}")
 
 
 def _require_same_rows(dataset: Dataset, other: Dataset, split: str, name: str, other_name: str) -> None:

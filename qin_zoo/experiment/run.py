@@ -31,7 +31,7 @@ from qin_zoo.experiment.submission import write_submission
 from qin_zoo.experiment.tasks import is_regression
 from qin_zoo.files import file_digest, replace_file
 from qin_zoo.log import above_bars, log_to, silent
-from qin_zoo.metrics import evaluate_metrics, needs_groups
+from qin_zoo.metrics import evaluate_metrics, metrics_text, needs_groups
 from qin_zoo.models.sharded import require_engine
 from qin_zoo.training.checkpoint import CheckpointStore
 from qin_zoo.training.memory import denormals_as_zero, keep_freed_memory
@@ -304,7 +304,7 @@ def _train(prepared, dataset, rows, model, checkpoints, echo, on_evaluation, tra
 def _tell_results(record: dict, files: RunFiles, echo: Callable[[str], None]) -> None:
     for split in ("valid", "test"):
         if record[split]:
-            echo(f"{split:>5}: " + "  ".join(f"{k} {v:.6f}" for k, v in record[split].items()))
+            echo(f"{split:>5}: {metrics_text(record[split])}")
     if reachable := record["reachable"]:
         echo(f"best reachable valid AUC {reachable['best_auc']:.4f}, without the history {reachable['blind_auc']:.4f}")
     echo(verdict(record, baselines_of(record)).replace("**", ""))
