@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ _STYLE = {
 }
 
 
+_LINE, _ROOM = 0.18, 5  # inches of a line of a legend, and lines that a figure's height has room for
+
+
 @contextmanager
 def style(palette: Palette = PICTURE) -> Iterator[None]:
     """Figures that are made, and written, within the block look alike."""
@@ -91,10 +95,18 @@ def new_figure(width: float = 4.4, height: float = 2.9) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def wrapped(name: str) -> str:
+    """The name of a series, in lines that leave a figure some room."""
+    return "\n".join(textwrap.wrap(name, 32, break_long_words=False, break_on_hyphens=False))
+
+
 def legend_below(figure: Figure) -> None:
-    """The names of all series below the axes, where they hide nothing."""
+    """The names of all series below the axes, where they hide nothing; the figure grows with them."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = [wrapped(label) for label in labels]
     columns = 3 if max(map(len, labels), default=0) < 18 else 2
+    lines = sum(1 + label.count("\n") for label in labels) / columns
+    figure.set_figheight(figure.get_figheight() + _LINE * max(0, lines - _ROOM))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 

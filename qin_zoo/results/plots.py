@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qin_zoo.metrics import mode_of
-from qin_zoo.pages.plots import REFERENCE, legend_below, new_figure
+from qin_zoo.pages.plots import REFERENCE, legend_below, new_figure, wrapped
 from qin_zoo.results.lines import Board, Line, about_slices, paired, variation_names
 from qin_zoo.results.statistics import deviation
 
@@ -154,7 +154,7 @@ def _dots(lines: list[Line], metric: str, names: list[str]) -> Figure:
 
 def _levels(ax: Axes, names: list[str], x: str) -> None:
     """Names from above downwards, values to the right."""
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [wrapped(name) for name in names])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.locator_params(axis="x", nbins=6)
