@@ -4,16 +4,19 @@ import csv
 import json
 import math
 import statistics
+import warnings
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from qin_zoo.bootstrap import draw_users
 from qin_zoo.cli import main
 from qin_zoo.experiment.record import SCHEMA_VERSION, read_record, write_record
 from qin_zoo.metrics import evaluate_metrics
+from qin_zoo.pages.plots import style
 from qin_zoo.results.entry import entry_of
 from qin_zoo.results.lines import boards, compare
 from qin_zoo.results.probes import write_probe
@@ -551,7 +554,6 @@ def test_the_picture_of_costs_says_where_the_better_ones_are():
 
 
 def picture(board, key):
-    from qin_zoo.pages.plots import style
     from qin_zoo.results.plots import plots
 
     with style():
@@ -575,6 +577,24 @@ def test_of_many_series_no_two_look_alike(key):
     (board,) = boards(entry_of(record(f"M{n}_x", auc=0.5 + n / 100)) for n in range(30))
     drawn = [line for line in picture(board, key).figure.axes[0].lines if line.get_label().startswith("M")]
     assert len(drawn) == len({(line.get_color(), line.get_marker()) for line in drawn}) == 30
+
+
+@pytest.mark.parametrize("key", ["calibration", "models"])
+def test_long_names_leave_room_for_what_they_name(key):
+    """Of many lines that parameters tell apart: their names are within the figure, and the axes are no sliver."""
+    many = [record("QIN_x", auc=0.5 + n / 100, epochs=n, history_matches=n % 2 == 0) for n in range(24)]
+    (board,) = boards(entry_of({**r, "line": ["QIN_of_a_long_name_x", "plain"]}) for r in many)
+    assert max(len(line.name) for line in board.lines) > 40
+    with style(), warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, of axes that collapse
+        figure = picture(board, key).figure
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    (ax,), width = figure.axes, figure.bbox.width
+    assert ax.get_window_extent().height > 100
+    texts = [text for legend in figure.legends for text in legend.get_texts()] or ax.get_yticklabels()
+    assert len(texts) >= 24
+    assert all(text.get_window_extent().x0 >= 0 and text.get_window_extent().x1 <= width for text in texts)
 
 
 def test_p_values_are_scipy_s_for_differences_of_either_sign():
