@@ -4,8 +4,9 @@ From the stored results (experiments/results) alone: AUC, mean over seeds, less 
 interval over seeds and over users, who are drawn again for both alike.
 """
 
-import sys
 from pathlib import Path
+
+import typer
 
 from qin_zoo.pages.plots import REFERENCE, picture
 from qin_zoo.results.lines import Line, boards, compare
@@ -54,6 +55,7 @@ def called(line: Line) -> str:
 
 
 def main(out: Path) -> None:
+    """Draws into OUT, a .png or .svg, how far every model is from boosted trees on the same test rows."""
     title = "Test AUC less that of boosted trees on the same rows: green ahead, red behind, grey may be chance"
     with picture(out, 9.5, 6.6, title) as figure:
         for ax, (name, dataset) in zip(figure.subplots(2, 2).flat, SETS.items()):
@@ -72,4 +74,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    typer.run(main)

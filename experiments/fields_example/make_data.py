@@ -6,17 +6,19 @@ probabilities are known, and with them the best AUC that any model can reach.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import polars as pl
+import typer
 
 ROWS = {"train": 40_000, "valid": 8_000, "test": 8_000}
 USERS, ITEMS, CATEGORIES, LONGEST, VECTOR = 2_000, 500, 20, 20, 8
 
 
-def main(folder: Path, seed: int = 2025) -> None:
+def main(folder: Annotated[Path, typer.Argument()] = Path("data/fields_example"), seed: int = 2025) -> None:
+    """Writes the csv files of the example into FOLDER."""
     g = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     category_of = g.integers(0, CATEGORIES, ITEMS)
@@ -71,4 +73,4 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "data/fields_example"))
+    typer.run(main)

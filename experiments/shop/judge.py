@@ -11,12 +11,12 @@ those of the day.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+import typer
 from scipy.stats import spearmanr
 from shop import BEGIN, SECONDS, click_probability
 from sklearn.metrics import roc_auc_score
@@ -129,5 +129,11 @@ def _keyed(log: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     return log.assign(category=category, both=log["user_id"] + category)
 
 
+def main(raw: Path, folder: Path, export: Path, histories: Path, predictions: Path) -> None:
+    """Prints what a day's model is worth, against the shop's truth and against trees of what could be known."""
+    figures = judge(raw, folder, export, histories, predictions)
+    print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}))
+
+
 if __name__ == "__main__":
-    print(json.dumps({name: round(float(value), 4) for name, value in judge(*map(Path, sys.argv[1:])).items()}))
+    typer.run(main)

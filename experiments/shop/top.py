@@ -9,17 +9,20 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import typer
 
 _ITEMS, _ROWS, _PART = 1_000_000, 20_000, 10_000
 _HISTORY = 5
 
+app = typer.Typer()
 
+
+@app.command()
 def make(raw: Path, big: Path) -> None:
     """The shop's files, with items besides that nobody was shown."""
     g, items = np.random.default_rng(1), pl.read_parquet(raw / "start/items.parquet")
@@ -35,6 +38,7 @@ def make(raw: Path, big: Path) -> None:
     pl.read_csv(raw / "start/interactions.csv").tail(_ROWS).write_csv(big / "interactions.csv")
 
 
+@app.command()
 def measure(big: Path, port: int, pid: int) -> None:
     """Prints seconds and processor seconds of requests, and compares a few with numpy's sort of /score."""
     clicks = pl.read_csv(big / "interactions.csv").filter(pl.col("click") == 1)
@@ -85,7 +89,4 @@ def measure(big: Path, port: int, pid: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "make":
-        make(Path(sys.argv[2]), Path(sys.argv[3]))
-    else:
-        measure(Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    app()

@@ -17,6 +17,7 @@ from qin_zoo.experiment.record import write_record
 from qin_zoo.experiment.run import finished_record, run_experiment
 from qin_zoo.files import LockFile
 from qin_zoo.log import silent
+from qin_zoo.metrics import metrics_text
 from qin_zoo.processes.worker import Crew, failure
 from qin_zoo.study.periods import over_periods
 from qin_zoo.study.plan import Study, StudyRun
@@ -89,7 +90,7 @@ def run_missing(
         done = f"[{next(number)}/{len(missing)}] {run.name}"
         if kind == "done":
             records[run] = what
-            echo(f"{done}: valid {_metrics(what['valid'])}, {what['seconds']:.0f} s")
+            echo(f"{done}: valid {metrics_text(what['valid'])}, {what['seconds']:.0f} s")
         else:
             failures[run] = what
             echo(f"{done} failed: {what}")
@@ -163,7 +164,3 @@ def _alone(prepared: Prepared) -> Iterator[None]:
         yield
     finally:
         lock.release(remove=True)
-
-
-def _metrics(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
