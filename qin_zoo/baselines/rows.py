@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from qin_zoo.batch import ItemBatch
-from qin_zoo.data import SPLITS
+from qin_zoo.data import SPLITS, USERS
 from qin_zoo.data.dataset import Dataset
-from qin_zoo.data.item_layout import USERS
 from qin_zoo.data.specs import field_groups
 from qin_zoo.feature_types import has_table, type_of
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from qin_zoo.data import SPLITS
+from qin_zoo.data import SPLITS, USERS
 from qin_zoo.data.importers.write import EMBEDDING_DIM
-from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER, USERS
+from qin_zoo.data.item_layout import HISTORY, PER_ROW, PER_USER
 from qin_zoo.data.sources import Source, open_source
 from qin_zoo.data.specs import active_columns
 from qin_zoo.errors import DataError

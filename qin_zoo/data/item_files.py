@@ -17,10 +17,23 @@ from qin_zoo.files import discard_leftovers, replace_file, replace_text
 ITEM_FILE = "item_info.parquet"
 
 
+def column_array(values: np.ndarray) -> pa.Array:
+    """An array (N,) as a column."""
+    if values.dtype.kind not in "iuf":
+        return pa.array(values)
+    buffer = pa.py_buffer(np.ascontiguousarray(values))  # pa.array would import pandas first, half a second
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [None, buffer])
+
+
+def table_of(columns: Mapping[str, np.ndarray]) -> pa.Table:
+    """Named arrays (N,), and matrices (N, D) as columns of lists."""
+    return pa.table({name: column_array(v) if v.ndim == 1 else list_array(v) for name, v in columns.items()})
+
+
 def list_array(matrix: np.ndarray) -> pa.ListArray:
     """The rows of a matrix (N, D) as a column of lists."""
     offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+    return pa.ListArray.from_arrays(column_array(offsets), column_array(matrix.reshape(-1)))
 
 
 def in_folder(folder: str | Path, file: str | Path) -> Path:

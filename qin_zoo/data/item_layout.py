@@ -21,7 +21,6 @@ from qin_zoo.errors import ConfigError, DataError
 
 HISTORY = "item_seq"
 USER, USER_HISTORY = "user_index", "full_item_seq"
-USERS = ("user_id", "userid", "user", USER, "uid")  # how public data sets call the column that says whose row it is
 
 
 @dataclass(frozen=True)

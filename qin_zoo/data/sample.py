@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data import SPLITS
-from qin_zoo.data.item_files import list_array
+from qin_zoo.data.item_files import table_of
 from qin_zoo.data.sample_world import IntArray, Rules, World, draw_interests, draw_topics, make_world, membership
 from qin_zoo.errors import DataError
 from qin_zoo.files import is_running, read_json
+from qin_zoo.metrics import evaluate_metrics
 from qin_zoo.progress import Progress
 
 SCHEMA_VERSION = 1
@@ -272,11 +272,10 @@ def _write_split(
     _write_table(folder / f"{name}.parquet", chunks())
     if name == "train":
         return SplitSummary(rows, per_user.size, clicks / rows)
-    from sklearn.metrics import roc_auc_score  # a second that a run, which reads summaries only, need not wait
-
     truth = {column: np.concatenate([t[column] for t in truths]) for column in truths[0]}
     _write_table(folder / "truth" / f"{name}.parquet", [truth])
-    best, blind = (float(roc_auc_score(truth["label"], truth[p])) for p in ("probability", "blind_probability"))
+    known = (truth["probability"], truth["blind_probability"])
+    best, blind = (evaluate_metrics(truth["label"], p, ["AUC"])["AUC"] for p in known)
     return SplitSummary(rows, per_user.size, clicks / rows, best, blind)
 
 
@@ -349,7 +348,7 @@ def _write_table(path: Path, parts: Iterable[Mapping[str, np.ndarray]]) -> None:
     writer = None
     try:
         for columns in parts:
-            table = pa.table({name: v if v.ndim == 1 else list_array(v) for name, v in columns.items()})
+            table = table_of(columns)
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table, row_group_size=table.num_rows)
     finally:

@@ -275,15 +275,29 @@ class TestSample:
         assert {"train.parquet", "valid.parquet", "test.parquet", "item_info.parquet"} <= set(os.listdir("out"))
 
 
-@pytest.mark.slow
-def test_training_on_the_item_table_imports_nothing_heavy(sample, tmp_path):
+def imported(arguments: list[str], modules: list[str], folder: Path) -> tuple[list[str], str]:
+    """Which of the modules a command imports, and what it writes to standard error."""
     program = (
         "import sys; from qin_zoo.cli import main\n"
-        f"try: main(['run', 'QIN_sample', '--data', {str(sample)!r}, '--set', 'epochs=1', '--set', 'max_len=8'])\n"
+        f"try: main({arguments})\n"
         "except SystemExit as e: assert not e.code, e.code\n"
-        "print([m for m in ('ray', 'sklearn', 'scipy', 'optuna') if m in sys.modules])"
+        f"print(*[m for m in {modules} if m in sys.modules], sep=',')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert done.stderr == ""
+    return [m for m in done.stdout.splitlines()[-1].split(",") if m], done.stderr
+
+
+@pytest.mark.slow
+def test_training_on_the_item_table_imports_nothing_heavy(sample, tmp_path):
+    run = ["run", "QIN_sample", "--data", str(sample), "--set", "epochs=1", "--set", "max_len=8"]
+    assert imported(run, ["ray", "sklearn", "scipy", "optuna"], tmp_path) == ([], "")
+
+
+def test_data_are_made_and_imported_without_torch(tmp_path):
+    """It alone takes as long to import as a small log takes; scikit-learn and pandas together nearly so."""
+    heavy = ["torch", "fuxictr", "sklearn", "scipy", "pandas"]
+    assert imported(["data", "sample", "small", "--rows", "300", "--items", "50"], heavy, tmp_path)[0] == []
+    rows = [f"{user},{item},{(user + item) % 2},{user * 10 + item}" for user in range(20) for item in range(10)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,click,time", *rows]) + "\n")
+    assert imported(["data", "import", "table", "log.csv", "shop"], heavy, tmp_path)[0] == []

@@ -30,6 +30,7 @@ import pyarrow as pa
 from qin_zoo.data.histories import gather_lists
 from qin_zoo.data.importers.log import Events
 from qin_zoo.data.importers.negatives import sample_negatives
+from qin_zoo.data.item_files import column_array
 
 ROWS_PER_CHUNK = 100_000
 _TOP_LEVEL = 10
@@ -201,7 +202,8 @@ class PointInTime:
         starts = np.maximum(starts, ends - length)
         begins = np.concatenate([[0], np.cumsum(ends - starts)])
         entries = np.repeat(starts - begins[:-1], ends - starts) + np.arange(begins[-1])
-        lists = {n: pa.LargeListArray.from_arrays(begins, pa.array(v[entries])) for n, v in self._history.items()}
+        begins = column_array(begins)
+        lists = {n: pa.LargeListArray.from_arrays(begins, column_array(v[entries])) for n, v in self._history.items()}
         state = {name: pl.Series(name, values) for name, values in lists.items()}
         if self._all:
             state |= self._levels("user_", user, now)

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qin_zoo.data import SPLITS
+from qin_zoo.data import SPLITS, USERS
 from qin_zoo.data.importers.encoded import below, floats, is_sparse, labels, own, too_sparse
 from qin_zoo.data.importers.ids import Ids, aligned, whole
 from qin_zoo.data.importers.log import Numbering, codes_of, padded
 from qin_zoo.data.importers.options import ImportOptions
 from qin_zoo.data.importers.tables import Table, require
 from qin_zoo.data.importers.write import ImportSummary, Output
-from qin_zoo.data.item_layout import USERS
 from qin_zoo.data.sources import readable
 from qin_zoo.errors import DataError, first_line
 from qin_zoo.files import read_json

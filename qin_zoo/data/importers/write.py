@@ -33,12 +33,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin_zoo.data import SPLITS
 from qin_zoo.data.import_files import FITTED, ITEM_LEVELS, USER_STATE, take_along
-from qin_zoo.data.item_files import list_array
+from qin_zoo.data.item_files import table_of
 from qin_zoo.errors import DataError
 from qin_zoo.files import replace_file, replace_text, sole_writer
 
@@ -269,8 +268,7 @@ class Output:
         writer: pq.ParquetWriter | None = None
         with replace_file(self._work / name) as file, ExitStack() as opened:
             for columns in chunks:
-                arrays = {key: pa.array(v) if v.ndim == 1 else list_array(v) for key, v in columns.items()}
-                table = pa.table(arrays)
+                table = table_of(columns)
                 writer = writer or opened.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
             if writer is None:
