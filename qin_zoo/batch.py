@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-
-
-def of_items(spec: Mapping[str, object]) -> bool:
-    """Whether a feature is a column of the item table; it may be one of the rows, too, with the same embedding."""
-    return spec.get("source") == "item" or bool(spec.get("of_items"))
 
 
 @dataclass(frozen=True)

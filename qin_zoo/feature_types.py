@@ -117,6 +117,11 @@ def can_be_embedded(name: str) -> bool:
     return "." not in name and not hasattr(ModuleDict(), name)
 
 
+def of_items(spec: Mapping[str, object]) -> bool:
+    """Whether a feature is a column of the item table; it may be one of the rows, too, with the same embedding."""
+    return spec.get("source") == "item" or bool(spec.get("of_items"))
+
+
 def type_of(spec: Mapping[str, Any]) -> FeatureType:
     """The type of a feature, of its specification or its description."""
     return FEATURE_TYPES[spec["type"]]

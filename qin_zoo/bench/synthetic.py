@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from qin_zoo.batch import ItemBatch, of_items
+from qin_zoo.batch import ItemBatch
 from qin_zoo.data.item_layout import history_specs, row_specs
 from qin_zoo.data.item_table import as_stored
-from qin_zoo.feature_types import describe, embedded, type_of
+from qin_zoo.feature_types import describe, embedded, of_items, type_of
 
 DISTINCT = 20_000  # items that occur in the batches of a measurement, whatever the catalogue
 

@@ -26,33 +26,10 @@ import torch
 from torch import Tensor
 
 from qin_zoo.data import cache
-from qin_zoo.errors import ConfigError
 from qin_zoo.layers.quantize import codes_as_items, codes_like, nearest_neighbours, residual_codes
 
 _SEED = 2025  # of the codebooks: the same table gives the same codes everywhere
 _VERSION = 3  # raise it whenever the same table gives other ids: kept ones are then computed anew
-
-
-def source_column(spec: Mapping[str, Any]) -> str | None:
-    """The embedding column that a feature is computed from; None for a feature that is a column itself."""
-    return spec.get("codes_of") or spec.get("neighbours_of")
-
-
-def sizes(spec: Mapping[str, Any], where: str) -> dict[str, int]:
-    """``max_len``, and for codes ``vocab_size``, of a computed feature.
-
-    Raises:
-        ConfigError: the feature is no item sequence, or a number it needs is missing.
-    """
-    needed = ("codebook_size", "num_levels") if spec.get("codes_of") else ("top_k",)
-    for key in needed:
-        if type(spec.get(key)) is not int or spec[key] < 1:
-            raise ConfigError(f"{where}: expected {key} to be a positive whole number, found {spec.get(key)!r}.")
-    if spec.get("type") != "sequence" or spec.get("source") != "item":
-        raise ConfigError(f"{where}: expected type: sequence and source: item, as it is computed from the item table.")
-    if spec.get("codes_of") and not spec.get("code_items"):
-        return {"max_len": spec["num_levels"], "vocab_size": spec["num_levels"] * spec["codebook_size"] + 1}
-    return {"max_len": spec["num_levels" if spec.get("codes_of") else "top_k"]}
 
 
 def compute(spec: Mapping[str, Any], embeddings: Tensor, path: Path, cache_dir: str | Path | None = None) -> Tensor:

@@ -8,16 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from qin_zoo.batch import of_items
 from qin_zoo.data import SPLITS
 from qin_zoo.data.columns import Table, open_table
-from qin_zoo.data.item_codes import source_column
 from qin_zoo.data.item_table import as_stored, open_item_table
 from qin_zoo.data.rows import Specs, row_kinds
 from qin_zoo.data.sources import open_source
-from qin_zoo.data.specs import feature_specs, label_names
+from qin_zoo.data.specs import feature_specs, label_names, source_column
 from qin_zoo.data.stored import Progress
 from qin_zoo.errors import ConfigError, DataError
+from qin_zoo.feature_types import of_items
 
 HISTORY = "item_seq"
 USER, USER_HISTORY = "user_index", "full_item_seq"

@@ -34,7 +34,8 @@ from qin_zoo.data.item_layout import (
     open_split,
     row_specs,
 )
-from qin_zoo.data.item_table import load_item_table, open_item_table
+from qin_zoo.data.item_table import open_item_table
+from qin_zoo.data.item_tensors import load_item_table
 from qin_zoo.data.rows import RowReader, Specs, check_spec, check_weight, row_kinds, weight_kind
 from qin_zoo.data.sources import at
 from qin_zoo.data.stored import Column, Progress, blocks
@@ -115,7 +116,7 @@ class ColumnLoader(ABC):
         table, specs = self._open(data_path, task, weight)
         for name in weight:
             check_weight(table[name])
-        self.table, self._read = table, RowReader(table, specs, [*labels, *weight])
+        self.table, self._reader = table, RowReader(table, specs, [*labels, *weight])
         self.has_label = all(label in table for label in labels)
         self.num_samples = table.num_rows
         self.num_batches = -(-table.num_rows // batch_size)
@@ -185,6 +186,10 @@ class ColumnLoader(ABC):
         first = index * self.batch_size
         rows = self.order(epoch)[first : first + self.batch_size]
         return self.table_rows(self._own([rows])[0] if self.split == "train" else rows)
+
+    def _read(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Features and labels of the table's rows (B,): name -> (B,) or (B, ...)."""
+        return {name: torch.from_numpy(values) for name, values in self._reader(rows).items()}
 
     def table_rows(self, rows: np.ndarray) -> np.ndarray:
         """Where the loader's rows stand in the table; elsewhere only where a part of the table is used."""

@@ -1,12 +1,10 @@
-"""The features and labels that stand in the rows of a split, as tensors."""
+"""The features and labels that stand in the rows of a split, as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from qin_zoo.data.columns import Table
 from qin_zoo.data.histories import gather_lists
@@ -54,7 +52,7 @@ def check_weight(column: Column) -> None:
 
 
 class RowReader:
-    """Reads row features and labels as tensors.
+    """Reads row features and labels as arrays.
 
     Args:
         table: an open split.
@@ -81,12 +79,12 @@ class RowReader:
         }
         self._scalars |= {name: (table[name], np.float32) for name in labels if name in table}
 
-    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
+    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Name -> (B,) int64 ids or float32 numbers and labels, (B, max_len) int64 lists, (B, dim) vectors."""
         out = {name: column.take(rows).astype(dtype, copy=False) for name, (column, dtype) in self._scalars.items()}
         for name, (column, length) in self._lists.items():
             out[name] = gather_lists(column.values, *column.bounds(rows), length, align="left")
-        return {name: torch.from_numpy(values) for name, values in out.items()}
+        return out
 
 
 def check_spec(column: Column, feature: str, spec: Mapping[str, object]) -> None:

@@ -251,7 +251,7 @@ def decoded(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]
             lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
             offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         else:
-            offsets = array.offsets.to_numpy().astype(np.int64)
+            offsets = _values(array.offsets).astype(np.int64)
             offsets -= offsets[0]
         array = array.flatten()  # leaves out what stands under null lists
         if array.null_count:
@@ -261,7 +261,15 @@ def decoded(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]
         array = array.cast(pa.int64())
     if array.null_count and (pa.types.is_boolean(array.type) or _is_number(array.type)):
         array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
-    return array.to_numpy(zero_copy_only=False) if len(array) else np.empty(0, np.int64), offsets, null
+    return _values(array) if len(array) else np.empty(0, np.int64), offsets, null
+
+
+def _values(array: pa.Array) -> np.ndarray:
+    """A column without nulls, of the same memory where it holds numbers: ``to_numpy`` would import pandas first."""
+    buffer = array.buffers()[-1]
+    if not _is_number(array.type) or buffer is None or not buffer.size:
+        return array.to_numpy(zero_copy_only=False)
+    return np.frombuffer(buffer, array.type.to_pandas_dtype())[array.offset : array.offset + len(array)]
 
 
 def _is_number(kind: pa.DataType) -> bool:

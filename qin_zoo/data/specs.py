@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from qin_zoo.data import item_codes
 from qin_zoo.data.preprocess import copied
 from qin_zoo.errors import ConfigError, suggest
 from qin_zoo.feature_types import SIZES, can_be_a_name, check_type, has_table, names_of, type_of
@@ -161,8 +160,8 @@ def _spec(name: str, column: Mapping[str, Any], where: str) -> Spec:
     check_type(column.get("type"), where)
     spec = spec_of(column, _KEPT)
     spec |= {"copy_of": copy_of} if copy_of else {}
-    if item_codes.source_column(spec):
-        spec |= item_codes.sizes(spec, where)
+    if source_column(spec):
+        spec |= _computed_sizes(spec, where)
     if has_table(spec):
         spec["padding_idx"] = 0
     return spec
@@ -280,3 +279,25 @@ def _encoder_problem(text: object) -> str:
         return f"expected {name}{_ENCODERS[name]} with plain values ({error})"
     wrong = [key for key, value in given.items() if type(value) is not (bool if key == "bias" else int)]
     return f"expected a plain {'bool' if wrong[0] == 'bias' else 'int'} for '{wrong[0]}'" if wrong else ""
+
+
+def source_column(spec: Mapping[str, Any]) -> str | None:
+    """The embedding column that a feature is computed from; None for a feature that is a column itself."""
+    return spec.get("codes_of") or spec.get("neighbours_of")
+
+
+def _computed_sizes(spec: Mapping[str, Any], where: str) -> dict[str, int]:
+    """``max_len``, and for codes ``vocab_size``, of a computed feature.
+
+    Raises:
+        ConfigError: the feature is no item sequence, or a number it needs is missing.
+    """
+    needed = ("codebook_size", "num_levels") if spec.get("codes_of") else ("top_k",)
+    for key in needed:
+        if type(spec.get(key)) is not int or spec[key] < 1:
+            raise ConfigError(f"{where}: expected {key} to be a positive whole number, found {spec.get(key)!r}.")
+    if spec.get("type") != "sequence" or spec.get("source") != "item":
+        raise ConfigError(f"{where}: expected type: sequence and source: item, as it is computed from the item table.")
+    if spec.get("codes_of") and not spec.get("code_items"):
+        return {"max_len": spec["num_levels"], "vocab_size": spec["num_levels"] * spec["codebook_size"] + 1}
+    return {"max_len": spec["num_levels" if spec.get("codes_of") else "top_k"]}

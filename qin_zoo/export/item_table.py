@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from qin_zoo.data.columns import open_table
-from qin_zoo.data.item_codes import source_column
 from qin_zoo.data.item_table import kind_of, matrix
 from qin_zoo.data.rows import check_spec
 from qin_zoo.data.sources import check_file
+from qin_zoo.data.specs import source_column
 from qin_zoo.errors import DataError
 from qin_zoo.export.request import numbering
 

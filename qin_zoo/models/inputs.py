@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qin_zoo.batch import ItemBatch, of_items
+from qin_zoo.batch import ItemBatch
 from qin_zoo.errors import ModelError, suggest
-from qin_zoo.feature_types import embedded, type_of
+from qin_zoo.feature_types import embedded, of_items, type_of
 from qin_zoo.fuxi import (
     FeatureEmbedding,
     FeatureEmbeddingDict,

@@ -291,13 +291,14 @@ def imported(arguments: list[str], modules: list[str], folder: Path) -> tuple[li
 @pytest.mark.slow
 def test_training_on_the_item_table_imports_nothing_heavy(sample, tmp_path):
     run = ["run", "QIN_sample", "--data", str(sample), "--set", "epochs=1", "--set", "max_len=8"]
-    assert imported(run, ["ray", "sklearn", "scipy", "optuna"], tmp_path) == ([], "")
+    assert imported(run, ["ray", "sklearn", "scipy", "optuna", "pandas"], tmp_path) == ([], "")
 
 
-def test_data_are_made_and_imported_without_torch(tmp_path):
+def test_data_are_made_imported_and_checked_without_torch(tmp_path):
     """It alone takes as long to import as a small log takes; scikit-learn and pandas together nearly so."""
     heavy = ["torch", "fuxictr", "sklearn", "scipy", "pandas"]
     assert imported(["data", "sample", "small", "--rows", "300", "--items", "50"], heavy, tmp_path)[0] == []
     rows = [f"{user},{item},{(user + item) % 2},{user * 10 + item}" for user in range(20) for item in range(10)]
     (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,click,time", *rows]) + "\n")
     assert imported(["data", "import", "table", "log.csv", "shop"], heavy, tmp_path)[0] == []
+    assert imported(["data", "check", "shop"], heavy, tmp_path)[0] == []

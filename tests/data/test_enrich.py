@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from qin_zoo.cli import build_app
 from qin_zoo.data.enrich import enrich
-from qin_zoo.data.item_table import load_item_table
+from qin_zoo.data.item_tensors import load_item_table
 from qin_zoo.errors import DataError
 
 ITEMS = 30

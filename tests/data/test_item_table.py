@@ -4,7 +4,7 @@ import pytest
 import torch
 from data_path_files import ITEMS, item_columns, write
 
-from qin_zoo.data.item_table import load_item_table
+from qin_zoo.data.item_tensors import load_item_table
 from qin_zoo.errors import DataError
 
 SPECS = {
