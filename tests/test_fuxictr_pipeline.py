@@ -143,6 +143,8 @@ def test_every_experiment_builds_its_model(experiment, tiny_seq, sample, tmp_pat
     from qin_zoo.experiment.prepare import build_model, prepare
 
     monkeypatch.chdir(tmp_path)
+    for draw in ("normal_", "uniform_", "xavier_normal_", "xavier_uniform_", "kaiming_uniform_"):
+        monkeypatch.setattr(torch.nn.init, draw, lambda tensor, *args, **kwargs: tensor)  # a hundred million numbers
     params = load_config(str(experiment.config_dir), experiment.expid)
     prepared, dataset = prepare(experiment.expid, experiment.config_dir), None
     try:
