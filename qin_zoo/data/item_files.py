@@ -20,9 +20,9 @@ ITEM_FILE = "item_info.parquet"
 def column_array(values: np.ndarray) -> pa.Array:
     """An array (N,) as a column."""
     if values.dtype.kind not in "iuf":
-        return pa.array(values)
-    buffer = pa.py_buffer(np.ascontiguousarray(values))  # pa.array would import pandas first, half a second
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [None, buffer])
+        return pa.array(values)  # which imports pandas first, half a second
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [None, pa.py_buffer(values)])
 
 
 def table_of(columns: Mapping[str, np.ndarray]) -> pa.Table:
